@@ -1,0 +1,96 @@
+"""Every error that a user can act on.
+
+HydraExportError                    base; the CLI prints it and exits with its status
+├── BadInput                        status 2: something given was wrong
+│   ├── UnknownName                 a name that is none of ours, with the nearest that is
+│   ├── BadCheckpoint               a checkpoint that cannot be read or is not supported
+│   ├── BadData                     images or labels that cannot be used
+│   ├── OutputRefused               an output path that we will not or cannot write
+│   └── MissingExtra                a target or command whose packages are not installed
+└── CheckFailed                     status 1: everything was read and run, and a check did not hold
+    ├── ParityFailed                an artifact does not compute what the PyTorch model computes
+    └── VerificationFailed          a bundle is not what its manifest says
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class HydraExportError(Exception):
+    """Base of all errors here: *message* says what was wrong and what was given, *remedy* what to do."""
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message} {remedy}".strip())
+        self.message = message
+        self.remedy = remedy
+
+
+class BadInput(HydraExportError):
+    """Something the user gave was wrong."""
+
+    code = "bad_input"
+    exit_status = 2
+
+
+class UnknownName(BadInput):
+    """A name that is none of the known ones; the remedy names the nearest, or all."""
+
+    code = "unknown_name"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+        super().__init__(f"No {kind} '{name}'.", remedy)
+
+
+class BadCheckpoint(BadInput):
+    """A checkpoint that cannot be read, contradicts itself or is not supported."""
+
+    code = "bad_checkpoint"
+
+
+class BadData(BadInput):
+    """Images or labels that cannot be used."""
+
+    code = "bad_data"
+
+
+class OutputRefused(BadInput):
+    """An output path that we will not, or cannot, write."""
+
+    code = "output_refused"
+
+
+class MissingExtra(BadInput):
+    """Packages that a target or a command needs are not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs {package}.", f"Run: pip install 'hydra-export[{extra}]'")
+
+
+class CheckFailed(HydraExportError):
+    """Everything was read and run, and a check did not hold."""
+
+    code = "check_failed"
+    exit_status = 1
+
+
+class ParityFailed(CheckFailed):
+    """An artifact does not compute what the PyTorch subnetwork computes."""
+
+    code = "parity_failed"
+
+
+class VerificationFailed(CheckFailed):
+    """A bundle is not what its manifest says."""
+
+    code = "verification_failed"

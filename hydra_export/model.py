@@ -1,0 +1,378 @@
+"""HydraViT: one Vision Transformer whose first k attention heads are a complete smaller ViT."""
+
+# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from hydra_export.errors import BadInput
+from hydra_export.preprocess import Preprocessing, imagenet
+
+LAYER_NORM_EPS = 1e-6
+# No ViT known is near these; far above them a typing error would only exhaust the memory.
+_LARGEST = {
+    "heads": 256,
+    "head_dim": 1024,
+    "depth": 256,
+    "patch_size": 1024,
+    "image_size": 8192,
+    "num_classes": 1_000_000,
+}
+
+
+class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The architecture of a universal model (HydraViT, section 3).
+
+    Attributes:
+        heads: attention heads of the universal model; subnetwork k has the first k.
+        head_dim: channels per head; subnetwork k is ``k * head_dim`` wide.
+        patch_size, image_size: pixels, both square.
+        num_classes: 0 for a backbone that returns the normalised class token.
+        mlp_ratio: hidden over outer width of the MLP.
+        layer_scale: initial value of timm's LayerScale, None without.
+        separate_classifiers: the head counts with a classifier of their own; empty where all share one.
+    """
+
+    heads: int
+    head_dim: int = 64
+    depth: int = 12
+    patch_size: int = 16
+    image_size: int = 224
+    channels: int = 3
+    num_classes: int = 1000
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    separate_classifiers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            smallest = 0 if name == "num_classes" else 1
+            if not smallest <= value <= largest:
+                raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
+        if self.channels not in (1, 3):
+            raise BadInput(f"Model channels is {self.channels}.", "Give 1 (grey) or 3 (RGB).")
+        if self.image_size % self.patch_size:
+            raise BadInput(
+                f"Image size {self.image_size} is not a multiple of patch size {self.patch_size}.",
+                "Choose sizes that divide.",
+            )
+        if not 0 < self.mlp_ratio <= 64 or (self.head_dim * self.mlp_ratio) % 1:
+            raise BadInput(
+                f"MLP ratio {self.mlp_ratio} with head_dim {self.head_dim} gives no whole number of channels per head.",
+                "Choose a ratio for which head_dim * mlp_ratio is a whole number.",
+            )
+        if self.layer_scale is not None and not math.isfinite(self.layer_scale):
+            raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
+        own = self.separate_classifiers
+        if list(own) != sorted({k for k in own if 1 <= k <= self.heads}):
+            raise BadInput(
+                f"Separate classifiers are listed for heads {list(own)}.",
+                f"List head counts from 1 to {self.heads} once each, in ascending order.",
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def hidden_per_head(self) -> int:
+        """MLP channels that one head adds."""
+        return int(self.head_dim * self.mlp_ratio)
+
+    def width(self, heads: int) -> int:
+        """Embedding channels of subnetwork *heads*."""
+        return heads * self.head_dim
+
+    def classifier(self, heads: int) -> str:
+        """Name prefix of the classifier that subnetwork *heads* uses."""
+        if not self.separate_classifiers:
+            return "head"
+        if heads not in self.separate_classifiers:
+            listed = ",".join(map(str, self.separate_classifiers))
+            raise BadInput(f"The model has no classifier for heads {heads}.", f"It has separate ones for {listed}.")
+        return f"head.k{heads}"
+
+    def num_params(self, heads: int) -> int:
+        """Parameters of the dense subnetwork *heads* (for ViT-B/16: PAPER table, DeiT's own numbers)."""
+        D, hidden = self.width(heads), heads * self.hidden_per_head
+        embedding = D * self.channels * self.patch_size**2 + D + D + self.num_tokens * D
+        block = 4 * D + 4 * D * D + 4 * D + 2 * D * hidden + hidden + D + (2 * D if self.layer_scale else 0)
+        return embedding + self.depth * block + 2 * D + self.num_classes * (D + 1 if self.num_classes else 0)
+
+    def macs(self, heads: int) -> int:
+        """Multiply-accumulates of one image through subnetwork *heads*: all products, attention's included."""
+        N, D, hidden = self.num_tokens, self.width(heads), heads * self.hidden_per_head
+        embedding = (N - 1) * D * self.channels * self.patch_size**2
+        block = N * (4 * D * D + 2 * D * hidden) + 2 * N * N * D
+        return embedding + self.depth * block + D * self.num_classes
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of the normalised form, and how subnetworks are cut from it.
+
+    *units* has one entry per axis: the channels that one head adds there, 0 where every head count has all.
+    """
+
+    full: Tensor
+    units: tuple[int, ...]
+
+    def first(self, heads: int) -> Tensor:
+        """The part that subnetwork *heads* uses: a view."""
+        return self.full[tuple(slice(unit * heads) if unit else slice(None) for unit in self.units)]
+
+
+class HydraViT(VisionTransformer):
+    """A timm VisionTransformer whose forward takes a head count (HydraViT, NeurIPS 2024, arXiv 2409.17978).
+
+    Parameter names and the meaning of the full width are timm's, so its tools (optimisers, schedules, EMA,
+    weight loading) work on it. With separate classifiers, ``head`` is a ModuleDict with keys ``k3``, ``k6``, ...
+    """
+
+    def __init__(self, config: HydraConfig, **timm_arguments: Any) -> None:
+        super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
+        self.config = config
+        if config.separate_classifiers:
+            self.head = nn.ModuleDict(
+                {
+                    f"k{k}": nn.Linear(config.width(k), config.num_classes, device=self.cls_token.device)
+                    for k in config.separate_classifiers
+                }
+            )
+            for head in self.head.values():
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+
+    def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
+        """Logits [B, num_classes] of subnetwork *heads* (all by default); computes the active slices only."""
+        heads = self.config.heads if heads is None else heads
+        self._assert_heads(heads)
+        D = self.config.width(heads)
+        patches = self.patch_embed.proj
+        x_BDhw = F.conv2d(image_BCHW, patches.weight[:D], patches.bias[:D], stride=patches.stride)
+        x_BND = x_BDhw.flatten(2).transpose(1, 2)
+        cls_B1D = self.cls_token[..., :D].expand(x_BND.shape[0], -1, -1)
+        x_BND = self.pos_drop(torch.cat([cls_B1D, x_BND], dim=1) + self.pos_embed[..., :D])
+        for block in self.blocks:
+            attended_BND = self._attention(block.attn, _layer_norm(x_BND, block.norm1), heads)
+            x_BND = x_BND + block.drop_path1(_layer_scale(attended_BND, block.ls1))
+            mixed_BND = self._mlp(block.mlp, _layer_norm(x_BND, block.norm2), heads)
+            x_BND = x_BND + block.drop_path2(_layer_scale(mixed_BND, block.ls2))
+        cls_BD = self.head_drop(_layer_norm(x_BND[:, 0], self.norm))
+        if not self.config.num_classes:
+            return cls_BD
+        head = self.get_submodule(self.config.classifier(heads))
+        return F.linear(cls_BD, head.weight[:, :D], head.bias)
+
+    def _attention(self, attn: Any, x_BND: Tensor, heads: int) -> Tensor:
+        B, N, D = x_BND.shape
+        E, C = self.config.width(self.config.heads), self.config.head_dim
+        weight_3DD = attn.qkv.weight.view(3, E, E)[:, :D, :D]
+        bias_3D = attn.qkv.bias.view(3, E)[:, :D]
+        # One product over the packed slice: three strided ones cost up to 2.5 times as much forward and backward.
+        qkv = F.linear(x_BND, weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D))
+        q_BHNC, k_BHNC, v_BHNC = qkv.view(B, N, 3, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = attn.attn_drop.p if self.training else 0.0
+        x_BHNC = F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, dropout_p=dropout)
+        x_BND = x_BHNC.transpose(1, 2).reshape(B, N, D)
+        return attn.proj_drop(F.linear(x_BND, attn.proj.weight[:D, :D], attn.proj.bias[:D]))  # type: ignore[no-any-return]
+
+    def _mlp(self, mlp: Any, x_BND: Tensor, heads: int) -> Tensor:
+        D, hidden = x_BND.shape[-1], heads * self.config.hidden_per_head
+        x_BNM = mlp.drop1(F.gelu(F.linear(x_BND, mlp.fc1.weight[:hidden, :D], mlp.fc1.bias[:hidden])))
+        return mlp.drop2(F.linear(x_BNM, mlp.fc2.weight[:D, :hidden], mlp.fc2.bias[:D]))  # type: ignore[no-any-return]
+
+    def _assert_heads(self, heads: int) -> None:
+        if not 1 <= heads <= self.config.heads:
+            raise BadInput(f"The model has no subnetwork with {heads} heads.", f"Give 1 to {self.config.heads}.")
+
+    @torch.no_grad()
+    def subnetwork(self, heads: int) -> VisionTransformer:
+        """The dense ViT made of the first *heads* heads; shares no storage with self (HydraViT, section 3)."""
+        self._assert_heads(heads)
+        dense = VisionTransformer(**_timm_arguments(self.config, heads), weight_init="skip", device="meta")
+        own, classifier = self.state_dict(), self.config.classifier(heads)
+        state = {}
+        for name, dense_tensor in dense.state_dict().items():
+            source = own[name.replace("head.", f"{classifier}.")]
+            shape = dense_tensor.shape
+            if ".attn.qkv." in name:  # three stacked matrices, each cut for itself
+                source, shape = source.unflatten(0, (3, -1)), (3, shape[0] // 3, *shape[1:])
+            cut = source[tuple(slice(size) for size in shape)]
+            state[name] = cut.clone(memory_format=torch.contiguous_format).view(dense_tensor.shape)
+        dense.load_state_dict(state, assign=True)
+        return dense.train(self.training)
+
+    @torch.no_grad()
+    def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
+        """Everything that a target emits from: q, k and v apart, LayerScale folded into the Linear before it.
+
+        Linears keep torch's layout [out, in]. The class token is named ``cls_token`` [1, 1, E], positions
+        ``pos_embed`` [1, N, E]. With *pixels*, the patch embedding takes raw pixels in 0-255: its weights and
+        bias absorb that normalisation, computed in float64.
+        """
+        config, own = self.config, self.state_dict()
+        C, M = config.head_dim, config.hidden_per_head
+        patch, bias = own["patch_embed.proj.weight"], own["patch_embed.proj.bias"]
+        if pixels is not None:
+            patch, bias = _fold_normalisation(patch, bias, pixels)
+        weights = {
+            "patch_embed.weight": Weight(patch, (C, 0, 0, 0)),
+            "patch_embed.bias": Weight(bias, (C,)),
+            "cls_token": Weight(own["cls_token"], (0, 0, C)),
+            "pos_embed": Weight(own["pos_embed"], (0, 0, C)),
+        }
+
+        def linear(target: str, weight: Tensor, bias: Tensor, units: tuple[int, int]) -> None:
+            weights[f"{target}.weight"] = Weight(weight, units)
+            weights[f"{target}.bias"] = Weight(bias, units[:1])
+
+        def norm(name: str) -> None:
+            weights[f"{name}.weight"] = Weight(own[f"{name}.weight"], (C,))
+            weights[f"{name}.bias"] = Weight(own[f"{name}.bias"], (C,))
+
+        def scaled(name: str, scale: str) -> tuple[Tensor, Tensor]:
+            weight, bias = own[f"{name}.weight"], own[f"{name}.bias"]
+            gamma = own.get(f"{scale}.gamma")
+            return (weight, bias) if gamma is None else (weight * gamma[:, None], bias * gamma)
+
+        for i in range(config.depth):
+            block = f"blocks.{i}"
+            norm(f"{block}.norm1")
+            qkv = zip(
+                "qkv", own[f"{block}.attn.qkv.weight"].chunk(3), own[f"{block}.attn.qkv.bias"].chunk(3), strict=True
+            )
+            for part, weight, bias in qkv:
+                linear(f"{block}.attn.{part}", weight, bias, (C, C))
+            linear(f"{block}.attn.proj", *scaled(f"{block}.attn.proj", f"{block}.ls1"), (C, C))
+            norm(f"{block}.norm2")
+            linear(f"{block}.mlp.fc1", own[f"{block}.mlp.fc1.weight"], own[f"{block}.mlp.fc1.bias"], (M, C))
+            linear(f"{block}.mlp.fc2", *scaled(f"{block}.mlp.fc2", f"{block}.ls2"), (C, M))
+        norm("norm")
+        if config.separate_classifiers:
+            for k in config.separate_classifiers:
+                linear(f"head.k{k}", own[f"head.k{k}.weight"], own[f"head.k{k}.bias"], (0, 0))
+        elif config.num_classes:
+            linear("head", own["head.weight"], own["head.bias"], (0, C))
+        return weights
+
+    def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
+        """The normalised form of subnetwork *heads*: named views, its classifier called ``head``."""
+        self._assert_heads(heads)
+        classifier = self.config.classifier(heads)
+        return {
+            name.replace(classifier, "head"): weight.first(heads)
+            for name, weight in self.normalised_weights(pixels).items()
+            if not name.startswith("head.k") or name.startswith(f"{classifier}.")
+        }
+
+
+def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
+    return {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "in_chans": config.channels,
+        "num_classes": config.num_classes,
+        "embed_dim": config.width(heads),
+        "depth": config.depth,
+        "num_heads": heads,
+        "mlp_ratio": config.mlp_ratio,
+        "init_values": config.layer_scale,
+    }
+
+
+def _layer_norm(x_BND: Tensor, norm: Any) -> Tensor:
+    D = x_BND.shape[-1]
+    return F.layer_norm(x_BND, (D,), norm.weight[:D], norm.bias[:D], norm.eps)
+
+
+def _layer_scale(x_BND: Tensor, scale: nn.Module) -> Tensor:
+    return x_BND if isinstance(scale, nn.Identity) else x_BND * scale.gamma[: x_BND.shape[-1]]  # type: ignore[index]
+
+
+def _fold_normalisation(patch: Tensor, bias: Tensor, pixels: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(x / 255 - mean) / std, then the patch embedding, as one embedding of x; exact as there is no padding."""
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (pixels.mean, pixels.std))
+    wide = patch.double() / std
+    return (wide / 255).to(patch.dtype), (bias.double() - (wide * mean).sum((1, 2, 3))).to(bias.dtype)
+
+
+def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]) -> HydraViT:
+    if pretrained:
+        raise BadInput(
+            "timm has no pretrained weights for HydraViT.", "Load a checkpoint with hydra_export.load_checkpoint(path)."
+        )
+    for ours, theirs in (("num_classes", "num_classes"), ("image_size", "img_size"), ("channels", "in_chans")):
+        if (value := arguments.pop(theirs, None)) is not None:
+            config = msgspec.structs.replace(config, **{ours: value})
+    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        arguments.pop(unused, None)
+    model = HydraViT(config, **arguments)
+    data = imagenet(config.image_size)
+    model.pretrained_cfg = model.default_cfg = {  # type: ignore[assignment]
+        "architecture": "hydravit",
+        "input_size": (config.channels, config.image_size, config.image_size),
+        "num_classes": config.num_classes,
+        "mean": data.mean,
+        "std": data.std,
+        "interpolation": data.interpolation,
+        "crop_pct": data.crop,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    return model
+
+
+@register_model
+def hydravit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> HydraViT:
+    """The paper's model: 12 heads of 64, depth 12; subnetworks 3, 6 and 12 are DeiT-tiny, -small and -base."""
+    return _registered(HydraConfig(heads=12), pretrained, kwargs)
+
+
+@register_model
+def hydravit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> HydraViT:
+    """6 heads of 64, depth 12; subnetworks 3 and 6 are DeiT-tiny and -small."""
+    return _registered(HydraConfig(heads=6), pretrained, kwargs)
+
+
+def parse_heads(text: str, largest: int) -> tuple[int, ...]:
+    """Head counts from a command-line list: ``3,6,12`` or ``all``, ascending, each in 1..*largest*."""
+    if text.strip() == "all":
+        return tuple(range(1, largest + 1))
+    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': --heads 3,6."
+    heads: list[int] = []
+    for part in text.split(","):
+        # int() would take '1_2', '+3' and digits of other scripts.
+        if not (part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 6):
+            raise BadInput(f"--heads {_shown(text)}: {_shown(part)} is not a head count.", remedy)
+        heads.append(int(part))
+    return check_heads(heads, largest, remedy)
+
+
+def check_heads(heads: Sequence[int], largest: int, remedy: str = "") -> tuple[int, ...]:
+    """*heads* in ascending order; refuses an empty list, duplicates and counts outside 1..*largest*."""
+    if not heads:
+        raise BadInput("No head count was given.", remedy)
+    for k in heads:
+        if not 1 <= k <= largest:
+            raise BadInput(f"--heads: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
+    if len(set(heads)) != len(heads):
+        twice = next(k for k in heads if list(heads).count(k) > 1)
+        raise BadInput(f"--heads: {twice} is listed twice.", remedy or "List each head count once.")
+    return tuple(sorted(heads))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

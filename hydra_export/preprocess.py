@@ -1,0 +1,82 @@
+"""How an image becomes the model's input: the one truth for training, parity and bundles."""
+
+# B batch, H height, W width, C channels
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hydra_export.errors import BadInput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From any image to the model's input: resize, centre crop, then (pixel / 255 - mean) / std.
+
+    The shorter side is resized to ``image_size / crop`` pixels and the centre ``image_size`` square is kept.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Interpolation = "bicubic"
+    crop: float = 0.875
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise BadInput(f"Preprocessing image_size is {self.image_size}.", "Give a positive number of pixels.")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise BadInput(
+                f"Preprocessing has {len(self.mean)} means and {len(self.std)} standard deviations.",
+                "Give one of each per channel, for 1 or 3 channels.",
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise BadInput(
+                f"Preprocessing mean {self.mean} and std {self.std} cannot be used.",
+                "Give finite means and positive standard deviations.",
+            )
+        if not 0 < self.crop <= 1:
+            raise BadInput(f"Preprocessing crop is {self.crop}.", "Give a share in (0, 1].")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return len(self.mean)
+
+    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+        """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
+        image = image.convert("RGB" if self.channels == 3 else "L")
+        shorter = math.floor(self.image_size / self.crop)
+        scale = shorter / min(image.size)
+        size = tuple(max(shorter, round(side * scale)) for side in image.size)
+        if image.size != size:
+            image = image.resize(size, _RESAMPLING[self.interpolation])  # type: ignore[arg-type]
+        left, top = ((side - self.image_size) // 2 for side in size)
+        image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        return np.asarray(image, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+
+    def normalise(
+        self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32 | np.float64] = np.float32
+    ) -> NDArray[np.floating]:
+        """uint8 [B, H, W, C] in 0-255 as the model's normalised input [B, C, H, W]."""
+        mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
+        return np.ascontiguousarray(((pixels_BHWC.astype(dtype) / dtype(255) - mean) / std).transpose(0, 3, 1, 2))
+
+
+def imagenet(image_size: int) -> Preprocessing:
+    """The preprocessing of DeiT on ImageNet-1K (timm's deit_*_patch16_224: bicubic, crop 0.9)."""
+    return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.9)
