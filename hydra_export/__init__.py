@@ -1,0 +1,66 @@
+"""hydra-export: one Vision Transformer that holds many, exported to phones and boards and proven equal.
+
+Importing this is quick: torch and timm are loaded with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from hydra_export.bundle import Manifest as Manifest
+    from hydra_export.checkpoint import Checkpoint as Checkpoint
+    from hydra_export.checkpoint import CheckpointInfo as CheckpointInfo
+    from hydra_export.checkpoint import load as load_checkpoint
+    from hydra_export.checkpoint import save as save_checkpoint
+    from hydra_export.errors import BadInput as BadInput
+    from hydra_export.errors import CheckFailed as CheckFailed
+    from hydra_export.errors import HydraExportError as HydraExportError
+    from hydra_export.export import export as export_bundle
+    from hydra_export.model import HydraConfig as HydraConfig
+    from hydra_export.model import HydraViT as HydraViT
+    from hydra_export.preprocess import Preprocessing as Preprocessing
+    from hydra_export.target import ExportSpec as ExportSpec
+    from hydra_export.verify import verify as verify_bundle
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BadInput": "errors:BadInput",
+    "CheckFailed": "errors:CheckFailed",
+    "Checkpoint": "checkpoint:Checkpoint",
+    "CheckpointInfo": "checkpoint:CheckpointInfo",
+    "ExportSpec": "target:ExportSpec",
+    "HydraConfig": "model:HydraConfig",
+    "HydraExportError": "errors:HydraExportError",
+    "HydraViT": "model:HydraViT",
+    "Manifest": "bundle:Manifest",
+    "Preprocessing": "preprocess:Preprocessing",
+    "export_bundle": "export:export",
+    "load_checkpoint": "checkpoint:load",
+    "save_checkpoint": "checkpoint:save",
+    "verify_bundle": "verify:verify",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 (a list of str, computed so that it cannot disagree with _PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name].split(":")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+@wrapt.when_imported("timm")  # type: ignore[untyped-decorator]
+def _register_with_timm(_timm: Any) -> None:
+    """``timm.create_model('hydravit_base_patch16_224')`` works in whichever order the two are imported."""
+    importlib.import_module(f"{__name__}.model")
