@@ -1,0 +1,99 @@
+"""The user's own images: a folder with one folder per class, or a flat one without labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hydra_export.data.images import ImageSet, check_limit, in_turns
+from hydra_export.errors import BadData, UnknownName
+from hydra_export.preprocess import Preprocessing
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def folder_images(
+    folder: Path, preprocessing: Preprocessing, labels: tuple[str, ...] = (), limit: int | None = None
+) -> ImageSet:
+    """The images of *folder*, fitted: from folders named after their class, or all in one place without labels.
+
+    Args:
+        labels: the model's classes, which class folders are matched to by name, letter case and punctuation
+            aside ("t-shirt_top" is "T-shirt/top"); without them the sorted names of the folders are the classes.
+        limit: at most so many, evenly over the classes.
+
+    Raises:
+        BadData: no such folder, no images in it, images both beside and inside class folders, a class folder that
+            is not in *labels*, or an image that cannot be decoded.
+    """
+    if not folder.is_dir():
+        raise BadData(f"There is no folder {folder}.", "Give a folder of images, or of one folder per class.")
+    check_limit(limit)
+    classes = {child: _images_in(child) for child in _visible(folder) if child.is_dir()}
+    flat = _images_in(folder)
+    if not flat and not any(classes.values()):
+        raise BadData(f"Folder {folder} holds no images.", f"Known are {', '.join(sorted(_SUFFIXES))}.")
+    if flat and any(classes.values()):
+        raise BadData(
+            f"Folder {folder} has images both beside and inside its folders.",
+            "Keep one folder per class, or all images in one place.",
+        )
+    name = folder.resolve().name
+    if flat:
+        chosen = [flat[i] for i in _spread(len(flat), limit)]
+        return ImageSet(_fitted(chosen, preprocessing), None, (), f"{len(chosen):,} images of the folder {name}")
+    label_names = labels or tuple(child.name for child in classes)
+    paths, targets = [], []
+    for child, images in classes.items():
+        paths += images
+        targets += [_label(child, label_names)] * len(images)
+    order = in_turns(np.asarray(targets, np.int64), limit)
+    source = f"{len(order):,} images of the folder {name}, {len(set(targets))} classes"
+    pixels = _fitted([paths[i] for i in order], preprocessing)
+    return ImageSet(pixels, np.asarray(targets, np.int64)[order], label_names, source)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [child for child in _visible(folder) if child.suffix.lower() in _SUFFIXES and child.is_file()]
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """Positions of *limit* out of *count*, evenly: neighbours in a folder are often alike."""
+    taken = min(count, limit or count)
+    return [i * count // taken for i in range(taken)]
+
+
+def _label(folder: Path, label_names: tuple[str, ...]) -> int:
+    if folder.name in label_names:
+        return label_names.index(folder.name)
+    plain = [_plain(name) for name in label_names]  # a label like T-shirt/top cannot name a folder
+    if plain.count(_plain(folder.name)) == 1:
+        return plain.index(_plain(folder.name))
+    nearest = UnknownName("class", folder.name, label_names[:20]).remedy
+    raise BadData(f"Class folder {folder} is none of the model's {len(label_names)} classes.", nearest)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _fitted(paths: list[Path], preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.stack([_read(path, preprocessing) for path in paths])
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # converted, their values would be cut off at 255
+                raise BadData(f"Image {path} has more than 8 bits per channel.", "Convert it to 8 bits.")
+            upright = ImageOps.exif_transpose(image)
+            return preprocessing.fit(upright)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadData(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error

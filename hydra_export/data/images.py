@@ -1,0 +1,54 @@
+"""What a set of images is, and the order in which its classes take turns."""
+
+# n images, H height, W width, C channels
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_export.errors import BadData
+from hydra_export.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images fitted to one model's size and channels, not yet normalised.
+
+    Attributes:
+        pixels: uint8 [n, H, W, C] in 0-255; the classes take turns, so that any first few are balanced.
+        labels: int64 [n], None where unknown.
+        label_names: what the labels count; empty where unknown.
+        source: one sentence on where they come from, for a manifest.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    label_names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def in_turns(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Positions of at most *limit* images: the first of each class, then the second of each, and so on."""
+    check_limit(limit)
+    rank_in_class = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = labels == label
+        rank_in_class[members] = np.arange(members.sum())
+    return np.lexsort((labels, rank_in_class))[:limit]
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuses a number of images below one."""
+    if limit is not None and limit < 1:
+        raise BadData(f"{limit} images were asked for.", "Ask for at least one.")
+
+
+def shape_of(preprocessing: Preprocessing) -> str:
+    """The size and colours that images are fitted to, for a person: ``224x224 RGB``."""
+    size = preprocessing.image_size
+    return f"{size}x{size} {'RGB' if preprocessing.channels == 3 else 'grey'}"
