@@ -1,0 +1,70 @@
+# Needs python3 (3.11 or newer) and make; the rest is installed into .venv on first use.
+#   make demo PYTHON=python3.12     chooses the Python
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
+REQUIRED := pyproject.toml requirements/constraints.txt
+
+.PHONY: help demo test lint types architecture pytest benchmark format clean
+
+help:
+	@echo "make demo       export the packaged model to ONNX, verify the bundle and time it"
+	@echo "make test       formatting, lint, types, architecture and every test"
+	@echo "make lint       formatting and lint alone"
+	@echo "make types      type checking alone"
+	@echo "make pytest     the tests alone; ARGS='-k checkpoint' chooses some"
+	@echo "make benchmark  latency, size and export time at ViT-B size"
+	@echo "make format     rewrites the code to the format that make lint asks for"
+	@echo "make clean      deletes .venv, the demo's bundle and caches"
+
+demo: $(BIN)/.installed
+	$(BIN)/hydra-export --target onnx --heads 3,6,12 --out $(OUT)
+	$(BIN)/hydra-export verify $(OUT)
+	$(BIN)/hydra-export bench --bundle $(OUT)
+
+test: lint types architecture pytest
+
+lint: $(BIN)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(BIN)/.installed-dev
+	$(BIN)/mypy
+
+architecture: $(BIN)/.installed-dev
+	$(BIN)/lint-imports
+
+pytest: $(BIN)/.installed-dev
+	$(BIN)/pytest $(ARGS)
+
+benchmark: $(BIN)/.installed-dev
+	$(BIN)/python benchmarks/vit_base.py
+
+format: $(BIN)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hydra-export needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there)." >&2; \
+	  echo "Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu run: apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+$(BIN)/.installed: $(BIN)/.created $(REQUIRED)
+	@echo "Installing hydra-export into $(VENV) (PyTorch is large; this is done once) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.created $(REQUIRED)
+	@echo "Installing hydra-export and its development tools into $(VENV) (this is done once) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(BIN)/.installed
