@@ -1,0 +1,50 @@
+"""ONNX: graphs emitted directly from the weights, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.errors import BadInput
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Session
+
+DEFAULT_OPSET = 17
+OPSETS = range(17, 24)
+
+
+class OnnxTarget:
+    """Separate files, or small graphs over shared weight files."""
+
+    name: ClassVar[str] = "onnx"
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+
+    def requires(self) -> None:
+        """Nothing: the base install has all of it."""
+
+    def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+        """Writes one graph per head count into *out*."""
+        from hydra_export.targets.onnx import separate, shared
+
+        opset = DEFAULT_OPSET if spec.opset is None else spec.opset
+        if opset not in OPSETS:
+            raise BadInput(f"--opset {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+        write = {"separate": separate.write, "shared": shared.write}[spec.graph]
+        return write(checkpoint, heads, spec, opset, out)
+
+    def load(self, path: Path, heads: int) -> Session:
+        """An onnxruntime session on the CPU; *heads* is the file's own choice for these graph kinds."""
+        from hydra_export.targets.onnx.session import OnnxSession
+
+        return OnnxSession(path)
+
+    def lint(self, path: Path) -> None:
+        """onnx.checker, rank, operators, unused initializers, IR version."""
+        from hydra_export.targets.onnx.lint import lint
+
+        lint(path)
+
+
+TARGET = OnnxTarget()

@@ -1,0 +1,101 @@
+"""One self-contained file per head count, streamed: at most one weight is in memory besides the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.errors import BadInput
+from hydra_export.target import Artifact, ExportSpec
+from hydra_export.targets.onnx import graph
+from hydra_export.targets.onnx.weights import OnnxWeight, onnx_weights
+
+# Protobuf's own limit on one message (protobuf.dev, "Proto Limits").
+_LARGEST_FILE_BYTES = 2**31 - 1
+
+# Field numbers of onnx.proto; both fields are length-delimited (wire type 2).
+_MODEL_GRAPH = 7
+_GRAPH_INITIALIZER = 5
+_TENSOR_RAW_DATA = 9
+
+
+def write(
+    checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path
+) -> list[Artifact]:
+    """Writes ``<model>-k3.onnx``, ... into *out*."""
+    pixels = checkpoint.info.preprocessing if spec.input == "image" else None
+    weights = onnx_weights(checkpoint.model, pixels)
+    inputs, outputs = graph.signature(checkpoint.info.config, spec)
+    artifacts = []
+    for k in heads:
+        used: dict[str, OnnxWeight] = {}
+
+        def weight(name: str, used: dict[str, OnnxWeight] = used) -> ir.Value:
+            used[name] = weights[name]
+            return ir.Value(name=name)
+
+        model, _ = graph.build(checkpoint, k, spec, opset, weight)
+        path = f"{checkpoint.info.name}-k{k}.onnx"
+        with (out / path).open("wb") as file:
+            _stream(ir.to_proto(model), k, used, file)
+        artifacts.append(
+            Artifact(
+                path=path, files=(path,), target="onnx", spec=spec, heads=(k,), inputs=inputs, outputs=outputs
+            )
+        )
+    return artifacts
+
+
+def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, OnnxWeight], file: BinaryIO) -> None:
+    """Writes *proto* with *weights* as further initializers of its graph, without ever holding them together.
+
+    A serialised message is its fields one after the other, so the initializers can be appended to the graph's bytes;
+    only the graph's length, which comes before, has to be known (protobuf.dev, "Encoding").
+    """
+    tensors = [_tensor_header(name, weight.shape(heads)) for name, weight in weights.items()]
+    sizes = [4 * int(np.prod(weight.shape(heads))) for weight in weights.values()]
+    nodes = proto.graph.SerializeToString(deterministic=True)
+    graph_bytes = len(nodes) + sum(
+        len(_field(_GRAPH_INITIALIZER, len(header) + size)) + len(header) + size
+        for header, size in zip(tensors, sizes, strict=True)
+    )
+    proto.ClearField("graph")
+    start = proto.SerializeToString(deterministic=True) + _field(_MODEL_GRAPH, graph_bytes) + nodes
+    if len(start) + graph_bytes - len(nodes) > _LARGEST_FILE_BYTES:
+        raise BadInput(
+            f"Subnetwork {heads} needs {graph_bytes / 1e9:.1f} GB; one ONNX file holds at most 2 GB.",
+            "Use --graph shared, which keeps weights in files of their own.",
+        )
+    file.write(start)
+    for header, size, array in zip(tensors, sizes, _arrays(weights, heads), strict=True):
+        file.write(_field(_GRAPH_INITIALIZER, len(header) + size) + header)
+        file.write(array.data)
+
+
+def _arrays(weights: dict[str, OnnxWeight], heads: int) -> Iterable[NDArray[np.float32]]:
+    return (weight.first(heads) for weight in weights.values())
+
+
+def _tensor_header(name: str, shape: Sequence[int]) -> bytes:
+    tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
+    return tensor.SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, 4 * int(np.prod(shape)))
+
+
+def _field(number: int, length: int) -> bytes:
+    """Tag and length of a length-delimited protobuf field."""
+    return bytes([number << 3 | 2]) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
