@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
+    from hydra_export.architecture import HydraConfig as HydraConfig
     from hydra_export.bundle import Manifest as Manifest
     from hydra_export.checkpoint import Checkpoint as Checkpoint
     from hydra_export.checkpoint import CheckpointInfo as CheckpointInfo
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hydra_export.errors import CheckFailed as CheckFailed
     from hydra_export.errors import HydraExportError as HydraExportError
     from hydra_export.export import export as export_bundle
-    from hydra_export.model import HydraConfig as HydraConfig
     from hydra_export.model import HydraViT as HydraViT
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.target import ExportSpec as ExportSpec
@@ -34,7 +34,7 @@ _PUBLIC = {
     "Checkpoint": "checkpoint:Checkpoint",
     "CheckpointInfo": "checkpoint:CheckpointInfo",
     "ExportSpec": "target:ExportSpec",
-    "HydraConfig": "model:HydraConfig",
+    "HydraConfig": "architecture:HydraConfig",
     "HydraExportError": "errors:HydraExportError",
     "HydraViT": "model:HydraViT",
     "Manifest": "bundle:Manifest",

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from hydra_export import files
+from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
-from hydra_export.model import HydraConfig, HydraViT
+from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing, imagenet
 
 _METADATA_KEY = "hydra_export"
@@ -84,7 +85,9 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for field in ("trained_heads", "export_heads"):
             heads = getattr(self, field)
             if list(heads) != sorted({k for k in heads if 1 <= k <= config.heads}):
-                raise BadInput(f"The checkpoint's {field} are {list(heads)}.", f"They must ascend within 1..{config.heads}.")
+                raise BadInput(
+                    f"The checkpoint's {field} are {list(heads)}.", f"They must ascend within 1..{config.heads}."
+                )
         if self.labels and len(self.labels) != config.num_classes:
             raise BadInput(
                 f"The checkpoint has {len(self.labels)} labels for {config.num_classes} classes.", "Give one per class."
@@ -238,7 +241,9 @@ def _decoded(description: str) -> CheckpointInfo:
     try:
         return msgspec.json.decode(description, type=CheckpointInfo)
     except msgspec.DecodeError as error:
-        raise BadInput(f"its description is not valid: {error}.", "Write it again with hydra_export.save_checkpoint.") from error
+        raise BadInput(
+            f"its description is not valid: {error}.", "Write it again with hydra_export.save_checkpoint."
+        ) from error
 
 
 def _built(config: HydraConfig, state: dict[str, Tensor]) -> HydraViT:
@@ -246,7 +251,9 @@ def _built(config: HydraConfig, state: dict[str, Tensor]) -> HydraViT:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, shape in wanted.items():
         if name not in state:
-            raise BadInput(f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration.")
+            raise BadInput(
+                f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration."
+            )
         if tuple(state[name].shape) != shape:
             raise BadInput(
                 f"tensor {name} has shape {list(state[name].shape)}, the configuration asks for {list(shape)}.",

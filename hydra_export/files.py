@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra_export.errors import OutputRefused
@@ -23,6 +24,10 @@ _REFUSALS = {
     errno.EPERM: "Give yourself write permission, or choose another place.",
     errno.EROFS: "Choose a place that is not read-only.",
     errno.ENOTDIR: "Choose a path whose parents are folders.",
+    errno.EEXIST: "Choose a path whose parents are folders.",
+    errno.EISDIR: "Choose a path that is not a folder.",
+    errno.EBUSY: "Choose a folder inside that mount point.",
+    errno.ELOOP: "Choose a path that is no loop of links.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
 }
 
@@ -47,20 +52,18 @@ def refusing(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write, renamed to *path* at the end: a kill leaves the old file or the new one."""
+    """A temporary sibling to write, renamed to *path* at the end: a kill leaves the old file or the new one.
+
+    A link at *path* stays, and the file that it names is replaced.
+    """
     with refusing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
-        try:
+        path = Path(os.path.realpath(path))
+        with _partial(path, _new_file) as partial:
             yield partial
             partial.chmod(0o666 & ~_umask())  # mkstemp makes 0600, whatever the umask
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -68,28 +71,61 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder to fill, exchanged with *path* at the end; what was at *path* is then deleted.
 
     A kill leaves the old folder or the new one at *path*. The next call deletes what the killed one left beside it.
+    A link at *path* stays, and the folder that it names is replaced.
     """
     with refusing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _delete_abandoned(path)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        try:
-            with _locked(partial):
-                partial.chmod(0o777 & ~_umask())
+        path = Path(os.path.realpath(path))
+        with _partial(path, _new_folder) as partial:
+            partial.chmod(0o777 & ~_umask())
+            yield partial
+            try:
+                partial.rename(path)  # also where path is an empty folder
+            except OSError:
+                if not path.exists():
+                    raise
+                _exchange(partial, path)
+
+
+@contextlib.contextmanager
+def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Path]:
+    """A new sibling of *path*, locked while in use, and deleted at the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_abandoned(path)
+    while True:
+        partial = make(f".{path.name}.", ".partial", path.parent)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(partial))
+            except (BlockingIOError, FileNotFoundError):
+                continue  # another process took it for abandoned before it was locked
+            try:
                 yield partial
-                if path.exists():
-                    _exchange(partial, path)
-                else:
-                    partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                _delete(partial)
+            return
+
+
+def _new_file(prefix: str, suffix: str, parent: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _new_folder(prefix: str, suffix: str, parent: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
 
 
 def _delete_abandoned(path: Path) -> None:
     for partial in path.parent.glob(f".{_glob_escaped(path.name)}.*.partial"):
-        if partial.is_dir() and not partial.is_symlink():
-            with contextlib.suppress(BlockingIOError), _locked(partial):
-                shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError), _locked(partial):  # in use, gone by now, or another user's
+            _delete(partial)
+
+
+def _delete(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)
 
 
 def _glob_escaped(name: str) -> str:
@@ -97,15 +133,18 @@ def _glob_escaped(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a lock that the system drops when the process dies; BlockingIOError where another process has it."""
-    if sys.platform == "win32":  # no locks on folders there: what a killed run left stays until deleted by hand
-        raise BlockingIOError(folder)
-    import fcntl
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the system drops when the process dies.
 
-    handle = os.open(folder, os.O_RDONLY)
+    Raises:
+        BlockingIOError: another process has it.
+        FileNotFoundError: *path* is gone, or was replaced before it was locked.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(handle), path.lstat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield
     finally:
         os.close(handle)

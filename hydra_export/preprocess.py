@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,7 +27,8 @@ _RESAMPLING = {
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From any image to the model's input: resize, centre crop, then (pixel / 255 - mean) / std.
 
-    The shorter side is resized to ``image_size / crop`` pixels and the centre ``image_size`` square is kept.
+    The shorter side is resized to ``image_size / crop`` pixels and the centre ``image_size`` square is kept, with
+    torchvision's rounding, so that published accuracies hold.
     """
 
     image_size: int
@@ -49,8 +50,8 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"Preprocessing mean {self.mean} and std {self.std} cannot be used.",
                 "Give finite means and positive standard deviations.",
             )
-        if not 0 < self.crop <= 1:
-            raise BadInput(f"Preprocessing crop is {self.crop}.", "Give a share in (0, 1].")
+        if not 0.1 <= self.crop <= 1:
+            raise BadInput(f"Preprocessing crop is {self.crop}.", "Give a share from 0.1 to 1.")
 
     @property
     def channels(self) -> int:
@@ -61,20 +62,20 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
         image = image.convert("RGB" if self.channels == 3 else "L")
         shorter = math.floor(self.image_size / self.crop)
-        scale = shorter / min(image.size)
-        size = tuple(max(shorter, round(side * scale)) for side in image.size)
-        if image.size != size:
-            image = image.resize(size, _RESAMPLING[self.interpolation])  # type: ignore[arg-type]
-        left, top = ((side - self.image_size) // 2 for side in size)
+        width, height = (shorter * side // min(image.size) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), _RESAMPLING[self.interpolation])
+        left, top = (round((side - self.image_size) / 2) for side in (width, height))
         image = image.crop((left, top, left + self.image_size, top + self.image_size))
         return np.asarray(image, np.uint8).reshape(self.image_size, self.image_size, self.channels)
 
     def normalise(
-        self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32 | np.float64] = np.float32
-    ) -> NDArray[np.floating]:
+        self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32] | type[np.float64] = np.float32
+    ) -> NDArray[Any]:
         """uint8 [B, H, W, C] in 0-255 as the model's normalised input [B, C, H, W]."""
-        mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
-        return np.ascontiguousarray(((pixels_BHWC.astype(dtype) / dtype(255) - mean) / std).transpose(0, 3, 1, 2))
+        image_BHWC: NDArray[Any] = pixels_BHWC.astype(dtype) / np.asarray(255, dtype)
+        image_BHWC = (image_BHWC - np.asarray(self.mean, dtype)) / np.asarray(self.std, dtype)
+        return np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
 
 
 def imagenet(image_size: int) -> Preprocessing:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export.checkpoint import Checkpoint
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
 
 GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -84,4 +85,4 @@ class Target(Protocol):
         """A session that runs the artifact at *path* with the first *heads* heads."""
 
     def lint(self, path: Path) -> None:
-        """Raises ParityFailed's sibling CheckFailed where the written file is not as portable as promised."""
+        """Raises CheckFailed where the written file is not as portable as promised."""

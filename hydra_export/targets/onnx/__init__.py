@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Session
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
 
 DEFAULT_OPSET = 17
 OPSETS = range(17, 24)

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 import hydra_export
+from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
 from hydra_export.checkpoint import Checkpoint
-from hydra_export.model import LAYER_NORM_EPS, HydraConfig
 from hydra_export.target import ExportSpec, TensorInfo
 
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
@@ -154,7 +155,9 @@ class Emitter:
         if self.opset >= 20:
             return g.op("Gelu", [x], f"{scope}/Gelu")
         # The form that onnxruntime's GeluFusion and the compilers of phone vendors look for.
-        erf = g.op("Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{scope}/gelu/Div")], f"{scope}/Erf")
+        erf = g.op(
+            "Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{scope}/gelu/Div")], f"{scope}/Erf"
+        )
         one_plus_erf = g.op("Add", [erf, g.constant("gelu/one", 1.0)], f"{scope}/gelu/Add")
         twice = g.op("Mul", [x, one_plus_erf], f"{scope}/gelu/Mul")
         return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{scope}/gelu/Half")
@@ -204,8 +207,6 @@ def signature(config: HydraConfig, spec: ExportSpec) -> tuple[tuple[TensorInfo, 
 
 def metadata(checkpoint: Checkpoint, heads: int) -> dict[str, str]:
     """What the file says of itself, for Netron and for programs: strings, JSON where structured."""
-    import msgspec
-
     info = checkpoint.info
     pairs = {
         "model": info.name,

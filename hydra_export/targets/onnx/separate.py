@@ -26,9 +26,7 @@ _GRAPH_INITIALIZER = 5
 _TENSOR_RAW_DATA = 9
 
 
-def write(
-    checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path
-) -> list[Artifact]:
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes ``<model>-k3.onnx``, ... into *out*."""
     pixels = checkpoint.info.preprocessing if spec.input == "image" else None
     weights = onnx_weights(checkpoint.model, pixels)
@@ -46,9 +44,7 @@ def write(
         with (out / path).open("wb") as file:
             _stream(ir.to_proto(model), k, used, file)
         artifacts.append(
-            Artifact(
-                path=path, files=(path,), target="onnx", spec=spec, heads=(k,), inputs=inputs, outputs=outputs
-            )
+            Artifact(path=path, files=(path,), target="onnx", spec=spec, heads=(k,), inputs=inputs, outputs=outputs)
         )
     return artifacts
 

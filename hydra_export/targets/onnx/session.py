@@ -22,7 +22,7 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         try:
             self.runtime = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 (its pybind11 exceptions share no base of their own)
+        except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
         (self.input,) = self.runtime.get_inputs()
         batch = self.input.shape[0]

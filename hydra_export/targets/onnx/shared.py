@@ -47,9 +47,7 @@ class Piece:
 Rows = list[list[Piece]]  # blocks of a weight: a list of rows of blocks
 
 
-def write(
-    checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path
-) -> list[Artifact]:
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes ``<model>-shared-k3.onnx`` and ``<model>-shared-k3.bin``, ... into *out*."""
     config = checkpoint.info.config
     pixels = checkpoint.info.preprocessing if spec.input == "image" else None
@@ -98,7 +96,7 @@ def _write_shell(
     if len(growing) == 1:
         array = weight.part(tuple(span if unit else (0, 0) for unit in weight.weight.units))
         return {(span,): _put(f"{name}[{_text(span)}]", array, location, file)}
-    old, new = span
+    new = span[1]
     blocks = {(span, (0, new)): _put(f"{name}[{_text(span)},0:{new}]", weight.part((span, (0, new))), location, file)}
     for rows in spans[: spans.index(span)]:
         array = weight.part((rows, span))
@@ -132,7 +130,9 @@ def _graph(
     def joined(name: str, parts: list[ir.Value], axis: int, suffix: str = "") -> ir.Value:
         if len(parts) == 1:
             return parts[0]
-        node = ir.node("Concat", parts, {"axis": axis}, name=f"{name}{suffix}", outputs=[ir.Value(name=f"{name}{suffix}")])
+        node = ir.node(
+            "Concat", parts, {"axis": axis}, name=f"{name}{suffix}", outputs=[ir.Value(name=f"{name}{suffix}")]
+        )
         concats.append(node)
         return node.outputs[0]
 
