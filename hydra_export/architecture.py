@@ -67,6 +67,8 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.layer_scale is not None and not math.isfinite(self.layer_scale):
             raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
         own = self.separate_classifiers
+        if own and not self.num_classes:
+            raise BadInput("Separate classifiers are listed for a model without classes.", "Give num_classes.")
         if list(own) != sorted({k for k in own if 1 <= k <= self.heads}):
             raise BadInput(
                 f"Separate classifiers are listed for heads {list(own)}.",

@@ -25,6 +25,7 @@ from hydra_export.preprocess import Preprocessing, imagenet
 
 _METADATA_KEY = "hydra_export"
 _LARGEST_PICKLE_BYTES = 16 * 2**30
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 # Variants of the ViT that no subnetwork of ours is, by the parameters that give them away.
@@ -135,12 +136,15 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: Preproc
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
     path = packaged_path() if path is None else path
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise BadCheckpoint(f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file.")
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        if path.is_dir():
+            path = path / "model.safetensors"
+        if not path.is_file():
+            raise BadCheckpoint(f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file.")
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {error.strerror}.", "Give another path.") from error
     if not start:
         raise BadCheckpoint(f"Checkpoint {path} is empty.", "Copy or train it again.")
     notes: list[str] = []
@@ -216,7 +220,7 @@ def _unpickled(path: Path, zipped: bool) -> Any:
 
 
 def _state_dict(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
-    found = [name for name in _CONTAINERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+    found = [name for name in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(name))]
     if found:
         content = content[found[0]]
         if len(found) > 1:
@@ -228,19 +232,26 @@ def _state_dict(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
 def _as_float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    converted = {}
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise BadInput(f"tensor {name} has type {tensor.dtype}.", "Give float weights.")
-        if not tensor.isfinite().all():
+        if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = f"type {tensor.dtype}, {tensor.layout} on {tensor.device.type}"
+            raise BadInput(f"tensor {name} has {kind}.", "Give plain tensors of float16, bfloat16, float32 or float64.")
+        converted[name] = tensor.float()
+        if not converted[name].isfinite().all():
             raise BadInput(f"tensor {name} has NaN or infinite values.", "Use an earlier checkpoint of that training.")
-    return {name: tensor.float() for name, tensor in state.items()}
+    return converted
 
 
 def _decoded(description: str) -> CheckpointInfo:
     try:
         return msgspec.json.decode(description, type=CheckpointInfo)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(
             f"its description is not valid: {error}.", "Write it again with hydra_export.save_checkpoint."
         ) from error
@@ -295,13 +306,13 @@ def _config_of(state: dict[str, Tensor], head_dim: int) -> HydraConfig:
         ("pos_embed", "learned absolute positions"),
         ("blocks.0.attn.qkv.weight", "transformer blocks with packed qkv"),
         ("blocks.0.attn.qkv.bias", "a qkv bias"),
-        ("blocks.0.mlp.fc1.weight", "an MLP"),
+        ("blocks.0.mlp.fc1.bias", "an MLP"),
         ("norm.weight", "a final norm"),
     ):
         if name not in state:
             raise BadInput(f"this model has no tensor {name}.", f"Only plain ViTs with {feature} are supported.")
     patch, positions = state["patch_embed.proj.weight"], state["pos_embed"]
-    if patch.ndim != 4 or patch.shape[2] != patch.shape[3] or positions.ndim != 3:
+    if patch.ndim != 4 or patch.shape[2] != patch.shape[3] or not patch.numel() or positions.ndim != 3:
         raise BadInput(
             f"patch embedding {list(patch.shape)} and positions {list(positions.shape)} are not a square ViT's.",
             "Only square patches and images are supported.",
@@ -316,7 +327,9 @@ def _config_of(state: dict[str, Tensor], head_dim: int) -> HydraConfig:
     if head_dim < 1 or width % head_dim:
         raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Give the right --head-dim.")
     blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
-    head = state.get("head.weight")
+    head, hidden = state.get("head.weight"), state["blocks.0.mlp.fc1.bias"]
+    if hidden.ndim != 1 or (head is not None and head.ndim != 2):
+        raise BadInput("its MLP or its classifier is no Linear layer.", "Only plain ViTs are supported.")
     return HydraConfig(
         heads=width // head_dim,
         head_dim=head_dim,
@@ -325,6 +338,6 @@ def _config_of(state: dict[str, Tensor], head_dim: int) -> HydraConfig:
         image_size=grid * int(patch.shape[2]),
         channels=int(patch.shape[1]),
         num_classes=0 if head is None else int(head.shape[0]),
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=hidden.shape[0] / width,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
     )

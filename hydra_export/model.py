@@ -1,6 +1,6 @@
 """HydraViT: one Vision Transformer whose first k attention heads are a complete smaller ViT."""
 
-# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width
+# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -62,15 +62,14 @@ class HydraViT(VisionTransformer):
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
         self.config = config
         if config.separate_classifiers:
-            self.head = nn.ModuleDict(  # type: ignore[assignment]
-                {
-                    f"k{k}": nn.Linear(config.width(k), config.num_classes, device=self.cls_token.device)
-                    for k in config.separate_classifiers
-                }
-            )
-            for head in self.head.values():
+            like = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
+            heads = {
+                f"k{k}": nn.Linear(config.width(k), config.num_classes, **like) for k in config.separate_classifiers
+            }
+            for head in heads.values():
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
+            self.head = nn.ModuleDict(heads)  # type: ignore[assignment]
 
     def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
         """Logits [B, num_classes] of subnetwork *heads* (all by default); computes the active slices only."""
@@ -92,7 +91,8 @@ class HydraViT(VisionTransformer):
         if not self.config.num_classes:
             return cls_BD
         head: Any = self.get_submodule(self.config.classifier(heads))
-        return F.linear(cls_BD, head.weight[:, :D], head.bias)
+        logits_BK: Tensor = F.linear(cls_BD, head.weight[:, :D], head.bias)
+        return logits_BK
 
     def _attention(self, attn: Any, x_BND: Tensor, heads: int) -> Tensor:
         B, N, D = x_BND.shape
