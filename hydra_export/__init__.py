@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.target import ExportSpec as ExportSpec
     from hydra_export.verify import verify as verify_bundle
-
-__version__ = "0.1.0"
+    from hydra_export.version import VERSION as __version__
 
 _PUBLIC = {
     "BadInput": "errors:BadInput",
@@ -48,9 +47,10 @@ __all__ = sorted(_PUBLIC)  # noqa: PLE0605 (a list of str, computed so that it c
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    places = {**_PUBLIC, "__version__": "version:VERSION"}
+    if name not in places:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PUBLIC[name].split(":")
+    module, attribute = places[name].split(":")
     value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     globals()[name] = value
     return value
@@ -60,7 +60,7 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-@wrapt.when_imported("timm")  # type: ignore[untyped-decorator]
+@wrapt.when_imported("timm")
 def _register_with_timm(_timm: Any) -> None:
     """``timm.create_model('hydravit_base_patch16_224')`` works in whichever order the two are imported."""
     importlib.import_module(f"{__name__}.model")

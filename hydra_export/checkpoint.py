@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hydra_export import files
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.model import HydraViT
-from hydra_export.preprocess import Preprocessing, imagenet
+from hydra_export.preprocess import Preprocessing, imagenet, named
 
 _METADATA_KEY = "hydra_export"
 _LARGEST_PICKLE_BYTES = 16 * 2**30
@@ -124,13 +124,13 @@ def packaged_path() -> Path:
     return Path(str(resources.files("hydra_export") / "data" / "hydravit-fashion-mnist.safetensors"))
 
 
-def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: Preprocessing | None = None) -> Checkpoint:
+def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | None = None) -> Checkpoint:
     """Reads a checkpoint: ours, a plain timm ViT/DeiT state dict, or an official HydraViT ``.pth.tar``.
 
     Args:
         path: a file, or a folder that holds ``model.safetensors``; None for the packaged model.
         head_dim: channels per head, where the file does not say.
-        preprocessing: overrides, or supplies, what the file says.
+        preprocessing: ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the file says.
 
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
@@ -156,7 +156,7 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: Preproc
         state = _as_float32(state)
         info = _decoded(description) if description else _described(state, path, head_dim, preprocessing, notes)
         if preprocessing is not None:
-            info = msgspec.structs.replace(info, preprocessing=preprocessing)
+            info = msgspec.structs.replace(info, preprocessing=named(preprocessing, info.config.image_size))
         model = _built(info.config, state)
     except BadInput as error:
         raise BadCheckpoint(f"Checkpoint {path}: {error.message}", error.remedy) from error
@@ -169,6 +169,11 @@ def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: t
     metadata = {_METADATA_KEY: msgspec.json.encode(info, order="sorted").decode(), "format": "pt"}
     with files.replaced_file(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
+    """*checkpoint* with class names, one per class in the order of the logits."""
+    return replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, labels=labels))
 
 
 def check_trained(info: CheckpointInfo, heads: Sequence[int], allow_untrained: bool) -> str:
@@ -277,20 +282,22 @@ def _built(config: HydraConfig, state: dict[str, Tensor]) -> HydraViT:
 
 
 def _described(
-    state: dict[str, Tensor], path: Path, head_dim: int, preprocessing: Preprocessing | None, notes: list[str]
+    state: dict[str, Tensor], path: Path, head_dim: int, preprocessing: str | None, notes: list[str]
 ) -> CheckpointInfo:
     config = _config_of(state, head_dim)
-    if preprocessing is None:
-        if config.channels != 3:
-            raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
-        preprocessing = imagenet(config.image_size)
+    if preprocessing is not None:
+        chosen = named(preprocessing, config.image_size)
+    elif config.channels != 3:
+        raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
+    else:
+        chosen = imagenet(config.image_size)
         notes.append(
             f"{path.name} does not say how its images are preprocessed: ImageNet mean and std, bicubic, crop 0.9 are "
             "assumed (as DeiT). Override with --preprocessing."
         )
     name = re.sub(r"\.(pth|tar|safetensors|pt|bin|ckpt)", "", path.name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-    return CheckpointInfo(name=name, config=config, preprocessing=preprocessing)
+    return CheckpointInfo(name=name, config=config, preprocessing=chosen)
 
 
 def _config_of(state: dict[str, Tensor], head_dim: int) -> HydraConfig:

@@ -62,7 +62,7 @@ class HydraViT(VisionTransformer):
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
         self.config = config
         if config.separate_classifiers:
-            like = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
+            like: dict[str, Any] = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
             heads = {
                 f"k{k}": nn.Linear(config.width(k), config.num_classes, **like) for k in config.separate_classifiers
             }
@@ -87,7 +87,7 @@ class HydraViT(VisionTransformer):
             x_BND = x_BND + block.drop_path1(_layer_scale(attended_BND, block.ls1))
             mixed_BND = self._mlp(block.mlp, _layer_norm(x_BND, block.norm2), heads)
             x_BND = x_BND + block.drop_path2(_layer_scale(mixed_BND, block.ls2))
-        cls_BD = self.head_drop(_layer_norm(x_BND[:, 0], self.norm))
+        cls_BD: Tensor = self.head_drop(_layer_norm(x_BND[:, 0], self.norm))
         if not self.config.num_classes:
             return cls_BD
         head: Any = self.get_submodule(self.config.classifier(heads))

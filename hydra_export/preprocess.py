@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadInput, UnknownName
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -81,3 +82,28 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def imagenet(image_size: int) -> Preprocessing:
     """The preprocessing of DeiT on ImageNet-1K (timm's deit_*_patch16_224: bicubic, crop 0.9)."""
     return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.9)
+
+
+def inception(image_size: int) -> Preprocessing:
+    """timm's preprocessing of the original ViTs (vit_*_patch16_224: mean and std 0.5, bicubic, crop 0.9)."""
+    half = (0.5, 0.5, 0.5)
+    return Preprocessing(image_size=image_size, mean=half, std=half, crop=0.9)
+
+
+def named(given: str, image_size: int) -> Preprocessing:
+    """The preprocessing called *given*, or the one in the JSON file at that path.
+
+    Raises:
+        BadInput: neither a known name nor a readable file of the right fields.
+    """
+    if given in (known := {"imagenet": imagenet, "inception": inception}):
+        return known[given](image_size)
+    try:
+        return msgspec.json.decode(Path(given).read_bytes(), type=Preprocessing)
+    except FileNotFoundError:
+        raise UnknownName("preprocessing", given, known) from None
+    except (msgspec.DecodeError, OSError) as error:
+        raise BadInput(
+            f"--preprocessing {given} cannot be used: {error}.",
+            'Give imagenet, inception, or a JSON file: {"image_size": 224, "mean": [..], "std": [..]}.',
+        ) from error

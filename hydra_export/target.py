@@ -81,8 +81,8 @@ class Target(Protocol):
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""
 
-    def load(self, path: Path, heads: int) -> Session:
-        """A session that runs the artifact at *path* with the first *heads* heads."""
+    def load(self, path: Path, heads: int, threads: int = 0) -> Session:
+        """A session that runs the artifact at *path* with the first *heads* heads; 0 threads: its choice."""
 
     def lint(self, path: Path) -> None:
         """Raises CheckFailed where the written file is not as portable as promised."""

@@ -36,11 +36,11 @@ class OnnxTarget:
         write = {"separate": separate.write, "shared": shared.write}[spec.graph]
         return write(checkpoint, heads, spec, opset, out)
 
-    def load(self, path: Path, heads: int) -> Session:
+    def load(self, path: Path, heads: int, threads: int = 0) -> Session:
         """An onnxruntime session on the CPU; *heads* is the file's own choice for these graph kinds."""
         from hydra_export.targets.onnx.session import OnnxSession
 
-        return OnnxSession(path)
+        return OnnxSession(path, threads)
 
     def lint(self, path: Path) -> None:
         """onnx.checker, rank, operators, unused initializers, IR version."""

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-import hydra_export
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.version import VERSION
 
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".
@@ -175,7 +175,7 @@ def build(
     image, logits = (_value(infos[0]) for infos in (inputs, outputs))
     g = GraphBuilder(weight)
     result = Emitter(g, config, heads, spec, opset).emit(image, spec)
-    result.shape, result.dtype = logits.shape, logits.dtype
+    result.shape, result.type = logits.shape, logits.type
     result.name = "logits"
     graph = ir.Graph(
         [image],
@@ -189,7 +189,7 @@ def build(
         graph,
         ir_version=IR_VERSIONS[opset],
         producer_name="hydra-export",
-        producer_version=hydra_export.__version__,
+        producer_version=VERSION,
         metadata_props=metadata(checkpoint, heads),
     ), g
 

@@ -81,7 +81,7 @@ def _arrays(weights: dict[str, OnnxWeight], heads: int) -> Iterable[NDArray[np.f
 
 def _tensor_header(name: str, shape: Sequence[int]) -> bytes:
     tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
-    return tensor.SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, 4 * int(np.prod(shape)))
+    return bytes(tensor.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, 4 * int(np.prod(shape)))
 
 
 def _field(number: int, length: int) -> bytes:

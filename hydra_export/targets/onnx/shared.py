@@ -97,7 +97,8 @@ def _write_shell(
         array = weight.part(tuple(span if unit else (0, 0) for unit in weight.weight.units))
         return {(span,): _put(f"{name}[{_text(span)}]", array, location, file)}
     new = span[1]
-    blocks = {(span, (0, new)): _put(f"{name}[{_text(span)},0:{new}]", weight.part((span, (0, new))), location, file)}
+    blocks: dict[tuple[Span, ...], Piece] = {}
+    blocks[span, (0, new)] = _put(f"{name}[{_text(span)},0:{new}]", weight.part((span, (0, new))), location, file)
     for rows in spans[: spans.index(span)]:
         array = weight.part((rows, span))
         blocks[rows, span] = _put(f"{name}[{_text(rows)},{_text(span)}]", array, location, file)
@@ -157,4 +158,4 @@ def _graph(
     for initializer in initializers:
         model.graph.register_initializer(initializer)
     model.graph.insert_before(model.graph[0], concats)
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))

@@ -1,0 +1,82 @@
+"""The README of a bundle: what the model is, how to run it, how far it can be trusted."""
+
+from __future__ import annotations
+
+from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
+
+
+def render(manifest: Manifest) -> str:
+    """Markdown for a person who found this folder."""
+    model, config, data = manifest.model, manifest.model.config, manifest.model.preprocessing
+    rows = "\n".join(
+        f"| {s.heads} | {s.params:,} | {s.gmacs:.4g} | {_accuracy(s.accuracy)} | {_trained(s.trained)} |"
+        for s in model.subnetworks
+    )
+    artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
+    first = manifest.artifacts[0]
+    form = first.inputs[0]
+    return f"""# {model.name}
+
+A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
+hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
+
+{config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
+{config.channels} x {config.image_size} x {config.image_size} images, {config.num_classes} classes.
+
+| k | parameters | GMACs | top-1 | trained |
+|---|---|---|---|---|
+{rows}
+
+Top-1 in percent{f" on {model.accuracy_data}" if model.accuracy_data else ", where the checkpoint says"}.
+
+## Files
+
+| file | heads | to fetch | largest logit error | allowed |
+|---|---|---|---|---|
+{artifacts}
+
+Errors are against the float64 subnetwork on {manifest.images}. `{GOLDEN}` holds inputs and expected logits;
+`hydra-export verify .` re-hashes every file and runs them again; `sha256sum -c SHA256SUMS` needs nothing installed.
+
+## Input and output
+
+`{form.name}`: {form.dtype} {list(form.shape)}, {_input(first)}. `logits`: float32, one per class\
+{"; labels are in the manifest" if model.labels else ""}.
+An image is resized ({data.interpolation}) so that its shorter side has {int(data.image_size / data.crop)} pixels, \
+and its centre {data.image_size} x {data.image_size} are kept.
+
+```python
+import numpy as np
+import onnxruntime as ort
+
+golden = np.load("{GOLDEN}")
+session = ort.InferenceSession("{first.path}")
+(logits,) = session.run(["logits"], {{"image": golden["{"pixels" if first.input == "image" else "image"}"][:1]}})
+print(logits.argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
+```
+
+## Licence
+
+{model.license or "The checkpoint names none: ask whoever trained it."}
+"""
+
+
+def _artifact(entry: ArtifactEntry) -> str:
+    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error / record.bound)
+    heads = ", ".join(map(str, entry.heads))
+    files = " + ".join(f"`{path}`" for path in entry.files)
+    return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {worst.bound:.2g} |"
+
+
+def _accuracy(accuracy: float | None) -> str:
+    return "unknown" if accuracy is None else f"{accuracy:.2f}"
+
+
+def _trained(trained: bool | str) -> str:
+    return trained if isinstance(trained, str) else "yes" if trained else "no"
+
+
+def _input(entry: ArtifactEntry) -> str:
+    if entry.input == "image":
+        return "pixels in 0-255, normalised inside the graph"
+    return "(pixel / 255 - mean) / std with the mean and std of the manifest"

@@ -1,0 +1,128 @@
+"""The command line: parse, call, print; the sub-commands are modules of commands/, loaded when called."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from hydra_export.errors import BadInput, HydraExportError, UnknownName
+
+if TYPE_CHECKING:
+    from hydra_export.commands import Result
+
+SCHEMA_VERSION = 1
+BUG, INTERRUPTED = 3, 130
+
+app = App(
+    name="hydra-export",
+    help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
+    help_epilogue="With options alone, hydra-export exports: hydra-export --target onnx --heads 3,6,12",
+    version="import:hydra_export.version:VERSION",
+    result_action="return_value",
+    help_on_error=False,
+    print_error=False,
+    exit_on_error=False,
+)
+for _name in ("export", "verify", "bench", "evaluate", "train"):
+    app.command(f"hydra_export.commands.{_name}:{_name}", name=_name)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    json: Annotated[bool, Parameter(negative="")] = False,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+) -> Any:
+    """Run a sub-command.
+
+    Args:
+        json: Print exactly one JSON document on standard output.
+        debug: Show Python tracebacks.
+    """
+    return app(_with_command(tokens))
+
+
+def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Options alone mean export; a first word that is no sub-command is refused with the nearest."""
+    if not tokens:
+        return ("--help",)
+    first = tokens[0]
+    if first in ("--help", "-h", "--version"):
+        return tokens
+    if first.startswith("-"):
+        return ("export", *tokens)
+    commands = [name for name in app if not name.startswith("-")]
+    if first not in commands:
+        raise UnknownName("command", first, commands)
+    return tokens
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line *arguments* (the process's own by default) and returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    try:
+        result = app.meta(arguments)
+        if result is not None:
+            _print(result, as_json)
+        return 0
+    except (HydraExportError, CycloptsError, KeyboardInterrupt, Exception) as error:
+        if debug:
+            raise
+        return _fail(error, as_json)
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())
+
+
+def _print(result: Result, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.document)
+        return
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(result.shown)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import msgspec
+
+    encoded = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **document})
+    print(msgspec.json.format(encoded, indent=2).decode())
+
+
+def _fail(error: BaseException, as_json: bool) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        known, status = HydraExportError("Interrupted.", "Nothing was left half-written."), INTERRUPTED
+        code = "interrupted"
+    elif isinstance(error, HydraExportError):
+        known, status, code = error, error.exit_status, error.code
+    elif isinstance(error, CycloptsError):
+        known, status, code = BadInput(_plain(error), "See hydra-export --help."), BadInput.exit_status, BadInput.code
+    else:
+        what = f"{type(error).__name__}: {error}"
+        known = HydraExportError(
+            f"hydra-export has a bug: {what}.", "Run it again with --debug and report what it says."
+        )
+        status, code = BUG, "bug"
+    if as_json:
+        _print_json({"error": {"code": code, "message": known.message, "remedy": known.remedy}})
+    else:
+        from hydra_export.commands import talk
+
+        talk().print(f"[bold red]error:[/] {_escaped(known.message)} {_escaped(known.remedy)}".rstrip(), soft_wrap=True)
+    return status
+
+
+def _plain(error: CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,64 @@
+"""``hydra-export bench``: how long do a bundle's artifacts take on this machine?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra_export.commands import Result, talk
+
+
+def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
+    """Time a bundle's artifacts on this machine, one image at a time, interleaved.
+
+    Args:
+        bundle: The bundle's folder.
+        runs: Timed calls per artifact, after a warm-up.
+        threads: Threads that the runtime may use.
+    """
+    from rich.table import Table
+
+    from hydra_export.bench import bench as bench_bundle
+    from hydra_export.commands.progress import shown_progress
+    from hydra_export.errors import BadInput
+
+    for option, value in (("--runs", runs), ("--threads", threads)):
+        if not 1 <= value <= 100_000:
+            raise BadInput(f"{option} is {value}.", "Give a number from 1 to 100000.")
+    with shown_progress(talk()) as progress:
+        manifest, timings = bench_bundle(bundle, runs=runs, threads=threads, progress=progress)
+    subnetworks = {s.heads: s for s in manifest.model.subnetworks}
+    artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
+    sizes = {file.path: file.bytes for file in manifest.files}
+    unit = f"{threads} thread{'s' if threads > 1 else ''}"
+    table = Table(title=f"{manifest.model.name} on this machine, {unit}, median of {runs}", title_justify="left")
+    for name in ("artifact", "k", "parameters", "GMACs", "top-1 %", "to fetch", "|error|", "load ms", "ms", "p90"):
+        table.add_column(name, justify="left" if name == "artifact" else "right")
+    rows = []
+    for timing in timings:
+        subnetwork, artifact = subnetworks[timing.heads], artifacts[timing.path]
+        fetched = sum(sizes[path] for path in artifact.files)
+        error = artifact.parity[timing.heads].max_abs_error
+        table.add_row(
+            timing.path,
+            str(timing.heads),
+            f"{subnetwork.params:,}",
+            f"{subnetwork.gmacs:.3g}",
+            "unknown" if subnetwork.accuracy is None else f"{subnetwork.accuracy:.2f}",
+            f"{fetched / 1e6:.2f} MB",
+            f"{error:.1g}",
+            f"{timing.load_ms:.0f}",
+            f"{timing.median_ms:.3g}",
+            f"{timing.p90_ms:.3g}",
+        )
+        rows.append(
+            {
+                "path": timing.path,
+                "heads": timing.heads,
+                "bytes": fetched,
+                "load_ms": timing.load_ms,
+                "median_ms": timing.median_ms,
+                "p90_ms": timing.p90_ms,
+                "min_ms": min(timing.runs_ms),
+            }
+        )
+    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, table)

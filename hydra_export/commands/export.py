@@ -1,0 +1,151 @@
+"""``hydra-export [export]``: a checkpoint becomes a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from hydra_export.commands import Result, talk
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hydra_export.bundle import Manifest
+
+
+def export(
+    *,
+    checkpoint: Path | None = None,
+    target: str = "onnx",
+    heads: str | None = None,
+    graph: str = "separate",
+    precision: str = "fp32",
+    input: Literal["tensor", "image"] = "tensor",  # noqa: A002 (the option's name)
+    batch: str = "1",
+    opset: int | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    head_dim: int = 64,
+    preprocessing: str | None = None,
+    allow_untrained: Annotated[bool, Parameter(negative="")] = False,
+    out: Path = Path("hydra-bundle"),
+) -> Result:
+    """Export a universal model, prove every artifact equal to PyTorch, and write a bundle.
+
+    Args:
+        checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
+        target: Formats, separated by commas: onnx.
+        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
+        graph: Graph kinds, separated by commas: separate (one file each), shared (graphs over common weight files).
+        precision: Precisions, separated by commas: fp32.
+        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
+        batch: Images at a time: a number, or dynamic.
+        opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
+        images: Your own images for the parity check: class folders, or a flat folder.
+        labels: A text file with one class name per line, in the order of the logits.
+        head_dim: Channels per head, for checkpoints that do not say.
+        preprocessing: For checkpoints that do not say: imagenet, inception, or a JSON file.
+        allow_untrained: Export head counts that were not trained.
+        out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
+    """
+    from hydra_export import checkpoint as checkpoints
+    from hydra_export.architecture import parse_heads
+    from hydra_export.bundle import check_replaceable
+    from hydra_export.commands.progress import shown_progress
+    from hydra_export.export import export as export_bundle
+    from hydra_export.export import jobs
+
+    console = talk()
+    listed = jobs(
+        _names("--target", target),
+        _names("--graph", graph),
+        _names("--precision", precision),
+        form=input,
+        batch=_batch(batch),
+        opset=opset,
+    )
+    check_replaceable(out.resolve())
+    loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
+    for note in loaded.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    info = loaded.info
+    wanted = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
+    if warning := checkpoints.check_trained(info, wanted, allow_untrained):
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    if labels is not None:
+        loaded = checkpoints.with_labels(loaded, _labels(labels))
+    chosen = None
+    if images is not None:
+        from hydra_export.data import folder_images
+
+        chosen = folder_images(images, info.preprocessing, loaded.info.labels)
+    with shown_progress(console) as progress:
+        manifest = export_bundle(loaded, out, listed, heads=wanted, images=chosen, progress=progress)
+    return Result({"out": str(out), "manifest": _document(manifest)}, _table(manifest, out))
+
+
+def _names(option: str, text: str) -> list[str]:
+    from hydra_export.errors import BadInput
+
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise BadInput(f"{option} {text!r} has an empty name.", f"Separate names by single commas: {option} a,b.")
+    if len(set(names)) < len(names):
+        raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
+    return names
+
+
+def _batch(text: str) -> int | Literal["dynamic"]:
+    from hydra_export.errors import BadInput
+
+    if text == "dynamic":
+        return "dynamic"
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65536):
+        raise BadInput(f"--batch {text!r} is not a batch size.", "Give a number of images, or 'dynamic'.")
+    return int(text)
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    from hydra_export.errors import BadData
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(
+            f"--labels {path} cannot be read: {error}.", "Give a text file, a class name per line."
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _document(manifest: Manifest) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(manifest)
+
+
+def _table(manifest: Manifest, out: Path) -> Table:
+    from rich.table import Table
+
+    top1 = {s.heads: s.accuracy for s in manifest.model.subnetworks}
+    table = Table(title=f"{manifest.model.name} in {out}", title_justify="left")
+    for name in ("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed", "same top-1"):
+        table.add_column(name, justify="left" if name == "artifact" else "right")
+    sizes = {file.path: file.bytes for file in manifest.files}
+    for artifact in manifest.artifacts:
+        for k, record in artifact.parity.items():
+            table.add_row(
+                artifact.path,
+                str(k),
+                "unknown" if top1[k] is None else f"{top1[k]:.2f}",
+                _size(sum(sizes[path] for path in artifact.files)),
+                f"{record.max_abs_error:.2g}",
+                f"{record.bound:.2g}",
+                f"{record.top1_agreement:.1%} of {record.num_images}",
+            )
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

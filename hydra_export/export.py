@@ -1,0 +1,211 @@
+"""The pipeline: a checkpoint becomes artifacts, each is proven against PyTorch, and all become a bundle."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hydra_export import bundle, card, parity, targets
+from hydra_export.architecture import check_heads
+from hydra_export.checkpoint import Checkpoint, default_heads
+from hydra_export.data import ImageSet, packaged_images
+from hydra_export.errors import BadInput
+from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Target
+from hydra_export.version import VERSION
+
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+# Parity takes as many images as cost this much at the largest head count: seconds, whatever the model.
+_PARITY_MACS = 2e11
+_PARITY_IMAGES = range(4, 257)
+_GOLDEN_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One target with one choice of everything else."""
+
+    target: Target
+    spec: ExportSpec
+
+
+def jobs(
+    names: Sequence[str],
+    graphs: Sequence[str],
+    precisions: Sequence[str],
+    *,
+    form: InputForm = "tensor",
+    batch: int | str = 1,
+    opset: int | None = None,
+) -> list[Job]:
+    """The cross product, refused where a target lacks a graph kind or a precision."""
+    listed = []
+    for name, graph, precision in itertools.product(names, graphs, precisions):
+        target = targets.get(name)
+        target.requires()
+        _check_offered("graph kind", "--graph", graph, target.graphs, name)
+        _check_offered("precision", "--precision", precision, target.precisions, name)
+        fields = {"graph": graph, "precision": precision, "input": form, "batch": batch, "opset": opset}
+        listed.append(Job(target, msgspec.convert(fields, ExportSpec)))
+    return listed
+
+
+def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
+    if given not in offered:
+        raise BadInput(f"Target '{target}' has no {kind} '{given}'.", f"Give {option} {' or '.join(offered)}.")
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Path,
+    listed: Sequence[Job],
+    *,
+    heads: Sequence[int] = (),
+    images: ImageSet | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> bundle.Manifest:
+    """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
+
+    Args:
+        heads: head counts; the checkpoint's own export list by default.
+        images: what parity is measured on; the packaged images by default, fitted to the model.
+
+    Raises:
+        OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
+        ParityFailed: an artifact does not compute its subnetwork.
+    """
+    config = checkpoint.info.config
+    heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
+    for k in heads:
+        config.classifier(k)
+    limit = max(_PARITY_IMAGES[0], min(_PARITY_IMAGES[-1], int(_PARITY_MACS / config.macs(heads[-1]))))
+    if images is None:
+        images = packaged_images(checkpoint.info.preprocessing, limit)
+    pixels = images.pixels[:limit]
+    steps = itertools.count()
+    total = len(listed) + len(heads)
+
+    with bundle.written(out) as folder:
+        artifacts: list[Artifact] = []
+        for job in listed:
+            progress(f"writing {job.target.name} {job.spec.graph}", next(steps), total)
+            artifacts += _write(job, checkpoint, heads, folder)
+        records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
+        golden: dict[str, Array] = {"pixels": pixels[:_GOLDEN_IMAGES]}
+        for k in heads:
+            progress(f"proving k = {k}", next(steps), total)
+            expected = parity.reference(checkpoint.model, k, pixels, checkpoint.info.preprocessing)
+            golden[f"logits_k{k}"] = expected.exact[:_GOLDEN_IMAGES]
+            golden[f"torch_fp32_logits_k{k}"] = expected.torch_fp32[:_GOLDEN_IMAGES]
+            for artifact in artifacts:
+                if k in artifact.heads:
+                    records[artifact.path][k] = _prove(artifact, k, checkpoint, pixels, expected, folder)
+        progress("sealing", total, total)
+        golden["image"] = checkpoint.info.preprocessing.normalise(golden["pixels"])
+        (folder / bundle.GOLDEN).parent.mkdir()
+        np.savez(folder / bundle.GOLDEN, **golden)  # type: ignore[arg-type] (numpy types its allow_pickle among them)
+        described = f"{images.source} ({len(pixels)} used)" if len(pixels) < len(images) else images.source
+        manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
+        (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
+        return bundle.seal(folder, manifest)
+
+
+def _write(job: Job, checkpoint: Checkpoint, heads: Sequence[int], folder: Path) -> list[Artifact]:
+    """Writes and lints; paths come back relative to the bundle."""
+    place = folder / job.target.name
+    place.mkdir(exist_ok=True)
+    artifacts = job.target.write(checkpoint, heads, job.spec, place)
+    for artifact in artifacts:
+        job.target.lint(place / artifact.path)
+    return [
+        msgspec.structs.replace(
+            artifact,
+            path=f"{job.target.name}/{artifact.path}",
+            files=tuple(f"{job.target.name}/{name}" for name in artifact.files),
+        )
+        for artifact in artifacts
+    ]
+
+
+def _prove(
+    artifact: Artifact,
+    heads: int,
+    checkpoint: Checkpoint,
+    pixels: Array,
+    expected: parity.Reference,
+    folder: Path,
+) -> parity.ParityRecord:
+    session = targets.get(artifact.target).load(folder / artifact.path, heads)
+    given = pixels if artifact.spec.input == "image" else checkpoint.info.preprocessing.normalise(pixels)
+    record = parity.compare(session.run(given), expected)
+    parity.check(artifact.path, heads, record)
+    return record
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    heads: Sequence[int],
+    artifacts: Sequence[Artifact],
+    records: dict[str, dict[int, parity.ParityRecord]],
+    images: str,
+    folder: Path,
+) -> bundle.Manifest:
+    info = checkpoint.info
+    subnetworks = tuple(
+        bundle.SubnetworkEntry(
+            heads=k,
+            width=info.config.width(k),
+            params=info.config.num_params(k),
+            gmacs=round(info.config.macs(k) / 1e9, 6),
+            accuracy=info.accuracy.get(k),
+            trained=k in info.trained_heads if info.trained_heads else "unknown",
+        )
+        for k in heads
+    )
+    model = bundle.ModelEntry(
+        name=info.name,
+        config=info.config,
+        preprocessing=info.preprocessing,
+        labels=info.labels,
+        checkpoint_sha256=checkpoint.sha256,
+        accuracy_data=info.accuracy_data,
+        license=info.license,
+        subnetworks=subnetworks,
+    )
+    entries = tuple(_entry(artifact, records[artifact.path], folder) for artifact in artifacts)
+    return bundle.Manifest(model=model, tool=_tool(), images=images, artifacts=entries, files=())
+
+
+def _entry(artifact: Artifact, records: dict[int, parity.ParityRecord], folder: Path) -> bundle.ArtifactEntry:
+    file = bundle.file_entry(folder, artifact.path)
+    spec = artifact.spec
+    return bundle.ArtifactEntry(
+        path=artifact.path,
+        target=artifact.target,
+        graph=spec.graph,
+        precision=spec.precision,
+        input=spec.input,
+        heads=artifact.heads,
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        bytes=file.bytes,
+        sha256=file.sha256,
+        files=artifact.files,
+        parity=records,
+    )
+
+
+def _tool() -> dict[str, str]:
+    packages = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm")
+    return {
+        "hydra-export": VERSION,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,139 @@
+"""A bundle against itself: every file is listed and hashed, every artifact runs and gives the golden logits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from hydra_export import bundle, files, parity, targets
+from hydra_export.errors import BadInput, CheckFailed, UnknownName, VerificationFailed
+from hydra_export.target import Array
+
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+_SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One artifact at one head count, run again on the golden input."""
+
+    path: str
+    heads: int
+    record: parity.ParityRecord
+
+
+def verify(folder: Path, progress: Progress = lambda _what, _done, _total: None) -> tuple[Verified, ...]:
+    """Checks hashes, then runs everything.
+
+    Raises:
+        BadInput: *folder* is no bundle at all.
+        VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"There is no folder {folder}.", "Give the folder of a bundle.")
+    if not (folder / bundle.MANIFEST).exists() and not (folder / bundle.SUMS).exists():
+        raise BadInput(f"{folder} is not a bundle: it has no {bundle.MANIFEST}.", "Give the folder of a bundle.")
+    progress("hashing", 0, 1)
+    manifest = _check_files(folder)
+    golden = _golden(folder, manifest)
+    runs = [(artifact, k) for artifact in manifest.artifacts for k in artifact.heads]
+    verified = []
+    for step, (artifact, k) in enumerate(runs):
+        progress(f"running {artifact.path}", step, len(runs))
+        verified.append(Verified(artifact.path, k, _run(folder, artifact, k, golden)))
+    progress("done", len(runs), len(runs))
+    return tuple(verified)
+
+
+def _check_files(folder: Path) -> bundle.Manifest:
+    present = set(bundle.tree(folder))
+    irregular = [path for path in present if not (folder / path).is_file() or (folder / path).is_symlink()]
+    if irregular:
+        raise _failed(folder, [f"{path} is a link or a special file" for path in irregular])
+    for needed in (bundle.MANIFEST, bundle.SUMS):
+        if needed not in present:
+            raise _failed(folder, [f"{needed} is missing"])
+    sums = _read_sums(folder)
+    hashes = {path: files.sha256(folder / path) for path in present if path != bundle.SUMS}
+    if hashes[bundle.MANIFEST] != sums.get(bundle.MANIFEST):
+        raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of both is damaged"])
+    manifest = bundle.read(folder)
+    listed = {entry.path: entry.sha256 for entry in manifest.files}
+    own = {bundle.MANIFEST, bundle.SUMS}
+    problems = [f"{path} is missing" for path in listed.keys() - present]
+    problems += [f"{path} is not listed in {bundle.MANIFEST}" for path in present - listed.keys() - own]
+    problems += [
+        f"{path} is damaged (its SHA-256 differs)" for path in listed if hashes.get(path, "") not in ("", listed[path])
+    ]
+    named = {path: digest for path, digest in sums.items() if path != bundle.MANIFEST}
+    if named != listed:
+        wrong = min(dict(named.items() ^ listed.items()))
+        problems.append(f"{bundle.SUMS} is damaged (it disagrees with {bundle.MANIFEST} on {wrong})")
+    problems += _unlisted_references(manifest, listed)
+    if problems:
+        raise _failed(folder, problems)
+    return manifest
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    text = (folder / bundle.SUMS).read_bytes().decode("utf-8", errors="replace")
+    lines = [_SUMS_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    if not text.endswith("\n") or not all(lines):
+        raise _failed(folder, [f"{bundle.SUMS} is damaged (a line is not a hash, two spaces and a path)"])
+    return {line["path"]: line["sha256"] for line in lines if line}
+
+
+def _unlisted_references(manifest: bundle.Manifest, listed: dict[str, str]) -> list[str]:
+    """What the manifest says of an artifact has to be about files that it lists, so that all were hashed."""
+    problems = []
+    for artifact in manifest.artifacts:
+        if artifact.path not in artifact.files or listed.get(artifact.path) != artifact.sha256:
+            problems.append(f"{artifact.path} is listed with two hashes in {bundle.MANIFEST}")
+        problems += [
+            f"{path}, which {artifact.path} needs, is not listed" for path in set(artifact.files) - set(listed)
+        ]
+    return problems
+
+
+def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
+    shown = "; ".join(sorted(problems)[:10])
+    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return VerificationFailed(f"{folder} failed: {shown}{more}.", "Copy or export it again.")
+
+
+def _golden(folder: Path, manifest: bundle.Manifest) -> dict[str, Array]:
+    try:
+        with np.load(folder / bundle.GOLDEN, allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+        for name in ("pixels", "image", *(f"logits_k{s.heads}" for s in manifest.model.subnetworks)):
+            golden[name]
+    except (OSError, ValueError, BadZipFile, KeyError, EOFError) as error:
+        raise _failed(folder, [f"{bundle.GOLDEN} does not hold the golden data: {error}"]) from error
+    return golden
+
+
+def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: dict[str, Array]) -> parity.ParityRecord:
+    try:
+        target = targets.get(artifact.target)
+    except UnknownName as error:
+        raise _failed(folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
+    target.requires()
+    target.lint(folder / artifact.path)
+    session = target.load(folder / artifact.path, heads)
+    expected = parity.Reference(golden[f"logits_k{heads}"], golden[f"torch_fp32_logits_k{heads}"])
+    logits = session.run(golden["pixels" if artifact.input == "image" else "image"])
+    if logits.shape != expected.exact.shape:
+        raise _failed(
+            folder, [f"{artifact.path} gives logits of shape {logits.shape}, expected {expected.exact.shape}"]
+        )
+    record = parity.compare(logits, expected)
+    try:
+        parity.check(artifact.path, heads, record)
+    except CheckFailed as error:
+        raise VerificationFailed(error.message, "Export it again.") from error
+    return record
