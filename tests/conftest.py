@@ -1,0 +1,89 @@
+"""Small models and checkpoints that every test may use; torch is imported only by the tests that ask for one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from hydra_export.architecture import HydraConfig
+    from hydra_export.model import HydraViT
+
+# Before torch and onnxruntime are loaded: several test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def perturbed(config: HydraConfig, seed: int = 0) -> HydraViT:
+    """A model whose every parameter matters: fresh ViTs have zero biases and classifiers, which hide errors."""
+    import torch
+
+    from hydra_export.model import HydraViT
+
+    torch.manual_seed(seed)
+    model = HydraViT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def tiny_config() -> HydraConfig:
+    from hydra_export.architecture import HydraConfig
+
+    return HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+
+
+@pytest.fixture
+def tiny_model(tiny_config: HydraConfig) -> HydraViT:
+    return perturbed(tiny_config)
+
+
+@pytest.fixture
+def scaled_config() -> HydraConfig:
+    """With LayerScale, grey images and a classifier of their own for heads 2 and 4."""
+    from hydra_export.architecture import HydraConfig
+
+    return HydraConfig(
+        heads=4,
+        head_dim=8,
+        depth=2,
+        patch_size=4,
+        image_size=16,
+        channels=1,
+        num_classes=7,
+        mlp_ratio=3.0,
+        layer_scale=0.5,
+        separate_classifiers=(2, 4),
+    )
+
+
+@pytest.fixture
+def scaled_model(scaled_config: HydraConfig) -> HydraViT:
+    return perturbed(scaled_config)
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path, tiny_config: HydraConfig, tiny_model: HydraViT) -> Path:
+    """Trained at heads 1, 2 and 4; exports 2 and 4; with preprocessing, labels and accuracies."""
+    from hydra_export import checkpoint
+    from hydra_export.preprocess import Preprocessing
+
+    info = checkpoint.CheckpointInfo(
+        name="tiny",
+        config=tiny_config,
+        preprocessing=Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0),
+        trained_heads=(1, 2, 4),
+        export_heads=(2, 4),
+        labels=("ant", "bee", "cat", "dog", "eel", "fox", "gnu"),
+        accuracy={1: 50.0, 2: 60.5, 4: 70.25},
+        accuracy_data="a made-up set",
+        license="CC0-1.0",
+        training={"seed": 0},
+    )
+    path = tmp_path / "tiny.safetensors"
+    checkpoint.save(path, tiny_model.state_dict(), info)
+    return path

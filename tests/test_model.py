@@ -1,0 +1,447 @@
+"""The universal model against the paper's table, against dense subnetworks and against plain timm ViTs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from hydra_export.architecture import HydraConfig, parse_heads
+from hydra_export.errors import BadInput
+from hydra_export.model import HydraViT
+from hydra_export.preprocess import Preprocessing
+
+PAPER = {  # k: parameters, GMACs
+    3: (5_717_416, 1.25),
+    4: (9_982_184, 2.14),
+    5: (15_426_600, 3.25),
+    6: (22_050_664, 4.60),
+    7: (29_854_376, 6.18),
+    8: (38_837_736, 7.99),
+    9: (49_000_744, 10.04),
+    10: (60_343_400, 12.31),
+    11: (72_865_704, 14.82),
+    12: (86_567_656, 17.56),
+}
+# In float64 only the order of sums differs; a real difference is ten orders larger.
+CLOSE = {"rtol": 0.0, "atol": 1e-11}
+
+
+def images(config: HydraConfig, batch: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    size = config.image_size
+    return torch.randn(batch, config.channels, size, size, generator=generator, dtype=torch.float64)
+
+
+def sliced_by_hand(model: HydraViT, k: int) -> VisionTransformer:
+    """Subnetwork k as PAPER describes it, cut with plain indices and put into a timm ViT that is built here."""
+    config = model.config
+    E, d = config.heads * config.head_dim, k * config.head_dim
+    hidden = int(d * config.mlp_ratio)
+    old = model.state_dict()
+    new = {
+        "cls_token": old["cls_token"][:, :, :d],
+        "pos_embed": old["pos_embed"][:, :, :d],
+        "patch_embed.proj.weight": old["patch_embed.proj.weight"][:d],
+        "patch_embed.proj.bias": old["patch_embed.proj.bias"][:d],
+        "norm.weight": old["norm.weight"][:d],
+        "norm.bias": old["norm.bias"][:d],
+    }
+    rows = [*range(d), *range(E, E + d), *range(2 * E, 2 * E + d)]
+    for i in range(config.depth):
+        b = f"blocks.{i}."
+        new[b + "attn.qkv.weight"] = old[b + "attn.qkv.weight"][rows][:, :d]
+        new[b + "attn.qkv.bias"] = old[b + "attn.qkv.bias"][rows]
+        new[b + "attn.proj.weight"] = old[b + "attn.proj.weight"][:d, :d]
+        new[b + "mlp.fc1.weight"] = old[b + "mlp.fc1.weight"][:hidden, :d]
+        new[b + "mlp.fc1.bias"] = old[b + "mlp.fc1.bias"][:hidden]
+        new[b + "mlp.fc2.weight"] = old[b + "mlp.fc2.weight"][:d, :hidden]
+        vectors = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.proj.bias", "mlp.fc2.bias"]
+        for name in vectors + (["ls1.gamma", "ls2.gamma"] if config.layer_scale else []):
+            new[b + name] = old[b + name][:d]
+    head = f"head.k{k}" if config.separate_classifiers else "head"
+    new["head.weight"] = old[f"{head}.weight"][:, :d]
+    new["head.bias"] = old[f"{head}.bias"]
+    dense = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        in_chans=config.channels,
+        num_classes=config.num_classes,
+        embed_dim=d,
+        depth=config.depth,
+        num_heads=k,
+        mlp_ratio=config.mlp_ratio,
+        init_values=config.layer_scale,
+    ).double()
+    dense.load_state_dict(new)
+    return dense.eval()
+
+
+@pytest.mark.parametrize("k", PAPER)
+def test_parameters_and_gmacs_are_those_of_the_papers_table(k: int) -> None:
+    config = HydraConfig(heads=12)
+    assert (config.num_params(k), round(config.macs(k) / 1e9, 2)) == PAPER[k]
+
+
+@pytest.mark.parametrize("k", PAPER)
+def test_a_subnetwork_has_the_parameters_of_the_papers_table(k: int) -> None:
+    dense = HydraViT(HydraConfig(heads=12), weight_init="skip", device="meta").subnetwork(k)
+    assert sum(p.numel() for p in dense.parameters()) == PAPER[k][0]
+
+
+@pytest.mark.parametrize("change", [{}, {"layer_scale": 1e-5}, {"num_classes": 0}, {"channels": 1, "mlp_ratio": 2.5}])
+def test_counted_parameters_are_those_of_the_dense_subnetwork(change: dict[str, float]) -> None:
+    config = HydraConfig(**{"heads": 3, "head_dim": 8, "depth": 2, "image_size": 32, **change})  # type: ignore[arg-type]
+    model = HydraViT(config)
+    for k in (1, 2, 3):
+        assert config.num_params(k) == sum(p.numel() for p in model.subnetwork(k).parameters())
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_forward_equals_the_subnetwork_and_a_plain_timm_vit_of_the_sliced_weights(tiny_model: HydraViT, k: int) -> None:
+    model, image = tiny_model.double(), images(tiny_model.config)
+    logits = model(image, k)
+    assert logits.shape == (3, 7)
+    torch.testing.assert_close(model.subnetwork(k)(image), logits, **CLOSE)
+    torch.testing.assert_close(sliced_by_hand(model, k)(image), logits, **CLOSE)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_forward_equals_the_subnetwork_with_layer_scale_and_separate_classifiers(
+    scaled_model: HydraViT, k: int
+) -> None:
+    model, image = scaled_model.double(), images(scaled_model.config)
+    logits = model(image, k)
+    torch.testing.assert_close(model.subnetwork(k)(image), logits, **CLOSE)
+    torch.testing.assert_close(sliced_by_hand(model, k)(image), logits, **CLOSE)
+
+
+def test_forward_without_a_head_count_is_the_whole_model_as_timm_computes_it(tiny_model: HydraViT) -> None:
+    model, image = tiny_model.double(), images(tiny_model.config)
+    torch.testing.assert_close(model(image), VisionTransformer.forward(model, image), **CLOSE)
+
+
+def test_forward_equals_the_subnetwork_in_train_mode(tiny_model: HydraViT) -> None:
+    model, image = tiny_model.double().train(), images(tiny_model.config)
+    dense = model.subnetwork(3)
+    assert dense.training
+    torch.testing.assert_close(dense(image), model(image, 3), **CLOSE)
+
+
+def test_drop_path_and_dropout_act_in_train_mode_alone(tiny_config: HydraConfig) -> None:
+    torch.manual_seed(0)
+    model = HydraViT(tiny_config, drop_path_rate=0.5, drop_rate=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2).double()
+    nn.init.normal_(model.head.weight)
+    image = images(tiny_config)
+    assert not torch.equal(model.train()(image, 2), model(image, 2))
+    assert torch.equal(model.eval()(image, 2), model(image, 2))
+
+
+def test_a_backbone_returns_the_normalised_class_token(tiny_config: HydraConfig) -> None:
+    model = HydraViT(HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=0)).double()
+    image = images(tiny_config)
+    features = model(image, 3)
+    assert features.shape == (3, 24)
+    torch.testing.assert_close(model.subnetwork(3)(image), features, **CLOSE)
+
+
+def test_a_subnetwork_takes_any_batch(tiny_model: HydraViT) -> None:
+    image = images(tiny_model.config, batch=5).float()
+    assert torch.equal(tiny_model(image[:0], 2), torch.empty(0, 7))
+    torch.testing.assert_close(tiny_model(image[4:], 2), tiny_model(image, 2)[4:])
+
+
+# --- a wrong subnetwork must be seen: each of these is a mistake that exporters have made
+
+
+def _swap_heads(dense: VisionTransformer) -> None:
+    qkv = dense.blocks[0].attn.qkv
+    order = [*range(8, 16), *range(8), *range(16, qkv.weight.shape[0])]
+    qkv.weight.data = qkv.weight.data[order]  # the first two heads of q alone
+
+
+def _eps(dense: VisionTransformer) -> None:
+    for module in dense.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5
+
+
+def _tanh(dense: VisionTransformer) -> None:
+    for block in dense.blocks:
+        block.mlp.act = nn.GELU("tanh")
+
+
+def _no_bias(dense: VisionTransformer) -> None:
+    nn.init.zeros_(dense.blocks[1].attn.qkv.bias[-24:])  # v's; a bias of k alone changes nothing in attention
+
+
+def _scale(dense: VisionTransformer) -> None:
+    dense.blocks[0].attn.scale = 24**-0.5
+
+
+def _positions(dense: VisionTransformer) -> None:
+    dense.pos_embed.data = dense.pos_embed.data.roll(1, 1)
+
+
+@pytest.mark.parametrize("broken", [_swap_heads, _eps, _tanh, _no_bias, _scale, _positions])
+@torch.no_grad()
+def test_a_broken_subnetwork_differs(tiny_model: HydraViT, broken: Callable[[VisionTransformer], None]) -> None:
+    model, image = tiny_model.double(), images(tiny_model.config)
+    dense, logits = model.subnetwork(3), model(image, 3)
+    for block in dense.blocks:
+        block.attn.fused_attn = False  # the fused form takes its scale from the head width
+    torch.testing.assert_close(dense(image), logits, **CLOSE)
+    broken(dense)
+    assert (dense(image) - logits).abs().max() / logits.abs().max() > 1e-6
+
+
+# --- gradients and storage
+
+
+def test_gradients_reach_all_active_slices_and_nothing_else(tiny_model: HydraViT) -> None:
+    model, k = tiny_model.double(), 2
+    model(images(model.config), k).square().sum().backward()
+    E, d = 32, 16
+    for name, parameter in model.named_parameters():
+        active = torch.zeros(parameter.shape, dtype=torch.bool)
+        if ".qkv." in name:
+            for start in (0, E, 2 * E):
+                active[(slice(start, start + d), slice(d))[: active.ndim]] = True
+        elif name in ("cls_token", "pos_embed"):
+            active[..., :d] = True
+        elif name == "head.weight":
+            active[:, :d] = True
+        elif name == "head.bias":
+            active[:] = True
+        elif ".fc1." in name:
+            active[(slice(4 * d), slice(d))[: active.ndim]] = True
+        elif ".fc2.weight" in name:
+            active[:d, : 4 * d] = True
+        elif "patch_embed" in name or active.ndim == 1:
+            active[:d] = True
+        else:
+            active[:d, :d] = True
+        assert parameter.grad is not None, name
+        assert not parameter.grad[~active].any(), name
+        if ".qkv.bias" in name:  # attention does not see a constant added to every key
+            active[E : E + d] = False
+        assert (parameter.grad[active] != 0).float().mean() > 0.99, name
+
+
+def test_a_subnetwork_shares_no_storage_with_the_universal_model(tiny_model: HydraViT) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    for k in (2, 4):
+        dense = tiny_model.subnetwork(k)
+        for parameter in dense.parameters():
+            assert parameter.requires_grad
+            assert parameter.is_contiguous()
+            parameter.data.fill_(9)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_model.state_dict().items())
+
+
+# --- the normalised weights that targets emit from
+
+
+def forward_from_weights(weights: dict[str, Tensor], image: Tensor, config: HydraConfig, k: int) -> Tensor:
+    """A ViT written from the normalised form alone: no LayerScale, q, k and v apart."""
+    C, D = config.head_dim, config.width(k)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (D,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+    x = F.conv2d(image, weights["patch_embed.weight"], weights["patch_embed.bias"], stride=config.patch_size)
+    x = torch.cat([weights["cls_token"].expand(len(image), -1, -1), x.flatten(2).mT], 1) + weights["pos_embed"]
+    for i in range(config.depth):
+        y = norm(x, f"blocks.{i}.norm1")
+        q, key, v = (linear(y, f"blocks.{i}.attn.{part}").unflatten(2, (k, C)).transpose(1, 2) for part in "qkv")
+        y = ((q * C**-0.5) @ key.mT).softmax(-1) @ v
+        x = x + linear(y.transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
+        x = x + linear(F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+    return linear(norm(x, "norm")[:, 0], "head")
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@torch.no_grad()
+def test_normalised_weights_compute_the_subnetwork(tiny_model: HydraViT, k: int) -> None:
+    model, image = tiny_model.double(), images(tiny_model.config)
+    weights = model.weights(k)
+    torch.testing.assert_close(forward_from_weights(weights, image, model.config, k), model(image, k), **CLOSE)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@torch.no_grad()
+def test_normalised_weights_hold_layer_scale_and_the_right_classifier(scaled_model: HydraViT, k: int) -> None:
+    model, image = scaled_model.double(), images(scaled_model.config)
+    weights = model.weights(k)
+    assert not [name for name in weights if "gamma" in name or ".k2" in name or ".k4" in name]
+    torch.testing.assert_close(forward_from_weights(weights, image, model.config, k), model(image, k), **CLOSE)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_normalised_weights_are_named_views_of_the_parameters(tiny_model: HydraViT, k: int) -> None:
+    own, d, hidden = tiny_model.state_dict(), 8 * k, 32 * k
+    weights = tiny_model.weights(k)
+    wanted = {
+        "patch_embed.weight": (d, 3, 4, 4),
+        "patch_embed.bias": (d,),
+        "cls_token": (1, 1, d),
+        "pos_embed": (1, 17, d),
+        "norm.weight": (d,),
+        "norm.bias": (d,),
+        "head.weight": (7, d),
+        "head.bias": (7,),
+    }
+    for i in range(2):
+        for part in ("norm1", "norm2"):
+            wanted |= {f"blocks.{i}.{part}.weight": (d,), f"blocks.{i}.{part}.bias": (d,)}
+        for part, rows, columns in (
+            *((f"attn.{name}", d, d) for name in ("q", "k", "v", "proj")),
+            ("mlp.fc1", hidden, d),
+            ("mlp.fc2", d, hidden),
+        ):
+            wanted |= {f"blocks.{i}.{part}.weight": (rows, columns), f"blocks.{i}.{part}.bias": (rows,)}
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == wanted
+    storages = {tensor.untyped_storage().data_ptr() for tensor in own.values()}
+    assert all(tensor.untyped_storage().data_ptr() in storages for tensor in weights.values())
+    assert torch.equal(weights["blocks.1.attn.k.weight"], own["blocks.1.attn.qkv.weight"][32 : 32 + d, :d])
+    assert torch.equal(weights["blocks.0.attn.v.bias"], own["blocks.0.attn.qkv.bias"][64 : 64 + d])
+
+
+def test_the_first_heads_of_a_larger_head_count_are_the_smaller_one(tiny_model: HydraViT) -> None:
+    small, large = tiny_model.weights(2), tiny_model.weights(3)
+    for name, weight in small.items():
+        assert torch.equal(large[name][tuple(slice(size) for size in weight.shape)], weight)
+
+
+@torch.no_grad()
+def test_a_patch_embedding_with_normalisation_folded_in_takes_raw_pixels(tiny_model: HydraViT) -> None:
+    model, pixels = tiny_model.double(), Preprocessing(image_size=16, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    raw = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+    normalised = torch.from_numpy(pixels.normalise(raw.numpy(), dtype=np.float64))
+    logits = forward_from_weights(model.weights(3, pixels), raw.permute(0, 3, 1, 2).double(), model.config, 3)
+    torch.testing.assert_close(logits, model(normalised, 3), **CLOSE)
+
+
+def test_a_head_count_without_a_classifier_is_refused(scaled_model: HydraViT) -> None:
+    image = images(scaled_model.config).float()
+    for call in (lambda: scaled_model(image, 3), lambda: scaled_model.subnetwork(3), lambda: scaled_model.weights(1)):
+        with pytest.raises(BadInput, match=r"no classifier for heads [13].*2,4"):
+            call()
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_a_head_count_out_of_range_is_refused(tiny_model: HydraViT, k: int) -> None:
+    image = images(tiny_model.config).float()
+    for call in (lambda: tiny_model(image, k), lambda: tiny_model.subnetwork(k), lambda: tiny_model.weights(k)):
+        with pytest.raises(BadInput, match=f"no subnetwork with {k} heads.*1 to 4"):
+            call()
+
+
+def test_a_state_dict_makes_the_round_trip(tiny_model: HydraViT, tiny_config: HydraConfig) -> None:
+    other, image = HydraViT(tiny_config).eval(), images(tiny_config).float()
+    assert not torch.allclose(other(image, 2), tiny_model(image, 2))
+    other.load_state_dict(tiny_model.state_dict())
+    assert torch.equal(other(image, 2), tiny_model(image, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"heads": 0}, "heads is 0"),
+        ({"heads": 10**9}, "heads is 1000000000"),
+        ({"head_dim": 0}, "head_dim is 0"),
+        ({"depth": 0}, "depth is 0"),
+        ({"patch_size": 5}, "not a multiple of patch size 5"),
+        ({"image_size": -16}, "image_size is -16"),
+        ({"channels": 4}, "channels is 4"),
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"mlp_ratio": 0.3}, "MLP ratio 0.3"),
+        ({"mlp_ratio": float("nan")}, "MLP ratio nan"),
+        ({"layer_scale": float("inf")}, "LayerScale starts at inf"),
+        ({"separate_classifiers": (4, 2)}, r"heads \[4, 2\]"),
+        ({"separate_classifiers": (2, 5)}, r"heads \[2, 5\]"),
+        ({"separate_classifiers": (2,), "num_classes": 0}, "without classes"),
+    ],
+)
+def test_an_impossible_configuration_is_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        HydraConfig(**{"heads": 4, "head_dim": 8, "patch_size": 4, "image_size": 16, **change})  # type: ignore[arg-type]
+
+
+def test_a_timm_argument_that_forward_would_ignore_is_refused(tiny_config: HydraConfig) -> None:
+    with pytest.raises(BadInput, match="takes no global_pool"):
+        HydraViT(tiny_config, global_pool="avg")
+
+
+@pytest.mark.parametrize("order", ["import hydra_export, timm", "import timm, hydra_export"])
+def test_timm_creates_the_models_in_either_import_order(order: str) -> None:
+    program = f"""{order}
+model = timm.create_model('hydravit_base_patch16_224', num_classes=10, weight_init='skip')
+assert type(model).__name__ == 'HydraViT', type(model)
+assert (model.config.heads, model.config.num_classes, tuple(model.head.weight.shape)) == (12, 10, (10, 768))
+assert timm.create_model('hydravit_small_patch16_224', img_size=32, in_chans=1).config.image_size == 32
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pretrained_weights_from_timm_are_refused_with_the_way_to_load_some() -> None:
+    import timm
+
+    with pytest.raises(BadInput, match="load_checkpoint"):
+        timm.create_model("hydravit_base_patch16_224", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "heads"),
+    [
+        ("3", (3,)),
+        (" 3, 6 ", (3, 6)),
+        ("12,3,6", (3, 6, 12)),
+        ("all", tuple(range(1, 13))),
+        (" all ", tuple(range(1, 13))),
+    ],
+)
+def test_head_counts_are_read_in_ascending_order(text: str, heads: tuple[int, ...]) -> None:
+    assert parse_heads(text, 12) == heads
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0", "0 is out of range"),
+        ("13", "13 is out of range"),
+        ("-1", "'-1' is not a head count"),
+        ("+3", "not a head count"),
+        ("1_2", "not a head count"),
+        ("٣", "not a head count"),
+        ("3.0", "not a head count"),
+        ("3,,6", "'' is not a head count"),
+        ("3,6,", "'' is not a head count"),
+        ("3 6", "'3 6' is not a head count"),
+        ("abc", "'abc' is not a head count"),
+        ("3,all", "'all' is not a head count"),
+        ("3,3", "3 is listed twice"),
+        ("3,03", "3 is listed twice"),
+        ("", "'' is not a head count"),
+        ("9" * 10_000, "is not a head count"),
+        ("3," * 5_000, "is not a head count"),
+        ("x" * 10_000, "is not a head count"),
+    ],
+)
+def test_a_bad_list_of_head_counts_is_refused_in_one_short_message(text: str, said: str) -> None:
+    with pytest.raises(BadInput, match="from 1 to 12") as caught:
+        parse_heads(text, 12)
+    assert said in caught.value.message
+    assert caught.value.exit_status == 2
+    assert len(str(caught.value)) < 300
