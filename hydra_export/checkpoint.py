@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -166,7 +167,8 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | N
 def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:
     """Writes our format, atomically: a kill leaves the old file or the new one."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-    metadata = {_METADATA_KEY: msgspec.json.encode(info, order="sorted").decode(), "format": "pt"}
+    description = msgspec.to_builtins(info, str_keys=True)  # JSON's keys are strings, head counts are not
+    metadata = {_METADATA_KEY: msgspec.json.encode(description, order="sorted").decode(), "format": "pt"}
     with files.replaced_file(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
@@ -214,14 +216,16 @@ def _unpickled(path: Path, zipped: bool) -> Any:
     if size > _LARGEST_PICKLE_BYTES:
         raise BadCheckpoint(f"Checkpoint {path} has {size} bytes.", "Convert it to safetensors first.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols: no concern of the user's
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise BadCheckpoint(
             f"Checkpoint {path} holds more than tensors; reading it could run its code, so it was not read.",
             "Save its state dict alone, best as safetensors.",
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {error}.", "Copy or download it again.") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Copy or download it again.") from error
 
 
 def _state_dict(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:

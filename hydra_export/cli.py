@@ -14,26 +14,34 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
+_LOG_WIDTH = 160
 
 app = App(
     name="hydra-export",
     help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
     help_epilogue="With options alone, hydra-export exports: hydra-export --target onnx --heads 3,6,12",
     version="import:hydra_export.version:VERSION",
+    help_format="plaintext",
     result_action="return_value",
     help_on_error=False,
     print_error=False,
     exit_on_error=False,
 )
-for _name in ("export", "verify", "bench", "evaluate", "train"):
-    app.command(f"hydra_export.commands.{_name}:{_name}", name=_name)
+for _name, _help in {
+    "export": "Export a universal model and prove every artifact equal to PyTorch.",
+    "verify": "Check a bundle: hashes, and every artifact on its golden input.",
+    "bench": "Time a bundle's artifacts on this machine.",
+    "evaluate": "Measure accuracy, parameters and GMACs per head count.",
+    "train": "Train a universal model.",
+}.items():
+    app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
 
 
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    json: Annotated[bool, Parameter(negative="")] = False,
-    debug: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    debug: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> Any:
     """Run a sub-command.
 
@@ -85,7 +93,10 @@ def _print(result: Result, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(result.shown)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_LOG_WIDTH)  # a log or a file has room; rich would assume 80
+    console.print(result.shown)
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, steps done, st
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model.
 _PARITY_MACS = 2e11
-_PARITY_IMAGES = range(4, 257)
+_PARITY_IMAGES = range(4, 129)
 _GOLDEN_IMAGES = 4
 
 

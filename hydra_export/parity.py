@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hydra_export.model import HydraViT
 
-_BATCH = 16
+_BATCH = 32
 
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):

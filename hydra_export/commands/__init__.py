@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,24 @@ def talk() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table whose first column is text, kept whole, and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    empty = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        empty.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return empty
+
+
+def size(count: int) -> str:
+    """Bytes for a person: decimal, as file managers and app stores count."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def percent(accuracy: float | None) -> str:
+    """An accuracy that is already in percent."""
+    return "-" if accuracy is None else f"{accuracy:.1f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, talk
+from hydra_export.commands import Result, percent, size, table, talk
 
 
 def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
@@ -15,8 +15,6 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
         runs: Timed calls per artifact, after a warm-up.
         threads: Threads that the runtime may use.
     """
-    from rich.table import Table
-
     from hydra_export.bench import bench as bench_bundle
     from hydra_export.commands.progress import shown_progress
     from hydra_export.errors import BadInput
@@ -30,22 +28,19 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
     sizes = {file.path: file.bytes for file in manifest.files}
     unit = f"{threads} thread{'s' if threads > 1 else ''}"
-    table = Table(title=f"{manifest.model.name} on this machine, {unit}, median of {runs}", title_justify="left")
-    for name in ("artifact", "k", "parameters", "GMACs", "top-1 %", "to fetch", "|error|", "load ms", "ms", "p90"):
-        table.add_column(name, justify="left" if name == "artifact" else "right")
+    title = f"{manifest.model.name} here: {unit}, one image, median of {runs} interleaved runs"
+    shown = table(title, "artifact", "k", "top-1 %", "to fetch", "error", "load ms", "ms", "p90")
     rows = []
     for timing in timings:
         subnetwork, artifact = subnetworks[timing.heads], artifacts[timing.path]
         fetched = sum(sizes[path] for path in artifact.files)
         error = artifact.parity[timing.heads].max_abs_error
-        table.add_row(
+        shown.add_row(
             timing.path,
             str(timing.heads),
-            f"{subnetwork.params:,}",
-            f"{subnetwork.gmacs:.3g}",
-            "unknown" if subnetwork.accuracy is None else f"{subnetwork.accuracy:.2f}",
-            f"{fetched / 1e6:.2f} MB",
-            f"{error:.1g}",
+            percent(subnetwork.accuracy),
+            size(fetched),
+            f"{error:.0e}",
             f"{timing.load_ms:.0f}",
             f"{timing.median_ms:.3g}",
             f"{timing.p90_ms:.3g}",
@@ -61,4 +56,4 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
                 "min_ms": min(timing.runs_ms),
             }
         )
-    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, table)
+    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, shown)

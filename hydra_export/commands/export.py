@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, talk
+from hydra_export.commands import Result, percent, size, table, talk
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ def export(
     labels: Path | None = None,
     head_dim: int = 64,
     preprocessing: str | None = None,
-    allow_untrained: Annotated[bool, Parameter(negative="")] = False,
+    allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     out: Path = Path("hydra-bundle"),
 ) -> Result:
     """Export a universal model, prove every artifact equal to PyTorch, and write a bundle.
@@ -126,26 +126,15 @@ def _document(manifest: Manifest) -> Any:
 
 
 def _table(manifest: Manifest, out: Path) -> Table:
-    from rich.table import Table
-
     top1 = {s.heads: s.accuracy for s in manifest.model.subnetworks}
-    table = Table(title=f"{manifest.model.name} in {out}", title_justify="left")
-    for name in ("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed", "same top-1"):
-        table.add_column(name, justify="left" if name == "artifact" else "right")
     sizes = {file.path: file.bytes for file in manifest.files}
+    shown = table(f"{manifest.model.name} in {out}", "artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
     for artifact in manifest.artifacts:
+        fetched = size(sum(sizes[path] for path in artifact.files))
         for k, record in artifact.parity.items():
-            table.add_row(
-                artifact.path,
-                str(k),
-                "unknown" if top1[k] is None else f"{top1[k]:.2f}",
-                _size(sum(sizes[path] for path in artifact.files)),
-                f"{record.max_abs_error:.2g}",
-                f"{record.bound:.2g}",
-                f"{record.top1_agreement:.1%} of {record.num_images}",
-            )
-    return table
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+            errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
+            shown.add_row(artifact.path, str(k), percent(top1[k]), fetched, *errors)
+    images = next(iter(manifest.artifacts[0].parity.values())).num_images
+    shown.caption = f"Logits against float64 PyTorch on {images} images: {manifest.images}."
+    shown.caption_justify = "left"
+    return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, talk
+from hydra_export.commands import Result, table, talk
 
 
 def verify(folder: Path, /) -> Result:
@@ -13,20 +13,16 @@ def verify(folder: Path, /) -> Result:
     Args:
         folder: The bundle.
     """
-    from rich.table import Table
-
     from hydra_export.commands.progress import shown_progress
     from hydra_export.verify import verify as verify_bundle
 
     with shown_progress(talk()) as progress:
         verified = verify_bundle(folder, progress)
-    table = Table(title=f"{folder}: whole, and every artifact computes its golden logits", title_justify="left")
-    for name in ("artifact", "k", "max |error|", "allowed"):
-        table.add_column(name, justify="left" if name == "artifact" else "right")
+    shown = table(f"{folder} is whole; every artifact computes its golden logits", "artifact", "k", "error", "allowed")
     for run in verified:
-        table.add_row(run.path, str(run.heads), f"{run.record.max_abs_error:.2g}", f"{run.record.bound:.2g}")
+        shown.add_row(run.path, str(run.heads), f"{run.record.max_abs_error:.1e}", f"{run.record.bound:.1e}")
     artifacts = [
         {"path": run.path, "heads": run.heads, "max_abs_error": run.record.max_abs_error, "bound": run.record.bound}
         for run in verified
     ]
-    return Result({"folder": str(folder), "artifacts": artifacts}, table)
+    return Result({"folder": str(folder), "artifacts": artifacts}, shown)
