@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.data.folders import folder_images
-from hydra_export.data.images import ImageSet
+from hydra_export.data.images import ImageSet, shape_of
 from hydra_export.data.packaged import FASHION_MNIST_LABELS, packaged_images
 
-__all__ = ["FASHION_MNIST_LABELS", "ImageSet", "folder_images", "packaged_images"]
+__all__ = ["FASHION_MNIST_LABELS", "ImageSet", "folder_images", "packaged_images", "shape_of"]

@@ -1,0 +1,109 @@
+"""``hydra-export evaluate``: top-1, parameters and GMACs per head count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra_export.commands import Result, talk
+from hydra_export.errors import BadData, BadInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.data import ImageSet
+
+
+def evaluate(*, checkpoint: Path | None = None, data: str = "packaged", heads: str | None = None) -> Result:
+    """Measure the top-1 accuracy of each subnetwork on labelled images.
+
+    Args:
+        checkpoint: The universal model; by default the packaged one.
+        data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
+            folder with one folder of images per class.
+        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
+    """
+    from hydra_export import checkpoint as checkpoints
+    from hydra_export.architecture import parse_heads
+    from hydra_export.train.evaluate import top1
+
+    loaded = checkpoints.load(checkpoint)
+    info = loaded.info
+    chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
+    images = _images(data, info)
+    assert images.labels is not None
+    console = talk()
+    for note in loaded.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if warning := checkpoints.check_trained(info, chosen, allow_untrained=True):
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
+        accuracy = top1(loaded.model, info.preprocessing, images.pixels, images.labels, chosen)
+    subnetworks = [
+        {
+            "heads": k,
+            "trained": k in info.trained_heads if info.trained_heads else None,
+            "top1": accuracy[k],
+            "params": info.config.num_params(k),
+            "macs": info.config.macs(k),
+        }
+        for k in chosen
+    ]
+    document = {
+        "model": info.name,
+        "sha256": loaded.sha256,
+        "data": images.source,
+        "num_images": len(images),
+        "subnetworks": subnetworks,
+    }
+    return Result(document, table(subnetworks, f"{info.name} on {images.source}"))
+
+
+def table(subnetworks: Sequence[dict[str, Any]], title: str) -> Table:
+    """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
+    from rich.table import Table
+
+    shown = Table(title=title)
+    for column in ("heads", "top-1 %", "parameters", "GMACs"):
+        shown.add_column(column, justify="right")
+    for row in subnetworks:
+        untrained = " (not trained)" if row["trained"] is False else ""
+        gmacs = row["macs"] / 1e9
+        shown.add_row(
+            f"{row['heads']}{untrained}",
+            f"{row['top1']:.2f}",
+            f"{row['params']:,}",
+            f"{gmacs:.{2 if gmacs > 1 else 4}f}",
+        )
+    return shown
+
+
+def _images(name: str, info: CheckpointInfo) -> ImageSet:
+    """The labelled images called *name*, refused where they do not have the classes of the model."""
+    from hydra_export import data
+    from hydra_export.train import data as datasets
+
+    if name == "packaged":
+        images = data.packaged_images(info.preprocessing)
+    elif name in datasets.names():
+        images = datasets.fitted_test(name, info.preprocessing)
+    elif Path(name).is_dir():
+        images = data.folder_images(Path(name), info.preprocessing, info.labels)
+        if images.labels is None:
+            raise BadData(f"Folder {name} has images without classes.", "Give one folder of images per class.")
+    else:
+        known = ", ".join(("packaged", *datasets.names()))
+        raise BadData(f"There is no dataset and no folder '{name}'.", f"Known: {known}, or give a folder.")
+    if (info.labels and images.label_names != info.labels) or len(images.label_names) != info.config.num_classes:
+        raise BadInput(
+            f"{info.name} tells {info.config.num_classes} classes apart ({_few(info.labels)}), "
+            f"the images are of {len(images.label_names)} ({_few(images.label_names)}).",
+            "Give --data with images of the model's classes.",
+        )
+    return images
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:3]) + ", ..." if labels else "names unknown"

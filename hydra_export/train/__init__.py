@@ -1,0 +1,1 @@
+"""Training a universal model: a recipe gives a TrainConfig, a run follows it into a folder."""

@@ -1,0 +1,143 @@
+"""Datasets for training, whole in memory: Fashion-MNIST from the idx files, scikit-learn's digits."""
+
+# n images, H height, W width, C channels
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, shape_of
+from hydra_export.errors import BadData, UnknownName
+from hydra_export.preprocess import Preprocessing
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_REMEDY = (
+    "Give --data DIR with the four idx files of Fashion-MNIST, or install them: apt-get install dataset-fashion-mnist."
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [n, H, W, C] in 0-255 and labels int64 [n]."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset with its own split; *title* is for people, *license* for model cards."""
+
+    title: str
+    license: str
+    label_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def names() -> tuple[str, ...]:
+    """All datasets."""
+    return tuple(_DATASETS)
+
+
+def load(name: str, folder: Path | None = None) -> Dataset:
+    """Dataset *name*, read from *folder* where given.
+
+    Raises:
+        UnknownName: no such dataset.
+        BadData: it is not on this machine and cannot be downloaded, or its files are damaged.
+    """
+    if name not in _DATASETS:
+        raise UnknownName("dataset", name, _DATASETS)
+    return _DATASETS[name](folder)
+
+
+def fitted_test(name: str, preprocessing: Preprocessing, folder: Path | None = None) -> ImageSet:
+    """All test images of dataset *name*, fitted to a model."""
+    dataset = load(name, folder)
+    test = dataset.test
+    images = (Image.fromarray(pixels_HWC.squeeze(-1)) for pixels_HWC in test.pixels)
+    pixels_nHWC = np.stack([preprocessing.fit(image) for image in images])
+    source = f"{len(test):,} test images of {dataset.title}"
+    if not np.array_equal(pixels_nHWC, test.pixels):
+        source += f", resized to {shape_of(preprocessing)}"
+    return ImageSet(pixels_nHWC, test.labels, dataset.label_names, source)
+
+
+def fashion_mnist(folder: Path | None = None) -> Dataset:
+    """60,000 training and 10,000 test images of 28x28 grey pixels in 10 classes (arXiv 1708.07747)."""
+    if folder is None:
+        folder = DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() else _downloaded()
+    elif not folder.is_dir():
+        raise BadData(f"There is no folder {folder}.", _REMEDY)
+    train, test = (
+        Split(
+            _idx(folder, f"{part}-images-idx3-ubyte", 3)[..., None],
+            _idx(folder, f"{part}-labels-idx1-ubyte", 1).astype(np.int64),
+        )
+        for part in ("train", "t10k")
+    )
+    for split in (train, test):
+        if len(split.pixels) != len(split.labels) or split.labels.max(initial=0) > 9:
+            raise BadData(f"Images and labels in {folder} do not belong together.", _REMEDY)
+    return Dataset("Fashion-MNIST", "MIT (c) 2017 Zalando SE", FASHION_MNIST_LABELS, train, test)
+
+
+def digits(folder: Path | None = None) -> Dataset:
+    """1,797 handwritten digits of 8x8 grey pixels from scikit-learn; the last 360 are the test images."""
+    if folder is not None:
+        raise BadData(f"The digits come with scikit-learn, not from {folder}.", "Leave out --data.")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels_nHWC = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels_n = bunch.target.astype(np.int64)
+    # The order is by writer: the last ones wrote none of the training images.
+    train, test = (Split(pixels_nHWC[part], labels_n[part]) for part in (slice(-360), slice(-360, None)))
+    return Dataset("scikit-learn's digits", "CC BY 4.0 (UCI)", tuple("0123456789"), train, test)
+
+
+_DATASETS: dict[str, Callable[[Path | None], Dataset]] = {"digits": digits, "fashion-mnist": fashion_mnist}
+
+
+def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
+    """One idx file, packed or not: two zero bytes, type 8 (uint8), the number of axes, big-endian sizes, the values."""
+    path = next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+    if path is None:
+        raise BadData(f"Folder {folder} has no file {name}.gz.", _REMEDY)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise BadData(f"File {path} cannot be read: {error}.", _REMEDY) from error
+    start = 4 + 4 * ndim
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    if content[:4] != bytes((0, 0, 8, ndim)) or len(shape) != ndim or len(content) - start != int(np.prod(shape)):
+        raise BadData(f"File {path} is not an idx file of {ndim} axes, or is cut off.", _REMEDY)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _downloaded() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydra-export"
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            FashionMNIST(str(cache), download=True)
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # URLError is an OSError; torchvision raises RuntimeError after all mirrors
+        raise BadData(f"Fashion-MNIST is not on this machine and cannot be downloaded: {error}.", _REMEDY) from error
+    return cache / "FashionMNIST" / "raw"
