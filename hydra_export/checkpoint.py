@@ -168,7 +168,8 @@ def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: t
     """Writes our format, atomically: a kill leaves the old file or the new one."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     description = msgspec.to_builtins(info, str_keys=True)  # JSON's keys are strings, head counts are not
-    metadata = {_METADATA_KEY: msgspec.json.encode(description, order="sorted").decode(), "format": "pt"}
+    # One entry alone: safetensors writes several in random order, and equal models should have equal hashes.
+    metadata = {_METADATA_KEY: msgspec.json.encode(description, order="sorted").decode()}
     with files.replaced_file(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 

@@ -26,7 +26,7 @@ def perturbed(config: HydraConfig, seed: int = 0) -> HydraViT:
     model = HydraViT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 

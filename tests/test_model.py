@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ PAPER = {  # k: parameters, GMACs
     12: (86_567_656, 17.56),
 }
 # In float64 only the order of sums differs; a real difference is ten orders larger.
-CLOSE = {"rtol": 0.0, "atol": 1e-11}
+CLOSE: Any = {"rtol": 0.0, "atol": 1e-11}
 
 
 def images(config: HydraConfig, batch: int = 3) -> Tensor:
@@ -137,7 +138,9 @@ def test_forward_equals_the_subnetwork_in_train_mode(tiny_model: HydraViT) -> No
 
 def test_drop_path_and_dropout_act_in_train_mode_alone(tiny_config: HydraConfig) -> None:
     torch.manual_seed(0)
-    model = HydraViT(tiny_config, drop_path_rate=0.5, drop_rate=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2).double()
+    model: Any = HydraViT(
+        tiny_config, drop_path_rate=0.5, drop_rate=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2
+    ).double()
     nn.init.normal_(model.head.weight)
     image = images(tiny_config)
     assert not torch.equal(model.train()(image, 2), model(image, 2))
@@ -161,40 +164,41 @@ def test_a_subnetwork_takes_any_batch(tiny_model: HydraViT) -> None:
 # --- a wrong subnetwork must be seen: each of these is a mistake that exporters have made
 
 
-def _swap_heads(dense: VisionTransformer) -> None:
+def _swap_heads(dense: Any) -> None:
     qkv = dense.blocks[0].attn.qkv
     order = [*range(8, 16), *range(8), *range(16, qkv.weight.shape[0])]
     qkv.weight.data = qkv.weight.data[order]  # the first two heads of q alone
 
 
-def _eps(dense: VisionTransformer) -> None:
+def _eps(dense: Any) -> None:
     for module in dense.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5
 
 
-def _tanh(dense: VisionTransformer) -> None:
+def _tanh(dense: Any) -> None:
     for block in dense.blocks:
         block.mlp.act = nn.GELU("tanh")
 
 
-def _no_bias(dense: VisionTransformer) -> None:
+def _no_bias(dense: Any) -> None:
     nn.init.zeros_(dense.blocks[1].attn.qkv.bias[-24:])  # v's; a bias of k alone changes nothing in attention
 
 
-def _scale(dense: VisionTransformer) -> None:
+def _scale(dense: Any) -> None:
     dense.blocks[0].attn.scale = 24**-0.5
 
 
-def _positions(dense: VisionTransformer) -> None:
+def _positions(dense: Any) -> None:
     dense.pos_embed.data = dense.pos_embed.data.roll(1, 1)
 
 
 @pytest.mark.parametrize("broken", [_swap_heads, _eps, _tanh, _no_bias, _scale, _positions])
 @torch.no_grad()
-def test_a_broken_subnetwork_differs(tiny_model: HydraViT, broken: Callable[[VisionTransformer], None]) -> None:
+def test_a_broken_subnetwork_differs(tiny_model: HydraViT, broken: Callable[[Any], None]) -> None:
     model, image = tiny_model.double(), images(tiny_model.config)
-    dense, logits = model.subnetwork(3), model(image, 3)
+    dense: Any = model.subnetwork(3)
+    logits = model(image, 3)
     for block in dense.blocks:
         block.attn.fused_attn = False  # the fused form takes its scale from the head width
     torch.testing.assert_close(dense(image), logits, **CLOSE)
