@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hydra_export import bundle, targets
-from hydra_export.target import Array, Session
+from hydra_export.target import Array, InputForm, Session
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 _WARM_UP_RUNS = 5
@@ -42,8 +42,8 @@ def bench(
 ) -> tuple[bundle.Manifest, tuple[Timing, ...]]:
     """Loads every artifact of a bundle and times single images, interleaved, so that a noisy spell hits all alike."""
     manifest = bundle.read(folder)
-    with np.load(folder / bundle.GOLDEN, allow_pickle=False) as arrays:
-        images = {"tensor": arrays["image"][:1], "image": arrays["pixels"][:1]}
+    golden = bundle.read_golden(folder, manifest)
+    images: dict[InputForm, Array] = {"tensor": golden.image[:1], "image": golden.pixels[:1]}
     loaded = []
     for artifact in manifest.artifacts:
         for k in artifact.heads:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from zipfile import BadZipFile
 
 import msgspec
+import numpy as np
 
 from hydra_export import files
 from hydra_export.architecture import HydraConfig
-from hydra_export.errors import OutputRefused, VerificationFailed
-from hydra_export.parity import ParityRecord
+from hydra_export.errors import BadInput, OutputRefused, VerificationFailed
+from hydra_export.parity import ParityRecord, Reference
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import GraphKind, InputForm, Precision, TensorInfo
+from hydra_export.target import Array, GraphKind, InputForm, Pixels, Precision, TensorInfo
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -97,8 +102,36 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[FileEntry, ...]
 
 
+@dataclass(frozen=True)
+class Golden:
+    """The golden data: images, and what PyTorch computes of them at each head count.
+
+    Attributes:
+        pixels: uint8 [n, H, W, C] in 0-255.
+        image: the same normalised, float32 [n, C, H, W].
+    """
+
+    pixels: Pixels
+    image: Array
+    expected: dict[int, Reference]
+
+
+def check_present(folder: Path) -> None:
+    """Raises BadInput where *folder* is no bundle at all."""
+    if not folder.is_dir():
+        raise BadInput(f"There is no folder {folder}.", "Give the folder of a bundle.")
+    if not (folder / MANIFEST).exists() and not (folder / SUMS).exists():
+        raise BadInput(f"{folder} is not a bundle: it has no {MANIFEST}.", "Give the folder of a bundle.")
+
+
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle; VerificationFailed where it is not one that this release understands."""
+    """The manifest of a bundle.
+
+    Raises:
+        BadInput: *folder* is no bundle at all.
+        VerificationFailed: its manifest is damaged, contradicts itself, or is not one that this release understands.
+    """
+    check_present(folder)
     try:
         content = (folder / MANIFEST).read_bytes()
         version = msgspec.json.decode(content, type=_Versioned).schema_version
@@ -107,28 +140,103 @@ def read(folder: Path) -> Manifest:
                 f"{folder / MANIFEST} has schema version {version}; this release reads {SCHEMA_VERSION}.",
                 "Export it again, or use the release that wrote it.",
             )
-        return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError, BadInput) as error:
         raise VerificationFailed(
             f"{folder / MANIFEST} is not a manifest of ours: {error}.", "Export it again."
         ) from error
+    for problem in _contradictions(manifest):
+        raise VerificationFailed(f"{folder / MANIFEST} contradicts itself: {problem}.", "Export it again.")
+    return manifest
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """What is said of an artifact has to be about listed files and head counts, so that all were hashed and run."""
+    config, data = manifest.model.config, manifest.model.preprocessing
+    if (data.image_size, data.channels) != (config.image_size, config.channels):
+        yield "the preprocessing makes other images than the model takes"
+    known = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
+    if known != sorted({k for k in known if 1 <= k <= config.heads}):
+        yield f"subnetworks {known} do not ascend within 1..{config.heads}"
+    listed = {file.path: file for file in manifest.files}
+    if len(listed) < len(manifest.files):
+        yield "a file is listed twice"
+    if not manifest.artifacts:
+        yield "no artifact is listed"
+    for artifact in manifest.artifacts:
+        own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
+        if artifact.path not in artifact.files or listed.get(artifact.path) != own:
+            yield f"{artifact.path} is listed in two ways"
+        for path in set(artifact.files) - listed.keys():
+            yield f"{path}, which {artifact.path} needs, is not listed"
+        if not artifact.heads or set(artifact.heads) - set(known):
+            yield f"{artifact.path} has heads {list(artifact.heads)}, listed are {known}"
+        if artifact.parity.keys() != set(artifact.heads):
+            yield f"the parity of {artifact.path} is of other heads"
+
+
+def read_golden(folder: Path, manifest: Manifest) -> Golden:
+    """The golden data of a bundle; VerificationFailed where it is damaged or contradicts *manifest*."""
+    try:
+        with np.load(folder / GOLDEN, allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+        return _golden(golden, manifest)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError) as error:
+        raise _bad_golden(folder, error) from error
+    except (BadZipFile, NotImplementedError, RuntimeError, SyntaxError, struct.error, zlib.error) as error:
+        raise _bad_golden(folder, error) from error
+
+
+def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
+    config, data = manifest.model.config, manifest.model.preprocessing
+    pixels, size = arrays["pixels"], config.image_size
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        "pixels": (np.uint8, (max(len(pixels), 1), size, size, config.channels)),
+        "image": (np.float32, (len(pixels), config.channels, size, size)),
+    }
+    for subnetwork in manifest.model.subnetworks:
+        shapes[f"logits_k{subnetwork.heads}"] = np.float64, (len(pixels), config.num_classes)
+        shapes[f"torch_fp32_logits_k{subnetwork.heads}"] = np.float32, (len(pixels), config.num_classes)
+    for name, (dtype, shape) in shapes.items():
+        if arrays[name].dtype != dtype or arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {list(shape)}")
+    if not np.allclose(arrays["image"], data.normalise(pixels), rtol=1e-5, atol=1e-6):  # float32's rounding
+        raise ValueError("image is not the normalised form of pixels")
+    expected = {
+        subnetwork.heads: Reference(
+            arrays[f"logits_k{subnetwork.heads}"], arrays[f"torch_fp32_logits_k{subnetwork.heads}"]
+        )
+        for subnetwork in manifest.model.subnetworks
+    }
+    for artifact in manifest.artifacts:
+        for k, record in artifact.parity.items():  # of more images, the golden ones among them
+            if not expected[k].bound <= record.bound:
+                raise ValueError(f"heads {k} would allow an error of {expected[k].bound}, the manifest {record.bound}")
+    return Golden(pixels, arrays["image"], expected)
+
+
+def _bad_golden(folder: Path, error: Exception) -> VerificationFailed:
+    return VerificationFailed(f"{folder / GOLDEN} does not hold the golden data: {error}.", "Copy or export it again.")
 
 
 def check_replaceable(out: Path) -> None:
     """Refuses an output path that holds anything but nothing, an empty folder or one of our bundles."""
     remedy = "Choose another --out, or move it away yourself."
+    out = Path(os.path.realpath(out))
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise OutputRefused(f"{out} is a file, not a folder.", remedy)
+        what = "a loop of links" if out.is_symlink() else "a file"
+        raise OutputRefused(f"{out} is {what}, not a folder.", remedy)
     with files.refusing(out):
         present = set(tree(out))
     if not present:
         return
     try:
         ours = msgspec.json.decode((out / MANIFEST).read_bytes(), type=_Versioned).generator == "hydra-export"
-        listed = {MANIFEST, SUMS} | {line.partition("  ")[2] for line in (out / SUMS).read_text().splitlines()}
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError):
+        lines = (out / SUMS).read_bytes().decode().split("\n")
+        listed = {MANIFEST, SUMS} | {line.partition("  ")[2] for line in lines}
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError):
         raise OutputRefused(f"{out} holds something that is not a bundle of ours.", remedy) from None
     if not ours or present - listed:
         foreign = min(present - listed) if ours else MANIFEST
@@ -138,7 +246,6 @@ def check_replaceable(out: Path) -> None:
 @contextmanager
 def written(out: Path) -> Iterator[Path]:
     """A folder to fill, which replaces *out* as a whole when its manifest is written; nothing stays on failure."""
-    out = out.resolve()
     check_replaceable(out)
     with files.replaced_folder(out) as folder:
         yield folder

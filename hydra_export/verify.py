@@ -6,13 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
-
-import numpy as np
 
 from hydra_export import bundle, files, parity, targets
-from hydra_export.errors import BadInput, CheckFailed, UnknownName, VerificationFailed
-from hydra_export.target import Array
+from hydra_export.errors import BadInput, ParityFailed, UnknownName, VerificationFailed
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
@@ -34,13 +30,13 @@ def verify(folder: Path, progress: Progress = lambda _what, _done, _total: None)
         BadInput: *folder* is no bundle at all.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
-    if not folder.is_dir():
-        raise BadInput(f"There is no folder {folder}.", "Give the folder of a bundle.")
-    if not (folder / bundle.MANIFEST).exists() and not (folder / bundle.SUMS).exists():
-        raise BadInput(f"{folder} is not a bundle: it has no {bundle.MANIFEST}.", "Give the folder of a bundle.")
+    bundle.check_present(folder)
     progress("hashing", 0, 1)
-    manifest = _check_files(folder)
-    golden = _golden(folder, manifest)
+    try:
+        manifest = _check_files(folder)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
+    golden = bundle.read_golden(folder, manifest)
     runs = [(artifact, k) for artifact in manifest.artifacts for k in artifact.heads]
     verified = []
     for step, (artifact, k) in enumerate(runs):
@@ -64,6 +60,7 @@ def _check_files(folder: Path) -> bundle.Manifest:
         raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of both is damaged"])
     manifest = bundle.read(folder)
     listed = {entry.path: entry.sha256 for entry in manifest.files}
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
     own = {bundle.MANIFEST, bundle.SUMS}
     problems = [f"{path} is missing" for path in listed.keys() - present]
     problems += [f"{path} is not listed in {bundle.MANIFEST}" for path in present - listed.keys() - own]
@@ -74,7 +71,11 @@ def _check_files(folder: Path) -> bundle.Manifest:
     if named != listed:
         wrong = min(dict(named.items() ^ listed.items()))
         problems.append(f"{bundle.SUMS} is damaged (it disagrees with {bundle.MANIFEST} on {wrong})")
-    problems += _unlisted_references(manifest, listed)
+    problems += [
+        f"{path} has {(folder / path).stat().st_size} bytes, {bundle.MANIFEST} says {sizes[path]}"
+        for path in listed.keys() & present
+        if hashes[path] == listed[path] and (folder / path).stat().st_size != sizes[path]
+    ]
     if problems:
         raise _failed(folder, problems)
     return manifest
@@ -88,36 +89,13 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {line["path"]: line["sha256"] for line in lines if line}
 
 
-def _unlisted_references(manifest: bundle.Manifest, listed: dict[str, str]) -> list[str]:
-    """What the manifest says of an artifact has to be about files that it lists, so that all were hashed."""
-    problems = []
-    for artifact in manifest.artifacts:
-        if artifact.path not in artifact.files or listed.get(artifact.path) != artifact.sha256:
-            problems.append(f"{artifact.path} is listed with two hashes in {bundle.MANIFEST}")
-        problems += [
-            f"{path}, which {artifact.path} needs, is not listed" for path in set(artifact.files) - set(listed)
-        ]
-    return problems
-
-
 def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
     shown = "; ".join(sorted(problems)[:10])
     more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
     return VerificationFailed(f"{folder} failed: {shown}{more}.", "Copy or export it again.")
 
 
-def _golden(folder: Path, manifest: bundle.Manifest) -> dict[str, Array]:
-    try:
-        with np.load(folder / bundle.GOLDEN, allow_pickle=False) as arrays:
-            golden = {name: arrays[name] for name in arrays.files}
-        for name in ("pixels", "image", *(f"logits_k{s.heads}" for s in manifest.model.subnetworks)):
-            golden[name]
-    except (OSError, ValueError, BadZipFile, KeyError, EOFError) as error:
-        raise _failed(folder, [f"{bundle.GOLDEN} does not hold the golden data: {error}"]) from error
-    return golden
-
-
-def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: dict[str, Array]) -> parity.ParityRecord:
+def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
     try:
         target = targets.get(artifact.target)
     except UnknownName as error:
@@ -125,15 +103,10 @@ def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: dict[
     target.requires()
     target.lint(folder / artifact.path)
     session = target.load(folder / artifact.path, heads)
-    expected = parity.Reference(golden[f"logits_k{heads}"], golden[f"torch_fp32_logits_k{heads}"])
-    logits = session.run(golden["pixels" if artifact.input == "image" else "image"])
-    if logits.shape != expected.exact.shape:
-        raise _failed(
-            folder, [f"{artifact.path} gives logits of shape {logits.shape}, expected {expected.exact.shape}"]
-        )
-    record = parity.compare(logits, expected)
+    logits = session.run(golden.pixels if artifact.input == "image" else golden.image)
     try:
+        record = parity.compare(logits, golden.expected[heads])
         parity.check(artifact.path, heads, record)
-    except CheckFailed as error:
-        raise VerificationFailed(error.message, "Export it again.") from error
+    except ParityFailed as error:
+        raise VerificationFailed(f"{folder / artifact.path}: {error.message}", "Export it again.") from error
     return record
