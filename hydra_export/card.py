@@ -62,7 +62,7 @@ print(logits.argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
 
 
 def _artifact(entry: ArtifactEntry) -> str:
-    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error / record.bound)
+    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error - record.bound)
     heads = ", ".join(map(str, entry.heads))
     files = " + ".join(f"`{path}`" for path in entry.files)
     return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {worst.bound:.2g} |"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +28,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, steps done, st
 _PARITY_MACS = 2e11
 _PARITY_IMAGES = range(4, 129)
 _GOLDEN_IMAGES = 4
+_FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def jobs(
 
 def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
     if given not in offered:
-        raise BadInput(f"Target '{target}' has no {kind} '{given}'.", f"Give {option} {' or '.join(offered)}.")
+        near = difflib.get_close_matches(given, offered, n=1)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Give {option} {' or '.join(offered)}."
+        raise BadInput(f"Target '{target}' has no {kind} '{given}'.", remedy)
 
 
 def export(
@@ -78,10 +83,12 @@ def export(
         images: what parity is measured on; the packaged images by default, fitted to the model.
 
     Raises:
+        BadInput: no such subnetwork or classifier, or a name of the model that cannot name files.
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
     config = checkpoint.info.config
+    _check_exportable(checkpoint)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:
         config.classifier(k)
@@ -110,11 +117,25 @@ def export(
         progress("sealing", total, total)
         golden["image"] = checkpoint.info.preprocessing.normalise(golden["pixels"])
         (folder / bundle.GOLDEN).parent.mkdir()
-        np.savez(folder / bundle.GOLDEN, **golden)  # type: ignore[arg-type] (numpy types its allow_pickle among them)
+        np.savez(folder / bundle.GOLDEN, **golden)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
         described = f"{images.source} ({len(pixels)} used)" if len(pixels) < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
         return bundle.seal(folder, manifest)
+
+
+def _check_exportable(checkpoint: Checkpoint) -> None:
+    name = checkpoint.info.name
+    if not _FILE_STEM.fullmatch(name):
+        raise BadInput(
+            f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
+            "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters.",
+        )
+    if not checkpoint.info.config.num_classes:
+        raise BadInput(
+            f"{name} is a backbone without a classifier: it has no logits to prove.",
+            "Export a checkpoint with num_classes of 1 or more.",
+        )
 
 
 def _write(job: Job, checkpoint: Checkpoint, heads: Sequence[int], folder: Path) -> list[Artifact]:
