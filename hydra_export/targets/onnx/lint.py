@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def _ranks(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs or attribute.HasField("t") or attribute.tensors:
+                yield f"node {node.name} has a graph or a tensor inside"  # whose data would go unchecked
+    if model.functions or model.training_info or model.graph.sparse_initializer:
+        yield "it has functions, training information or sparse initializers"
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -78,5 +85,9 @@ def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
             yield f"initializer {tensor.name} lies at {location!r}, outside of its folder"
         elif not (folder / location).is_file() or (folder / location).is_symlink():
             yield f"initializer {tensor.name} lies in {location!r}, which is no file"
-        elif not 0 <= int(entries["offset"]) <= (folder / location).stat().st_size - int(entries["length"]):
+        elif not (entries.get("offset", "").isdecimal() and entries.get("length", "").isdecimal()):
+            yield f"initializer {tensor.name} has no whole offset and length in {location!r}"
+        elif int(entries["offset"]) > (folder / location).stat().st_size - int(entries["length"]):
             yield f"initializer {tensor.name} lies beyond the end of {location!r}"
+        elif tensor.data_type != onnx.TensorProto.FLOAT or int(entries["length"]) != 4 * math.prod(tensor.dims):
+            yield f"initializer {tensor.name} is no float32 {list(tensor.dims)} of {entries['length']} bytes"

@@ -24,7 +24,10 @@ class OnnxSession:
             self.runtime = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
-        (self.input,) = self.runtime.get_inputs()
+        inputs = self.runtime.get_inputs()
+        if len(inputs) != 1 or "logits" not in [output.name for output in self.runtime.get_outputs()]:
+            raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
+        self.path, self.input = path, inputs[0]
         batch = self.input.shape[0]
         self.batch = batch if isinstance(batch, int) else None
 
@@ -37,5 +40,8 @@ class OnnxSession:
         return np.concatenate(batches)[: len(image)]
 
     def _run(self, image: Array) -> Array:
-        (logits,) = self.runtime.run(["logits"], {self.input.name: image})
+        try:
+            (logits,) = self.runtime.run(["logits"], {self.input.name: image})
+        except Exception as error:
+            raise CheckFailed(f"onnxruntime {ort.__version__} cannot run {self.path}: {error}.") from error
         return np.asarray(logits)
