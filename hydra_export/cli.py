@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -55,7 +56,7 @@ def _launch(
 def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Options alone mean export; a first word that is no sub-command is refused with the nearest."""
     if not tokens:
-        return ("--help",)
+        return ("export",)
     first = tokens[0]
     if first in ("--help", "-h", "--version"):
         return tokens
@@ -72,13 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json, debug = "--json" in arguments, "--debug" in arguments
     try:
-        result = app.meta(arguments)
+        result = app.meta(arguments or ["--help"])
         if result is not None:
             _print(result, as_json)
         return 0
-    except (HydraExportError, CycloptsError, KeyboardInterrupt, Exception) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (every error becomes a message and an exit status)
         if debug:
-            raise
+            traceback.print_exc()
         return _fail(error, as_json)
 
 
@@ -93,17 +94,16 @@ def _print(result: Result, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_LOG_WIDTH)  # a log or a file has room; rich would assume 80
-    console.print(result.shown)
+    # A log or a file has room; rich would assume 80. Paths may look like markup or emoji.
+    width = None if sys.stdout.isatty() else _LOG_WIDTH
+    Console(highlight=False, markup=False, emoji=False, width=width).print(result.shown)
 
 
 def _print_json(document: dict[str, Any]) -> None:
     import msgspec
 
     encoded = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **document})
-    print(msgspec.json.format(encoded, indent=2).decode())
+    print(msgspec.json.format(encoded, indent=2).decode())  # noqa: T201 (the one place where results are printed)
 
 
 def _fail(error: BaseException, as_json: bool) -> int:

@@ -22,7 +22,7 @@ def talk() -> Console:
     """Where progress, notes and warnings go: standard error, so that standard output is results alone."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def table(title: str, *columns: str) -> Table:

@@ -50,6 +50,8 @@ def export(
         allow_untrained: Export head counts that were not trained.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
     """
+    from rich.markup import escape
+
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.bundle import check_replaceable
@@ -66,14 +68,14 @@ def export(
         batch=_batch(batch),
         opset=opset,
     )
-    check_replaceable(out.resolve())
+    check_replaceable(out)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
     for note in loaded.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     info = loaded.info
     wanted = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
     if warning := checkpoints.check_trained(info, wanted, allow_untrained):
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if labels is not None:
         loaded = checkpoints.with_labels(loaded, _labels(labels))
     chosen = None
