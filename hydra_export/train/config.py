@@ -43,6 +43,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         dataset: a name of train/data.py.
         trained_heads: the head counts that steps draw from.
         export_heads: what an export takes by default, as far as it was trained.
+        name, license: of the checkpoint that the run makes.
         sampling: a name of train/sampling.py.
         lr: peak learning rate of AdamW, reached after ``warmup`` (a share of the steps), then cosine to ``lr_min``.
         clip: largest gradient norm.
@@ -60,6 +61,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     export_heads: tuple[int, ...]
     steps: int
     name: str
+    license: str = ""
     sampling: str = "uniform"
     batch_size: int = 128
     lr: float = 1e-3

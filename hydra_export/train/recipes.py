@@ -18,6 +18,7 @@ def fashion_mnist() -> TrainConfig:
     return TrainConfig(
         recipe="fashion-mnist",
         name="hydravit-fashion-mnist",
+        license="Apache-2.0",
         dataset="fashion-mnist",
         model=HydraConfig(heads=12, head_dim=16, depth=6, patch_size=7, image_size=28, channels=1, num_classes=10),
         # crop 1: images of 28 pixels are used as they are.
@@ -40,6 +41,7 @@ def digits() -> TrainConfig:
     return TrainConfig(
         recipe="digits",
         name="hydravit-digits",
+        license="Apache-2.0",
         dataset="digits",
         model=HydraConfig(heads=6, head_dim=8, depth=4, patch_size=2, image_size=8, channels=1, num_classes=10),
         preprocessing=Preprocessing(image_size=8, mean=(0.3053,), std=(0.3760,), crop=1.0),

@@ -142,6 +142,7 @@ def _finish(trainer: Trainer, dataset: Dataset, out: Path, seconds: float) -> Ou
         labels=dataset.label_names,
         accuracy=accuracy,
         accuracy_data=f"{len(test):,} test images of {dataset.title}",
+        license=config.license,
         training={
             "recipe": config.recipe,
             "command": command(config),

@@ -1,0 +1,129 @@
+"""Datasets, recipes, configurations and sampling."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from hydra_export.errors import BadData, BadInput, UnknownName
+from hydra_export.train import data, recipes, sampling
+from hydra_export.train.config import Augmentation, TrainConfig
+
+
+def write_idx(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], packed: bool = True) -> None:
+    sizes = np.asarray(array.shape, ">u4").tobytes()
+    content = bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes()
+    path.write_bytes(gzip.compress(content) if packed else content)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small Fashion-MNIST, half of it unpacked."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 30), ("t10k", 12)):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 28, 28), np.uint8))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", random.integers(0, 10, count, np.uint8), packed=False)
+    return tmp_path
+
+
+def test_idx_files_are_read_packed_and_unpacked(folder: Path) -> None:
+    dataset = data.load("fashion-mnist", folder)
+    assert dataset.train.pixels.shape == (30, 28, 28, 1)
+    assert dataset.test.labels.shape == (12,)
+    assert dataset.label_names[9] == "Ankle boot"
+
+
+def test_a_missing_dataset_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"--data DIR.*apt-get install dataset-fashion-mnist"):
+        data.load("fashion-mnist", tmp_path)
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.datasets
+
+    def offline(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", offline)
+    with pytest.raises(BadData, match=r"cannot be downloaded.*--data DIR"):
+        data.load("fashion-mnist")
+
+
+def test_files_that_are_cut_off_or_do_not_match_are_refused(folder: Path) -> None:
+    images, labels = folder / "train-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte"
+    whole = images.read_bytes()
+    images.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadData, match="cannot be read"):
+        data.load("fashion-mnist", folder)
+    images.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
+    with pytest.raises(BadData, match="cut off"):
+        data.load("fashion-mnist", folder)
+    images.write_bytes(whole)
+    write_idx(labels, np.zeros(11, np.uint8), packed=False)
+    with pytest.raises(BadData, match="do not belong together"):
+        data.load("fashion-mnist", folder)
+
+
+def test_digits_come_from_no_folder(tmp_path: Path) -> None:
+    dataset = data.load("digits")
+    assert (len(dataset.train), len(dataset.test)) == (1437, 360)
+    assert dataset.train.pixels.max() == 255
+    with pytest.raises(BadData, match="Leave out --data"):
+        data.load("digits", tmp_path)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_are_whole_and_survive_json(name: str) -> None:
+    config = recipes.get(name)
+    assert config.recipe == name
+    assert config.dataset in data.names()
+    assert msgspec.json.decode(msgspec.json.encode(config), type=TrainConfig) == config
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'fashion-mnist'"):
+        recipes.get("fashion_mnist")
+    with pytest.raises(UnknownName, match="dataset 'digit'"):
+        data.load("digit")
+    with pytest.raises(UnknownName, match="sampling strategy"):
+        sampling.get("sandwich", (1, 2), 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"batch_size": -1},
+        {"trained_heads": ()},
+        {"trained_heads": (0,)},
+        {"trained_heads": (7,)},
+        {"seed": -1},
+        {"ema_decay": 1.5},
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        msgspec.structs.replace(recipes.digits(), **change)
+
+
+def test_impossible_augmentations_are_refused() -> None:
+    for change in ({"flip": 1.5}, {"shift": -1}, {"erase_area": (0.3, 0.2)}):
+        with pytest.raises(BadInput):
+            msgspec.structs.replace(Augmentation(), **change)
+
+
+def test_uniform_sampling_draws_each_head_count_equally_often_and_repeats_itself() -> None:
+    draw = sampling.get("uniform", (3, 6, 12), seed=5)
+    drawn = [draw(step) for step in range(3000)]
+    counts = {k: drawn.count(k) for k in (3, 6, 12)}
+    assert sum(counts.values()) == 3000
+    assert all(900 < count < 1100 for count in counts.values())
+    again = sampling.get("uniform", (3, 6, 12), seed=5)
+    assert [again(step) for step in range(100, 200)] == drawn[100:200]

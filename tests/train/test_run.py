@@ -1,0 +1,251 @@
+"""Whole runs with tiny settings: folder, resume, failures, the commands."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hydra_export import checkpoint
+from hydra_export.commands.evaluate import evaluate
+from hydra_export.commands.train import train
+from hydra_export.errors import BadData, BadInput, CheckFailed, OutputRefused
+from hydra_export.train import loop, recipes, run
+from hydra_export.train.config import Augmentation, TrainConfig
+from hydra_export.train.data import digits
+
+
+def tiny(**changes: object) -> TrainConfig:
+    """Forty steps on the digits, with everything random switched on."""
+    base = recipes.digits()
+    small = {
+        "model": msgspec.structs.replace(base.model, heads=3, depth=2),
+        "trained_heads": (1, 2, 3),
+        "export_heads": (1, 3),
+        "steps": 40,
+        "batch_size": 16,
+        "drop_path": 0.2,
+        "augmentation": Augmentation(flip=0.5, shift=1, erase=0.5),
+        "log_every": 10,
+        "save_every": 10,
+        "monitor_every": 20,
+        "monitor_images": 50,
+    }
+    return msgspec.structs.replace(base, **(small | changes))
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.load(path).model.state_dict())
+
+
+def metrics(folder: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (folder / run.METRICS).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def stop_at(step: int) -> object:
+    def report(progress: run.Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run.run(tiny(), folder)
+    return folder
+
+
+def test_a_run_leaves_a_checkpoint_that_says_how_it_was_made(finished: Path) -> None:
+    info = checkpoint.load(finished / run.CHECKPOINT).info
+    assert info.trained_heads == (1, 2, 3)
+    assert info.export_heads == (1, 3)
+    assert info.labels == tuple("0123456789")
+    assert set(info.accuracy) == {1, 2, 3}
+    assert info.accuracy_data == "360 test images of scikit-learn's digits"
+    command = "hydra-export train --recipe digits --out RUN --seed 0 --steps 40 --batch-size 16 --train-heads 1,2,3"
+    assert info.training["command"] == command
+    assert set(info.training["versions"]) >= {"torch", "timm", "hydra-export"}
+    assert run.stored_config(finished) == tiny()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
+    run.run(tiny(), tmp_path / "again")
+    run.run(tiny(seed=1), tmp_path / "other")
+    first, again, other = (tensors(p / run.CHECKPOINT) for p in (finished, tmp_path / "again", tmp_path / "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("stopped_at", [5, 20, 27])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(finished: Path, tmp_path: Path, stopped_at: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tiny(), tmp_path, report=stop_at(stopped_at))  # type: ignore[arg-type]
+    with (tmp_path / run.METRICS).open("a") as file:
+        file.write('{"step": 3')  # a line cut off by the interruption
+    run.run(tiny(), tmp_path, resume=True)
+    whole, resumed = tensors(finished / run.CHECKPOINT), tensors(tmp_path / run.CHECKPOINT)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert metrics(tmp_path) == metrics(finished)
+
+
+def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
+    rows = metrics(finished)
+    assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30, 40]
+    measured = [row["accuracy"] for row in rows if "accuracy" in row]
+    assert [sorted(row) for row in measured if isinstance(row, dict)] == [["1", "3"]]
+
+
+def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> None:
+    config = tiny(steps=400, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=5e-3)
+    outcome = run.run(config, tmp_path)
+    assert min(outcome.accuracy.values()) > 60
+    assert outcome.accuracy[3] > 80
+
+
+def test_a_subnetwork_that_is_never_drawn_is_not_learnt_and_not_offered(tmp_path: Path) -> None:
+    config = tiny(
+        steps=200, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=5e-3, trained_heads=(3,)
+    )
+    outcome = run.run(config, tmp_path)
+    assert outcome.accuracy[3] > outcome.accuracy[1] + 30
+    info = checkpoint.load(outcome.checkpoint).info
+    assert info.trained_heads == info.export_heads == (3,)
+
+
+def test_stored_accuracy_is_that_of_the_rounded_weights(tmp_path: Path) -> None:
+    outcome = run.run(tiny(stored="float16"), tmp_path)
+    found = evaluate(checkpoint=outcome.checkpoint, data="digits", heads="all").document
+    assert {row["heads"]: row["top1"] for row in found["subnetworks"]} == outcome.accuracy
+    assert outcome.checkpoint.stat().st_size < 3 * sum(t.numel() for t in tensors(outcome.checkpoint).values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_k_and_step(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match=r"k=\d became (nan|inf) at step \d+"):
+        run.run(tiny(lr=1e3, clip=1e12, warmup=0.0, weight_decay=1e3), tmp_path)
+    assert not (tmp_path / run.CHECKPOINT).exists()
+
+
+def test_matrices_decay_and_norms_biases_and_tokens_do_not() -> None:
+    trainer = loop.Trainer(tiny(), digits().train, torch.device("cpu"))
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    decayed = {
+        names[id(parameter)]: group["weight_decay"] > 0
+        for group in trainer._optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert set(decayed) == set(names.values())
+    for name, decays in decayed.items():
+        assert decays == (name.endswith("weight") and "norm" not in name), name
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputRefused, match="is not empty"):
+        run.run(tiny(), tmp_path)
+    with pytest.raises(OutputRefused, match="is a file"):
+        run.run(tiny(), tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_written_where_the_data_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(BadData):
+        train(out=tmp_path / "run", data=tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_run_can_be_resumed_and_only_with_its_own_settings(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no run to continue"):
+        train(out=tmp_path, resume=True)
+    with pytest.raises(BadInput, match=r"has --lr 0.002, not 0.5"):
+        train(out=finished, recipe="digits", lr=0.5, resume=True)
+    with pytest.raises(BadInput, match="--recipe digits, not fashion-mnist"):
+        train(out=finished, recipe="fashion-mnist", resume=True)
+
+
+def test_a_damaged_state_or_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tiny(), tmp_path, report=stop_at(10))  # type: ignore[arg-type]
+    state = (tmp_path / run.STATE).read_bytes()
+    for damaged in (state[:1000], b"", b"not a state"):
+        (tmp_path / run.STATE).write_bytes(damaged)
+        with pytest.raises(BadInput, match="cannot be continued"):
+            run.run(tiny(), tmp_path, resume=True)
+    (tmp_path / run.CONFIG).write_text("{}")
+    with pytest.raises(BadInput, match="not valid"):
+        run.stored_config(tmp_path)
+
+
+def test_the_command_trains_and_returns_a_table_and_a_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(out=tmp_path / "run", recipe="digits", steps=3, batch_size=8, train_heads="2,6", seed=4)
+    assert [row["heads"] for row in result.document["subnetworks"]] == [2, 4, 6]
+    assert [row["trained"] for row in result.document["subnetworks"]] == [True, False, True]
+    assert result.document["trained_heads"] == [2, 6]
+    assert json.dumps(result.document)
+    assert "4 (not trained)" in drawn(result.shown)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "digit"}, "Did you mean 'digits'"),
+        ({"steps": 0}, "steps"),
+        ({"lr": -1.0}, "learning rate"),
+        ({"train_heads": "13"}, "13 is out of range"),
+        ({"threads": 0}, "--threads 0"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        train(out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_takes_class_folders_and_counts_like_the_dataset(finished: Path, tmp_path: Path) -> None:
+    test = digits().test
+    for i in range(60):
+        folder = tmp_path / str(test.labels[i])
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(test.pixels[i, ..., 0]).save(folder / f"{i}.png")
+    found = evaluate(checkpoint=finished / run.CHECKPOINT, data=str(tmp_path), heads="3").document
+    model = checkpoint.load(finished / run.CHECKPOINT)
+    with torch.no_grad():
+        images = torch.from_numpy(model.info.preprocessing.normalise(test.pixels[:60]))
+        right = (model.model(images, 3).argmax(1).numpy() == test.labels[:60]).mean()
+    assert found["num_images"] == 60
+    assert found["subnetworks"][0]["top1"] == pytest.approx(100 * right, abs=0.01)
+
+
+def test_evaluate_refuses_images_of_other_classes_or_without_labels(finished: Path, tmp_path: Path) -> None:
+    path = finished / run.CHECKPOINT
+    with pytest.raises(BadInput, match="tells 10 classes apart"):
+        evaluate(checkpoint=path)
+    with pytest.raises(BadData, match="no dataset and no folder 'digit'"):
+        evaluate(checkpoint=path, data="digit")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(BadData, match="without classes"):
+        evaluate(checkpoint=path, data=str(tmp_path))
+    with pytest.raises(BadInput, match="4 is out of range"):
+        evaluate(checkpoint=path, data="digits", heads="4")
+
+
+def drawn(renderable: object) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
