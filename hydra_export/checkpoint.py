@@ -221,7 +221,7 @@ def _unpickled(path: Path, zipped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise BadCheckpoint(
-            f"Checkpoint {path} holds more than tensors, or is damaged; reading it could run its code, so it was not read.",
+            f"Checkpoint {path} holds more than tensors, or is damaged; it was not read, as that could run its code.",
             "Save its state dict alone, best as safetensors.",
         ) from error
     except Exception as error:
