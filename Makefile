@@ -42,7 +42,7 @@ pytest: $(BIN)/.installed-dev
 	$(BIN)/pytest $(ARGS)
 
 benchmark: $(BIN)/.installed-dev
-	$(BIN)/python benchmarks/vit_base.py
+	$(BIN)/python benchmarks/onnx_target.py
 
 format: $(BIN)/.installed-dev
 	$(BIN)/ruff format .
@@ -52,8 +52,8 @@ clean:
 	rm -rf $(VENV) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "hydra-export needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there)." >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "hydra-export needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not there)." >&2; \
 	  echo "Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu run: apt install python3-venv" >&2; exit 2; }
