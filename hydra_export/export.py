@@ -47,6 +47,7 @@ def jobs(
     form: InputForm = "tensor",
     batch: int | str = 1,
     opset: int | None = None,
+    weight_files: str = "each",
 ) -> list[Job]:
     """The cross product, refused where a target lacks a graph kind or a precision."""
     listed = []
@@ -56,6 +57,7 @@ def jobs(
         _check_offered("graph kind", "--graph", graph, target.graphs, name)
         _check_offered("precision", "--precision", precision, target.precisions, name)
         fields = {"graph": graph, "precision": precision, "input": form, "batch": batch, "opset": opset}
+        fields["weight_files"] = weight_files
         listed.append(Job(target, msgspec.convert(fields, ExportSpec)))
     return listed
 

@@ -22,13 +22,17 @@ Array = NDArray[Any]
 
 
 class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to write: one choice of each. ``batch`` is a number, or "dynamic" for any; ``opset`` is ONNX's."""
+    """What to write: one choice of each. ``batch`` is a number, or "dynamic" for any; ``opset`` is ONNX's.
+
+    ``weight_files`` is for graph kind ``shared``: one per listed head count, or one for all.
+    """
 
     graph: GraphKind = "separate"
     precision: Precision = "fp32"
     input: InputForm = "tensor"
     batch: int | Literal["dynamic"] = 1
     opset: int | None = None
+    weight_files: Literal["each", "one"] = "each"
 
 
 class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ def export(
     input: Literal["tensor", "image"] = "tensor",  # noqa: A002 (the option's name)
     batch: str = "1",
     opset: int | None = None,
+    weight_files: Literal["each", "one"] = "each",
     images: Path | None = None,
     labels: Path | None = None,
     head_dim: int = 64,
@@ -43,6 +44,8 @@ def export(
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
         opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
+        weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
+            fetch), or one file for all (loads fastest).
         images: Your own images for the parity check: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
         head_dim: Channels per head, for checkpoints that do not say.
@@ -67,6 +70,7 @@ def export(
         form=input,
         batch=_batch(batch),
         opset=opset,
+        weight_files=weight_files,
     )
     check_replaceable(out)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
