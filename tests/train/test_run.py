@@ -105,7 +105,7 @@ def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
 
 
 def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> None:
-    config = tiny(steps=400, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=5e-3)
+    config = tiny(steps=300, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=1e-2)
     outcome = run.run(config, tmp_path)
     assert min(outcome.accuracy.values()) > 60
     assert outcome.accuracy[3] > 80
@@ -113,7 +113,7 @@ def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> No
 
 def test_a_subnetwork_that_is_never_drawn_is_not_learnt_and_not_offered(tmp_path: Path) -> None:
     config = tiny(
-        steps=200, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=5e-3, trained_heads=(3,)
+        steps=150, batch_size=64, drop_path=0.0, augmentation=Augmentation(flip=0), lr=1e-2, trained_heads=(3,)
     )
     outcome = run.run(config, tmp_path)
     assert outcome.accuracy[3] > outcome.accuracy[1] + 30
@@ -165,7 +165,7 @@ def test_nothing_is_written_where_the_data_is_missing(tmp_path: Path) -> None:
 def test_only_a_run_can_be_resumed_and_only_with_its_own_settings(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no run to continue"):
         train(out=tmp_path, resume=True)
-    with pytest.raises(BadInput, match=r"has --lr 0.002, not 0.5"):
+    with pytest.raises(BadInput, match=r"has --lr 0.005, not 0.5"):
         train(out=finished, recipe="digits", lr=0.5, resume=True)
     with pytest.raises(BadInput, match="--recipe digits, not fashion-mnist"):
         train(out=finished, recipe="fashion-mnist", resume=True)
