@@ -6,16 +6,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
-from hydra_export.checkpoint import Checkpoint
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.version import VERSION
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
 
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".

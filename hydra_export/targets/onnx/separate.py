@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
 from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import graph
 from hydra_export.targets.onnx.weights import OnnxWeight, onnx_weights
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
 
 # Protobuf's own limit on one message (protobuf.dev, "Proto Limits").
 _LARGEST_FILE_BYTES = 2**31 - 1
