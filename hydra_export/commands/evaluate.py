@@ -10,7 +10,7 @@ from hydra_export.commands import Result, talk
 from hydra_export.errors import BadData, BadInput
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from hydra_export.checkpoint import CheckpointInfo
     from hydra_export.data import ImageSet
@@ -61,11 +61,12 @@ def evaluate(*, checkpoint: Path | None = None, data: str = "packaged", heads: s
     return Result(document, table(subnetworks, f"{info.name} on {images.source}"))
 
 
-def table(subnetworks: Sequence[dict[str, Any]], title: str) -> Table:
+def table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
+    from rich.console import Group
     from rich.table import Table
 
-    shown = Table(title=title)
+    shown = Table()
     for column in ("heads", "top-1 %", "parameters", "GMACs"):
         shown.add_column(column, justify="right")
     for row in subnetworks:
@@ -77,7 +78,7 @@ def table(subnetworks: Sequence[dict[str, Any]], title: str) -> Table:
             f"{row['params']:,}",
             f"{gmacs:.{2 if gmacs > 1 else 4}f}",
         )
-    return shown
+    return Group(title, shown)  # a title of the table itself would be broken to its width
 
 
 def _images(name: str, info: CheckpointInfo) -> ImageSet:

@@ -13,6 +13,8 @@ from hydra_export.commands import Result, talk
 from hydra_export.errors import BadInput
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from hydra_export.train.config import TrainConfig
     from hydra_export.train.run import Outcome, Progress
 
@@ -30,12 +32,12 @@ def train(
     threads: int | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
 ) -> Result:
-    """Train a universal model: each step draws one head count and updates that subnetwork.
+    """Train a universal model, one drawn head count per step.
 
     Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl and state.pt.
 
     Args:
-        out: Folder of the run: new or empty, or with --resume the one to continue.
+        out: Folder of the run, new or empty, or with --resume the one to continue.
         recipe: fashion-mnist (the default; made the packaged model) or digits (downloads nothing, takes a minute).
         data: Folder with the four idx files of Fashion-MNIST; by default those of the Debian package
             dataset-fashion-mnist where it is installed, else they are downloaded.
@@ -61,7 +63,7 @@ def train(
         config = _continued(run.stored_config(out), config, recipe, train_heads, given)
     with _shown(config) as report:
         outcome = run.run(config, out, data_folder=data, resume=resume, report=report)
-    return Result(_document(outcome), _table(outcome))
+    return Result(_document(outcome), _shown_result(outcome))
 
 
 def _config(recipe: str | None, given: dict[str, Any], train_heads: str | None) -> TrainConfig:
@@ -151,7 +153,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _table(outcome: Outcome) -> Any:
+def _shown_result(outcome: Outcome) -> RenderableType:
     from rich.console import Group
 
     from hydra_export.commands.evaluate import table

@@ -89,8 +89,12 @@ def run(
         _refuse_filled(out)
     dataset = data.load(config.dataset, data_folder)
     trainer = Trainer(config, dataset.train, _device())
-    seconds = _restored_seconds(trainer, out / STATE) if resume else 0.0
-    if not resume:
+    if resume:
+        for abandoned in out.glob(".*.partial"):  # by a run that was killed while it saved
+            abandoned.unlink()
+        seconds = _restored_seconds(trainer, out / STATE)
+    else:
+        seconds = 0.0
         with files.replaced_file(out / CONFIG) as partial:
             partial.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
     _drop_metrics_after(trainer.step, out / METRICS)

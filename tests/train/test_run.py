@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -95,6 +98,30 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(finished: Path, tmp_
     whole, resumed = tensors(finished / run.CHECKPOINT), tensors(tmp_path / run.CHECKPOINT)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert metrics(tmp_path) == metrics(finished)
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from hydra_export.train import run
+
+def kill(progress):
+    if progress.step == 25:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run.run(run.stored_config(Path(sys.argv[1])), Path(sys.argv[2]), report=kill)
+"""
+
+
+def test_a_killed_run_resumes_as_if_it_had_never_stopped(finished: Path, tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(finished), str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (tmp_path / f".{run.STATE}.abc.partial").write_bytes(b"killed while saving")
+    run.run(tiny(), tmp_path, resume=True)
+    whole, resumed = tensors(finished / run.CHECKPOINT), tensors(tmp_path / run.CHECKPOINT)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    files = {run.CONFIG, run.METRICS, run.STATE, run.CHECKPOINT}
+    assert {path.name for path in tmp_path.iterdir()} == files
 
 
 def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
