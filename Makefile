@@ -22,9 +22,9 @@ help:
 	@echo "make clean      deletes .venv, the demo's bundle and caches"
 
 demo: $(BIN)/.installed
-	$(BIN)/hydra-export --target onnx --heads 3,6,12 --out $(OUT)
-	$(BIN)/hydra-export verify $(OUT)
-	$(BIN)/hydra-export bench --bundle $(OUT)
+	$(BIN)/hydra-export --target onnx --heads 3,6,12 --out $(OUT) >/dev/null
+	$(BIN)/hydra-export verify $(OUT) >/dev/null
+	@$(BIN)/hydra-export bench --bundle $(OUT)
 
 test: lint types architecture pytest
 

@@ -25,15 +25,23 @@ def talk() -> Console:
     return Console(stderr=True, highlight=False, emoji=False)
 
 
-def table(title: str, *columns: str) -> Table:
+def table(*columns: str) -> Table:
     """A table whose first column is text, kept whole, and whose others are numbers."""
     from rich import box
     from rich.table import Table
 
-    empty = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    empty = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         empty.add_column(column, justify="right" if index else "left", no_wrap=True)
     return empty
+
+
+def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
+    """*shown* under a line that says what it is and above lines that say more, none wrapped to its width."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(title, style="bold"), shown, *map(Text, notes))
 
 
 def size(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, percent, size, table, talk
+from hydra_export.commands import Result, percent, size, table, talk, titled
 
 
 def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
@@ -29,7 +29,7 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
     sizes = {file.path: file.bytes for file in manifest.files}
     unit = f"{threads} thread{'s' if threads > 1 else ''}"
     title = f"{manifest.model.name} here: {unit}, one image, median of {runs} interleaved runs"
-    shown = table(title, "artifact", "k", "top-1 %", "to fetch", "error", "load ms", "ms", "p90")
+    shown = table("artifact", "k", "top-1 %", "to fetch", "error", "load ms", "ms", "p90")
     rows = []
     for timing in timings:
         subnetwork, artifact = subnetworks[timing.heads], artifacts[timing.path]
@@ -56,4 +56,4 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
                 "min_ms": min(timing.runs_ms),
             }
         )
-    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, shown)
+    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, titled(title, shown))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, percent, size, table, talk
+from hydra_export.commands import Result, percent, size, table, talk, titled
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from hydra_export.bundle import Manifest
 
@@ -89,7 +89,7 @@ def export(
         chosen = folder_images(images, info.preprocessing, loaded.info.labels)
     with shown_progress(console) as progress:
         manifest = export_bundle(loaded, out, listed, heads=wanted, images=chosen, progress=progress)
-    return Result({"out": str(out), "manifest": _document(manifest)}, _table(manifest, out))
+    return Result({"out": str(out), "manifest": _document(manifest)}, _shown(manifest, out))
 
 
 def _names(option: str, text: str) -> list[str]:
@@ -131,16 +131,15 @@ def _document(manifest: Manifest) -> Any:
     return msgspec.to_builtins(manifest)
 
 
-def _table(manifest: Manifest, out: Path) -> Table:
+def _shown(manifest: Manifest, out: Path) -> RenderableType:
     top1 = {s.heads: s.accuracy for s in manifest.model.subnetworks}
     sizes = {file.path: file.bytes for file in manifest.files}
-    shown = table(f"{manifest.model.name} in {out}", "artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
+    shown = table("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
     for artifact in manifest.artifacts:
         fetched = size(sum(sizes[path] for path in artifact.files))
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
             shown.add_row(artifact.path, str(k), percent(top1[k]), fetched, *errors)
     images = next(iter(manifest.artifacts[0].parity.values())).num_images
-    shown.caption = f"Logits against float64 PyTorch on {images} images: {manifest.images}."
-    shown.caption_justify = "left"
-    return shown
+    note = f"Errors are of logits, against the float64 subnetwork, on {images} images ({manifest.images})."
+    return titled(f"{manifest.model.name} in {out}", shown, note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, table, talk
+from hydra_export.commands import Result, table, talk, titled
 
 
 def verify(folder: Path, /) -> Result:
@@ -18,11 +18,12 @@ def verify(folder: Path, /) -> Result:
 
     with shown_progress(talk()) as progress:
         verified = verify_bundle(folder, progress)
-    shown = table(f"{folder} is whole; every artifact computes its golden logits", "artifact", "k", "error", "allowed")
+    shown = table("artifact", "k", "error", "allowed")
     for run in verified:
         shown.add_row(run.path, str(run.heads), f"{run.record.max_abs_error:.1e}", f"{run.record.bound:.1e}")
+    title = f"{folder} is whole, and every artifact computes its golden logits"
     artifacts = [
         {"path": run.path, "heads": run.heads, "max_abs_error": run.record.max_abs_error, "bound": run.record.bound}
         for run in verified
     ]
-    return Result({"folder": str(folder), "artifacts": artifacts}, shown)
+    return Result({"folder": str(folder), "artifacts": artifacts}, titled(title, shown))
