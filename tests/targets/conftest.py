@@ -1,0 +1,115 @@
+"""Checkpoints of any architecture, and every target with every graph kind and precision that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hydra_export import parity, targets
+from hydra_export.architecture import HydraConfig
+from hydra_export.errors import MissingExtra
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Target
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+# Five images are no multiple of the batch of three, so that the last batch is filled up.
+NUM_IMAGES = 5
+
+MakeCheckpoint = Callable[..., "Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One target with one graph kind and one precision."""
+
+    target: Target
+    graph: GraphKind
+    precision: Precision
+
+    def spec(self, **choices: Any) -> ExportSpec:
+        """What to write: this graph kind and precision, and *choices*."""
+        return ExportSpec(graph=self.graph, precision=self.precision, **choices)
+
+    def write(self, checkpoint: Checkpoint, heads: Sequence[int], out: Path, **choices: Any) -> list[Artifact]:
+        """Writes into the folder *out*, which is made."""
+        out.mkdir(parents=True)
+        return self.target.write(checkpoint, heads, self.spec(**choices), out)
+
+    def prove(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
+        """Runs every artifact at each of its head counts in a session of its own, against float64 PyTorch."""
+        for artifact in artifacts:
+            for k in artifact.heads:
+                session = self.target.load(folder / artifact.path, k)
+                logits = session.run(given(checkpoint, artifact.spec))
+                expected = parity.reference(
+                    checkpoint.model, k, pixels(checkpoint.info.config), checkpoint.info.preprocessing
+                )
+                parity.check(artifact.path, k, parity.compare(logits, expected))
+
+
+def pixels(config: HydraConfig, count: int = NUM_IMAGES) -> NDArray[np.uint8]:
+    """Noise in 0-255: every pixel of every channel matters."""
+    shape = (count, config.image_size, config.image_size, config.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def given(checkpoint: Checkpoint, spec: ExportSpec, count: int = NUM_IMAGES) -> NDArray[Any]:
+    """The same images in the form that *spec* asks for."""
+    raw = pixels(checkpoint.info.config, count)
+    return raw if spec.input == "image" else checkpoint.info.preprocessing.normalise(raw)
+
+
+def _cases() -> list[Case]:
+    found = [targets.get(name) for name in targets.names()]
+    return [
+        Case(target, graph, precision) for target in found for graph in target.graphs for precision in target.precisions
+    ]
+
+
+@pytest.fixture(params=_cases(), ids=lambda case: f"{case.target.name}-{case.graph}-{case.precision}")
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    try:
+        chosen.target.requires()
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    return chosen
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """Writes and reads back a checkpoint of ``HydraConfig(**overrides)``, tiny by default; every parameter matters."""
+    import torch
+
+    from hydra_export import checkpoint
+    from hydra_export.model import HydraViT
+    from hydra_export.preprocess import Preprocessing
+
+    def make(**overrides: Any) -> Checkpoint:
+        sizes = {"heads": 4, "head_dim": 8, "depth": 2, "patch_size": 4, "image_size": 16, "num_classes": 7}
+        config = HydraConfig(**{**sizes, **overrides})
+        torch.manual_seed(0)
+        model = HydraViT(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        channels = config.channels
+        data = Preprocessing(
+            image_size=config.image_size, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.4)[:channels], crop=1.0
+        )
+        labels = tuple(f"class {i}" for i in range(config.num_classes))
+        info = checkpoint.CheckpointInfo(
+            name="tiny", config=config, preprocessing=data, labels=labels, license="CC0-1.0"
+        )
+        path = tmp_path / "checkpoint.safetensors"
+        checkpoint.save(path, model.state_dict(), info)
+        return checkpoint.load(path)
+
+    return make

@@ -1,0 +1,203 @@
+"""The emitted graphs: opsets, portability, names, metadata, and that nothing in them could be left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import onnxsim
+import pytest
+
+from hydra_export import targets
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.errors import BadInput
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import ExportSpec, GraphKind, InputForm
+from hydra_export.targets.onnx import DEFAULT_OPSET
+from tests.targets.conftest import Case, MakeCheckpoint
+
+ONNX = targets.get("onnx")
+KINDS = pytest.mark.parametrize("kind", ONNX.graphs)
+FORMS = pytest.mark.parametrize("form", ["tensor", "image"])
+BATCHES = pytest.mark.parametrize("batch", [1, 3, "dynamic"])
+OPSETS = pytest.mark.parametrize("opset", range(17, 24))
+
+
+def written(checkpoint: Checkpoint, heads: Sequence[int], out: Path, **choices: Any) -> list[onnx.ModelProto]:
+    """Writes and reads back, weights included."""
+    out.mkdir()
+    artifacts = ONNX.write(checkpoint, heads, ExportSpec(**choices), out)
+    return [onnx.load(out / artifact.path) for artifact in artifacts]
+
+
+def op_counts(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim makes of it, but for the fusions that write the same products with other operators.
+
+    They turn MatMul + Add into Reshape + Gemm + Reshape, and three products into one and a Split: the same work.
+    """
+    fusions = ["fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched", "fuse_qkv"]
+    result: onnx.ModelProto = onnxsim.simplify(model, skipped_optimizers=fusions)[0]
+    return result
+
+
+@OPSETS
+@KINDS
+@FORMS
+def test_every_opset_computes_the_subnetwork(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, form: InputForm, opset: int
+) -> None:
+    checkpoint, out = make_checkpoint(), tmp_path / "out"
+    case = Case(ONNX, kind, "fp32")
+    for batch in (1, "dynamic"):
+        artifacts = case.write(checkpoint, (1, 4), out / str(batch), opset=opset, input=form, batch=batch)
+        case.prove(checkpoint, artifacts, out / str(batch))
+
+
+@OPSETS
+def test_the_file_has_the_opset_that_was_asked_for_and_the_lowest_ir_version_of_it(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, opset: int
+) -> None:
+    (model,) = written(make_checkpoint(), (2,), tmp_path / "out", opset=opset)
+    assert [(imported.domain, imported.version) for imported in model.opset_import] == [("", opset)]
+    assert model.ir_version == onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+
+
+@KINDS
+@pytest.mark.parametrize("opset", [-1, 0, 16, 24, 99])
+def test_other_opsets_are_refused_and_nothing_is_written(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, opset: int
+) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BadInput, match=f"--opset {opset} is not supported. Give 17 to 23."):
+        ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, opset=opset), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_default_opset_is_one_that_onnxruntime_web_takes(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    (model,) = written(make_checkpoint(), (2,), tmp_path / "out")
+    assert model.opset_import[0].version == DEFAULT_OPSET == 17
+    assert model.ir_version == 8
+
+
+def test_attention_is_one_operator_from_opset_23_on(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    (before,) = written(checkpoint, (2,), tmp_path / "22", opset=22)
+    (after,) = written(checkpoint, (2,), tmp_path / "23", opset=23)
+    assert op_counts(before)["Softmax"] == checkpoint.info.config.depth
+    assert op_counts(before)["Attention"] == 0
+    assert op_counts(after)["Attention"] == checkpoint.info.config.depth
+    assert op_counts(after)["Softmax"] == 0
+
+
+@OPSETS
+@KINDS
+@BATCHES
+def test_it_is_valid_and_every_tensor_is_named_and_of_rank_4_at_most(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, batch: int | str, opset: int
+) -> None:
+    for model in written(make_checkpoint(), (1, 2), tmp_path / "out", graph=kind, batch=batch, opset=opset):
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+        ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+        ranks |= {tensor.name: len(tensor.dims) for tensor in inferred.graph.initializer}
+        produced = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        assert produced <= ranks.keys()
+        assert max(ranks.values()) <= 4
+
+
+@KINDS
+@FORMS
+def test_only_standard_operators_are_used_and_no_gather(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, form: InputForm
+) -> None:
+    for model in written(make_checkpoint(), (1, 4), tmp_path / "out", graph=kind, input=form):
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not {name for name in op_counts(model) if name.startswith(("Gather", "Scatter", "Loop", "If"))}
+        assert not model.functions
+
+
+@KINDS
+@pytest.mark.parametrize("separate_classifiers", [(), (1, 4)])
+def test_every_initializer_is_used(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, separate_classifiers: tuple[int, ...]
+) -> None:
+    checkpoint = make_checkpoint(separate_classifiers=separate_classifiers)
+    for model in written(checkpoint, (1, 4), tmp_path / "out", graph=kind):
+        used = {name for node in model.graph.node for name in node.input}
+        assert {tensor.name for tensor in model.graph.initializer} <= used
+
+
+@KINDS
+def test_names_are_unique_and_readable(make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind) -> None:
+    checkpoint = make_checkpoint()
+    for model in written(checkpoint, (1, 4), tmp_path / "out", graph=kind):
+        nodes = [node.name for node in model.graph.node]
+        tensors = [tensor.name for tensor in model.graph.initializer]
+        values = [*tensors, *(name for node in model.graph.node for name in node.output)]
+        assert len(set(nodes)) == len(nodes)
+        assert len(set(values)) == len(values)
+        assert all(nodes)
+        for name in values:  # where it is in the model: block, part, operator
+            assert re.match(r"(image|patch_embed|tokens|blocks\.[01]|cls|norm|head|logits|attn|gelu|shell)\b", name), (
+                name
+            )
+        assert any(name.startswith("blocks.1.mlp.fc2.weight") for name in tensors)
+        assert model.graph.name.startswith("tiny-")
+
+
+@KINDS
+def test_the_metadata_says_what_the_file_is(make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind) -> None:
+    checkpoint = make_checkpoint()
+    for k, model in zip((1, 4), written(checkpoint, (1, 4), tmp_path / "out", graph=kind), strict=True):
+        said = {entry.key.removeprefix("hydra_export."): entry.value for entry in model.metadata_props}
+        assert said["model"] == "tiny"
+        assert said["heads"] == str(k)
+        assert json.loads(said["labels"]) == [f"class {i}" for i in range(7)]
+        assert msgspec.json.decode(said["preprocessing"], type=Preprocessing) == checkpoint.info.preprocessing
+        assert said["checkpoint_sha256"] == checkpoint.sha256
+        assert said["license"] == "CC0-1.0"
+        assert model.producer_name == "hydra-export"
+
+
+@OPSETS
+@FORMS
+@BATCHES
+def test_onnxsim_finds_nothing_to_simplify(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, form: InputForm, batch: int | str, opset: int
+) -> None:
+    (model,) = written(make_checkpoint(), (2,), tmp_path / "out", input=form, batch=batch, opset=opset)
+    assert op_counts(simplified(model)) == op_counts(model)
+
+
+@pytest.mark.parametrize("opset", [17, 20, 23])
+@BATCHES
+def test_folding_the_shared_graph_gives_the_separate_one(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, batch: int | str, opset: int
+) -> None:
+    checkpoint, choices = make_checkpoint(), {"batch": batch, "opset": opset}
+    shared = written(checkpoint, (1, 2, 4), tmp_path / "shared", graph="shared", **choices)
+    separate = written(checkpoint, (1, 2, 4), tmp_path / "separate", graph="separate", **choices)
+    assert op_counts(shared[-1])["Concat"] > 0
+    for joined, whole in zip(shared, separate, strict=True):
+        assert op_counts(simplified(joined)) == op_counts(whole)
+
+
+def test_the_last_block_is_computed_for_the_class_token_alone(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    (model,) = written(make_checkpoint(), (2,), tmp_path / "out")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.graph.value_info
+    }
+    num_tokens = {i: shapes[f"blocks.{i}/mlp/fc1/Add"][1] for i in (0, 1)}
+    assert num_tokens == {0: 17, 1: 1}

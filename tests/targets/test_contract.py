@@ -1,0 +1,197 @@
+"""What every target promises, over each graph kind and precision that it declares."""
+
+from __future__ import annotations
+
+import hashlib
+import pkgutil
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from hydra_export import targets
+from hydra_export.errors import BadInput, UnknownName
+from hydra_export.target import ExportSpec, GraphKind, InputForm, Precision
+from tests.targets.conftest import Case, MakeCheckpoint, given
+
+
+@pytest.mark.parametrize("batch", [1, 3, "dynamic"])
+@pytest.mark.parametrize("form", ["tensor", "image"])
+def test_every_head_count_computes_its_subnetwork(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path, form: InputForm, batch: int | str
+) -> None:
+    checkpoint = make_checkpoint()
+    artifacts = case.write(checkpoint, (1, 2, 3, 4), tmp_path / "out", input=form, batch=batch)
+    case.prove(checkpoint, artifacts, tmp_path / "out")
+
+
+@pytest.mark.parametrize("heads", [(1,), (4,), (1, 4), (2, 3)])
+def test_any_list_of_head_counts_will_do(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path, heads: tuple[int, ...]
+) -> None:
+    checkpoint = make_checkpoint()
+    artifacts = case.write(checkpoint, heads, tmp_path / "out")
+    assert {k for artifact in artifacts for k in artifact.heads} == set(heads)
+    case.prove(checkpoint, artifacts, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [
+        ({"channels": 1}, (1, 4)),
+        ({"layer_scale": 0.5}, (1, 2, 4)),
+        ({"separate_classifiers": (1, 2, 4)}, (1, 2, 4)),
+        ({"separate_classifiers": (2, 3, 4), "layer_scale": 0.5, "channels": 1, "mlp_ratio": 3.0}, (2, 4)),
+        ({"num_classes": 1}, (1, 4)),
+        ({"depth": 1}, (1, 4)),
+        ({"heads": 1}, (1,)),
+        ({"patch_size": 16}, (1, 4)),
+        ({"head_dim": 1, "mlp_ratio": 1.0}, (1, 4)),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("form", ["tensor", "image"])
+def test_every_architecture_is_exported(
+    case: Case,
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    architecture: dict[str, object],
+    heads: tuple[int, ...],
+    form: InputForm,
+) -> None:
+    checkpoint = make_checkpoint(**architecture)
+    artifacts = case.write(checkpoint, heads, tmp_path / "out", input=form)
+    case.prove(checkpoint, artifacts, tmp_path / "out")
+
+
+def test_a_dynamic_batch_gives_each_image_the_logits_that_it_has_alone(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    (artifact,) = case.write(checkpoint, (2,), tmp_path / "out", batch="dynamic")
+    session = case.target.load(tmp_path / "out" / artifact.path, 2)
+    images = given(checkpoint, artifact.spec)
+    alone = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
+    np.testing.assert_allclose(session.run(images), alone, atol=1e-6)  # float32 sums in another order
+
+
+def test_a_fixed_batch_takes_any_number_of_images_and_gives_as_many_logits(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    (artifact,) = case.write(checkpoint, (2,), tmp_path / "out", batch=3)
+    session = case.target.load(tmp_path / "out" / artifact.path, 2)
+    for count in (1, 2, 3, 4, 7):
+        assert session.run(given(checkpoint, artifact.spec, count)).shape == (count, 7)
+
+
+def test_artifacts_list_exactly_the_files_that_were_written(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    artifacts = case.write(make_checkpoint(), (1, 2, 4), tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in _files(tmp_path / "out")}
+    assert {name for artifact in artifacts for name in artifact.files} == written
+    for artifact in artifacts:
+        assert artifact.path in artifact.files
+        assert len(set(artifact.files)) == len(artifact.files)
+        assert all(PurePosixPath(name).as_posix() == name and not name.startswith(("/", "..")) for name in written)
+
+
+def test_artifacts_say_what_was_asked_for(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifacts = case.write(make_checkpoint(), (1, 2), tmp_path / "out", input="image", batch="dynamic")
+    for artifact in artifacts:
+        assert artifact.target == case.target.name
+        assert artifact.spec == case.spec(input="image", batch="dynamic")
+        assert [info.name for info in artifact.outputs] == ["logits"]
+        (logits,) = artifact.outputs
+        assert (logits.dtype, logits.shape) == ("float32", ("batch", 7))
+        assert (artifact.inputs[0].name, artifact.inputs[0].dtype) == ("image", "uint8")
+        assert artifact.inputs[0].shape == ("batch", 16, 16, 3)
+
+
+def test_the_listed_files_are_all_that_a_device_must_fetch(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    for index, artifact in enumerate(case.write(checkpoint, (1, 2, 4), tmp_path / "out")):
+        device = tmp_path / f"device {index}"  # in another place, its name with a space
+        for name in artifact.files:
+            (device / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tmp_path / "out" / name, device / name)
+        case.prove(checkpoint, [artifact], device)
+
+
+def test_the_same_bytes_are_written_twice(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    case.write(checkpoint, (1, 2, 4), tmp_path / "first")
+    case.write(checkpoint, (1, 2, 4), tmp_path / "second place")
+    assert _tree(tmp_path / "first") == _tree(tmp_path / "second place")
+
+
+def test_what_was_written_passes_lint(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    for artifact in case.write(make_checkpoint(), (1, 4), tmp_path / "out", batch="dynamic"):
+        case.target.lint(tmp_path / "out" / artifact.path)
+
+
+def test_the_checkpoint_is_left_as_it_was(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(layer_scale=0.5)
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    case.write(checkpoint, (1, 4), tmp_path / "out", input="image")
+    assert all(tensor.equal(before[name]) for name, tensor in checkpoint.model.state_dict().items())
+
+
+def test_a_head_count_without_a_classifier_is_refused(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="no classifier for heads 3"):
+        case.write(make_checkpoint(separate_classifiers=(2, 4)), (3,), tmp_path / "out")
+
+
+def test_every_declared_kind_and_precision_is_a_known_word() -> None:
+    for name in targets.names():
+        target = targets.get(name)
+        assert target.name == name
+        assert target.graphs
+        assert set(target.graphs) <= set(get_args(GraphKind))
+        assert target.precisions
+        assert set(target.precisions) <= set(get_args(Precision))
+
+
+def test_names_are_the_files_in_the_folder_of_targets() -> None:
+    files = {module.name for module in pkgutil.iter_modules(targets.__path__)}
+    assert set(targets.names()) == files
+    assert "onnx" in files
+    assert list(targets.names()) == sorted(files)
+
+
+def test_a_new_file_is_a_new_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "braille.py").write_text("TARGET = 'any object'\n")
+    monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
+    assert "braille" in targets.names()
+    assert targets.get("braille") == "any object"  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize(
+    ("given_name", "remedy"), [("onxn", "Did you mean 'onnx'?"), ("zzz", "Known: "), ("", "Known: "), ("ONNX", "onnx")]
+)
+def test_an_unknown_target_is_refused_with_the_nearest(given_name: str, remedy: str) -> None:
+    with pytest.raises(UnknownName, match=f"No target '{given_name}'") as caught:
+        targets.get(given_name)
+    assert remedy in caught.value.remedy
+
+
+def test_the_default_choice_is_one_that_every_target_takes() -> None:
+    for name in targets.names():
+        assert ExportSpec().graph in targets.get(name).graphs
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _tree(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)
+    }
