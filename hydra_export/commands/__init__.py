@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+    from hydra_export.bundle import ArtifactEntry
+
 
 @dataclass(frozen=True)
 class Result:
@@ -42,6 +44,11 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
     from rich.text import Text
 
     return Group(Text(title, style="bold"), shown, *map(Text, notes))
+
+
+def kind(artifact: ArtifactEntry) -> str:
+    """What an artifact is, in fewer letters than its path."""
+    return f"{artifact.target} {artifact.graph}{'' if artifact.precision == 'fp32' else f' {artifact.precision}'}"
 
 
 def size(count: int) -> str:

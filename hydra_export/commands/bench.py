@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, percent, size, table, talk, titled
+from hydra_export.commands import Result, kind, percent, size, table, talk, titled
 
 
 def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
@@ -36,7 +36,7 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
         fetched = sum(sizes[path] for path in artifact.files)
         error = artifact.parity[timing.heads].max_abs_error
         shown.add_row(
-            timing.path,
+            kind(artifact),
             str(timing.heads),
             percent(subnetwork.accuracy),
             size(fetched),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, percent, size, table, talk, titled
+from hydra_export.commands import Result, kind, percent, size, table, talk, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,7 +139,7 @@ def _shown(manifest: Manifest, out: Path) -> RenderableType:
         fetched = size(sum(sizes[path] for path in artifact.files))
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
-            shown.add_row(artifact.path, str(k), percent(top1[k]), fetched, *errors)
+            shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
     images = next(iter(manifest.artifacts[0].parity.values())).num_images
     note = f"Errors are of logits, against the float64 subnetwork, on {images} images ({manifest.images})."
     return titled(f"{manifest.model.name} in {out}", shown, note)
