@@ -49,14 +49,14 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
+        """The learning rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def train_step(self) -> tuple[int, float]:
         """One update; the head count that it trained and the loss before it.
 
         Raises:
-            CheckFailed: the loss is NaN or infinite.
+            CheckFailed: the loss or its gradient is NaN or infinite.
         """
         k = self._draw_heads(self.step)
         torch.manual_seed(hash((self.config.seed, self.step)) & (2**63 - 1))  # stochastic depth draws from it
@@ -64,16 +64,18 @@ class Trainer:
         self._schedule.step_update(self.step)
         logits = self.model(images_BCHW, k)
         loss = F.cross_entropy(logits, labels_B, label_smoothing=self.config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise CheckFailed(f"The loss of k={k} became {value} at step {self.step}.", "Train with a smaller --lr.")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        for name, value in (("loss", loss.item()), ("gradient", norm.item())):
+            if not math.isfinite(value):  # before the weights are touched
+                raise CheckFailed(
+                    f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller --lr."
+                )
         self._optimizer.step()
         self.step += 1
         self._ema.update(self.model, self.step)
-        return k, value
+        return k, loss.item()
 
     def result(self) -> HydraViT:
         """The weights that the run keeps so far, in eval mode: not to be changed."""

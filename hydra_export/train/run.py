@@ -110,14 +110,13 @@ def _train(
     monitored = sorted({config.trained_heads[0], *config.export_heads})
     with files.refusing(out / METRICS), (out / METRICS).open("a", encoding="utf-8") as metrics:
         while trainer.step < config.steps:
-            lr = trainer.lr
             k, loss = trainer.train_step()
             losses.append(loss)
             step, accuracy = trainer.step, None
             last = step == config.steps
             if step % config.log_every == 0 or last:
-                row = {"step": step, "loss": float(np.mean(losses)), "lr": lr, "seconds": time.monotonic() - started}
-                _append(metrics, row)
+                spent = time.monotonic() - started
+                _append(metrics, {"step": step, "loss": float(np.mean(losses)), "lr": trainer.lr, "seconds": spent})
                 losses.clear()
             if step % config.monitor_every == 0 and not last:
                 few = Split(test.pixels[: config.monitor_images], test.labels[: config.monitor_images])
