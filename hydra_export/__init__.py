@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra_export.errors import CheckFailed as CheckFailed
     from hydra_export.errors import HydraExportError as HydraExportError
     from hydra_export.export import export as export_bundle
+    from hydra_export.export import jobs as jobs
     from hydra_export.model import HydraViT as HydraViT
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.target import ExportSpec as ExportSpec
@@ -39,6 +40,7 @@ _PUBLIC = {
     "Manifest": "bundle:Manifest",
     "Preprocessing": "preprocess:Preprocessing",
     "export_bundle": "export:export",
+    "jobs": "export:jobs",
     "load_checkpoint": "checkpoint:load",
     "save_checkpoint": "checkpoint:save",
     "verify_bundle": "verify:verify",

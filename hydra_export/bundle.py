@@ -261,6 +261,11 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
+def schema() -> bytes:
+    """The JSON Schema of manifest.json, as docs/ holds it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2) + b"\n"
+
+
 def sums(entries: list[FileEntry]) -> bytes:
     """The content of SHA256SUMS, as ``sha256sum -c`` reads it."""
     return "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(entries, key=lambda e: e.path)).encode()
