@@ -1,0 +1,322 @@
+"""The reference is right, and every way of being wrong that we know of is caught on the written artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+
+from hydra_export import checkpoint, parity, targets
+from hydra_export.architecture import HydraConfig
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.data import packaged_images
+from hydra_export.errors import ParityFailed
+from hydra_export.model import HydraViT
+from hydra_export.target import ExportSpec, GraphKind
+
+# B batch, D width of subnetwork k, E width of the universal model, C head width
+HEADS = 2
+NUM_IMAGES = 40  # more than one batch of the reference
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint: Path) -> Checkpoint:
+    return checkpoint.load(tiny_checkpoint)
+
+
+@pytest.fixture
+def pixels(loaded: Checkpoint) -> NDArray[np.uint8]:
+    return packaged_images(loaded.info.preprocessing, NUM_IMAGES).pixels
+
+
+def plain_vit(model: HydraViT, config: HydraConfig, heads: int) -> VisionTransformer:
+    """A timm ViT of subnetwork *heads* in float64, its weights cut here by hand from those of the universal model."""
+    D, E, M = heads * config.head_dim, config.heads * config.head_dim, int(heads * config.head_dim * config.mlp_ratio)
+    dense = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        in_chans=config.channels,
+        num_classes=config.num_classes,
+        embed_dim=D,
+        depth=config.depth,
+        num_heads=heads,
+        mlp_ratio=config.mlp_ratio,
+        init_values=config.layer_scale,
+    )
+    own = model.state_dict()
+    cut = {
+        "cls_token": own["cls_token"][:, :, :D],
+        "pos_embed": own["pos_embed"][:, :, :D],
+        "patch_embed.proj.weight": own["patch_embed.proj.weight"][:D],
+        "patch_embed.proj.bias": own["patch_embed.proj.bias"][:D],
+        "norm.weight": own["norm.weight"][:D],
+        "norm.bias": own["norm.bias"][:D],
+    }
+    head = f"head.k{heads}" if config.separate_classifiers else "head"
+    cut |= {"head.weight": own[f"{head}.weight"][:, :D], "head.bias": own[f"{head}.bias"]}
+    for i in range(config.depth):
+        block = f"blocks.{i}"
+        rows = torch.cat([torch.arange(D) + part * E for part in range(3)])  # of q, k and v
+        cut[f"{block}.attn.qkv.weight"] = own[f"{block}.attn.qkv.weight"][rows][:, :D]
+        cut[f"{block}.attn.qkv.bias"] = own[f"{block}.attn.qkv.bias"][rows]
+        cut[f"{block}.attn.proj.weight"] = own[f"{block}.attn.proj.weight"][:D, :D]
+        cut[f"{block}.mlp.fc1.weight"] = own[f"{block}.mlp.fc1.weight"][:M, :D]
+        cut[f"{block}.mlp.fc1.bias"] = own[f"{block}.mlp.fc1.bias"][:M]
+        cut[f"{block}.mlp.fc2.weight"] = own[f"{block}.mlp.fc2.weight"][:D, :M]
+        narrow = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.proj.bias", "mlp.fc2.bias"]
+        narrow += ["ls1.gamma", "ls2.gamma"] if config.layer_scale else []
+        cut |= {f"{block}.{name}": own[f"{block}.{name}"][:D] for name in narrow}
+    dense.load_state_dict(cut)
+    return dense.double().eval()
+
+
+def float64_logits(
+    model: HydraViT, config: HydraConfig, heads: int, image_BCHW: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        logits: NDArray[np.float64] = plain_vit(model, config, heads)(torch.from_numpy(image_BCHW)).numpy()
+    return logits
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4])
+def test_the_reference_is_what_a_plain_timm_vit_gives_in_float64(
+    loaded: Checkpoint, pixels: NDArray[np.uint8], heads: int
+) -> None:
+    data = loaded.info.preprocessing
+    expected = float64_logits(loaded.model, loaded.info.config, heads, data.normalise(pixels, np.float64))
+    found = parity.reference(loaded.model, heads, pixels, data)
+    assert found.exact.dtype == np.float64
+    np.testing.assert_allclose(found.exact, expected, rtol=0, atol=1e-12)
+    assert found.torch_fp32.dtype == np.float32
+    assert 1e-9 < np.abs(found.torch_fp32 - expected).max() < 1e-4  # float32's own noise, not float64 rounded
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_reference_knows_layer_scale_grey_images_and_separate_classifiers(
+    scaled_model: HydraViT, scaled_config: HydraConfig, loaded: Checkpoint, heads: int
+) -> None:
+    data = msgspec.structs.replace(loaded.info.preprocessing, mean=(0.3,), std=(0.2,))
+    grey = packaged_images(data, 5).pixels
+    expected = float64_logits(scaled_model, scaled_config, heads, data.normalise(grey, np.float64))
+    found = parity.reference(scaled_model, heads, grey, data)
+    np.testing.assert_allclose(found.exact, expected, rtol=0, atol=1e-12)
+
+
+def test_the_reference_leaves_the_model_in_float32(loaded: Checkpoint, pixels: NDArray[np.uint8]) -> None:
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    first = parity.reference(loaded.model, HEADS, pixels, loaded.info.preprocessing)
+    second = parity.reference(loaded.model, HEADS, pixels, loaded.info.preprocessing)
+    np.testing.assert_array_equal(first.exact, second.exact)
+    assert all(tensor.equal(before[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+Mutation = Callable[[onnx.ModelProto], None]
+
+
+def _swap_heads(array_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The two heads of subnetwork 2 exchanged, in the last axis."""
+    return np.roll(array_D, array_D.shape[-1] // 2, axis=-1)
+
+
+def _changed(names: list[str], change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Mutation:
+    def mutate(model: onnx.ModelProto) -> None:
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        for name in names:
+            array = onnx.numpy_helper.to_array(tensors[name])
+            mutated = np.ascontiguousarray(change(array.copy()))
+            assert mutated.shape == array.shape
+            assert not np.array_equal(mutated, array)
+            tensors[name].CopyFrom(onnx.numpy_helper.from_array(mutated, name))
+
+    return mutate
+
+
+def _head_order(parts: str) -> Mutation:
+    names = [f"blocks.0.attn.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+    return _changed(names, _swap_heads)
+
+
+def _epsilon(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                assert attribute.f == pytest.approx(1e-6)
+                attribute.f = 1e-5
+
+
+def _tanh_gelu(model: onnx.ModelProto) -> None:
+    gelus = [node for node in model.graph.node if node.op_type == "Gelu"]
+    assert gelus
+    for node in gelus:
+        node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
+
+
+def _first_only(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    array.flat[0] *= 1.001
+    return array
+
+
+ONE_VALUE = "one value of the largest matrix off by a thousandth"
+MUTATIONS: dict[str, Mutation] = {
+    "heads swapped in v": _head_order("v"),
+    "heads swapped in q": _head_order("q"),
+    "heads swapped in q and k": _head_order("qk"),
+    "heads swapped in all but the projection": _head_order("qkv"),
+    "LayerNorm epsilon of torch's default": _epsilon,
+    "GELU by tanh": _tanh_gelu,
+    "square weight transposed": _changed(["blocks.1.attn.proj.weight"], lambda a: a.T),
+    "q weight transposed": _changed(["blocks.0.attn.q.weight"], lambda a: a.T),
+    "attention not scaled": _changed(["blocks.0.attn.q.weight", "blocks.0.attn.q.bias"], lambda a: a * 8**0.5),
+    "attention scaled by the wrong width": _changed(
+        ["blocks.1.attn.q.weight", "blocks.1.attn.q.bias"], lambda a: a / 2**0.5
+    ),
+    "channels of q reversed": _changed(["blocks.0.attn.q.weight"], lambda a: a[:, ::-1]),
+    "class token at another position": _changed(["tokens"], lambda a: np.roll(a, 1, axis=1)),
+    "image channels in BGR": _changed(["patch_embed.weight"], lambda a: a[:, ::-1]),
+    "patches transposed": _changed(["patch_embed.weight"], lambda a: a.swapaxes(2, 3)),
+    "classes in another order": _changed(["head.weight", "head.bias"], lambda a: a[::-1]),
+    "weights in bfloat16": _changed(
+        ["blocks.1.mlp.fc1.weight"], lambda a: torch.from_numpy(a).bfloat16().float().numpy()
+    ),
+    ONE_VALUE: _changed(["blocks.0.mlp.fc2.weight"], _first_only),
+    "NaN in a bias": _changed(["norm.bias"], lambda a: np.where(np.arange(a.size) == 0, np.nan, a).astype(np.float32)),
+    "infinity in a bias": _changed(["head.bias"], lambda a: np.full_like(a, np.inf)),
+    **{
+        f"{name} dropped": _changed([name], np.zeros_like)
+        for name in (
+            "patch_embed.bias",
+            "blocks.0.norm1.bias",
+            "blocks.0.attn.q.bias",
+            "blocks.0.attn.v.bias",
+            "blocks.1.attn.proj.bias",
+            "blocks.1.norm2.bias",
+            "blocks.0.mlp.fc1.bias",
+            "blocks.1.mlp.fc2.bias",
+            "norm.bias",
+            "head.bias",
+        )
+    },
+}
+
+
+@pytest.fixture
+def small_tokens(loaded: Checkpoint) -> Checkpoint:
+    """With tokens as small as freshly trained ones, where the epsilon of the first LayerNorm matters."""
+    with torch.no_grad():
+        for name in ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed"):
+            loaded.model.get_parameter(name).mul_(0.1)
+    return loaded
+
+
+def check_caught(source: Checkpoint, mutation: Mutation, out: Path) -> None:
+    """The written artifact passes; changed by *mutation*, it fails."""
+    target, data = targets.get("onnx"), source.info.preprocessing
+    (artifact,) = target.write(source, (HEADS,), ExportSpec(opset=20), out)
+    path, pixels = out / artifact.path, packaged_images(data, NUM_IMAGES).pixels
+    expected = parity.reference(source.model, HEADS, pixels, data)
+
+    def record() -> parity.ParityRecord:
+        return parity.compare(target.load(path, HEADS).run(data.normalise(pixels)), expected)
+
+    parity.check("right", HEADS, record())
+    model = onnx.load(path)
+    mutation(model)
+    onnx.save(model, path)
+    with pytest.raises(ParityFailed, match=r"^wrong does not compute subnetwork 2"):
+        parity.check("wrong", HEADS, record())
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_a_wrong_artifact_fails(small_tokens: Checkpoint, tmp_path: Path, mutation: Mutation) -> None:
+    check_caught(small_tokens, mutation, tmp_path)
+
+
+# Of grey images, and so large that one value is within float32's noise.
+@pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - {"image channels in BGR", ONE_VALUE}))
+def test_a_wrong_artifact_of_the_packaged_model_fails(name: str, tmp_path: Path) -> None:
+    check_caught(checkpoint.load(), MUTATIONS[name], tmp_path)
+
+
+@pytest.mark.parametrize("graph", ["separate", "shared"])
+def test_every_subnetwork_of_the_packaged_model_is_a_plain_timm_vit(graph: GraphKind, tmp_path: Path) -> None:
+    packaged, target = checkpoint.load(), targets.get("onnx")
+    config, data = packaged.info.config, packaged.info.preprocessing
+    pixels = packaged_images(data, 20).pixels
+    for artifact in target.write(packaged, range(1, config.heads + 1), ExportSpec(graph=graph), tmp_path):
+        (k,) = artifact.heads
+        exact = float64_logits(packaged.model, config, k, data.normalise(pixels, np.float64))
+        logits = target.load(tmp_path / artifact.path, k).run(data.normalise(pixels))
+        parity.check(artifact.path, k, parity.compare(logits, parity.Reference(exact, exact.astype(np.float32))))
+
+
+def test_another_subnetwork_fails(loaded: Checkpoint, pixels: NDArray[np.uint8]) -> None:
+    data = loaded.info.preprocessing
+    other = parity.reference(loaded.model, 3, pixels, data)
+    record = parity.compare(other.torch_fp32, parity.reference(loaded.model, HEADS, pixels, data))
+    with pytest.raises(ParityFailed):
+        parity.check("x", HEADS, record)
+
+
+def reference_of(exact: list[list[float]], noise: float = 0.0) -> parity.Reference:
+    values = np.array(exact, np.float64)
+    return parity.Reference(values, (values + noise).astype(np.float32))
+
+
+def test_the_bound_is_the_larger_of_a_share_of_the_logits_and_torchs_noise() -> None:
+    assert reference_of([[2.0, -4.0]]).bound == pytest.approx(4e-5)
+    assert reference_of([[2.0, -4.0]], noise=0.5).bound == pytest.approx(2.0)
+
+
+def test_an_error_at_the_bound_passes_and_one_above_fails() -> None:
+    expected = reference_of([[1.0, 0.0], [0.0, -1.0]])
+    exact = expected.exact
+    below, above = exact + 0.99e-5, exact.copy()
+    above[1, 0] += 1.01e-5
+    parity.check("x", 1, parity.compare(below, expected))
+    with pytest.raises(ParityFailed, match=r"differ by 1\.01e-05, allowed is 1e-05"):
+        parity.check("x", 1, parity.compare(above, expected))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_logit_that_is_no_number_fails(value: float) -> None:
+    expected = reference_of([[1.0, 0.0], [0.0, 1.0]])
+    logits = expected.exact.copy()
+    logits[1, 1] = value
+    with pytest.raises(ParityFailed):
+        parity.check("x", 1, parity.compare(logits, expected))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_overflows_in_torch_proves_nothing(value: float) -> None:
+    exact = np.array([[1.0, 0.0]])
+    expected = parity.Reference(exact, np.array([[value, 0.0]], np.float32))
+    for logits in (exact + 5, np.array([[np.inf, 0.0]])):
+        with pytest.raises(ParityFailed):
+            parity.check("x", 1, parity.compare(logits, expected))
+    unknown = parity.Reference(np.array([[value, 0.0]]), np.array([[value, 0.0]], np.float32))
+    with pytest.raises(ParityFailed):
+        parity.check("x", 1, parity.compare(exact, unknown))
+
+
+def test_logits_of_another_shape_fail_and_are_not_broadcast() -> None:
+    expected = reference_of([[1.0, 1.0], [1.0, 1.0]])
+    for shape in ((2, 1), (1, 2), (2, 2, 1), (3, 2)):
+        with pytest.raises(ParityFailed, match="shape"):
+            parity.compare(np.ones(shape, np.float32), expected)
+
+
+def test_the_record_says_how_far_off_the_worst_image_is() -> None:
+    expected = reference_of([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    logits = np.array([[1.0, 0.0], [0.5, 0.25], [3.0, 0.0]])
+    record = parity.compare(logits, expected)
+    assert record.max_abs_error == pytest.approx(1.75)
+    assert record.cosine == pytest.approx(0.25 / np.hypot(0.5, 0.25))
+    assert record.top1_agreement == pytest.approx(2 / 3)
+    assert record.num_images == 3
