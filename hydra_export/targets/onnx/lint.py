@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from hydra_export.errors import CheckFailed
 from hydra_export.targets.onnx.graph import IR_VERSIONS
@@ -20,22 +20,22 @@ def lint(path: Path) -> None:
     try:
         onnx.checker.check_model(path)
         model = onnx.load(path, load_external_data=False)
-        inferred = onnx.shape_inference.infer_shapes(_without_data(model), check_type=True, strict_mode=True)
+        for problem in (*_portability(model), *_unused(model), *_external_data(model, path.parent)):
+            raise CheckFailed(f"{path} is not portable: {problem}.")
+        _drop_weights(model)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError, ValueError) as error:
         raise CheckFailed(f"{path} is not a valid ONNX model: {error}.") from error
-    for problem in (*_portability(model), *_unused(model), *_ranks(inferred), *_external_data(model, path.parent)):
+    for problem in _ranks(inferred):
         raise CheckFailed(f"{path} is not portable: {problem}.")
 
 
-def _without_data(model: onnx.ModelProto) -> onnx.ModelProto:
+def _drop_weights(model: onnx.ModelProto) -> None:
     """Shapes follow from small constants; the weights would only be copied."""
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    for tensor in small.graph.initializer:
+    for tensor in model.graph.initializer:
         if len(tensor.raw_data) > 1024:
             tensor.ClearField("raw_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL
-    return small
 
 
 def _portability(model: onnx.ModelProto) -> Iterator[str]:
