@@ -178,7 +178,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
 def read_golden(folder: Path, manifest: Manifest) -> Golden:
     """The golden data of a bundle; VerificationFailed where it is damaged or contradicts *manifest*."""
     try:
-        with np.load(folder / GOLDEN, allow_pickle=False) as arrays:
+        # numpy leaves a file open that it opened itself and could not read.
+        with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in arrays.files}
         return _golden(golden, manifest)
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError) as error:
