@@ -179,3 +179,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckFailed, match=r"x\.onnx"):
         ONNX.lint(path)
+
+
+def test_a_name_that_is_not_utf8_is_refused(broken: Callable[[GraphKind, Change], Path]) -> None:
+    path = broken("shared", lambda _model: None)
+    path.write_bytes(path.read_bytes().replace(b"length", b"l\xffngth", 1))
+    with pytest.raises(CheckFailed, match="is not UTF-8"):
+        ONNX.lint(path)

@@ -1,0 +1,360 @@
+"""Verification: whatever happened to a bundle is found and named."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from hydra_export import bundle, checkpoint, files
+from hydra_export.architecture import HydraConfig
+from hydra_export.cli import main
+from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
+from hydra_export.export import export, jobs
+from hydra_export.model import HydraViT
+from hydra_export.preprocess import Preprocessing
+from hydra_export.verify import verify
+
+FLIPS = 6  # per file
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
+    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+    torch.manual_seed(0)
+    model = HydraViT(config).eval()
+    state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
+    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    place = tmp_path_factory.mktemp("exported")
+    checkpoint.save(place / "tiny.safetensors", state, info)
+    listed = jobs(["onnx"], ["separate", "shared"], ["fp32"])
+    export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", listed)
+    return place / "bundle"
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def reseal(folder: Path, edit: Callable[[Any], object] = lambda _manifest: None) -> None:
+    """Makes every hash and size right again after a change, as someone would who wants it not to be found."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for entry in (*manifest["files"], *manifest["artifacts"]):
+        path = folder / entry["path"]
+        entry.update(bytes=path.stat().st_size, sha256=files.sha256(path))
+    edit(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in names(folder) if name != "SHA256SUMS"]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_a_whole_bundle_passes_and_every_artifact_ran(folder: Path) -> None:
+    verified = verify(folder)
+    assert {(run.path, run.heads) for run in verified} == {
+        ("onnx/tiny-k2.onnx", 2),
+        ("onnx/tiny-k4.onnx", 4),
+        ("onnx/tiny-shared-k2.onnx", 2),
+        ("onnx/tiny-shared-k4.onnx", 4),
+    }
+    for run in verified:
+        assert 0 < run.record.max_abs_error <= run.record.bound
+        assert run.record.num_images == 4
+
+
+def test_a_bundle_passes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another place" / "renamed"
+    elsewhere.parent.mkdir()
+    folder.rename(elsewhere)
+    assert verify(elsewhere)
+
+
+def test_a_bundle_that_was_hashed_again_unchanged_passes(folder: Path) -> None:
+    reseal(folder)
+    assert verify(folder)
+
+
+def test_one_flipped_byte_anywhere_is_found_and_its_file_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    for name in names(folder):
+        good = (folder / name).read_bytes()
+        for position in (0, len(good) - 1, *(rng.randrange(len(good)) for _ in range(FLIPS - 2))):
+            content = bytearray(good)
+            content[position] ^= 1 << rng.randrange(8)
+            (folder / name).write_bytes(content)
+            assert main(["verify", str(folder)]) == 1, f"{name} at {position}"
+            out, err = capsys.readouterr()
+            assert not out
+            assert name in err, f"{name} at {position}: {err}"
+        (folder / name).write_bytes(good)
+    assert main(["verify", str(folder)]) == 0
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def _link(path: Path) -> None:
+    target = path.with_name("target of the link")
+    path.rename(target)
+    path.symlink_to(target.name)
+
+
+def _link_outside(path: Path) -> None:
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def _folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHANGES = [_remove, _empty, _truncate, _append, _link, _link_outside, _folder_instead]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_every_file_of_a_bundle_is_needed_as_it_is(
+    exported: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    for index, name in enumerate(names(exported)):
+        folder = Path(shutil.copytree(exported, tmp_path / str(index) / "bundle"))
+        change(folder / name)
+        with pytest.raises(VerificationFailed) as caught:
+            verify(folder)
+        assert name in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["more", "onnx/more.onnx", "golden/.hidden", "new folder/x", "manifest.json.bak"])
+def test_an_added_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    with pytest.raises(VerificationFailed, match=f"{name} is not listed"):
+        verify(folder)
+
+
+def test_an_added_link_is_named(folder: Path) -> None:
+    (folder / "onnx" / "more").symlink_to(folder / "golden")
+    with pytest.raises(VerificationFailed, match="onnx/more is a link"):
+        verify(folder)
+
+
+def test_an_added_pipe_is_named_and_not_read(folder: Path) -> None:
+    import os
+
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(VerificationFailed, match="pipe is a link or a special file"):
+        verify(folder)
+
+
+def test_two_swapped_files_are_both_named(folder: Path) -> None:
+    first, second = folder / "onnx/tiny-k2.onnx", folder / "onnx/tiny-k4.onnx"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    with pytest.raises(VerificationFailed, match=r"tiny-k2\.onnx is damaged.*tiny-k4\.onnx is damaged"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("edit", [str.upper, lambda t: t + t[:80], lambda t: t.replace("  ", " "), lambda t: t[:-1]])
+def test_sums_in_another_form_are_refused(folder: Path, edit: Callable[[str], str]) -> None:
+    path = folder / "SHA256SUMS"
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(VerificationFailed, match="SHA256SUMS"):
+        verify(folder)
+
+
+def test_a_missing_folder_and_one_that_is_no_bundle_are_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="There is no folder"):
+        verify(tmp_path / "none")
+    with pytest.raises(BadInput, match="is not a bundle"):
+        verify(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="There is no folder"):
+        verify(tmp_path / "file")
+
+
+def test_a_bundle_that_cannot_be_read_is_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "sha256", denied)
+    with pytest.raises(BadInput, match=r"cannot be read.*Permission denied"):
+        verify(folder)
+
+
+# What only running the artifacts can find: every hash is right.
+
+
+@pytest.mark.parametrize(("path", "other"), list(itertools.permutations(["tiny-k2", "tiny-k4", "tiny-shared-k4"], 2)))
+def test_another_artifact_under_its_name_is_found(folder: Path, path: str, other: str) -> None:
+    """But for the shared and the separate graph of one head count, which compute the same."""
+    shutil.copyfile(folder / f"onnx/{other}.onnx", folder / f"onnx/{path}.onnx")
+    reseal(folder)
+    if path[-1] == other[-1]:
+        assert verify(folder)
+        return
+    with pytest.raises(VerificationFailed, match=f"{path}.onnx: .* does not compute subnetwork {path[-1]}"):
+        verify(folder)
+
+
+def test_a_changed_weight_is_found(folder: Path) -> None:
+    model = onnx.load(folder / "onnx/tiny-k4.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "blocks.0.mlp.fc1.weight")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[0, 0] += 0.01
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, folder / "onnx/tiny-k4.onnx")
+    reseal(folder)
+    with pytest.raises(VerificationFailed, match=r"tiny-k4\.onnx"):
+        verify(folder)
+
+
+def test_a_changed_shell_is_found(folder: Path) -> None:
+    path = folder / "onnx/tiny-shared-k2.bin"
+    array = np.fromfile(path, "<f4")
+    array[100] += 0.1
+    array.tofile(path)
+    reseal(folder)
+    with pytest.raises(VerificationFailed, match=r"tiny-shared-k[24]\.onnx"):
+        verify(folder)
+
+
+def test_changed_golden_logits_are_found(folder: Path) -> None:
+    with np.load(folder / bundle.GOLDEN) as arrays:
+        golden = {name: arrays[name] for name in arrays.files}
+    golden["logits_k2"][0, 0] += 0.001
+    golden["torch_fp32_logits_k2"][0, 0] += 0.001
+    np.savez(folder / bundle.GOLDEN, **golden)
+    reseal(folder)
+    with pytest.raises(VerificationFailed, match=r"tiny-k2\.onnx"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x08", b"not a model"])
+def test_an_artifact_that_is_no_model_is_a_failed_check(folder: Path, content: bytes) -> None:
+    (folder / "onnx/tiny-k2.onnx").write_bytes(content)
+    reseal(folder)
+    with pytest.raises(CheckFailed, match=r"tiny-k2\.onnx"):
+        verify(folder)
+
+
+def test_a_graph_that_reads_outside_of_the_bundle_is_refused(folder: Path) -> None:
+    path = folder / "onnx/tiny-shared-k2.onnx"
+    (folder.parent / "outside.bin").write_bytes((folder / "onnx/tiny-shared-k2.bin").read_bytes())
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../../outside.bin"
+    path.write_bytes(model.SerializeToString())
+    reseal(folder)
+    with pytest.raises(CheckFailed, match=r"tiny-shared-k2\.onnx"):
+        verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda m: m["artifacts"][0].update(target="tfite"), "unknown target 'tfite'"),
+        (lambda m: m["artifacts"][0].update(target="../onnx"), "unknown target"),
+        (lambda m: m["artifacts"][0].update(heads=[4], parity={"4": m["artifacts"][0]["parity"]["2"]}), "heads 4"),
+        (lambda m: m["artifacts"][0].update(input="image"), "tiny-k2"),
+        (lambda m: m["files"][0].update(bytes=m["files"][0]["bytes"] + 1), "bytes, manifest.json says"),
+        (lambda m: m["files"][0].update(sha256="0" * 64), "damaged"),
+        (lambda m: m["files"].pop(0), "is not listed in manifest.json"),
+        (lambda m: m["files"].append({"path": "../x", "bytes": 1, "sha256": "0" * 64}), "../x is missing"),
+        (lambda m: m["model"]["preprocessing"].update(mean=[0, 0, 0]), "golden"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_found(folder: Path, edit: Callable[[Any], Any], said: str) -> None:
+    reseal(folder, edit)
+    with pytest.raises(CheckFailed) as caught:
+        verify(folder)
+    assert said in caught.value.message
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container of a JSON document with each of its keys."""
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
+
+
+def test_a_manifest_mutated_and_sealed_again_is_verified_or_refused_but_never_an_error_of_ours(folder: Path) -> None:
+    good = (folder / "manifest.json").read_bytes()
+    odd: list[Any] = [None, -1, 0, 10**18, 0.5, "", "../x", "\x00", [], {}, [["x"]]]
+    rng, outcomes = random.Random(0), {"passed": 0, "refused": 0}
+    sealed = {
+        name: files.sha256(folder / name) for name in names(folder) if name not in ("SHA256SUMS", "manifest.json")
+    }
+    for _ in range(250):
+        manifest = json.loads(good)
+        container, key = rng.choice(list(places(manifest)))
+        container[key] = rng.choice(odd)
+        content = json.dumps(manifest).encode()
+        (folder / "manifest.json").write_bytes(content)
+        hashes = {**sealed, "manifest.json": hashlib.sha256(content).hexdigest()}
+        (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
+        try:
+            verify(folder)
+            outcomes["passed"] += 1
+        except (BadInput, CheckFailed):
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 150, outcomes
+
+
+def test_a_graph_mutated_and_sealed_again_is_verified_or_refused_but_never_an_error_of_ours(folder: Path) -> None:
+    path, rng, refused = folder / "onnx/tiny-shared-k2.onnx", random.Random(0), 0
+    good = path.read_bytes()
+    for _ in range(150):
+        content = bytearray(good)
+        content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content)
+        reseal(folder)
+        try:
+            verify(folder)
+        except CheckFailed:
+            refused += 1
+    assert refused > 75
+
+
+def test_progress_is_told_from_start_to_end(folder: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    verify(folder, lambda *step: told.append(step))
+    assert told[0] == ("hashing", 0, 1)
+    assert told[-1] == ("done", 4, 4)
+    assert ("running onnx/tiny-k2.onnx", 0, 4) in told
