@@ -117,8 +117,11 @@ class HydraViT(VisionTransformer):
             raise BadInput(f"The model has no subnetwork with {heads} heads.", f"Give 1 to {self.config.heads}.")
 
     @torch.no_grad()
-    def subnetwork(self, heads: int) -> VisionTransformer:
-        """The dense ViT made of the first *heads* heads; shares no storage with self (HydraViT, section 3)."""
+    def subnetwork(self, heads: int, *, copy: bool = True) -> VisionTransformer:
+        """The dense ViT made of the first *heads* heads; shares no storage with self (HydraViT, section 3).
+
+        Without *copy* most of its weights are views of self: it is for reading alone, and needs hardly any memory.
+        """
         self._assert_heads(heads)
         dense = VisionTransformer(**_timm_arguments(self.config, heads), weight_init="skip", device="meta")
         own, classifier = self.state_dict(), self.config.classifier(heads)
@@ -129,7 +132,8 @@ class HydraViT(VisionTransformer):
             if ".attn.qkv." in name:  # three stacked matrices, each cut for itself
                 source, shape = source.unflatten(0, (3, -1)), (3, shape[0] // 3, *shape[1:])
             cut = source[tuple(slice(size) for size in shape)]
-            state[name] = cut.clone(memory_format=torch.contiguous_format).view(dense_tensor.shape)
+            whole = cut.clone(memory_format=torch.contiguous_format) if copy else cut
+            state[name] = whole.reshape(dense_tensor.shape)
         dense.load_state_dict(state, assign=True)
         return dense.train(self.training)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hydra_export.model import HydraViT
 
-_BATCH = 32
+_BATCH = 8  # activations of larger ones would need more memory than the weights
 
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +58,11 @@ class Reference:
 def reference(model: HydraViT, heads: int, pixels_BHWC: Pixels, preprocessing: Preprocessing) -> Reference:
     """Runs the dense subnetwork *heads* on *pixels_BHWC*, in float32 and in float64, a batch at a time.
 
-    The float64 weights exist one layer at a time, so this needs little more memory than the float32 subnetwork.
+    The subnetwork is a view of *model*, and float64 weights exist one layer at a time: this needs hardly any memory.
     """
     import torch
 
-    dense = model.subnetwork(heads).eval()
+    dense = model.subnetwork(heads, copy=False).eval()
 
     def logits(dtype: type[np.float32 | np.float64]) -> Array:
         batches = [
@@ -113,24 +113,26 @@ def check(name: str, heads: int, record: ParityRecord) -> None:
 
 @contextmanager
 def _layers_in_float64(model: nn.Module) -> Iterator[None]:
-    """Each layer's weights are float64 while it runs and float32 again after, which loses nothing."""
+    """Each layer's own weights are float64 while it runs and what they were after."""
 
-    def widen(layer: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
-        layer.double()
+    narrow: dict[nn.Parameter, Tensor] = {}
 
-    def narrow(layer: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        layer.float()
+    def widen(layer: nn.Module, _inputs: object = None) -> None:
+        for parameter in layer.parameters(recurse=False):
+            narrow[parameter] = parameter.data
+            parameter.data = parameter.data.double()
 
-    own = list(model.parameters(recurse=False))
-    leaves = [layer for layer in model.modules() if not list(layer.children())]
-    handles = [layer.register_forward_pre_hook(widen) for layer in leaves]
-    handles += [layer.register_forward_hook(narrow) for layer in leaves]
-    for parameter in own:
-        parameter.data = parameter.data.double()
+    def restore(layer: nn.Module, _inputs: object = None, _output: object = None) -> None:
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = narrow.pop(parameter)
+
+    layers = [layer for layer in model.modules() if layer is not model]
+    handles = [layer.register_forward_pre_hook(widen) for layer in layers]
+    handles += [layer.register_forward_hook(restore) for layer in layers]
+    widen(model)
     try:
         yield
     finally:
-        for parameter in own:
-            parameter.data = parameter.data.float()
+        restore(model)
         for handle in handles:
             handle.remove()
