@@ -20,6 +20,8 @@ def lint(path: Path) -> None:
     try:
         onnx.checker.check_model(path)
         model = onnx.load(path, load_external_data=False)
+        for text in _not_utf8(model):  # protobuf gives it as bytes, where every other check expects str
+            raise ValueError(f"{text!r} is not UTF-8")
         for problem in (*_portability(model), *_unused(model), *_external_data(model, path.parent)):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         _drop_weights(model)
@@ -28,6 +30,17 @@ def lint(path: Path) -> None:
         raise CheckFailed(f"{path} is not a valid ONNX model: {error}.") from error
     for problem in _ranks(inferred):
         raise CheckFailed(f"{path} is not portable: {problem}.")
+
+
+def _not_utf8(message: Message) -> Iterator[bytes]:
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, (str, bytes, Message)) else value:
+            if isinstance(item, Message):
+                yield from _not_utf8(item)
+            elif isinstance(item, bytes):
+                yield item
 
 
 def _drop_weights(model: onnx.ModelProto) -> None:
