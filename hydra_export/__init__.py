@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.target import ExportSpec as ExportSpec
     from hydra_export.verify import verify as verify_bundle
-    from hydra_export.version import VERSION as __version__
+
+    __version__: str
 
 _PUBLIC = {
     "BadInput": "errors:BadInput",
@@ -45,7 +46,24 @@ _PUBLIC = {
     "save_checkpoint": "checkpoint:save",
     "verify_bundle": "verify:verify",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605 (a list of str, computed so that it cannot disagree with _PUBLIC)
+# Spelled out, as type checkers take a name for public only so.
+__all__ = [
+    "BadInput",
+    "CheckFailed",
+    "Checkpoint",
+    "CheckpointInfo",
+    "ExportSpec",
+    "HydraConfig",
+    "HydraExportError",
+    "HydraViT",
+    "Manifest",
+    "Preprocessing",
+    "export_bundle",
+    "jobs",
+    "load_checkpoint",
+    "save_checkpoint",
+    "verify_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,85 @@
+"""What ``import hydra_export`` promises."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import hydra_export
+
+PUBLIC = {
+    "BadInput",
+    "CheckFailed",
+    "Checkpoint",
+    "CheckpointInfo",
+    "ExportSpec",
+    "HydraConfig",
+    "HydraExportError",
+    "HydraViT",
+    "Manifest",
+    "Preprocessing",
+    "export_bundle",
+    "jobs",
+    "load_checkpoint",
+    "save_checkpoint",
+    "verify_bundle",
+}
+
+
+def test_all_is_exact() -> None:
+    """A name more or less is a change that users see: edit the list above and the changelog with it."""
+    assert set(hydra_export.__all__) == PUBLIC
+    assert set(hydra_export._PUBLIC) == PUBLIC
+
+
+def test_what_type_checkers_see_is_what_is_public() -> None:
+    tree = ast.parse(inspect.getsource(hydra_export))
+    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: (node.module, alias.name)
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(seen) == PUBLIC
+    for public, (module, name) in seen.items():
+        assert module is not None
+        assert getattr(importlib.import_module(module), name) is getattr(hydra_export, str(public))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(hydra_export, name))
+
+
+def test_star_import_gives_the_public_names() -> None:
+    program = "from hydra_export import *; print(*sorted(name for name in dir() if not name.startswith('_')))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) == PUBLIC
+
+
+def test_dir_lists_the_public_names_and_the_version() -> None:
+    assert set(dir(hydra_export)) == {*PUBLIC, "__version__"}
+    assert hydra_export.__version__ == version("hydra-export")
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'hydra_export' has no attribute 'exprot'"):
+        hydra_export.exprot  # noqa: B018 (the access is the test)
+
+
+def test_the_public_functions_make_and_verify_a_bundle(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    loaded = hydra_export.load_checkpoint(tiny_checkpoint)
+    assert isinstance(loaded, hydra_export.Checkpoint)
+    hydra_export.save_checkpoint(tmp_path / "again.safetensors", loaded.model.state_dict(), loaded.info)
+    again = hydra_export.load_checkpoint(tmp_path / "again.safetensors")
+    manifest = hydra_export.export_bundle(again, tmp_path / "out", hydra_export.jobs(["onnx"], ["separate"], ["fp32"]))
+    assert isinstance(manifest, hydra_export.Manifest)
+    assert len(hydra_export.verify_bundle(tmp_path / "out")) == 2
