@@ -9,10 +9,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
 REQUIRED := pyproject.toml requirements/constraints.txt
 
-.PHONY: help demo test lint types architecture pytest benchmark format clean
+OLDEST := .venv-oldest
+
+.PHONY: help demo oldest test lint types architecture pytest benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to ONNX, verify the bundle and time it"
+	@echo "make oldest     verify the demo's bundle with the oldest supported onnxruntime, without PyTorch"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -25,6 +28,13 @@ demo: $(BIN)/.installed
 	$(BIN)/hydra-export --target onnx --heads 3,6,12 --out $(OUT) >/dev/null
 	$(BIN)/hydra-export verify $(OUT) >/dev/null
 	@$(BIN)/hydra-export bench --bundle $(OUT)
+
+oldest: demo
+	@test -e $(OLDEST)/bin/.installed || { $(PYTHON) -m venv $(OLDEST) && \
+	  $(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/oldest-runtime.txt && \
+	  touch $(OLDEST)/bin/.installed; }
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
+	$(OLDEST)/bin/hydra-export verify $(OUT)
 
 test: lint types architecture pytest
 
@@ -49,7 +59,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
