@@ -40,16 +40,22 @@ class Job:
 
 
 def jobs(
-    names: Sequence[str],
-    graphs: Sequence[str],
-    precisions: Sequence[str],
+    names: Sequence[str] = ("onnx",),
+    graphs: Sequence[str] = ("separate",),
+    precisions: Sequence[str] = ("fp32",),
     *,
     form: InputForm = "tensor",
     batch: int | str = 1,
     opset: int | None = None,
     weight_files: str = "each",
 ) -> list[Job]:
-    """The cross product, refused where a target lacks a graph kind or a precision."""
+    """What to export: the cross product of targets, graph kinds and precisions, each with the same *form* and so on.
+
+    Raises:
+        UnknownName: no such target.
+        BadInput: a target lacks a graph kind or a precision.
+        MissingExtra: the packages that a target needs are not installed.
+    """
     listed = []
     for name, graph, precision in itertools.product(names, graphs, precisions):
         target = targets.get(name)
@@ -72,7 +78,7 @@ def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], t
 def export(
     checkpoint: Checkpoint,
     out: Path,
-    listed: Sequence[Job],
+    listed: Sequence[Job] = (),
     *,
     heads: Sequence[int] = (),
     images: ImageSet | None = None,
@@ -81,6 +87,7 @@ def export(
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
     Args:
+        listed: what ``jobs`` returned; separate ONNX files by default.
         heads: head counts; the checkpoint's own export list by default.
         images: what parity is measured on; the packaged images by default, fitted to the model.
 
@@ -89,7 +96,7 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
-    config = checkpoint.info.config
+    config, listed = checkpoint.info.config, listed or jobs()
     _check_exportable(checkpoint)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:

@@ -35,7 +35,7 @@ def packaged_images(preprocessing: Preprocessing, limit: int | None = None) -> I
         pixels, labels = arrays["pixels"], arrays["labels"].astype(np.int64)
     chosen = in_turns(labels, limit)
     fitted = np.stack([preprocessing.fit(Image.fromarray(image)) for image in pixels[chosen]])
-    source = f"{len(chosen):,} test images of Fashion-MNIST, packaged"
+    source = f"{len(chosen):,} test images of Fashion-MNIST (MIT, Zalando SE), packaged"
     if fitted.shape[:3] != pixels[chosen].shape or not np.array_equal(fitted[..., 0], pixels[chosen]):
         source += f", resized to {shape_of(preprocessing)}"
     return ImageSet(fitted, labels[chosen], FASHION_MNIST_LABELS, source)

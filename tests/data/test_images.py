@@ -29,7 +29,7 @@ def test_packaged_images_of_28_grey_pixels_are_the_stored_ones_bit_for_bit() -> 
             np.testing.assert_array_equal(
                 images.pixels[images.labels == label][..., 0], stored["pixels"][stored["labels"] == label]
             )
-    assert images.source == "1,000 test images of Fashion-MNIST, packaged"
+    assert images.source == "1,000 test images of Fashion-MNIST (MIT, Zalando SE), packaged"
 
 
 @pytest.mark.parametrize("limit", [10, 25, 1000])
