@@ -17,16 +17,24 @@ SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
 _LOG_WIDTH = 160
 
+
+def _version() -> str:
+    from hydra_export.version import VERSION
+
+    return VERSION
+
+
 app = App(
     name="hydra-export",
     help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
     help_epilogue="With options alone, hydra-export exports: hydra-export --target onnx --heads 3,6,12",
-    version="import:hydra_export.version:VERSION",
+    version=_version,
     help_format="plaintext",
     result_action="return_value",
     help_on_error=False,
     print_error=False,
     exit_on_error=False,
+    suppress_keyboard_interrupt=False,
 )
 for _name, _help in {
     "export": "Export a universal model and prove every artifact equal to PyTorch.",
@@ -36,6 +44,9 @@ for _name, _help in {
     "train": "Train a universal model.",
 }.items():
     app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
+
+
+app.meta.suppress_keyboard_interrupt = False  # not taken over from the app
 
 
 @app.meta.default
@@ -71,7 +82,8 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line *arguments* (the process's own by default) and returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    as_json, debug = "--json" in arguments, "--debug" in arguments
+    flags = {argument.partition("=")[0] for argument in arguments}
+    as_json, debug = "--json" in flags, "--debug" in flags
     try:
         result = app.meta(arguments or ["--help"])
         if result is not None:
