@@ -358,3 +358,22 @@ def test_progress_is_told_from_start_to_end(folder: Path) -> None:
     assert told[0] == ("hashing", 0, 1)
     assert told[-1] == ("done", 4, 4)
     assert ("running onnx/tiny-k2.onnx", 0, 4) in told
+
+
+@pytest.mark.slow
+def test_one_flipped_byte_in_any_file_of_the_packaged_models_shared_bundle_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rng = tmp_path / "dist", random.Random(0)
+    assert main(["--target", "onnx", "--heads", "all", "--graph", "shared", "--out", str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
+    capsys.readouterr()
+    for name in names(folder):
+        good = (folder / name).read_bytes()
+        content = bytearray(good)
+        content[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        (folder / name).write_bytes(content)
+        assert main(["verify", str(folder)]) == 1
+        assert name in capsys.readouterr().err
+        (folder / name).write_bytes(good)
+    assert main(["verify", str(folder)]) == 0
