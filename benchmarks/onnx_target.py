@@ -24,6 +24,13 @@ import numpy as np
 
 HEADS = tuple(range(3, 13))
 COMPARED = (3, 6, 12)
+# Folder: graph kind, weight files, head counts.
+LAYOUTS = {
+    "separate": ("separate", "each", HEADS),
+    "shared": ("shared", "each", HEADS),
+    "shared-one": ("shared", "one", HEADS),
+    "shared-3-6-12": ("shared", "each", COMPARED),
+}
 
 
 def make_checkpoint(path: Path) -> None:
@@ -41,44 +48,44 @@ def make_checkpoint(path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    checkpoint.save(path, model.state_dict(), checkpoint.CheckpointInfo(name="vit-b", config=config, preprocessing=imagenet(224)))
+    checkpoint.save(
+        path, model.state_dict(), checkpoint.CheckpointInfo(name="vit-b", config=config, preprocessing=imagenet(224))
+    )
 
 
-def step_write(work: Path, graph: str) -> dict[str, float]:
-    """Writes all ten head counts; seconds, and memory as the kernel counts it."""
+def step_write(work: Path, folder: str) -> dict[str, float]:
+    """Writes all head counts of one layout; seconds, and the peak of resident memory as the kernel counts it."""
     import torch
 
     from hydra_export import checkpoint, targets
     from hydra_export.target import ExportSpec
 
     torch.set_num_threads(1)
+    graph, weight_files, heads = LAYOUTS[folder]
+    spec = ExportSpec(graph=graph, weight_files=weight_files)  # type: ignore[arg-type]
     target = targets.get("onnx")
-    out = work / graph
-    out.mkdir()
-
-    target.write(checkpoint.load(), (1,), ExportSpec(), work)  # the packaged model: imports everything that an export does
+    (work / folder).mkdir()
+    with tempfile.TemporaryDirectory() as elsewhere:  # the packaged model: everything that an export imports
+        target.write(checkpoint.load(), (1,), spec, Path(elsewhere))
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
+    loaded = checkpoint.load(work / "vit-b.safetensors")
+    start = time.perf_counter()
+    target.write(loaded, heads, spec, work / folder)
+    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": _status("VmHWM")}
+
+
+def step_export(work: Path, folder: str) -> dict[str, float]:
+    """The whole pipeline for k = 3, 6, 12, parity in onnxruntime and PyTorch's float64 included."""
+    from hydra_export import checkpoint, export
+
+    graph, weight_files, _heads = LAYOUTS[folder]
+    listed = export.jobs(["onnx"], [graph], weight_files=weight_files)
+    before = _status("VmRSS")
     start = time.perf_counter()
     loaded = checkpoint.load(work / "vit-b.safetensors")
-    loading = time.perf_counter() - start
-    start = time.perf_counter()
-    target.write(loaded, HEADS, ExportSpec(graph=graph), out)  # type: ignore[arg-type]
-    seconds = time.perf_counter() - start
-    peak = _status("VmHWM")
-    return {"seconds": seconds, "load_seconds": loading, "libraries_bytes": before, "peak_bytes": peak}
-
-
-def step_single(work: Path) -> dict[str, float]:
-    """Writes the single-file layout."""
-    import single_file
-
-    from hydra_export import checkpoint
-
-    (work / "single").mkdir()
-    start = time.perf_counter()
-    single_file.write(checkpoint.load(work / "vit-b.safetensors"), HEADS, work / "single")
-    return {"seconds": time.perf_counter() - start}
+    export.export(loaded, work / f"bundle-{folder}", listed, heads=COMPARED)
+    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": _status("VmHWM")}
 
 
 def step_dynamo(work: Path) -> dict[str, float]:
@@ -109,8 +116,8 @@ def step_opsets(work: Path) -> dict[str, float]:
 
     loaded = checkpoint.load(work / "vit-b.safetensors")
     for opset in (20, 23):
-        (work / f"opset{opset}").mkdir()
-        targets.get("onnx").write(loaded, COMPARED, ExportSpec(opset=opset), work / f"opset{opset}")
+        (work / f"opset-{opset}").mkdir()
+        targets.get("onnx").write(loaded, COMPARED, ExportSpec(opset=opset), work / f"opset-{opset}")
     return {}
 
 
@@ -137,7 +144,7 @@ def step_latency(work: Path, k: int, names: list[str], runs: int) -> dict[str, A
     }
 
 
-def step_memory(work: Path, k: int, name: str) -> dict[str, float]:
+def step_session(work: Path, k: int, name: str) -> dict[str, float]:
     """Load time and resident memory of one session after a run, over the process before it."""
     image = np.zeros((1, 3, 224, 224), np.float32)
     import onnxruntime  # noqa: F401
@@ -150,21 +157,14 @@ def step_memory(work: Path, k: int, name: str) -> dict[str, float]:
     return {
         "load_seconds": seconds,
         "resident_bytes": _status("VmRSS") - before,
-        "anonymous_bytes": _status("RssAnon"),
         "peak_bytes": _status("VmHWM") - before,
     }
 
 
 def _path(work: Path, name: str, k: int) -> Path:
-    names = {
-        "direct": f"separate/vit-b-k{k}.onnx",
-        "opset 20": f"opset20/vit-b-k{k}.onnx",
-        "opset 23": f"opset23/vit-b-k{k}.onnx",
-        "dynamo": f"dynamo/k{k}.onnx",
-        "shared": f"shared/vit-b-shared-k{k}.onnx",
-        "single file": f"single/single-k{k}.onnx",
-    }
-    return work / names[name]
+    if name == "dynamo":
+        return work / name / f"k{k}.onnx"
+    return work / name / f"vit-b{'-shared' if name.startswith('shared') else ''}-k{k}.onnx"
 
 
 def _session(path: Path) -> Any:
@@ -201,48 +201,57 @@ def _bytes(folder: Path) -> int:
 
 
 def report(work: Path, runs: int) -> None:
-    """All steps, printed as the Markdown of benchmarks/README.md."""
+    """All steps, printed as the Markdown tables of benchmarks/README.md."""
     make_checkpoint(work / "vit-b.safetensors")
     size = (work / "vit-b.safetensors").stat().st_size
-    written = {graph: _isolated(work, "write", graph) for graph in ("separate", "shared")}
-    written["single file"] = _isolated(work, "single")
+    written = {folder: _isolated(work, "write", folder) for folder in LAYOUTS}
     dynamo = _isolated(work, "dynamo")
     _isolated(work, "opsets")
 
-    print("| CPU time over dynamo's | k = 3 | k = 6 | k = 12 |\n|---|---|---|---|")
-    compared = ["dynamo", "direct", "opset 20", "opset 23"]
+    compared = {"dynamo": "", "separate": "default (17)", "opset-20": "20", "opset-23": "23"}
     latency = {k: _isolated(work, "latency", str(k), ",".join(compared), str(runs)) for k in COMPARED}
-    for name in compared[1:]:
-        print(f"| {name} | " + " | ".join(f"{latency[k][name]['ratio']:.3f}" for k in COMPARED) + " |")
+    print("| opset | k = 3 | k = 6 | k = 12 |\n|---|---|---|---|")
+    for name, label in list(compared.items())[1:]:
+        print(f"| {label} | " + " | ".join(f"{latency[k][name]['ratio']:.3f}" for k in COMPARED) + " |")
     worst = max(latency[k][name]["difference"] for k in COMPARED for name in compared)
     print(f"\nLargest difference of logits: {worst:.1e}\n")
 
-    print("| writing k = 3..12 | seconds | dynamo's over it | peak memory over the checkpoint | without libraries |")
-    print("|---|---|---|---|---|")
-    for graph in ("separate", "shared"):
-        step = written[graph]
+    largest = _path(work, "separate", 12).stat().st_size
+    print("| layout | bytes | over the k = 12 file | dynamo's writing time over it | peak memory | without libraries |")
+    print("|---|---|---|---|---|---|")
+    for folder, step in written.items():
+        total, own = _bytes(work / folder), (step["peak_bytes"] - step["libraries_bytes"]) / size
+        faster = sum(dynamo[str(k)] for k in LAYOUTS[folder][2]) / step["seconds"]
+        print(
+            f"| {folder} | {total:,} | {total / largest:.4f} | {faster:.1f} | "
+            f"{step['peak_bytes'] / size:.2f} | {own:.2f} |"
+        )
+    print("\n| whole export of k = 3, 6, 12, with parity | peak memory | without libraries |\n|---|---|---|")
+    for folder in ("separate", "shared-3-6-12"):
+        step = _isolated(work, "export", folder)
         own = (step["peak_bytes"] - step["libraries_bytes"]) / size
-        ratio = dynamo["seconds"] / step["seconds"]
-        print(f"| {graph} | {step['seconds']:.1f} | {ratio:.1f} | {step['peak_bytes'] / size:.2f} | {own:.2f} |")
-    print(f"| dynamo | {dynamo['seconds']:.1f} | | | |\n")
+        print(f"| {folder} | {step['peak_bytes'] / size:.2f} | {own:.2f} |")
 
-    largest = _path(work, "direct", 12).stat().st_size
-    print("| k = 3..12 on disk | bytes | over the k = 12 file |\n|---|---|---|")
-    for folder in ("separate", "shared", "single"):
-        print(f"| {folder} | {_bytes(work / folder):,} | {_bytes(work / folder) / largest:.4f} |")
+    _report_loading(work, COMPARED, ("separate", "shared-3-6-12", "shared-one"), runs)
+    _report_loading(work, HEADS, ("separate", "shared", "shared-one"), runs)
 
-    layouts = ["direct", "shared", "single file"]
-    print("\n| k | " + " | ".join(f"{name}: {what}" for name in layouts[1:] for what in ("latency", "load", "memory", "peak")))
-    print("|---" * (1 + 4 * (len(layouts) - 1)) + "|")
-    for k in HEADS:
-        ratios = _isolated(work, "latency", str(k), ",".join(layouts), str(runs))
-        memory = {name: _isolated(work, "memory", str(k), name) for name in layouts}
+
+def _report_loading(work: Path, heads: tuple[int, ...], folders: tuple[str, ...], runs: int) -> None:
+    """Latency, load time and memory over those of the first folder."""
+    figures = ("latency", "load", "resident", "peak")
+    print("\n| k | " + " | ".join(f"{name}: {what}" for name in folders[1:] for what in figures) + " |")
+    print("|---" * (1 + len(figures) * (len(folders) - 1)) + "|")
+    for k in heads:
+        ratios = _isolated(work, "latency", str(k), ",".join(folders), str(runs))
+        rounds = [{name: _isolated(work, "session", str(k), name) for name in folders} for _ in range(3)]
         cells = []
-        for name in layouts[1:]:
-            cells.append(f"{ratios[name]['ratio']:.3f}")
-            for what in ("load_seconds", "resident_bytes", "peak_bytes"):
-                cells.append(f"{memory[name][what] / memory['direct'][what]:.2f}")
-        print(f"| {k} | " + " | ".join(cells) + " |", flush=True)
+        for name in folders[1:]:
+            cells.append(ratios[name]["ratio"])
+            cells += [
+                statistics.median(step[name][what] / step[folders[0]][what] for step in rounds)
+                for what in ("load_seconds", "resident_bytes", "peak_bytes")
+            ]
+        print(f"| {k} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |", flush=True)
 
 
 def main() -> None:
@@ -259,11 +268,11 @@ def main() -> None:
     name, *rest = given.step
     steps: dict[str, Callable[..., Any]] = {
         "write": step_write,
-        "single": step_single,
+        "export": step_export,
         "dynamo": step_dynamo,
         "opsets": step_opsets,
         "latency": lambda work, k, names, runs: step_latency(work, int(k), names.split(","), int(runs)),
-        "memory": lambda work, k, layout: step_memory(work, int(k), layout),
+        "session": lambda work, k, layout: step_session(work, int(k), layout),
     }
     print(json.dumps(steps[name](given.work, *rest)))
 
