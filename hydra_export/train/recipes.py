@@ -11,9 +11,12 @@ from hydra_export.train.config import Augmentation, TrainConfig
 
 
 def fashion_mnist() -> TrainConfig:
-    """Twelve heads of 16 channels on the 60,000 training images of Fashion-MNIST; makes the packaged model.
+    """Twelve heads of 16 channels on the 60,000 training images of Fashion-MNIST; made the packaged model.
 
     hydra-export train --recipe fashion-mnist --out RUN
+
+    17 passes over the images in 47 minutes on two busy CPU cores. Top-1 on the 10,000 test images:
+    k=1 81.7 %, k=3 86.5 %, k=6 88.4 %, k=9 88.7 %, k=12 88.3 %.
     """
     return TrainConfig(
         recipe="fashion-mnist",
