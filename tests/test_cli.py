@@ -381,6 +381,11 @@ def test_an_output_that_is_not_ours_is_refused(
     assert said in refused("--checkpoint", tiny_checkpoint, "--out", tmp_path / out)
 
 
+def test_an_output_is_refused_before_a_checkpoint_is_read(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "file is a file, not a folder." in refused("--checkpoint", "none", "--out", "file")
+
+
 def test_names_that_look_like_markup_or_emoji_are_shown_as_they_are(
     tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -25,7 +25,7 @@ import pytest
 from hydra_export import bundle, checkpoint, parity, targets
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
-from hydra_export.errors import BadInput, MissingExtra, OutputRefused, ParityFailed
+from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
 from hydra_export.export import export, jobs
 from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
@@ -302,6 +302,19 @@ def test_a_failed_parity_leaves_the_old_bundle(
     assert not out
     assert snapshot(tmp_path) == before
     assert verify(tmp_path / "out")
+
+
+def test_an_artifact_that_breaks_a_promise_of_its_target_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise CheckFailed(f"{path.name} is not portable.")
+
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(targets.get("onnx"), "lint", refuse)
+    with pytest.raises(CheckFailed, match=r"tiny-k2\.onnx is not portable"):
+        exported(tiny_checkpoint, tmp_path / "out", ["separate"])
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(
