@@ -1,6 +1,6 @@
 """The graph of one subnetwork, emitted node by node with standard operators of rank 4 at most."""
 
-# B batch, N tokens, D width of subnetwork k, C head width
+# B batch, N tokens, R rows: the tokens of all images, D width of subnetwork k, H heads, C head width
 from __future__ import annotations
 
 import json
@@ -52,10 +52,9 @@ class GraphBuilder:
         self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
         return output
 
-    def linear(self, x: ir.Value, name: str, scope: str) -> ir.Value:
-        """x @ weight + bias, on the last axis."""
-        product = self.op("MatMul", [x, self.weight(f"{name}.weight")], f"{scope}/MatMul")
-        return self.op("Add", [product, self.weight(f"{name}.bias")], f"{scope}/Add")
+    def linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
+        """x @ weight + bias in one operator, which takes rank 2 alone."""
+        return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
 
     def layer_norm(self, x: ir.Value, name: str, scope: str) -> ir.Value:
         """LayerNorm over the last axis, as wide as the subnetwork."""
@@ -64,7 +63,11 @@ class GraphBuilder:
 
 
 class Emitter:
-    """Emits subnetwork *heads*; the last block is computed for the class token's query only."""
+    """Emits subnetwork *heads*; the last block is computed for the class token's query only.
+
+    Tokens are the rows of a matrix wherever images need not be told apart, so that a Linear is one Gemm: with a batch
+    axis it would be a MatMul and an Add.
+    """
 
     def __init__(self, g: GraphBuilder, config: HydraConfig, heads: int, spec: ExportSpec, opset: int) -> None:
         self.g, self.config, self.heads, self.opset = g, config, heads, opset
@@ -78,79 +81,91 @@ class Emitter:
         if spec.input == "image":
             image = g.op("Transpose", [image], "image/Transpose", perm=[0, 3, 1, 2])
             image = g.op("Cast", [image], "image/Cast", to=ir.DataType.FLOAT.value)
-        x_BND = self._tokens(image)
+        x_RD = self._tokens(image)
         for i in range(config.depth):
-            x_BND = self._block(x_BND, i, last=i == config.depth - 1)
-        x_BD = self._reshape(x_BND, "cls/Reshape", "cls/shape", [self.width])
+            x_RD = self._block(x_RD, i, last=i == config.depth - 1)
         if not config.num_classes:
-            return self.g.layer_norm(x_BD, "norm", "logits")
-        x_BD = g.layer_norm(x_BD, "norm", "norm")
-        head = config.classifier(self.heads)
-        return g.op("Gemm", [x_BD, g.weight(f"{head}.weight"), g.weight(f"{head}.bias")], "logits")
+            return g.layer_norm(x_RD, "norm", "logits")
+        return g.linear(g.layer_norm(x_RD, "norm", "norm"), config.classifier(self.heads), "logits")
 
     def _reshape(self, x: ir.Value, name: str, shape_name: str, shape: list[int]) -> ir.Value:
-        return self.g.op("Reshape", [x, self.g.constant(shape_name, [self.batch, *shape])], name)
+        return self.g.op("Reshape", [x, self.g.constant(shape_name, shape)], name)
 
     def _tokens(self, image_BCHW: ir.Value) -> ir.Value:
         g, config = self.g, self.config
-        patch = [config.patch_size] * 2
+        patch, shape = [config.patch_size] * 2, [self.batch, self.width, config.num_tokens - 1]
         inputs = [image_BCHW, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
         x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
-        x = self._reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.width, config.num_tokens - 1])
+        x = self._reshape(x, "patch_embed/Reshape", "patch_embed/shape", shape)
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
         # A zero token in front, then the class token comes with the positions: Concat would need a batch-sized one.
         x_BND = g.op("Pad", [x_BND, g.constant("tokens/pads", [0, 1, 0, 0, 0, 0])], "tokens/Pad")
-        return g.op("Add", [x_BND, g.weight("tokens")], "tokens/Add")
+        x_BND = g.op("Add", [x_BND, g.weight("tokens")], "tokens/Add")
+        return self._rows(x_BND, "tokens/Reshape")
 
-    def _block(self, x_BND: ir.Value, index: int, last: bool) -> ir.Value:
+    def _rows(self, x: ir.Value, name: str) -> ir.Value:
+        return self._reshape(x, name, "rows/shape", [-1, self.width])
+
+    def _block(self, x_RD: ir.Value, index: int, last: bool) -> ir.Value:
         name = f"blocks.{index}"
-        y_BND = self.g.layer_norm(x_BND, f"{name}.norm1", f"{name}/norm1")
-        query_BND = y_BND
+        y_RD = self.g.layer_norm(x_RD, f"{name}.norm1", f"{name}/norm1")
+        query_RD = y_RD
         if last:
-            query_BND, x_BND = self._cls(y_BND, f"{name}/attn/cls/Slice"), self._cls(x_BND, f"{name}/cls/Slice")
-        attended = self._attention(query_BND, y_BND, index, 1 if last else self.config.num_tokens)
-        x_BND = self.g.op("Add", [x_BND, attended], f"{name}/attn/residual/Add")
-        y_BND = self.g.layer_norm(x_BND, f"{name}.norm2", f"{name}/norm2")
-        return self.g.op("Add", [x_BND, self._mlp(y_BND, index)], f"{name}/mlp/residual/Add")
+            query_RD, x_RD = self._cls(y_RD, f"{name}/attn/cls"), self._cls(x_RD, f"{name}/cls")
+        attended_RD = self._attention(query_RD, y_RD, index, 1 if last else self.config.num_tokens)
+        x_RD = self.g.op("Add", [x_RD, attended_RD], f"{name}/attn/residual/Add")
+        y_RD = self.g.layer_norm(x_RD, f"{name}.norm2", f"{name}/norm2")
+        return self.g.op("Add", [x_RD, self._mlp(y_RD, index)], f"{name}/mlp/residual/Add")
 
-    def _cls(self, x_BND: ir.Value, name: str) -> ir.Value:
-        bounds = [self.g.constant(f"cls/{part}", [value]) for part, value in (("start", 0), ("end", 1), ("axis", 1))]
-        return self.g.op("Slice", [x_BND, *bounds], name)
+    def _cls(self, x_RD: ir.Value, scope: str) -> ir.Value:
+        """The class token of each image: of its tokens side by side, the first."""
+        side_by_side = [self.batch or -1, self.config.num_tokens * self.width]
+        x = self._reshape(x_RD, f"{scope}/Reshape", "cls/shape", side_by_side)
+        parts = (("start", 0), ("end", self.width), ("axis", 1))
+        return self.g.op("Slice", [x, *(self.g.constant(f"cls/{part}", [n]) for part, n in parts)], f"{scope}/Slice")
 
-    def _attention(self, query_BND: ir.Value, x_BND: ir.Value, index: int, num_queries: int) -> ir.Value:
+    def _attention(self, query_RD: ir.Value, x_RD: ir.Value, index: int, num_queries: int) -> ir.Value:
         g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
-        q_BND = g.linear(query_BND, f"{name}.q", f"{scope}/q")
-        k_BND = g.linear(x_BND, f"{name}.k", f"{scope}/k")
-        v_BND = g.linear(x_BND, f"{name}.v", f"{scope}/v")
-        if self.opset >= 23:  # q carries the scale already
-            num_heads = {"q_num_heads": self.heads, "kv_num_heads": self.heads}
-            a_BND = g.op("Attention", [q_BND, k_BND, v_BND], f"{scope}/Attention", scale=1.0, **num_heads)
-        else:
-            a_BND = self._softmax_attention(q_BND, k_BND, v_BND, scope, num_queries)
-        return g.linear(a_BND, f"{name}.proj", f"{scope}/proj")
+        q_RD = g.linear(query_RD, f"{name}.q", f"{scope}/q/Gemm")
+        k_RD = g.linear(x_RD, f"{name}.k", f"{scope}/k/Gemm")
+        v_RD = g.linear(x_RD, f"{name}.v", f"{scope}/v/Gemm")
+        attend = self._attention_operator if self.opset >= 23 else self._softmax_attention
+        a_RD = self._rows(attend(q_RD, k_RD, v_RD, scope, num_queries), f"{scope}/Reshape")
+        return g.linear(a_RD, f"{name}.proj", f"{scope}/proj/Gemm")
+
+    def _attention_operator(
+        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int
+    ) -> ir.Value:
+        """Opset 23's Attention; q carries the scale already."""
+        rows = ((q_RD, "q", num_queries), (k_RD, "k", self.config.num_tokens), (v_RD, "v", self.config.num_tokens))
+        qkv_BND = [
+            self._reshape(x_RD, f"{scope}/{part}/Reshape", f"attn/tokens_{n}", [self.batch or -1, n, self.width])
+            for x_RD, part, n in rows
+        ]
+        num_heads = {"q_num_heads": self.heads, "kv_num_heads": self.heads}
+        return self.g.op("Attention", qkv_BND, f"{scope}/Attention", scale=1.0, **num_heads)
 
     def _softmax_attention(
-        self, q_BND: ir.Value, k_BND: ir.Value, v_BND: ir.Value, scope: str, num_queries: int
+        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int
     ) -> ir.Value:
         g = self.g
-        q_BHNC = self._heads_apart(q_BND, f"{scope}/q", num_queries, [0, 2, 1, 3])
-        k_BHCN = self._heads_apart(k_BND, f"{scope}/k", self.config.num_tokens, [0, 2, 3, 1])
-        v_BHNC = self._heads_apart(v_BND, f"{scope}/v", self.config.num_tokens, [0, 2, 1, 3])
+        q_BHNC = self._heads_apart(q_RD, f"{scope}/q", num_queries, [0, 2, 1, 3])
+        k_BHCN = self._heads_apart(k_RD, f"{scope}/k", self.config.num_tokens, [0, 2, 3, 1])
+        v_BHNC = self._heads_apart(v_RD, f"{scope}/v", self.config.num_tokens, [0, 2, 1, 3])
         scores_BHNN = g.op("MatMul", [q_BHNC, k_BHCN], f"{scope}/scores/MatMul")
         shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/Softmax", axis=-1)
         a_BHNC = g.op("MatMul", [shares_BHNN, v_BHNC], f"{scope}/values/MatMul")
-        a_BNHC = g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
-        return self._reshape(a_BNHC, f"{scope}/Reshape", f"attn/joined_{num_queries}", [num_queries, self.width])
+        return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
 
-    def _heads_apart(self, x_BND: ir.Value, scope: str, num_tokens: int, perm: list[int]) -> ir.Value:
-        shape = [num_tokens, self.heads, self.config.head_dim]
-        x_BNHC = self._reshape(x_BND, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
+    def _heads_apart(self, x_RD: ir.Value, scope: str, num_tokens: int, perm: list[int]) -> ir.Value:
+        shape = [self.batch or -1, num_tokens, self.heads, self.config.head_dim]
+        x_BNHC = self._reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
         return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
 
-    def _mlp(self, x_BND: ir.Value, index: int) -> ir.Value:
+    def _mlp(self, x_RD: ir.Value, index: int) -> ir.Value:
         name, scope = f"blocks.{index}.mlp", f"blocks.{index}/mlp"
-        x = self._gelu(self.g.linear(x_BND, f"{name}.fc1", f"{scope}/fc1"), scope)
-        return self.g.linear(x, f"{name}.fc2", f"{scope}/fc2")
+        x = self._gelu(self.g.linear(x_RD, f"{name}.fc1", f"{scope}/fc1/Gemm"), scope)
+        return self.g.linear(x, f"{name}.fc2", f"{scope}/fc2/Gemm")
 
     def _gelu(self, x: ir.Value, scope: str) -> ir.Value:
         g = self.g
