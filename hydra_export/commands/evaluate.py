@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export.commands import Result, talk
-from hydra_export.errors import BadData, BadInput
+from hydra_export.commands import Result, table, talk, titled
+from hydra_export.errors import BadData, BadInput, UnknownName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,27 +58,18 @@ def evaluate(*, checkpoint: Path | None = None, data: str = "packaged", heads: s
         "num_images": len(images),
         "subnetworks": subnetworks,
     }
-    return Result(document, table(subnetworks, f"{info.name} on {images.source}"))
+    return Result(document, shown_subnetworks(subnetworks, f"{info.name} on {images.source}"))
 
 
-def table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
+def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
-    from rich.console import Group
-    from rich.table import Table
-
-    shown = Table()
-    for column in ("heads", "top-1 %", "parameters", "GMACs"):
-        shown.add_column(column, justify="right")
+    shown = table("heads", "top-1 %", "parameters", "GMACs")
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
         gmacs = row["macs"] / 1e9
-        shown.add_row(
-            f"{row['heads']}{untrained}",
-            f"{row['top1']:.2f}",
-            f"{row['params']:,}",
-            f"{gmacs:.{2 if gmacs > 1 else 4}f}",
-        )
-    return Group(title, shown)  # a title of the table itself would be broken to its width
+        digits = 2 if gmacs > 1 else 4
+        shown.add_row(f"{row['heads']}{untrained}", f"{row['top1']:.2f}", f"{row['params']:,}", f"{gmacs:.{digits}f}")
+    return titled(title, shown)
 
 
 def _images(name: str, info: CheckpointInfo) -> ImageSet:
@@ -95,8 +86,7 @@ def _images(name: str, info: CheckpointInfo) -> ImageSet:
         if images.labels is None:
             raise BadData(f"Folder {name} has images without classes.", "Give one folder of images per class.")
     else:
-        known = ", ".join(("packaged", *datasets.names()))
-        raise BadData(f"There is no dataset and no folder '{name}'.", f"Known: {known}, or give a folder.")
+        raise UnknownName("dataset or folder", name, ("packaged", *datasets.names()))
     if (info.labels and images.label_names != info.labels) or len(images.label_names) != info.config.num_classes:
         raise BadInput(
             f"{info.name} tells {info.config.num_classes} classes apart ({_few(info.labels)}), "

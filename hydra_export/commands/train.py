@@ -156,7 +156,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 def _shown_result(outcome: Outcome) -> RenderableType:
     from rich.console import Group
 
-    from hydra_export.commands.evaluate import table
+    from hydra_export.commands.evaluate import shown_subnetworks
 
     done = f"{outcome.checkpoint}: {outcome.config.steps:,} steps in {outcome.seconds:,.0f} s"
-    return Group(table(_document(outcome)["subnetworks"], outcome.accuracy_data), done)
+    return Group(shown_subnetworks(_document(outcome)["subnetworks"], outcome.accuracy_data), done)

@@ -18,7 +18,7 @@ from PIL import Image
 from hydra_export import checkpoint
 from hydra_export.commands.evaluate import evaluate
 from hydra_export.commands.train import train
-from hydra_export.errors import BadData, BadInput, CheckFailed, OutputRefused
+from hydra_export.errors import BadData, BadInput, CheckFailed, OutputRefused, UnknownName
 from hydra_export.train import loop, recipes, run
 from hydra_export.train.config import Augmentation, TrainConfig
 from hydra_export.train.data import digits
@@ -260,7 +260,7 @@ def test_evaluate_refuses_images_of_other_classes_or_without_labels(finished: Pa
     path = finished / run.CHECKPOINT
     with pytest.raises(BadInput, match="tells 10 classes apart"):
         evaluate(checkpoint=path)
-    with pytest.raises(BadData, match="no dataset and no folder 'digit'"):
+    with pytest.raises(UnknownName, match="Did you mean 'digits'"):
         evaluate(checkpoint=path, data="digit")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(BadData, match="without classes"):
