@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
 _LOG_WIDTH = 160
+_ABOUT_ALL = {"--help", "-h", "--version"}
 
 
 def _version() -> str:
@@ -69,7 +70,7 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     if not tokens:
         return ("export",)
     first = tokens[0]
-    if first in ("--help", "-h", "--version"):
+    if first in _ABOUT_ALL:
         return tokens
     if first.startswith("-"):
         return ("export", *tokens)
@@ -79,13 +80,21 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     return tokens
 
 
+def _asked(arguments: list[str]) -> list[str]:
+    """Nothing asks for help; ``--heads 3 --help`` for help on the export, whose option that is."""
+    about_export = arguments[:1] and arguments[0].startswith("-") and arguments[0] not in _ABOUT_ALL
+    if about_export and _ABOUT_ALL & set(arguments):
+        return ["export", "--help"]
+    return arguments or ["--help"]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line *arguments* (the process's own by default) and returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     flags = {argument.partition("=")[0] for argument in arguments}
     as_json, debug = "--json" in flags, "--debug" in flags
     try:
-        result = app.meta(arguments or ["--help"])
+        result = app.meta(_asked(arguments))
         if result is not None:
             _print(result, as_json)
         return 0

@@ -730,3 +730,8 @@ def test_output_that_cannot_be_written_is_an_error(arguments: list[str]) -> None
         failed = subprocess.run([*console_script(), *arguments], stdout=full, stderr=subprocess.PIPE, check=False)
     assert failed.returncode != 0
     assert os.fsencode("No space left") in failed.stderr
+
+
+def test_help_behind_options_is_about_the_export(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--heads", "3", "--help"]) == 0
+    assert "--weight-files" in capsys.readouterr().out
