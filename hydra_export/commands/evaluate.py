@@ -67,8 +67,8 @@ def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> Rend
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
         gmacs = row["macs"] / 1e9
-        digits = 2 if gmacs > 1 else 4
-        shown.add_row(f"{row['heads']}{untrained}", f"{row['top1']:.2f}", f"{row['params']:,}", f"{gmacs:.{digits}f}")
+        shown_gmacs = f"{gmacs:.2f}" if gmacs >= 1 else f"{gmacs:.2g}"
+        shown.add_row(f"{row['heads']}{untrained}", f"{row['top1']:.2f}", f"{row['params']:,}", shown_gmacs)
     return titled(title, shown)
 
 
