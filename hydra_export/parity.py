@@ -87,6 +87,7 @@ def compare(logits: Array, expected: Reference) -> ParityRecord:
     exact = expected.exact
     if logits.shape != exact.shape:
         raise ParityFailed(f"The logits have shape {list(logits.shape)}, expected is {list(exact.shape)}.")
+    logits = logits.astype(np.float64)
     with np.errstate(all="ignore"):  # NaN and infinity are reported by check
         norms = np.linalg.norm(logits, axis=1) * np.linalg.norm(exact, axis=1)
         cosine = (logits * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
