@@ -35,6 +35,8 @@ oldest: demo
 	  touch $(OLDEST)/bin/.installed; }
 	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
 	$(OLDEST)/bin/hydra-export verify $(OUT)
+	$(BIN)/hydra-export --heads all --graph separate,shared --input image --batch dynamic --out $(OUT)-all >/dev/null
+	$(OLDEST)/bin/hydra-export verify $(OUT)-all
 
 test: lint types architecture pytest
 
@@ -59,7 +61,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-all .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

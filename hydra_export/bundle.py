@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,9 +23,14 @@ from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, GraphKind, InputForm, Pixels, Precision, TensorInfo
 
 SCHEMA_VERSION = 1
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 GOLDEN = "golden/golden.npz"
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """The Progress that tells nobody."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +174,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{artifact.path} is listed in two ways"
         for path in set(artifact.files) - listed.keys():
             yield f"{path}, which {artifact.path} needs, is not listed"
+        for path in artifact.files:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+                yield f"{path} lies outside of the bundle"
         if not artifact.heads or set(artifact.heads) - set(known):
             yield f"{artifact.path} has heads {list(artifact.heads)}, listed are {known}"
         if artifact.parity.keys() != set(artifact.heads):
@@ -250,6 +258,7 @@ def written(out: Path) -> Iterator[Path]:
     check_replaceable(out)
     with files.replaced_folder(out) as folder:
         yield folder
+        check_replaceable(out)  # again: what came there meanwhile is not ours either
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

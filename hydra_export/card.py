@@ -8,13 +8,15 @@ from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 def render(manifest: Manifest) -> str:
     """Markdown for a person who found this folder."""
     model, config, data = manifest.model, manifest.model.config, manifest.model.preprocessing
-    rows = "\n".join(
+    table = "\n".join(
         f"| {s.heads} | {s.params:,} | {s.gmacs:.4g} | {_accuracy(s.accuracy)} | {_trained(s.trained)} |"
         for s in model.subnetworks
     )
     artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
     first = manifest.artifacts[0]
     form = first.inputs[0]
+    batch = form.shape[0] if isinstance(form.shape[0], int) else 1
+    rows = "[:1]" if batch == 1 else f"[[0] * {batch}]"
     return f"""# {model.name}
 
 A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
@@ -25,7 +27,7 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 
 | k | parameters | GMACs | top-1 | trained |
 |---|---|---|---|---|
-{rows}
+{table}
 
 Top-1 in percent{f" on {model.accuracy_data}" if model.accuracy_data else ", where the checkpoint says"}.
 
@@ -51,8 +53,8 @@ import onnxruntime as ort
 
 golden = np.load("{GOLDEN}")
 session = ort.InferenceSession("{first.path}")
-(logits,) = session.run(["logits"], {{"image": golden["{"pixels" if first.input == "image" else "image"}"][:1]}})
-print(logits.argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
+(logits,) = session.run(["logits"], {{"image": golden["{"pixels" if first.input == "image" else "image"}"]{rows}}})
+print(logits[0].argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
 ```
 
 ## Licence

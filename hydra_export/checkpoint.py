@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 import re
@@ -156,8 +157,8 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | N
     try:
         state = _as_float32(state)
         info = _decoded(description) if description else _described(state, path, head_dim, preprocessing, notes)
-        if preprocessing is not None:
-            info = msgspec.structs.replace(info, preprocessing=named(preprocessing, info.config.image_size))
+        if description and preprocessing is not None:
+            info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
         model = _built(info.config, state)
     except BadInput as error:
         raise BadCheckpoint(f"Checkpoint {path}: {error.message}", error.remedy) from error
@@ -174,8 +175,22 @@ def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: t
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
+def _with_preprocessing(info: CheckpointInfo, chosen: Preprocessing, notes: list[str]) -> CheckpointInfo:
+    if chosen == info.preprocessing:
+        return info
+    if info.accuracy:
+        notes.append(f"The accuracy of {info.name} was measured with other preprocessing and is left out.")
+    return msgspec.structs.replace(info, preprocessing=chosen, accuracy={}, accuracy_data="")
+
+
 def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
     """*checkpoint* with class names, one per class in the order of the logits."""
+    num_classes = checkpoint.info.config.num_classes
+    if len(labels) != num_classes:
+        raise BadInput(
+            f"--labels has {len(labels)} names, {checkpoint.info.name} has {num_classes} classes.",
+            "Give one name per line, in the order of the logits.",
+        )
     return replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, labels=labels))
 
 
@@ -217,11 +232,16 @@ def _unpickled(path: Path, zipped: bool) -> Any:
     if size > _LARGEST_PICKLE_BYTES:
         raise BadCheckpoint(f"Checkpoint {path} has {size} bytes.", "Convert it to safetensors first.")
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols: no concern of the user's
+        with (
+            warnings.catch_warnings(action="ignore"),  # about pickle protocols: no concern of the user's
+            torch.serialization.safe_globals([argparse.Namespace]),  # timm's trainer stores its arguments so
+        ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds {found[1]}, more than tensors" if found else "holds more than tensors, or is damaged"
         raise BadCheckpoint(
-            f"Checkpoint {path} holds more than tensors, or is damaged; it was not read, as that could run its code.",
+            f"Checkpoint {path} {what}; it was not read, as that could run its code.",
             "Save its state dict alone, best as safetensors.",
         ) from error
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -82,10 +83,11 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
 
 def _asked(arguments: list[str]) -> list[str]:
     """Nothing asks for help; ``--heads 3 --help`` for help on the export, whose option that is."""
-    about_export = arguments[:1] and arguments[0].startswith("-") and arguments[0] not in _ABOUT_ALL
-    if about_export and _ABOUT_ALL & set(arguments):
-        return ["export", "--help"]
-    return arguments or ["--help"]
+    words = [argument for argument in arguments if argument.partition("=")[0] not in ("--json", "--debug")]
+    if not _ABOUT_ALL & set(words):
+        return arguments or ["--help"]
+    about_export = words[0].startswith("-") and words[0] not in _ABOUT_ALL and "--version" not in words
+    return ["export", "--help"] if about_export else words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,6 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
         result = app.meta(_asked(arguments))
         if result is not None:
             _print(result, as_json)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader of standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (every error becomes a message and an exit status)
         if debug:

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +15,12 @@ import msgspec
 import numpy as np
 
 from hydra_export import bundle, card, parity, targets
-from hydra_export.architecture import check_heads
+from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.errors import BadInput
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Target
 from hydra_export.version import VERSION
-
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model.
 _PARITY_MACS = 2e11
@@ -64,7 +62,14 @@ def jobs(
         _check_offered("precision", "--precision", precision, target.precisions, name)
         fields = {"graph": graph, "precision": precision, "input": form, "batch": batch, "opset": opset}
         fields["weight_files"] = weight_files
-        listed.append(Job(target, msgspec.convert(fields, ExportSpec)))
+        try:
+            spec = msgspec.convert(fields, ExportSpec)
+        except msgspec.ValidationError as error:
+            raise BadInput(f"This cannot be exported: {error}.", "See ExportSpec for what can.") from error
+        target.check(spec)
+        listed.append(Job(target, spec))
+    if weight_files != "each" and "shared" not in graphs:
+        raise BadInput(f"--weight-files {weight_files} is for shared weights.", "Add --graph shared.")
     return listed
 
 
@@ -82,7 +87,7 @@ def export(
     *,
     heads: Sequence[int] = (),
     images: ImageSet | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: bundle.Progress = bundle.silent,
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
@@ -101,7 +106,7 @@ def export(
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:
         config.classifier(k)
-    limit = max(_PARITY_IMAGES[0], min(_PARITY_IMAGES[-1], int(_PARITY_MACS / config.macs(heads[-1]))))
+    limit = num_parity_images(config, heads[-1])
     if images is None:
         images = packaged_images(checkpoint.info.preprocessing, limit)
     pixels = images.pixels[:limit]
@@ -131,6 +136,11 @@ def export(
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
         return bundle.seal(folder, manifest)
+
+
+def num_parity_images(config: HydraConfig, largest: int) -> int:
+    """How many images parity takes: as many as are a few seconds' work at the *largest* head count."""
+    return max(_PARITY_IMAGES[0], min(_PARITY_IMAGES[-1], int(_PARITY_MACS / config.macs(largest))))
 
 
 def _check_exportable(checkpoint: Checkpoint) -> None:
@@ -174,7 +184,11 @@ def _prove(
 ) -> parity.ParityRecord:
     session = targets.get(artifact.target).load(folder / artifact.path, heads)
     given = pixels if artifact.spec.input == "image" else checkpoint.info.preprocessing.normalise(pixels)
-    record = parity.compare(session.run(given), expected)
+    if artifact.spec.batch == "dynamic":  # two sizes
+        logits = np.concatenate([session.run(given[:1]), session.run(given[1:])])
+    else:
+        logits = session.run(given)
+    record = parity.compare(logits, expected)
     parity.check(artifact.path, heads, record)
     return record
 

@@ -89,6 +89,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Path]:
     """A new sibling of *path*, locked while in use, and deleted at the end if it is still there."""
+    parents_made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_abandoned(path)
     while True:
@@ -102,6 +103,9 @@ def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Pat
                 yield partial
             finally:
                 _delete(partial)
+                for parent in parents_made:  # where nothing came of it
+                    with contextlib.suppress(OSError):
+                        parent.rmdir()
             return
 
 

@@ -238,6 +238,8 @@ def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]
         )
     for ours, theirs in (("num_classes", "num_classes"), ("image_size", "img_size"), ("channels", "in_chans")):
         if (value := arguments.pop(theirs, None)) is not None:
+            if isinstance(value, (tuple, list)) and len(set(value)) == 1:  # timm's (224, 224)
+                value = value[0]
             config = msgspec.structs.replace(config, **{ours: value})
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(unused, None)

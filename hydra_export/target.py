@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hydra_export.errors import BadInput
+
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
@@ -33,6 +35,10 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch: int | Literal["dynamic"] = 1
     opset: int | None = None
     weight_files: Literal["each", "one"] = "each"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise BadInput(f"A batch of {self.batch} images cannot be run.", "Give 1 or more, or 'dynamic'.")
 
 
 class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,6 +87,9 @@ class Target(Protocol):
 
     def requires(self) -> None:
         """Raises MissingExtra where the packages that it needs are not installed."""
+
+    def check(self, spec: ExportSpec) -> None:
+        """Raises BadInput for a choice within its graphs and precisions that it does not have."""
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import bundle, files, parity, targets
 from hydra_export.errors import BadInput, ParityFailed, UnknownName, VerificationFailed
 
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
 
@@ -23,7 +21,7 @@ class Verified:
     record: parity.ParityRecord
 
 
-def verify(folder: Path, progress: Progress = lambda _what, _done, _total: None) -> tuple[Verified, ...]:
+def verify(folder: Path, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
     """Checks hashes, then runs everything.
 
     Raises:

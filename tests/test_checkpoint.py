@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -182,6 +183,7 @@ def official(tmp_path: Path, **changes: Any) -> tuple[Path, dict[str, Tensor], d
     raw = {f"module.{name}": tensor for name, tensor in plain_state().items()}
     ema = {f"module.{name}": tensor + 1 for name, tensor in plain_state().items()}
     content = {"epoch": 3, "arch": "hydravit", "state_dict": raw, "state_dict_ema": ema, "metric": 1.5, **changes}
+    content["args"] = argparse.Namespace(lr=1e-3, weights=[10, 90])  # as timm's trainer saves it
     torch.save(content, tmp_path / "model_best.pth.tar")
     return tmp_path / "model_best.pth.tar", raw, ema
 
@@ -527,3 +529,17 @@ def test_default_head_counts_are_those_to_export_else_the_trained_else_all() -> 
     assert checkpoint.default_heads(info(trained_heads=(1, 2, 3), export_heads=(1, 3))) == (1, 3)
     assert checkpoint.default_heads(info(trained_heads=(1, 2))) == (1, 2)
     assert checkpoint.default_heads(info()) == tuple(range(1, 13))
+
+
+def test_other_preprocessing_leaves_out_the_accuracy(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert checkpoint.load(tiny_checkpoint).info.accuracy
+    loaded = checkpoint.load(tiny_checkpoint, preprocessing="inception")
+    assert loaded.info.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert not loaded.info.accuracy
+    assert "left out" in loaded.notes[0]
+
+
+def test_a_refused_pickle_names_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"state_dict": plain_state(), "path": Path("x")}, tmp_path / "x.pth")
+    with pytest.raises(BadCheckpoint, match=r"pathlib\S+, more than tensors"):
+        checkpoint.load(tmp_path / "x.pth")

@@ -574,7 +574,7 @@ def test_own_labels_come_into_the_bundle(tiny_checkpoint: Path, tmp_path: Path, 
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     capsys.readouterr()
     assert main([*options, "--labels", str(tmp_path / "labels.txt")]) == 2
-    assert "2 labels for 7 classes" in capsys.readouterr().err
+    assert "2 names, tiny has 7 classes" in capsys.readouterr().err
     assert json.loads((tmp_path / "new/manifest.json").read_bytes())["model"]["labels"] == labels
 
 
@@ -735,3 +735,24 @@ def test_output_that_cannot_be_written_is_an_error(arguments: list[str]) -> None
 def test_help_behind_options_is_about_the_export(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--heads", "3", "--help"]) == 0
     assert "--weight-files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asked", [["--json", "verify", "--help"], ["--debug", "verify", "-h"]])
+def test_global_flags_before_a_command_do_not_change_what_help_is_about(
+    asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "hydra-export verify" in shown
+    assert "--weight-files" not in shown
+
+
+def test_a_reader_that_stops_reading_is_no_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m hydra_export --checkpoint {tiny_checkpoint} --out {tmp_path / 'out'} --json | head -c 1"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr

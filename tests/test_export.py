@@ -141,8 +141,8 @@ def test_the_card_is_for_whoever_finds_the_folder(tiny_checkpoint: Path, tmp_pat
 
 
 def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    for form in ("tensor", "image"):
-        exported(tiny_checkpoint, tmp_path / form, form=form)
+    for form, batch in (("tensor", 1), ("image", 3), ("tensor", "dynamic")):
+        exported(tiny_checkpoint, tmp_path / form, form=form, batch=batch)
         code = (tmp_path / form / "README.md").read_text().split("```python\n")[1].split("```")[0]
         run = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path / form, capture_output=True, text=True, check=True
@@ -600,3 +600,40 @@ def test_killed_before_the_first_bundle_there_is_none_or_a_whole_one(tiny_checkp
             none += 1
     exporter.close()
     assert none > 0
+
+
+@pytest.mark.parametrize("late", ["file", "folder"])
+def test_what_comes_to_the_output_during_an_export_is_not_lost(
+    tiny_checkpoint: Path, tmp_path: Path, late: str
+) -> None:
+    out = tmp_path / "out"
+    precious = out if late == "file" else out / "precious.txt"
+
+    def meanwhile(what: str, _done: int, _total: int) -> None:
+        if what.startswith("proving"):
+            precious.parent.mkdir(exist_ok=True)
+            precious.write_text("mine")
+
+    with pytest.raises(OutputRefused):
+        export(checkpoint.load(tiny_checkpoint), out, jobs(), heads=(1,), progress=meanwhile)
+    assert precious.read_text() == "mine"
+
+
+def test_a_failed_export_leaves_no_new_parents(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def stop(what: str, _done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint.load(tiny_checkpoint), tmp_path / "a/b/out", jobs(), heads=(1,), progress=stop)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": -1}, {"batch": "dynamik"}, {"form": "img"}, {"opset": 16}])
+def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        jobs(**wrong)
+
+
+def test_one_weight_file_is_for_shared_weights() -> None:
+    with pytest.raises(BadInput, match="--graph shared"):
+        jobs(weight_files="one")

@@ -27,6 +27,14 @@ def talk() -> Console:
     return Console(stderr=True, highlight=False, emoji=False)
 
 
+def tell(console: Console, notes: tuple[str, ...], warning: str) -> None:
+    """What was assumed while a checkpoint was read, and a warning, if there is one."""
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if warning:
+        console.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+
+
 def table(*columns: str) -> Table:
     """A table whose first column is text, kept whole, and whose others are numbers."""
     from rich import box

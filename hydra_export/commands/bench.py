@@ -8,7 +8,7 @@ from hydra_export.commands import Result, kind, percent, size, table, talk, titl
 
 
 def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
-    """Time a bundle's artifacts on this machine, one image at a time, interleaved.
+    """Time a bundle's artifacts on this machine, interleaved, one image (or the fixed batch) a call.
 
     Args:
         bundle: The bundle's folder.
@@ -28,7 +28,9 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
     sizes = {file.path: file.bytes for file in manifest.files}
     unit = f"{threads} thread{'s' if threads > 1 else ''}"
-    title = f"{manifest.model.name} here: {unit}, one image, median of {runs} interleaved runs"
+    batch = timings[0].batch
+    images = "1 image" if batch == 1 else f"{batch} images"
+    title = f"{manifest.model.name} here: {unit}, {images} a call, median of {runs} interleaved runs"
     shown = table("artifact", "k", "top-1 %", "to fetch", "error", "load ms", "ms", "p90")
     rows = []
     for timing in timings:
@@ -49,6 +51,7 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
             {
                 "path": timing.path,
                 "heads": timing.heads,
+                "batch": timing.batch,
                 "bytes": fetched,
                 "load_ms": timing.load_ms,
                 "median_ms": timing.median_ms,

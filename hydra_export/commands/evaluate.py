@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export.commands import Result, table, talk, titled
+from hydra_export.commands import Result, table, talk, tell, titled
 from hydra_export.errors import BadData, BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -16,29 +16,35 @@ if TYPE_CHECKING:
     from hydra_export.data import ImageSet
 
 
-def evaluate(*, checkpoint: Path | None = None, data: str = "packaged", heads: str | None = None) -> Result:
+def evaluate(
+    *,
+    checkpoint: Path | None = None,
+    data: str = "packaged",
+    heads: str | None = None,
+    head_dim: int = 64,
+    preprocessing: str | None = None,
+) -> Result:
     """Measure the top-1 accuracy of each subnetwork on labelled images.
 
     Args:
         checkpoint: The universal model; by default the packaged one.
         data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
-            folder with one folder of images per class.
+            folder with one folder of images per class, or with the idx files of Fashion-MNIST.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
+        head_dim: Channels per head, for checkpoints that do not say.
+        preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
     """
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.train.evaluate import top1
 
-    loaded = checkpoints.load(checkpoint)
+    loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
     info = loaded.info
     chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
     images = _images(data, info)
     assert images.labels is not None
     console = talk()
-    for note in loaded.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if warning := checkpoints.check_trained(info, chosen, allow_untrained=True):
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    tell(console, loaded.notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
     with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
         accuracy = top1(loaded.model, info.preprocessing, images.pixels, images.labels, chosen)
     subnetworks = [
@@ -81,6 +87,8 @@ def _images(name: str, info: CheckpointInfo) -> ImageSet:
         images = data.packaged_images(info.preprocessing)
     elif name in datasets.names():
         images = datasets.fitted_test(name, info.preprocessing)
+    elif list(Path(name).glob("t10k-images-idx3-ubyte*")):
+        images = datasets.fitted_test("fashion-mnist", info.preprocessing, Path(name))
     elif Path(name).is_dir():
         images = data.folder_images(Path(name), info.preprocessing, info.labels)
         if images.labels is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, kind, percent, size, table, talk, titled
+from hydra_export.commands import Result, kind, percent, size, table, talk, tell, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,22 +45,20 @@ def export(
         batch: Images at a time: a number, or dynamic.
         opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
         weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
-            fetch), or one file for all (loads fastest).
+            fetch), or one file for all (loads faster at the larger head counts).
         images: Your own images for the parity check: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
         head_dim: Channels per head, for checkpoints that do not say.
-        preprocessing: For checkpoints that do not say: imagenet, inception, or a JSON file.
+        preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
         allow_untrained: Export head counts that were not trained.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
     """
-    from rich.markup import escape
-
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.bundle import check_replaceable
     from hydra_export.commands.progress import shown_progress
     from hydra_export.export import export as export_bundle
-    from hydra_export.export import jobs
+    from hydra_export.export import jobs, num_parity_images
 
     console = talk()
     listed = jobs(
@@ -74,19 +72,17 @@ def export(
     )
     check_replaceable(out)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
-    for note in loaded.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
     info = loaded.info
     wanted = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
-    if warning := checkpoints.check_trained(info, wanted, allow_untrained):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    tell(console, loaded.notes, checkpoints.check_trained(info, wanted, allow_untrained))
     if labels is not None:
         loaded = checkpoints.with_labels(loaded, _labels(labels))
     chosen = None
     if images is not None:
         from hydra_export.data import folder_images
 
-        chosen = folder_images(images, info.preprocessing, loaded.info.labels)
+        limit = num_parity_images(info.config, wanted[-1])
+        chosen = folder_images(images, info.preprocessing, loaded.info.labels, limit)
     with shown_progress(console) as progress:
         manifest = export_bundle(loaded, out, listed, heads=wanted, images=chosen, progress=progress)
     return Result({"out": str(out), "manifest": _document(manifest)}, _shown(manifest, out))
@@ -140,6 +136,5 @@ def _shown(manifest: Manifest, out: Path) -> RenderableType:
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
             shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
-    images = next(iter(manifest.artifacts[0].parity.values())).num_images
-    note = f"Errors are of logits, against the float64 subnetwork, on {images} images ({manifest.images})."
+    note = f"Errors are of logits, against the float64 subnetwork, on {manifest.images}."
     return titled(f"{manifest.model.name} in {out}", shown, note)

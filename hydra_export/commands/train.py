@@ -58,9 +58,11 @@ def train(
             raise BadInput(f"--threads {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
     given = {"seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
-    config = _config(recipe, {name: value for name, value in given.items() if value is not None}, train_heads)
-    if resume:
-        config = _continued(run.stored_config(out), config, recipe, train_heads, given)
+    stored = run.stored_config(out) if resume else None
+    base = stored.recipe if stored is not None and recipe is None else recipe
+    config = _config(base, {name: value for name, value in given.items() if value is not None}, train_heads)
+    if stored is not None:
+        config = _continued(stored, config, recipe, train_heads, given)
     with _shown(config) as report:
         outcome = run.run(config, out, data_folder=data, resume=resume, report=report)
     return Result(_document(outcome), _shown_result(outcome))

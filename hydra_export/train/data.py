@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def digits(folder: Path | None = None) -> Dataset:
     bunch = load_digits()
     pixels_nHWC = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     labels_n = bunch.target.astype(np.int64)
-    # Cut without shuffling, as scikit-learn's own examples do: neighbours often are by the same writer.
+    # Cut without shuffling, as scikit-learn's own examples do.
     train, test = (Split(pixels_nHWC[part], labels_n[part]) for part in (slice(-360), slice(-360, None)))
     return Dataset("scikit-learn's digits", "CC BY 4.0 (UCI)", tuple("0123456789"), train, test)
 
@@ -119,7 +120,7 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
         raise BadData(f"Folder {folder} has no file {name}.gz.", _REMEDY)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadData(f"File {path} cannot be read: {error}.", _REMEDY) from error
     start = 4 + 4 * ndim
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))

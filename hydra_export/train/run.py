@@ -85,13 +85,12 @@ def run(
         BadInput: the saved state cannot be read.
         CheckFailed: the loss is not finite.
     """
+    command(config)  # refuses an unknown recipe before hours are spent
     if not resume:
         _refuse_filled(out)
     dataset = data.load(config.dataset, data_folder)
     trainer = Trainer(config, dataset.train, _device())
     if resume:
-        for abandoned in out.glob(".*.partial"):  # by a run that was killed while it saved
-            abandoned.unlink()
         seconds = _restored_seconds(trainer, out / STATE)
     else:
         seconds = 0.0

@@ -26,13 +26,17 @@ class OnnxTarget:
     def requires(self) -> None:
         """Nothing: the base install has all of it."""
 
+    def check(self, spec: ExportSpec) -> None:
+        """Refuses an opset that the emitter does not know."""
+        if spec.opset is not None and spec.opset not in OPSETS:
+            raise BadInput(f"--opset {spec.opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes one graph per head count into *out*."""
         from hydra_export.targets.onnx import separate, shared
 
+        self.check(spec)
         opset = DEFAULT_OPSET if spec.opset is None else spec.opset
-        if opset not in OPSETS:
-            raise BadInput(f"--opset {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
         write = {"separate": separate.write, "shared": shared.write}[spec.graph]
         return write(checkpoint, heads, spec, opset, out)
 

@@ -84,8 +84,6 @@ class Emitter:
         x_RD = self._tokens(image)
         for i in range(config.depth):
             x_RD = self._block(x_RD, i, last=i == config.depth - 1)
-        if not config.num_classes:
-            return g.layer_norm(x_RD, "norm", "logits")
         return g.linear(g.layer_norm(x_RD, "norm", "norm"), config.classifier(self.heads), "logits")
 
     def _reshape(self, x: ir.Value, name: str, shape_name: str, shape: list[int]) -> ir.Value:
@@ -182,7 +180,7 @@ class Emitter:
 
 def build(
     checkpoint: Checkpoint, heads: int, spec: ExportSpec, opset: int, weight: Callable[[str], ir.Value]
-) -> tuple[ir.Model, GraphBuilder]:
+) -> ir.Model:
     """The model of subnetwork *heads*; *weight* supplies the values of its weights by their names.
 
     The model's initializers are the small constants alone: the caller adds the weights.
@@ -208,7 +206,7 @@ def build(
         producer_name="hydra-export",
         producer_version=VERSION,
         metadata_props=metadata(checkpoint, heads),
-    ), g
+    )
 
 
 def signature(config: HydraConfig, spec: ExportSpec) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

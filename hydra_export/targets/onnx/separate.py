@@ -41,7 +41,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
             used[name] = weights[name]
             return ir.Value(name=name)
 
-        model, _ = graph.build(checkpoint, k, spec, opset, weight)
+        model = graph.build(checkpoint, k, spec, opset, weight)
         path = f"{checkpoint.info.name}-k{k}.onnx"
         with (out / path).open("wb") as file:
             _stream(ir.to_proto(model), k, used, file)

@@ -129,7 +129,7 @@ def _graph(
     weights: dict[str, OnnxWeight],
 ) -> bytes:
     assembly = Assembly(heads, shells)
-    model, _ = graph.build(checkpoint, heads, spec, opset, lambda name: assembly.weight(name, weights[name]))
+    model = graph.build(checkpoint, heads, spec, opset, lambda name: assembly.weight(name, weights[name]))
     for initializer in assembly.initializers.values():
         model.graph.register_initializer(initializer)
     model.graph.insert_before(model.graph[0], assembly.nodes)

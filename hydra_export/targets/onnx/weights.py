@@ -41,7 +41,7 @@ class OnnxWeight:
 
 
 def onnx_weights(model: HydraViT, pixels: Preprocessing | None = None) -> dict[str, OnnxWeight]:
-    """Linears as [in, out] for MatMul, the attention's scale in q, the class token at its position."""
+    """Linears as [in, out] for Gemm, the attention's scale in q, the class token at its position."""
     scale = model.config.head_dim**-0.5
     weights = {}
     for name, weight in model.normalised_weights(pixels).items():
