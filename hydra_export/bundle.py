@@ -27,6 +27,21 @@ Progress = Callable[[str, int, int], None]  # what is being done, steps done, st
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 GOLDEN = "golden/golden.npz"
+# What numpy and zipfile can raise over a damaged archive: they share no base.
+_DAMAGED_NPZ = (
+    BadZipFile,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -190,10 +205,10 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
         with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in arrays.files}
         return _golden(golden, manifest)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError) as error:
-        raise _bad_golden(folder, error) from error
-    except (BadZipFile, NotImplementedError, RuntimeError, SyntaxError, struct.error, zlib.error) as error:
-        raise _bad_golden(folder, error) from error
+    except _DAMAGED_NPZ as error:
+        raise VerificationFailed(
+            f"{folder / GOLDEN} does not hold the golden data: {error}.", "Copy or export it again."
+        ) from error
 
 
 def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
@@ -222,10 +237,6 @@ def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
             if not expected[k].bound <= record.bound:
                 raise ValueError(f"heads {k} would allow an error of {expected[k].bound}, the manifest {record.bound}")
     return Golden(pixels, arrays["image"], expected)
-
-
-def _bad_golden(folder: Path, error: Exception) -> VerificationFailed:
-    return VerificationFailed(f"{folder / GOLDEN} does not hold the golden data: {error}.", "Copy or export it again.")
 
 
 def check_replaceable(out: Path) -> None:

@@ -14,40 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from hydra_export import bundle, checkpoint, files
-from hydra_export.architecture import HydraConfig
+from hydra_export import bundle, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
-from hydra_export.export import export, jobs
-from hydra_export.model import HydraViT
-from hydra_export.preprocess import Preprocessing
 from hydra_export.verify import verify
 
 FLIPS = 6  # per file
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
-    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
-    torch.manual_seed(0)
-    model = HydraViT(config).eval()
-    state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
-    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
-    place = tmp_path_factory.mktemp("exported")
-    checkpoint.save(place / "tiny.safetensors", state, info)
-    listed = jobs(["onnx"], ["separate", "shared"], ["fp32"])
-    export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", listed)
-    return place / "bundle"
-
-
-@pytest.fixture
-def folder(exported: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
 def names(folder: Path) -> list[str]:
