@@ -3,12 +3,15 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -31,19 +34,48 @@ _TIMM_ARGUMENTS = {
 }
 
 
+Span = tuple[int, int]  # from one head count to another
+
+
 @dataclass(frozen=True)
 class Weight:
     """One tensor of the normalised form, and how subnetworks are cut from it.
 
     *units* has one entry per axis: the channels that one head adds there, 0 where every head count has all.
+    The weight is *full* times *factor*: so that no copy is made before a part is asked for.
     """
 
     full: Tensor
     units: tuple[int, ...]
+    factor: float = 1.0
+
+    @property
+    def transposed(self) -> Weight:
+        """A matrix with its axes exchanged."""
+        return Weight(self.full.T, self.units[::-1], self.factor)
+
+    def part(self, spans: Sequence[Span]) -> Tensor:
+        """The block between two head counts per axis; axes that all head counts share are whole."""
+        view = self.full[
+            tuple(
+                slice(low * unit, high * unit) if unit else slice(None)
+                for (low, high), unit in zip(spans, self.units, strict=True)
+            )
+        ]
+        return view if self.factor == 1.0 else view * self.factor
 
     def first(self, heads: int) -> Tensor:
-        """The part that subnetwork *heads* uses: a view."""
-        return self.full[tuple(slice(unit * heads) if unit else slice(None) for unit in self.units)]
+        """What subnetwork *heads* uses: a view where there is no factor."""
+        return self.part(((0, heads),) * len(self.units))
+
+    def shape(self, heads: int) -> tuple[int, ...]:
+        """Shape of what subnetwork *heads* uses."""
+        return tuple(unit * heads or size for unit, size in zip(self.units, self.full.shape, strict=True))
+
+
+def array(tensor: Tensor) -> NDArray[np.float32]:
+    """*tensor* as files hold it: contiguous, little-endian float32; a view where it is that already."""
+    return np.asarray(tensor.detach().to(torch.float32).contiguous().numpy(), dtype="<f4")
 
 
 class HydraViT(VisionTransformer):
@@ -139,11 +171,12 @@ class HydraViT(VisionTransformer):
 
     @torch.no_grad()
     def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
-        """Everything that a target emits from: q, k and v apart, LayerScale folded into the Linear before it.
+        """Everything that a target emits from, and what fp16 and int8 round.
 
-        Linears keep torch's layout [out, in]. The class token is named ``cls_token`` [1, 1, E], positions
-        ``pos_embed`` [1, N, E]. With *pixels*, the patch embedding takes raw pixels in 0-255: its weights and
-        bias absorb that normalisation, computed in float64.
+        q, k and v are apart and q carries the attention's scale; LayerScale is folded into the Linear before it.
+        Linears keep torch's layout [out, in]. ``tokens`` [1, N, E] is what is added to a zero token and the embedded
+        patches: the class token at its position, then the other positions. With *pixels*, the patch embedding takes
+        raw pixels in 0-255: its weights and bias absorb that normalisation, computed in float64.
         """
         config, own = self.config, self.state_dict()
         C, M = config.head_dim, config.hidden_per_head
@@ -153,13 +186,12 @@ class HydraViT(VisionTransformer):
         weights = {
             "patch_embed.weight": Weight(patch, (C, 0, 0, 0)),
             "patch_embed.bias": Weight(bias, (C,)),
-            "cls_token": Weight(own["cls_token"], (0, 0, C)),
-            "pos_embed": Weight(own["pos_embed"], (0, 0, C)),
+            "tokens": Weight(F.pad(own["cls_token"], (0, 0, 0, config.num_tokens - 1)) + own["pos_embed"], (0, 0, C)),
         }
 
-        def linear(target: str, weight: Tensor, bias: Tensor, units: tuple[int, int]) -> None:
-            weights[f"{target}.weight"] = Weight(weight, units)
-            weights[f"{target}.bias"] = Weight(bias, units[:1])
+        def linear(target: str, weight: Tensor, bias: Tensor, units: tuple[int, int], factor: float = 1.0) -> None:
+            weights[f"{target}.weight"] = Weight(weight, units, factor)
+            weights[f"{target}.bias"] = Weight(bias, units[:1], factor)
 
         def norm(name: str) -> None:
             weights[f"{name}.weight"] = Weight(own[f"{name}.weight"], (C,))
@@ -177,7 +209,7 @@ class HydraViT(VisionTransformer):
                 "qkv", own[f"{block}.attn.qkv.weight"].chunk(3), own[f"{block}.attn.qkv.bias"].chunk(3), strict=True
             )
             for part, weight, bias in qkv:
-                linear(f"{block}.attn.{part}", weight, bias, (C, C))
+                linear(f"{block}.attn.{part}", weight, bias, (C, C), C**-0.5 if part == "q" else 1.0)
             linear(f"{block}.attn.proj", *scaled(f"{block}.attn.proj", f"{block}.ls1"), (C, C))
             norm(f"{block}.norm2")
             linear(f"{block}.mlp.fc1", own[f"{block}.mlp.fc1.weight"], own[f"{block}.mlp.fc1.bias"], (M, C))
@@ -191,7 +223,7 @@ class HydraViT(VisionTransformer):
         return weights
 
     def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
-        """The normalised form of subnetwork *heads*: named views, its classifier called ``head``."""
+        """The normalised form of subnetwork *heads*, views where nothing is computed; its classifier is ``head``."""
         self._assert_heads(heads)
         classifier = self.config.classifier(heads)
         return {

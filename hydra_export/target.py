@@ -24,9 +24,13 @@ Array = NDArray[Any]
 
 
 class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to write: one choice of each. ``batch`` is a number, or "dynamic" for any; ``opset`` is ONNX's.
+    """What to write: one choice of each. ``batch`` is a number, or "dynamic" for any.
 
-    ``weight_files`` is for graph kind ``shared``: one per listed head count, or one for all.
+    Attributes:
+        opset: of ONNX.
+        weight_files: of ONNX's graph kind ``shared``: one per listed head count, or one for all.
+        ios: of Core ML: the oldest iOS that the package must run on; macOS of the same year goes with it.
+        classifier: of Core ML: the package says the label itself, as Vision and Xcode expect of a classifier.
     """
 
     graph: GraphKind = "separate"
@@ -35,6 +39,8 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch: int | Literal["dynamic"] = 1
     opset: int | None = None
     weight_files: Literal["each", "one"] = "each"
+    ios: Literal[15, 16, 17, 18] = 18
+    classifier: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.batch, int) and self.batch < 1:
@@ -49,12 +55,23 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shape: tuple[int | str, ...]
 
 
+class Runtime(msgspec.Struct, frozen=True):
+    """Something that runs artifacts here.
+
+    *exact*: it computes in float32, so that it is held to float32's own noise; others round on the way.
+    """
+
+    name: str
+    exact: bool = True
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One exported graph.
 
     Attributes:
-        path: of the graph, relative to the folder that was written to, POSIX.
-        files: everything that a device must fetch to run it, *path* included.
+        path: of the graph, a file or a folder (.mlpackage), relative to the folder that was written to, POSIX.
+        files: everything that a device must fetch to run it, *path* or the files in it included.
+        needs: the oldest that can run it, such as ``{"opset": "17"}``.
     """
 
     path: str
@@ -64,13 +81,14 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     heads: tuple[int, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    needs: dict[str, str] = {}
 
 
 class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
     def run(self, image: Array) -> Array:
-        """Logits [B, classes] float32.
+        """Logits [B, classes] float32, or features [B, width] of a model without a classifier.
 
         Args:
             image: in the artifact's input form: ``tensor`` float32 [B, C, H, W] normalised, or ``image`` uint8
@@ -79,14 +97,25 @@ class Session(Protocol):
 
 
 class Target(Protocol):
-    """An on-device format."""
+    """An on-device format.
+
+    Attributes:
+        precisions: what it writes, the default first.
+        packages: the distributions whose versions shape its artifacts.
+        isolated: ``write`` runs a converter that must not share a process with others.
+    """
 
     name: ClassVar[str]
     graphs: ClassVar[tuple[GraphKind, ...]]
     precisions: ClassVar[tuple[Precision, ...]]
+    packages: ClassVar[tuple[str, ...]]
+    isolated: ClassVar[bool]
 
     def requires(self) -> None:
-        """Raises MissingExtra where the packages that it needs are not installed."""
+        """Raises MissingExtra where packages that it needs are not installed, or BadInput where they cannot be."""
+
+    def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
+        """What runs its artifacts on this machine, at least one that is exact first."""
 
     def check(self, spec: ExportSpec) -> None:
         """Raises BadInput for a choice within its graphs and precisions that it does not have."""
@@ -94,8 +123,16 @@ class Target(Protocol):
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""
 
-    def load(self, path: Path, heads: int, threads: int = 0) -> Session:
-        """A session that runs the artifact at *path* with the first *heads* heads; 0 threads: its choice."""
+    def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
+        """A session that runs the artifact at *path* with the first *heads* heads.
+
+        Args:
+            threads: 0 for the runtime's choice.
+            runtime: a name out of ``runtimes``, the first by default.
+
+        Raises:
+            CheckFailed: the file is damaged, or the runtime cannot run it.
+        """
 
     def lint(self, path: Path) -> None:
         """Raises CheckFailed where the written file is not as portable as promised."""

@@ -254,7 +254,7 @@ def test_a_subnetwork_shares_no_storage_with_the_universal_model(tiny_model: Hyd
 
 
 def forward_from_weights(weights: dict[str, Tensor], image: Tensor, config: HydraConfig, k: int) -> Tensor:
-    """A ViT written from the normalised form alone: no LayerScale, q, k and v apart."""
+    """A ViT written from the normalised form alone: no LayerScale, no scale, q, k and v apart."""
     C, D = config.head_dim, config.width(k)
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -264,11 +264,11 @@ def forward_from_weights(weights: dict[str, Tensor], image: Tensor, config: Hydr
         return F.layer_norm(x, (D,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
 
     x = F.conv2d(image, weights["patch_embed.weight"], weights["patch_embed.bias"], stride=config.patch_size)
-    x = torch.cat([weights["cls_token"].expand(len(image), -1, -1), x.flatten(2).mT], 1) + weights["pos_embed"]
+    x = F.pad(x.flatten(2).mT, (0, 0, 1, 0)) + weights["tokens"]
     for i in range(config.depth):
         y = norm(x, f"blocks.{i}.norm1")
         q, key, v = (linear(y, f"blocks.{i}.attn.{part}").unflatten(2, (k, C)).transpose(1, 2) for part in "qkv")
-        y = ((q * C**-0.5) @ key.mT).softmax(-1) @ v
+        y = (q @ key.mT).softmax(-1) @ v
         x = x + linear(y.transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
         x = x + linear(F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
     return linear(norm(x, "norm")[:, 0], "head")
@@ -292,14 +292,13 @@ def test_normalised_weights_hold_layer_scale_and_the_right_classifier(scaled_mod
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_normalised_weights_are_named_views_of_the_parameters(tiny_model: HydraViT, k: int) -> None:
+def test_normalised_weights_are_views_of_the_parameters_where_nothing_is_computed(tiny_model: HydraViT, k: int) -> None:
     own, d, hidden = tiny_model.state_dict(), 8 * k, 32 * k
     weights = tiny_model.weights(k)
     wanted = {
         "patch_embed.weight": (d, 3, 4, 4),
         "patch_embed.bias": (d,),
-        "cls_token": (1, 1, d),
-        "pos_embed": (1, 17, d),
+        "tokens": (1, 17, d),
         "norm.weight": (d,),
         "norm.bias": (d,),
         "head.weight": (7, d),
@@ -316,7 +315,8 @@ def test_normalised_weights_are_named_views_of_the_parameters(tiny_model: HydraV
             wanted |= {f"blocks.{i}.{part}.weight": (rows, columns), f"blocks.{i}.{part}.bias": (rows,)}
     assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == wanted
     storages = {tensor.untyped_storage().data_ptr() for tensor in own.values()}
-    assert all(tensor.untyped_storage().data_ptr() in storages for tensor in weights.values())
+    copies = {name for name, tensor in weights.items() if tensor.untyped_storage().data_ptr() not in storages}
+    assert copies == {"tokens", *(name for name in wanted if ".attn.q." in name)}
     assert torch.equal(weights["blocks.1.attn.k.weight"], own["blocks.1.attn.qkv.weight"][32 : 32 + d, :d])
     assert torch.equal(weights["blocks.0.attn.v.bias"], own["blocks.0.attn.qkv.bias"][64 : 64 + d])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -22,9 +22,15 @@ class OnnxTarget:
     name: ClassVar[str] = "onnx"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+    isolated: ClassVar[bool] = False
 
     def requires(self) -> None:
         """Nothing: the base install has all of it."""
+
+    def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
+        """onnxruntime."""
+        return (Runtime("onnxruntime"),)
 
     def check(self, spec: ExportSpec) -> None:
         """Refuses an opset that the emitter does not know."""
@@ -40,7 +46,7 @@ class OnnxTarget:
         write = {"separate": separate.write, "shared": shared.write}[spec.graph]
         return write(checkpoint, heads, spec, opset, out)
 
-    def load(self, path: Path, heads: int, threads: int = 0) -> Session:
+    def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """An onnxruntime session on the CPU; *heads* is the file's own choice for these graph kinds."""
         from hydra_export.targets.onnx.session import OnnxSession
 

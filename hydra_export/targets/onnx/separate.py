@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
+from hydra_export.model import Weight, array
 from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import graph
-from hydra_export.targets.onnx.weights import OnnxWeight, onnx_weights
+from hydra_export.targets.onnx.weights import onnx_weights
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -35,9 +35,9 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     inputs, outputs = graph.signature(checkpoint.info.config, spec)
     artifacts = []
     for k in heads:
-        used: dict[str, OnnxWeight] = {}
+        used: dict[str, Weight] = {}
 
-        def weight(name: str, used: dict[str, OnnxWeight] = used) -> ir.Value:
+        def weight(name: str, used: dict[str, Weight] = used) -> ir.Value:
             used[name] = weights[name]
             return ir.Value(name=name)
 
@@ -51,7 +51,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     return artifacts
 
 
-def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, OnnxWeight], file: BinaryIO) -> None:
+def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, Weight], file: BinaryIO) -> None:
     """Writes *proto* with *weights* as further initializers of its graph, without ever holding them together.
 
     A serialised message is its fields one after the other, so the initializers can be appended to the graph's bytes;
@@ -72,13 +72,9 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, OnnxWeight], 
             "Use --graph shared, which keeps weights in files of their own.",
         )
     file.write(start)
-    for header, size, array in zip(tensors, sizes, _arrays(weights, heads), strict=True):
+    for header, size, weight in zip(tensors, sizes, weights.values(), strict=True):
         file.write(_field(_GRAPH_INITIALIZER, len(header) + size) + header)
-        file.write(array.data)
-
-
-def _arrays(weights: dict[str, OnnxWeight], heads: int) -> Iterable[NDArray[np.float32]]:
-    return (weight.first(heads) for weight in weights.values())
+        file.write(array(weight.first(heads)).data)
 
 
 def _tensor_header(name: str, shape: Sequence[int]) -> bytes:

@@ -18,16 +18,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from hydra_export.model import Span, Weight, array
 from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import graph
-from hydra_export.targets.onnx.weights import OnnxWeight, onnx_weights
+from hydra_export.targets.onnx.weights import onnx_weights
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 _ALIGNMENT = 64  # bytes: a cache line, and more than any CPU's vector load asks for
-
-Span = tuple[int, int]  # from one head count to another
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     return artifacts
 
 
-def _write_weight(name: str, weight: OnnxWeight, shell: Shell, file: BinaryIO) -> None:
+def _write_weight(name: str, weight: Weight, shell: Shell, file: BinaryIO) -> None:
     def put(label: str, array: NDArray[np.float32]) -> Piece:
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
         offset = file.tell()
@@ -107,17 +106,17 @@ def _write_weight(name: str, weight: OnnxWeight, shell: Shell, file: BinaryIO) -
     low, high = shell.span
     growing = _growing(weight)
     if len(growing) == 2:
-        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high), (0, high))))
+        shell.rows[name] = put(f"[{low}:{high}]", array(weight.part(((low, high), (0, high)))))
         if low:
-            shell.columns[name] = put(f"[:{low},{low}:{high}]", weight.part(((0, low), (low, high))))
+            shell.columns[name] = put(f"[:{low},{low}:{high}]", array(weight.part(((0, low), (low, high)))))
     elif growing:
-        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high),) * len(weight.weight.units)))
+        shell.rows[name] = put(f"[{low}:{high}]", array(weight.part(((low, high),) * len(weight.units))))
     elif not low or name.startswith("head.k"):
-        shell.rows[name] = put("", weight.first(high))
+        shell.rows[name] = put("", array(weight.first(high)))
 
 
-def _growing(weight: OnnxWeight) -> list[int]:
-    return [axis for axis, unit in enumerate(weight.weight.units) if unit]
+def _growing(weight: Weight) -> list[int]:
+    return [axis for axis, unit in enumerate(weight.units) if unit]
 
 
 def _graph(
@@ -126,7 +125,7 @@ def _graph(
     spec: ExportSpec,
     opset: int,
     shells: list[Shell],
-    weights: dict[str, OnnxWeight],
+    weights: dict[str, Weight],
 ) -> bytes:
     assembly = Assembly(heads, shells)
     model = graph.build(checkpoint, heads, spec, opset, lambda name: assembly.weight(name, weights[name]))
@@ -145,9 +144,9 @@ class Assembly:
         self.initializers: dict[str, ir.Value] = {}
         self.nodes: list[ir.Node] = []
 
-    def weight(self, name: str, weight: OnnxWeight) -> ir.Value:
+    def weight(self, name: str, weight: Weight) -> ir.Value:
         """The whole weight *name*."""
-        growing, units = _growing(weight), weight.weight.units
+        growing, units = _growing(weight), weight.units
         if not growing:
             (piece,) = (shell.rows[name] for shell in self.shells if name in shell.rows)
             return self._external(piece)
