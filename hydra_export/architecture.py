@@ -89,6 +89,15 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Embedding channels of subnetwork *heads*."""
         return heads * self.head_dim
 
+    @property
+    def output(self) -> str:
+        """What the graphs call their output: a backbone has no logits."""
+        return "logits" if self.num_classes else "features"
+
+    def num_outputs(self, heads: int) -> int:
+        """Numbers per image that subnetwork *heads* returns: one per class, or its width without a classifier."""
+        return self.num_classes or self.width(heads)
+
     def classifier(self, heads: int) -> str:
         """Name prefix of the classifier that subnetwork *heads* uses."""
         if not self.separate_classifiers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +42,7 @@ _DAMAGED_NPZ = (
     TypeError,
     ValueError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
 )
 
@@ -60,8 +63,9 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One exported graph.
 
     Attributes:
-        bytes, sha256: of the file at *path*.
-        files: paths of everything that a device must fetch to run it, *path* included.
+        bytes, sha256: of the file at *path*; of an .mlpackage, of all its files together and of their SHA256SUMS.
+        files: paths of everything that a device must fetch to run it, *path* or what is in it included.
+        needs: the oldest that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
         parity: per head count.
     """
 
@@ -77,6 +81,7 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     files: tuple[str, ...]
     parity: dict[int, ParityRecord]
+    needs: dict[str, str] = {}
 
 
 class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,16 +129,28 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden data: images, and what PyTorch computes of them at each head count.
+    """The golden data: images, and what PyTorch computes of them.
 
     Attributes:
         pixels: uint8 [n, H, W, C] in 0-255.
         image: the same normalised, float32 [n, C, H, W].
+        expected: by head count, and by the precision that the weights were rounded to.
     """
 
     pixels: Pixels
     image: Array
-    expected: dict[int, Reference]
+    expected: dict[int, dict[Precision, Reference]]
+
+
+def golden_name(array: Literal["logits", "torch_fp32_logits"], heads: int, precision: Precision) -> str:
+    """What the golden data calls an array: ``logits_k3``, and ``fp16_logits_k3`` of rounded weights."""
+    return f"{'' if precision == 'fp32' else f'{precision}_'}{array}_k{heads}"
+
+
+def references(manifest: Manifest) -> dict[int, tuple[Precision, ...]]:
+    """The precisions whose references the golden data of *manifest* holds, by head count."""
+    rounded = {k for artifact in manifest.artifacts if artifact.precision == "fp16" for k in artifact.heads}
+    return {s.heads: ("fp32", "fp16") if s.heads in rounded else ("fp32",) for s in manifest.model.subnetworks}
 
 
 def check_present(folder: Path) -> None:
@@ -185,7 +202,10 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield "no artifact is listed"
     for artifact in manifest.artifacts:
         own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
-        if artifact.path not in artifact.files or listed.get(artifact.path) != own:
+        inside = [file for path, file in listed.items() if path.startswith(f"{artifact.path}/")]
+        whole = _package_entry(artifact.path, inside) if inside else listed.get(artifact.path)
+        own_paths = {file.path for file in inside} or {artifact.path}
+        if whole != own or own_paths - set(artifact.files):
             yield f"{artifact.path} is listed in two ways"
         for path in set(artifact.files) - listed.keys():
             yield f"{path}, which {artifact.path} needs, is not listed"
@@ -218,24 +238,26 @@ def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
         "pixels": (np.uint8, (max(len(pixels), 1), size, size, config.channels)),
         "image": (np.float32, (len(pixels), config.channels, size, size)),
     }
-    for subnetwork in manifest.model.subnetworks:
-        shapes[f"logits_k{subnetwork.heads}"] = np.float64, (len(pixels), config.num_classes)
-        shapes[f"torch_fp32_logits_k{subnetwork.heads}"] = np.float32, (len(pixels), config.num_classes)
+    names: dict[tuple[int, Precision], tuple[str, str]] = {}
+    for k, precisions in references(manifest).items():
+        for precision in precisions:
+            names[k, precision] = golden_name("logits", k, precision), golden_name("torch_fp32_logits", k, precision)
+            exact, torch_fp32 = names[k, precision]
+            shapes[exact] = np.float64, (len(pixels), config.num_outputs(k))
+            shapes[torch_fp32] = np.float32, (len(pixels), config.num_outputs(k))
     for name, (dtype, shape) in shapes.items():
         if arrays[name].dtype != dtype or arrays[name].shape != shape:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {list(shape)}")
     if not np.allclose(arrays["image"], data.normalise(pixels), rtol=1e-5, atol=1e-6):  # float32's rounding
         raise ValueError("image is not the normalised form of pixels")
-    expected = {
-        subnetwork.heads: Reference(
-            arrays[f"logits_k{subnetwork.heads}"], arrays[f"torch_fp32_logits_k{subnetwork.heads}"]
-        )
-        for subnetwork in manifest.model.subnetworks
-    }
+    expected: dict[int, dict[Precision, Reference]] = {}
+    for (k, precision), (exact, torch_fp32) in names.items():
+        expected.setdefault(k, {})[precision] = Reference(arrays[exact], arrays[torch_fp32])
     for artifact in manifest.artifacts:
         for k, record in artifact.parity.items():  # of more images, the golden ones among them
-            if not expected[k].bound <= record.bound:
-                raise ValueError(f"heads {k} would allow an error of {expected[k].bound}, the manifest {record.bound}")
+            bound = expected[k][artifact.precision].bound
+            if not bound <= record.bound:
+                raise ValueError(f"heads {k} would allow an error of {bound}, the manifest {record.bound}")
     return Golden(pixels, arrays["image"], expected)
 
 
@@ -290,6 +312,20 @@ def schema() -> bytes:
 def sums(entries: list[FileEntry]) -> bytes:
     """The content of SHA256SUMS, as ``sha256sum -c`` reads it."""
     return "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(entries, key=lambda e: e.path)).encode()
+
+
+def artifact_entry(folder: Path, path: str) -> FileEntry:
+    """Size and hash of an artifact: a file, or a folder such as an .mlpackage."""
+    if (folder / path).is_dir():
+        return _package_entry(path, [file_entry(folder, f"{path}/{name}") for name in tree(folder / path)])
+    return file_entry(folder, path)
+
+
+def _package_entry(path: str, inside: list[FileEntry]) -> FileEntry:
+    """The hash is that of the SHA256SUMS which the package itself would have."""
+    own = [msgspec.structs.replace(file, path=file.path.removeprefix(f"{path}/")) for file in inside]
+    digest = hashlib.sha256(sums(own)).hexdigest()
+    return FileEntry(path=path, bytes=sum(file.bytes for file in inside), sha256=digest)
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:

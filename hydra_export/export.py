@@ -6,20 +6,22 @@ import difflib
 import itertools
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from hydra_export import bundle, card, parity, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.errors import BadInput
-from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Target
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session, Target
 from hydra_export.version import VERSION
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model.
@@ -40,37 +42,50 @@ class Job:
 def jobs(
     names: Sequence[str] = ("onnx",),
     graphs: Sequence[str] = ("separate",),
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[str] = (),
     *,
     form: InputForm = "tensor",
     batch: int | str = 1,
     opset: int | None = None,
     weight_files: str = "each",
+    ios: int = 18,
+    classifier: bool = False,
 ) -> list[Job]:
     """What to export: the cross product of targets, graph kinds and precisions, each with the same *form* and so on.
+
+    Without *precisions* each target writes its default.
 
     Raises:
         UnknownName: no such target.
         BadInput: a target lacks a graph kind or a precision.
         MissingExtra: the packages that a target needs are not installed.
     """
+    common = {"input": form, "batch": batch, "opset": opset, "weight_files": weight_files}
+    common |= {"ios": ios, "classifier": classifier}
     listed = []
-    for name, graph, precision in itertools.product(names, graphs, precisions):
+    for name, graph in itertools.product(names, graphs):
         target = targets.get(name)
         target.requires()
         _check_offered("graph kind", "--graph", graph, target.graphs, name)
-        _check_offered("precision", "--precision", precision, target.precisions, name)
-        fields = {"graph": graph, "precision": precision, "input": form, "batch": batch, "opset": opset}
-        fields["weight_files"] = weight_files
-        try:
-            spec = msgspec.convert(fields, ExportSpec)
-        except msgspec.ValidationError as error:
-            raise BadInput(f"This cannot be exported: {error}.", "See ExportSpec for what can.") from error
-        target.check(spec)
-        listed.append(Job(target, spec))
+        for precision in precisions or target.precisions[:1]:
+            _check_offered("precision", "--precision", precision, target.precisions, name)
+            try:
+                spec = msgspec.convert({"graph": graph, "precision": precision, **common}, ExportSpec)
+            except msgspec.ValidationError as error:
+                raise BadInput(f"This cannot be exported: {error}.", "See ExportSpec for what can.") from error
+            target.check(spec)
+            listed.append(Job(target, spec))
     if weight_files != "each" and "shared" not in graphs:
         raise BadInput(f"--weight-files {weight_files} is for shared weights.", "Add --graph shared.")
+    _check_meant("--opset", opset, None, "onnx", names)
+    _check_meant("--ios", ios, 18, "coreml", names)
+    _check_meant("--coreml-classifier", classifier, False, "coreml", names)
     return listed
+
+
+def _check_meant(option: str, given: object, default: object, target: str, names: Sequence[str]) -> None:
+    if given != default and target not in names:
+        raise BadInput(f"{option} is for target '{target}', which is not exported.", f"Add it: --target {target}.")
 
 
 def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
@@ -101,14 +116,14 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
-    config, listed = checkpoint.info.config, listed or jobs()
+    config, data, listed = checkpoint.info.config, checkpoint.info.preprocessing, listed or jobs()
     _check_exportable(checkpoint)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:
         config.classifier(k)
     limit = num_parity_images(config, heads[-1])
     if images is None:
-        images = packaged_images(checkpoint.info.preprocessing, limit)
+        images = packaged_images(data, limit)
     pixels = images.pixels[:limit]
     steps = itertools.count()
     total = len(listed) + len(heads)
@@ -119,19 +134,23 @@ def export(
             progress(f"writing {job.target.name} {job.spec.graph}", next(steps), total)
             artifacts += _write(job, checkpoint, heads, folder)
         records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
-        golden: dict[str, Array] = {"pixels": pixels[:_GOLDEN_IMAGES]}
+        references: dict[int, dict[Precision, parity.Reference]] = {}
+        agreed = np.ones(len(pixels), np.bool_)
         for k in heads:
             progress(f"proving k = {k}", next(steps), total)
-            expected = parity.reference(checkpoint.model, k, pixels, checkpoint.info.preprocessing)
-            golden[f"logits_k{k}"] = expected.exact[:_GOLDEN_IMAGES]
-            golden[f"torch_fp32_logits_k{k}"] = expected.torch_fp32[:_GOLDEN_IMAGES]
-            for artifact in artifacts:
-                if k in artifact.heads:
-                    records[artifact.path][k] = _prove(artifact, k, checkpoint, pixels, expected, folder)
+            here = [artifact for artifact in artifacts if k in artifact.heads]
+            rounded = {artifact.spec.precision for artifact in here} & {"fp16"}
+            references[k] = {
+                precision: parity.reference(checkpoint.model, k, pixels, data, precision)
+                for precision in ("fp32", *rounded)
+            }
+            for artifact in here:
+                record, agreeing = _prove(artifact, k, data, pixels, references[k], folder)
+                records[artifact.path][k] = record
+                agreed &= agreeing
         progress("sealing", total, total)
-        golden["image"] = checkpoint.info.preprocessing.normalise(golden["pixels"])
-        (folder / bundle.GOLDEN).parent.mkdir()
-        np.savez(folder / bundle.GOLDEN, **golden)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
+        # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
+        _write_golden(folder, pixels, np.flatnonzero(agreed)[:_GOLDEN_IMAGES], references, data)
         described = f"{images.source} ({len(pixels)} used)" if len(pixels) < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
@@ -149,11 +168,6 @@ def _check_exportable(checkpoint: Checkpoint) -> None:
         raise BadInput(
             f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
             "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters.",
-        )
-    if not checkpoint.info.config.num_classes:
-        raise BadInput(
-            f"{name} is a backbone without a classifier: it has no logits to prove.",
-            "Export a checkpoint with num_classes of 1 or more.",
         )
 
 
@@ -177,20 +191,37 @@ def _write(job: Job, checkpoint: Checkpoint, heads: Sequence[int], folder: Path)
 def _prove(
     artifact: Artifact,
     heads: int,
-    checkpoint: Checkpoint,
-    pixels: Array,
-    expected: parity.Reference,
+    data: Preprocessing,
+    pixels: Pixels,
+    expected: Mapping[Precision, parity.Reference],
     folder: Path,
-) -> parity.ParityRecord:
-    session = targets.get(artifact.target).load(folder / artifact.path, heads)
-    given = pixels if artifact.spec.input == "image" else checkpoint.info.preprocessing.normalise(pixels)
-    if artifact.spec.batch == "dynamic":  # two sizes
-        logits = np.concatenate([session.run(given[:1]), session.run(given[1:])])
-    else:
-        logits = session.run(given)
-    record = parity.compare(logits, expected)
-    parity.check(artifact.path, heads, record)
-    return record
+) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
+    given = pixels if artifact.spec.input == "image" else data.normalise(pixels)
+
+    def run(session: Session) -> Array:
+        if artifact.spec.batch == "dynamic":  # two sizes
+            return np.concatenate([session.run(given[:1]), session.run(given[1:])])
+        return session.run(given)
+
+    target = targets.get(artifact.target)
+    return parity.prove(target, folder / artifact.path, heads, artifact.spec.precision, expected, run, artifact.path)
+
+
+def _write_golden(
+    folder: Path,
+    pixels: Pixels,
+    images: Array,
+    references: dict[int, dict[Precision, parity.Reference]],
+    data: Preprocessing,
+) -> None:
+    golden: dict[str, Array] = {"pixels": pixels[images], "image": data.normalise(pixels[images])}
+    for k, by_precision in references.items():
+        for precision, reference in by_precision.items():
+            chosen = reference.first(images)
+            golden[bundle.golden_name("logits", k, precision)] = chosen.exact
+            golden[bundle.golden_name("torch_fp32_logits", k, precision)] = chosen.torch_fp32
+    (folder / bundle.GOLDEN).parent.mkdir()
+    np.savez(folder / bundle.GOLDEN, **golden)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
 
 
 def _manifest(
@@ -224,11 +255,12 @@ def _manifest(
         subnetworks=subnetworks,
     )
     entries = tuple(_entry(artifact, records[artifact.path], folder) for artifact in artifacts)
-    return bundle.Manifest(model=model, tool=_tool(), images=images, artifacts=entries, files=())
+    tool = _tool({artifact.target for artifact in artifacts})
+    return bundle.Manifest(model=model, tool=tool, images=images, artifacts=entries, files=())
 
 
 def _entry(artifact: Artifact, records: dict[int, parity.ParityRecord], folder: Path) -> bundle.ArtifactEntry:
-    file = bundle.file_entry(folder, artifact.path)
+    file = bundle.artifact_entry(folder, artifact.path)
     spec = artifact.spec
     return bundle.ArtifactEntry(
         path=artifact.path,
@@ -243,13 +275,14 @@ def _entry(artifact: Artifact, records: dict[int, parity.ParityRecord], folder: 
         sha256=file.sha256,
         files=artifact.files,
         parity=records,
+        needs=artifact.needs,
     )
 
 
-def _tool() -> dict[str, str]:
-    packages = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm")
+def _tool(names: Iterable[str]) -> dict[str, str]:
+    packages = {"numpy", "torch", "timm"}.union(*(targets.get(name).packages for name in names))
     return {
         "hydra-export": VERSION,
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: version(package) for package in sorted(packages)},
     }

@@ -3,7 +3,7 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,6 +231,21 @@ class HydraViT(VisionTransformer):
             for name, weight in self.normalised_weights(pixels).items()
             if not name.startswith("head.k") or name.startswith(f"{classifier}.")
         }
+
+
+def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:
+    """The plain timm ViT that the normalised *weights* of subnetwork *heads* are, whatever was done to them."""
+    plain = msgspec.structs.replace(config, layer_scale=None, separate_classifiers=())
+    dense = VisionTransformer(**_timm_arguments(plain, heads), weight_init="skip", device="meta")
+    state = {name: tensor for name, tensor in weights.items() if name in dense.state_dict()}
+    state["cls_token"], state["pos_embed"] = torch.zeros(1, 1, config.width(heads)), weights["tokens"]
+    for part in ("weight", "bias"):
+        state[f"patch_embed.proj.{part}"] = weights[f"patch_embed.{part}"]
+        for i in range(config.depth):
+            q, k, v = (weights[f"blocks.{i}.attn.{name}.{part}"] for name in "qkv")
+            state[f"blocks.{i}.attn.qkv.{part}"] = torch.cat([q * config.head_dim**0.5, k, v])
+    dense.load_state_dict(state, assign=True)
+    return dense.eval()
 
 
 def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:

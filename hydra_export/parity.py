@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,23 +15,30 @@ from numpy.typing import NDArray
 
 from hydra_export.errors import ParityFailed
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Array, Pixels
+from hydra_export.target import Array, Pixels, Precision, Session, Target
 
 if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
     from hydra_export.model import HydraViT
 
 _BATCH = 8  # activations of larger ones would need more memory than the weights
+# Of runtimes that round on the way. fp16's rounding leaves the direction of the logits alone; a wrong graph does not.
+_SMALLEST_AGREEMENT = 0.99
+_SMALLEST_COSINE = 0.999
 
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact compared with the float64 subnetwork at one head count.
 
     Attributes:
-        bound: the largest ``max_abs_error`` that passes, in logits.
-        cosine: the smallest over the images.
-        top1_agreement: share of the images whose largest logit is the same.
+        max_abs_error: of logits, the largest over the runtimes that compute in float32; against the subnetwork whose
+            weights were rounded to the artifact's precision.
+        bound: the largest ``max_abs_error`` that passes.
+        cosine, top1_agreement: the smallest cosine over images and runtimes, and the smallest share of images whose
+            largest logit is the same; runtimes that round on the way are compared with the unrounded subnetwork.
+        runtimes: the largest error in each runtime.
     """
 
     max_abs_error: float
@@ -38,11 +46,12 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float
     top1_agreement: float
     num_images: int
+    runtimes: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computes at one head count: [num_images, num_classes] in float64 and in float32."""
+    """What PyTorch computes at one head count: [num_images, num_outputs] in float64 and in float32."""
 
     exact: NDArray[np.float64]
     torch_fp32: NDArray[np.float32]
@@ -54,15 +63,22 @@ class Reference:
             noise = float(np.abs(self.torch_fp32 - self.exact).max())
         return max(1e-5 * float(np.abs(self.exact).max()), 4 * noise)
 
+    def first(self, images: Array) -> Reference:
+        """The reference of some of the images, by their numbers."""
+        return Reference(self.exact[images], self.torch_fp32[images])
 
-def reference(model: HydraViT, heads: int, pixels_BHWC: Pixels, preprocessing: Preprocessing) -> Reference:
+
+def reference(
+    model: HydraViT, heads: int, pixels_BHWC: Pixels, preprocessing: Preprocessing, precision: Precision = "fp32"
+) -> Reference:
     """Runs the dense subnetwork *heads* on *pixels_BHWC*, in float32 and in float64, a batch at a time.
 
-    The subnetwork is a view of *model*, and float64 weights exist one layer at a time: this needs hardly any memory.
+    With *precision* fp16 every tensor of the normalised form is rounded to it first. Otherwise the subnetwork is a view
+    of *model*; float64 weights exist one layer at a time: this needs hardly any memory.
     """
     import torch
 
-    dense = model.subnetwork(heads, copy=False).eval()
+    dense = _rounded(model, heads) if precision == "fp16" else model.subnetwork(heads, copy=False).eval()
 
     def logits(dtype: type[np.float32 | np.float64]) -> Array:
         batches = [
@@ -79,7 +95,7 @@ def reference(model: HydraViT, heads: int, pixels_BHWC: Pixels, preprocessing: P
 
 
 def compare(logits: Array, expected: Reference) -> ParityRecord:
-    """The figures, whether they pass or not.
+    """The figures of one runtime, whether they pass or not.
 
     Raises:
         ParityFailed: *logits* are not of the expected shape.
@@ -96,20 +112,98 @@ def compare(logits: Array, expected: Reference) -> ParityRecord:
         max_abs_error=max_abs_error,
         bound=expected.bound,
         cosine=float(cosine.min()),
-        top1_agreement=float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
+        top1_agreement=float(agreement(logits, expected).mean()),
         num_images=len(exact),
     )
 
 
-def check(name: str, heads: int, record: ParityRecord) -> None:
-    """Raises ParityFailed unless *record* passes; NaN never does, nor a model that overflows in torch itself."""
+def agreement(logits: Array, expected: Reference) -> NDArray[np.bool_]:
+    """Per image, whether the largest output is the same one."""
+    return np.asarray(logits.argmax(axis=1) == expected.exact.argmax(axis=1))
+
+
+def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
+    """Raises ParityFailed unless *record* passes; NaN never does, nor a model that overflows in torch itself.
+
+    *where* is the runtime that was used, for the message.
+    """
     if not record.max_abs_error <= record.bound < math.inf:
         raise ParityFailed(
-            f"{name} does not compute subnetwork {heads}: its logits differ by {record.max_abs_error:.3g}, "
-            f"allowed is {record.bound:.3g} (cosine {record.cosine:.6f}, top-1 agreement "
-            f"{record.top1_agreement:.1%} on {record.num_images} images).",
+            f"{name} does not compute subnetwork {heads}{where and f' in {where}'}: its logits differ by "
+            f"{record.max_abs_error:.3g}, allowed is {record.bound:.3g} ({_figures(record)}).",
             "The export was stopped and nothing was kept. Try another --opset, or report it with this message.",
         )
+
+
+def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
+    """Raises ParityFailed where *record*, of a runtime that rounds on the way, says something else than the model."""
+    passes = record.top1_agreement >= _SMALLEST_AGREEMENT and record.cosine >= _SMALLEST_COSINE
+    if not (passes and record.max_abs_error < math.inf):
+        raise ParityFailed(
+            f"{name} loses subnetwork {heads} to rounding{where and f' in {where}'}: its logits differ by "
+            f"{record.max_abs_error:.3g} ({_figures(record)}); at least {_SMALLEST_COSINE} and "
+            f"{_SMALLEST_AGREEMENT:.0%} are needed.",
+            "The export was stopped and nothing was kept. Give --precision fp32, or --images like those it will see.",
+        )
+
+
+def prove(
+    target: Target,
+    path: Path,
+    heads: int,
+    precision: Precision,
+    expected: Mapping[Precision, Reference],
+    run: Callable[[Session], Array],
+    name: str = "",
+) -> tuple[ParityRecord, NDArray[np.bool_]]:
+    """Runs the artifact at *path* in every runtime that is here.
+
+    Args:
+        expected: the reference of *precision*, and of fp32 for runtimes that round on the way.
+        run: gives the images to a session.
+        name: what messages call the artifact; *path* by default.
+
+    Returns:
+        The record, and per image whether every runtime agreed with the model on the largest logit.
+
+    Raises:
+        ParityFailed: in one of them it does not compute subnetwork *heads*.
+        CheckFailed: one of them cannot run it.
+    """
+    exact: dict[str, ParityRecord] = {}
+    rounding: dict[str, ParityRecord] = {}
+    agreed = np.ones(len(expected[precision].exact), np.bool_)
+    for runtime in target.runtimes(precision):
+        logits = run(target.load(path, heads, runtime=runtime.name))
+        wanted = expected[precision if runtime.exact else "fp32"]
+        record = compare(logits, wanted)
+        (check if runtime.exact else check_rounding)(name or str(path), heads, record, runtime.name)
+        (exact if runtime.exact else rounding)[runtime.name] = record
+        agreed &= agreement(logits, wanted)
+    return _combined(exact, rounding), agreed
+
+
+def _combined(exact: dict[str, ParityRecord], rounding: dict[str, ParityRecord]) -> ParityRecord:
+    every = {**exact, **rounding}
+    return ParityRecord(
+        max_abs_error=max(record.max_abs_error for record in exact.values()),
+        bound=min(record.bound for record in exact.values()),
+        cosine=min(record.cosine for record in every.values()),
+        top1_agreement=min(record.top1_agreement for record in every.values()),
+        num_images=min(record.num_images for record in every.values()),
+        runtimes={name: record.max_abs_error for name, record in every.items()},
+    )
+
+
+def _figures(record: ParityRecord) -> str:
+    return f"cosine {record.cosine:.6f}, top-1 agreement {record.top1_agreement:.1%} on {record.num_images} images"
+
+
+def _rounded(model: HydraViT, heads: int) -> VisionTransformer:
+    from hydra_export.model import assembled
+
+    rounded = {name: weight.half().float() for name, weight in model.weights(heads).items()}
+    return assembled(model.config, heads, rounded)
 
 
 @contextmanager

@@ -58,11 +58,14 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Runtime(msgspec.Struct, frozen=True):
     """Something that runs artifacts here.
 
-    *exact*: it computes in float32, so that it is held to float32's own noise; others round on the way.
+    Attributes:
+        exact: it computes in float32, so that it is held to float32's own noise; others round on the way.
+        timed: how long it takes means something; an evaluator that only proves takes what it takes.
     """
 
     name: str
     exact: bool = True
+    timed: bool = True
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

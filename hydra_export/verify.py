@@ -98,13 +98,18 @@ def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
         target = targets.get(artifact.target)
     except UnknownName as error:
         raise _failed(folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
-    target.requires()
-    target.lint(folder / artifact.path)
-    session = target.load(folder / artifact.path, heads)
-    logits = session.run(golden.pixels if artifact.input == "image" else golden.image)
+    path, images = folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
+    target.lint(path)
     try:
-        record = parity.compare(logits, golden.expected[heads])
-        parity.check(artifact.path, heads, record)
+        record, _agreed = parity.prove(
+            target,
+            path,
+            heads,
+            artifact.precision,
+            golden.expected[heads],
+            lambda session: session.run(images),
+            artifact.path,
+        )
     except ParityFailed as error:
         raise VerificationFailed(f"{folder / artifact.path}: {error.message}", "Export it again.") from error
     return record

@@ -31,6 +31,7 @@ from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
 from hydra_export.verify import verify
+from tests.conftest import perturbed
 
 KILLS = 30
 BOTH = ("separate", "shared")
@@ -331,14 +332,16 @@ def test_a_model_whose_name_cannot_name_files_is_refused(tiny_checkpoint: Path, 
     assert snapshot(tmp_path) == before
 
 
-def test_a_backbone_without_a_classifier_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_backbone_without_a_classifier_gives_features(tiny_checkpoint: Path, tmp_path: Path) -> None:
     loaded = checkpoint.load(tiny_checkpoint)
     config = msgspec.structs.replace(loaded.info.config, num_classes=0)
     info = msgspec.structs.replace(loaded.info, config=config, labels=())
-    checkpoint.save(tmp_path / "backbone.safetensors", HydraViT(config).state_dict(), info)
-    with pytest.raises(BadInput, match="backbone without a classifier"):
-        exported(tmp_path / "backbone.safetensors", tmp_path / "out", ["separate"])
-    assert not (tmp_path / "out").exists()
+    checkpoint.save(tmp_path / "backbone.safetensors", perturbed(config).state_dict(), info)
+    manifest = exported(tmp_path / "backbone.safetensors", tmp_path / "out", ["separate", "shared"])
+    for artifact in manifest.artifacts:
+        (output,) = artifact.outputs
+        assert (output.name, output.shape) == ("features", (1, 8 * artifact.heads[0]))
+    assert len(verify(tmp_path / "out")) == 4
 
 
 def test_a_model_whose_logits_are_all_zero_is_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -409,7 +412,7 @@ class MissingLogits:
 def test_an_artifact_with_other_classes_fails(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets.get("onnx"), "load", lambda _path, _heads, _threads=0: MissingLogits())
+    monkeypatch.setattr(targets.get("onnx"), "load", lambda _path, _heads, runtime: MissingLogits())
     with pytest.raises(ParityFailed, match="shape"):
         exported(tiny_checkpoint, tmp_path / "out", ["separate"])
     assert not (tmp_path / "out").exists()

@@ -43,15 +43,17 @@ class Case:
         return self.target.write(checkpoint, heads, self.spec(**choices), out)
 
     def prove(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
-        """Runs every artifact at each of its head counts in a session of its own, against float64 PyTorch."""
+        """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch."""
+        images, data = pixels(checkpoint.info.config), checkpoint.info.preprocessing
+        image = given(checkpoint, self.spec(input=artifacts[0].spec.input))
         for artifact in artifacts:
             for k in artifact.heads:
-                session = self.target.load(folder / artifact.path, k)
-                logits = session.run(given(checkpoint, artifact.spec))
-                expected = parity.reference(
-                    checkpoint.model, k, pixels(checkpoint.info.config), checkpoint.info.preprocessing
-                )
-                parity.check(artifact.path, k, parity.compare(logits, expected))
+                expected = {
+                    precision: parity.reference(checkpoint.model, k, images, data, precision)
+                    for precision in {"fp32", self.precision}
+                }
+                path = folder / artifact.path
+                parity.prove(self.target, path, k, self.precision, expected, lambda session: session.run(image))
 
 
 def pixels(config: HydraConfig, count: int = NUM_IMAGES) -> NDArray[np.uint8]:

@@ -76,7 +76,7 @@ class Emitter:
         self.batch = 0 if spec.batch == "dynamic" else spec.batch
 
     def emit(self, image: ir.Value, spec: ExportSpec) -> ir.Value:
-        """From the input value to the logits."""
+        """From the input value to the logits, or to the features of a model without a classifier."""
         g, config = self.g, self.config
         if spec.input == "image":
             image = g.op("Transpose", [image], "image/Transpose", perm=[0, 3, 1, 2])
@@ -84,7 +84,8 @@ class Emitter:
         x_RD = self._tokens(image)
         for i in range(config.depth):
             x_RD = self._block(x_RD, i, last=i == config.depth - 1)
-        return g.linear(g.layer_norm(x_RD, "norm", "norm"), config.classifier(self.heads), "logits")
+        features_BD = g.layer_norm(x_RD, "norm", "norm")
+        return g.linear(features_BD, config.classifier(self.heads), "logits") if config.num_classes else features_BD
 
     def _reshape(self, x: ir.Value, name: str, shape_name: str, shape: list[int]) -> ir.Value:
         return self.g.op("Reshape", [x, self.g.constant(shape_name, shape)], name)
@@ -186,12 +187,11 @@ def build(
     The model's initializers are the small constants alone: the caller adds the weights.
     """
     config = checkpoint.info.config
-    inputs, outputs = signature(config, spec)
-    image, logits = (_value(infos[0]) for infos in (inputs, outputs))
+    inputs, outputs = signature(config, heads, spec)
+    image, declared = (_value(infos[0]) for infos in (inputs, outputs))
     g = GraphBuilder(weight)
     result = Emitter(g, config, heads, spec, opset).emit(image, spec)
-    result.shape, result.type = logits.shape, logits.type
-    result.name = "logits"
+    result.shape, result.type, result.name = declared.shape, declared.type, declared.name
     graph = ir.Graph(
         [image],
         [result],
@@ -209,15 +209,22 @@ def build(
     )
 
 
-def signature(config: HydraConfig, spec: ExportSpec) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """The inputs and outputs of the graph."""
+def signature(
+    config: HydraConfig, heads: int, spec: ExportSpec
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The inputs and outputs of the graph of subnetwork *heads*."""
     batch = "batch" if spec.batch == "dynamic" else spec.batch
     size, channels = config.image_size, config.channels
     if spec.input == "image":
         image = TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, channels))
     else:
         image = TensorInfo(name="image", dtype="float32", shape=(batch, channels, size, size))
-    return (image,), (TensorInfo(name="logits", dtype="float32", shape=(batch, config.num_classes)),)
+    return (image,), (TensorInfo(name=config.output, dtype="float32", shape=(batch, config.num_outputs(heads))),)
+
+
+def needs(opset: int) -> dict[str, str]:
+    """What a runtime must know to load the graph."""
+    return {"opset": str(opset), "ir_version": str(IR_VERSIONS[opset])}
 
 
 def metadata(checkpoint: Checkpoint, heads: int) -> dict[str, str]:

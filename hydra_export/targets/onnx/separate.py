@@ -32,9 +32,9 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     """Writes ``<model>-k3.onnx``, ... into *out*."""
     pixels = checkpoint.info.preprocessing if spec.input == "image" else None
     weights = onnx_weights(checkpoint.model, pixels)
-    inputs, outputs = graph.signature(checkpoint.info.config, spec)
     artifacts = []
     for k in heads:
+        inputs, outputs = graph.signature(checkpoint.info.config, k, spec)
         used: dict[str, Weight] = {}
 
         def weight(name: str, used: dict[str, Weight] = used) -> ir.Value:
@@ -46,7 +46,16 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
         with (out / path).open("wb") as file:
             _stream(ir.to_proto(model), k, used, file)
         artifacts.append(
-            Artifact(path=path, files=(path,), target="onnx", spec=spec, heads=(k,), inputs=inputs, outputs=outputs)
+            Artifact(
+                path=path,
+                files=(path,),
+                target="onnx",
+                spec=spec,
+                heads=(k,),
+                inputs=inputs,
+                outputs=outputs,
+                needs=graph.needs(opset),
+            )
         )
     return artifacts
 

@@ -24,9 +24,9 @@ class OnnxSession:
             self.runtime = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
-        inputs = self.runtime.get_inputs()
-        if len(inputs) != 1 or "logits" not in [output.name for output in self.runtime.get_outputs()]:
-            raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
+        inputs, outputs = self.runtime.get_inputs(), self.runtime.get_outputs()
+        if len(inputs) != 1 or [output.name for output in outputs] not in (["logits"], ["features"]):
+            raise CheckFailed(f"{path} has other inputs and outputs than one image and its logits.")
         self.path, self.input = path, inputs[0]
         batch = self.input.shape[0]
         self.batch = batch if isinstance(batch, int) else None
@@ -41,7 +41,7 @@ class OnnxSession:
 
     def _run(self, image: Array) -> Array:
         try:
-            (logits,) = self.runtime.run(["logits"], {self.input.name: image})
+            (logits,) = self.runtime.run(None, {self.input.name: image})
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot run {self.path}: {error}.") from error
         return np.asarray(logits)

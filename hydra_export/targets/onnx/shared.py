@@ -76,9 +76,9 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
             for name, weight in weights.items():
                 if not name.startswith("head.k") or name.rpartition(".")[0] in classifiers:
                     _write_weight(name, weight, shell, file)
-    inputs, outputs = graph.signature(checkpoint.info.config, spec)
     artifacts = []
     for k in heads:
+        inputs, outputs = graph.signature(checkpoint.info.config, k, spec)
         path = f"{stem}-k{k}.onnx"
         needed = [shell for shell in shells if shell.span[0] < k]
         (out / path).write_bytes(_graph(checkpoint, k, spec, opset, needed, weights))
@@ -91,6 +91,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
                 heads=(k,),
                 inputs=inputs,
                 outputs=outputs,
+                needs=graph.needs(opset),
             )
         )
     return artifacts
