@@ -103,6 +103,8 @@ def export(
     heads: Sequence[int] = (),
     images: ImageSet | None = None,
     progress: bundle.Progress = bundle.silent,
+    side_by_side: int = 0,
+    memory_mib: int = 0,
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
@@ -110,6 +112,8 @@ def export(
         listed: what ``jobs`` returned; separate ONNX files by default.
         heads: head counts; the checkpoint's own export list by default.
         images: what parity is measured on; the packaged images by default, fitted to the model.
+        side_by_side: converters that may run at once; 0 for as many as there are cores and memory for.
+        memory_mib: what one converter may take; 0 for all that is there.
 
     Raises:
         BadInput: no such subnetwork or classifier, or a name of the model that cannot name files.

@@ -50,6 +50,7 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
         rows.append(
             {
                 "path": timing.path,
+                "runtime": timing.runtime,
                 "heads": timing.heads,
                 "batch": timing.batch,
                 "bytes": fetched,
@@ -59,4 +60,7 @@ def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int =
                 "min_ms": min(timing.runs_ms),
             }
         )
-    return Result({"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows}, titled(title, shown))
+    left_out = sorted({kind(a) for a in manifest.artifacts} - {kind(artifacts[timing.path]) for timing in timings})
+    notes = [f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else []
+    document = {"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows, "not_timed": left_out}
+    return Result(document, titled(title, shown, *notes))

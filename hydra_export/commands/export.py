@@ -21,36 +21,45 @@ def export(
     target: str = "onnx",
     heads: str | None = None,
     graph: str = "separate",
-    precision: str = "fp32",
+    precision: str | None = None,
     input: Literal["tensor", "image"] = "tensor",  # noqa: A002 (the option's name)
     batch: str = "1",
     opset: int | None = None,
     weight_files: Literal["each", "one"] = "each",
+    ios: Literal[15, 16, 17, 18] = 18,
+    coreml_classifier: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     images: Path | None = None,
     labels: Path | None = None,
     head_dim: int = 64,
     preprocessing: str | None = None,
     allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    jobs: int = 0,
+    memory: int = 0,
     out: Path = Path("hydra-bundle"),
 ) -> Result:
     """Export a universal model, prove every artifact equal to PyTorch, and write a bundle.
 
     Args:
         checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
-        target: Formats, separated by commas: onnx.
+        target: Formats, separated by commas: onnx, tflite, coreml.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
-        graph: Graph kinds, separated by commas: separate (one file each), shared (graphs over common weight files).
-        precision: Precisions, separated by commas: fp32.
-        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
+        graph: Graph kinds, separated by commas: separate (one file each), shared (ONNX: graphs over common weight
+            files).
+        precision: Precisions, separated by commas: fp32, fp16 (Core ML); by default fp32, for Core ML fp16.
+        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
         batch: Images at a time: a number, or dynamic.
         opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
         weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
             fetch), or one file for all (loads faster at the larger head counts).
+        ios: Core ML: the oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it.
+        coreml_classifier: Core ML: the packages give the label and every class's probability as well.
         images: Your own images for the parity check: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
         head_dim: Channels per head, for checkpoints that do not say.
         preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
         allow_untrained: Export head counts that were not trained.
+        jobs: Converters that may run side by side; by default as many as there are cores and memory for.
+        memory: MiB that one converter may take; by default all that is there.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
     """
     from hydra_export import checkpoint as checkpoints
@@ -58,17 +67,22 @@ def export(
     from hydra_export.bundle import check_replaceable
     from hydra_export.commands.progress import shown_progress
     from hydra_export.export import export as export_bundle
-    from hydra_export.export import jobs, num_parity_images
+    from hydra_export.export import jobs as listed_jobs
+    from hydra_export.export import num_parity_images
 
     console = talk()
-    listed = jobs(
+    _check_not_negative("--jobs", jobs)
+    _check_not_negative("--memory", memory)
+    listed = listed_jobs(
         _names("--target", target),
         _names("--graph", graph),
-        _names("--precision", precision),
+        _names("--precision", precision) if precision is not None else (),
         form=input,
         batch=_batch(batch),
         opset=opset,
         weight_files=weight_files,
+        ios=ios,
+        classifier=coreml_classifier,
     )
     check_replaceable(out)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
@@ -84,7 +98,16 @@ def export(
         limit = num_parity_images(info.config, wanted[-1])
         chosen = folder_images(images, info.preprocessing, loaded.info.labels, limit)
     with shown_progress(console) as progress:
-        manifest = export_bundle(loaded, out, listed, heads=wanted, images=chosen, progress=progress)
+        manifest = export_bundle(
+            loaded,
+            out,
+            listed,
+            heads=wanted,
+            images=chosen,
+            progress=progress,
+            side_by_side=jobs,
+            memory_mib=memory,
+        )
     return Result({"out": str(out), "manifest": _document(manifest)}, _shown(manifest, out))
 
 
@@ -97,6 +120,13 @@ def _names(option: str, text: str) -> list[str]:
     if len(set(names)) < len(names):
         raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
     return names
+
+
+def _check_not_negative(option: str, value: int) -> None:
+    from hydra_export.errors import BadInput
+
+    if value < 0:
+        raise BadInput(f"{option} is {value}.", "Give 1 or more, or leave it out.")
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:
