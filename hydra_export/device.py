@@ -1,0 +1,323 @@
+"""What a device profile and a latency record are: facts with their sources, times with theirs, as TOML."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+
+import msgspec
+
+from hydra_export.errors import BadInput
+
+UNVERIFIED = "unverified"
+UNKNOWN = "unknown"
+SCHEMA_FILE = "docs/device-profile.schema.json"
+
+Provenance = Literal["measured", "published", "published_secondhand", "estimated", "unknown"]
+ComputeUnit = Literal["cpu", "gpu", "npu"]
+DeviceClass = Literal["phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit"]
+NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "w8a16", "w8a8_mixed_int16", "unknown"]
+Statistic = Literal["median", "mean", "min", "p90", "p99", "from_throughput", "unknown"]
+Range = float | tuple[float, float]  # one number, or the smallest and largest of the variants sold
+Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "unit": get_args(ComputeUnit),
+    "class": get_args(DeviceClass),
+    "precision": get_args(NumberFormat),
+    "provenance": get_args(Provenance),
+    "statistic": get_args(Statistic),
+}
+Value = TypeVar("Value")
+
+
+class Fact(msgspec.Struct, Generic[Value], frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One fact. *source* is a key of the profile's ``[sources]``, or "unverified"."""
+
+    value: Value
+    source: str
+    note: str = ""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """CPU cores of one kind; *ghz* is their highest clock."""
+
+    cores: int
+    core: str
+    ghz: float | None = None
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a device says what it is; each key lists the values that mean this device, "*" at the end for any more.
+
+    Attributes:
+        android_model: ``Build.MODEL`` (``ro.product.model``).
+        android_soc_model: ``Build.SOC_MODEL`` (``ro.soc.model``); other phones with this chip say the same.
+        ios_machine: ``hw.machine``.
+        devicetree_model: first letters of ``/proc/device-tree/model``.
+        cpu_name: the processor's name in ``/proc/cpuinfo`` or ``machdep.cpu.brand_string``.
+    """
+
+    android_model: tuple[str, ...] = ()
+    android_soc_model: tuple[str, ...] = ()
+    ios_machine: tuple[str, ...] = ()
+    devicetree_model: tuple[str, ...] = ()
+    cpu_name: tuple[str, ...] = ()
+    source: str = UNVERIFIED
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is known of the hardware, all of it optional."""
+
+    soc: Fact[str] | None = None
+    cpu: Fact[tuple[Cluster, ...]] | None = None
+    gpu: Fact[str] | None = None
+    npu: Fact[str] | None = None
+    npu_tops: Fact[Range] | None = None
+    ram_gb: Fact[Range] | None = None
+    memory_gb_per_s: Fact[Range] | None = None
+    os: Fact[str] | None = None
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The latency that an application on this device can usually afford; a choice of ours, with its reason."""
+
+    ms: float
+    reason: str
+
+
+class Ops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Operations that ran on each compute unit, as the runtime reported."""
+
+    npu: int = 0
+    gpu: int = 0
+    cpu: int = 0
+
+
+class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One time that somebody measured, published or estimated.
+
+    Attributes:
+        model: as its source calls it.
+        k: head count, where the model has the shape of a subnetwork (DeiT-tiny, -small and -base are 3, 6 and 12).
+        gmacs: of what ran; *model_gmacs* of the whole model that it was cut from (its largest head count).
+        tokens: sequence length, where it is not that of a patch-16 ViT at *resolution*.
+        device: as the source calls it, where it is not this profile's name.
+        ms: of one image. *low*, *high*: the spread that the source gives.
+        threads: CPU threads.
+        peak_memory_mb: of the process; a range where the source gives one.
+        date: of the measurement, YYYY-MM-DD; "unknown" is allowed for what others published.
+        source: a key of the profile's ``[sources]``, or "unverified".
+        anchors, formula: of an estimate: what it was computed from, and how.
+        suspect: why the source's figure is kept for the reader and used for nothing.
+    """
+
+    model: str
+    k: int | None = None
+    gmacs: float
+    model_gmacs: float
+    resolution: int
+    tokens: int | None = None
+    device: str = ""
+    runtime: str
+    runtime_version: str = UNKNOWN
+    precision: NumberFormat
+    unit: ComputeUnit
+    threads: int | None = None
+    batch: int = 1
+    ms: float
+    low: float | None = None
+    high: float | None = None
+    statistic: Statistic = "unknown"
+    peak_memory_mb: Range | None = None
+    ops: Ops | None = None
+    date: str
+    provenance: Provenance
+    source: str
+    anchors: tuple[str, ...] = ()
+    formula: str = ""
+    note: str = ""
+    suspect: str = ""
+
+
+class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is known of one phone, board or accelerator.
+
+    Attributes:
+        family: devices that share a maker of the computing parts; accuracy of estimates is reported per family.
+        stand_in: times were taken on another chip than the named one, which their source does not name.
+        sources: short key -> where it is from.
+    """
+
+    schema_version: Literal[1] = 1
+    id: Id
+    name: str
+    aliases: tuple[str, ...] = ()
+    device_class: DeviceClass = msgspec.field(name="class")
+    family: str = ""
+    stand_in: bool = False
+    match: Match = Match()
+    facts: Facts = Facts()
+    budget: Budget | None = None
+    sources: dict[str, str] = {}
+    latency: tuple[LatencyRecord, ...] = ()
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise ValueError(problem)
+
+
+def read(path: Path) -> DeviceProfile:
+    """The profile in a TOML file.
+
+    Raises:
+        BadInput: it cannot be read, or a field is wrong; names the file and the field.
+    """
+    remedy = f"{SCHEMA_FILE} lists every field."
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"Profile {path} cannot be read: {error.strerror}.", "Give a TOML file.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem = f"{_told(error)}." if isinstance(error, msgspec.ValidationError) else f"it is not TOML: {error}."
+        raise BadInput(f"Profile {path}: {problem}", remedy) from error
+
+
+def decode(content: bytes) -> DeviceProfile:
+    """The profile in the text of a TOML file; msgspec's errors where it is not one."""
+    return msgspec.toml.decode(content, type=DeviceProfile)
+
+
+def schema() -> bytes:
+    """The JSON Schema of a profile, as docs/ holds it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(DeviceProfile)), indent=2) + b"\n"
+
+
+def encode(profile: DeviceProfile) -> str:
+    """TOML as a person would write it: facts one a line, then sources, then a table for each record."""
+    fields = msgspec.to_builtins(profile)
+    tables = {name: fields.pop(name, {}) for name in ("match", "facts", "budget", "sources")}
+    records = fields.pop("latency", [])
+    blocks = [_lines({"schema_version": 1, **fields})]
+    blocks += [f"[{name}]\n{_lines(table)}" for name, table in tables.items() if table]
+    blocks += [f"[[latency]]\n{_lines(record)}" for record in records]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "\n".join(f"{_key(name)} = {_toml(value)}" for name, value in table.items())
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+        case str():
+            return '"' + "".join(_ESCAPES.get(letter, letter) for letter in value) + '"'
+        case dict():
+            return "{ " + ", ".join(f"{_key(name)} = {_toml(inner)}" for name, inner in value.items()) + " }"
+        case _:
+            return "[" + ", ".join(map(_toml, value)) + "]"
+
+
+_ESCAPES = {chr(code): f"\\u{code:04x}" for code in (*range(32), 127)} | {'"': '\\"', "\\": "\\\\"}
+
+
+def _told(error: Exception) -> str:
+    """msgspec's message with the field in front, and what may stand there."""
+    message, _, place = str(error).rpartition(" - at `$")
+    if not message:
+        return str(error)
+    field = place.rstrip("`").lstrip(".")
+    choices = _CHOICES.get(field.rpartition(".")[2], ()) if message.startswith("Invalid enum value") else ()
+    return f"{field}: {message}" + (f" (one of {', '.join(choices)})" if choices else "")
+
+
+def _problems(profile: DeviceProfile) -> Iterator[str]:
+    """What the types do not say."""
+    if not profile.name.strip():
+        yield "name: is empty"
+    sources = {UNVERIFIED, *profile.sources}
+    if UNVERIFIED in profile.sources:
+        yield f"sources: '{UNVERIFIED}' is the word for no source"
+    for name in Facts.__struct_fields__:
+        fact = getattr(profile.facts, name)
+        if fact is None:
+            continue
+        if fact.source not in sources:
+            yield f"facts.{name}.source: [sources] does not list '{fact.source}'"
+        yield from _bad_numbers(f"facts.{name}.value", fact.value)
+    if profile.match.source not in sources:
+        yield f"match.source: [sources] does not list '{profile.match.source}'"
+    if profile.budget is not None:
+        yield from _bad_numbers("budget.ms", profile.budget.ms)
+        if not profile.budget.reason.strip():
+            yield "budget.reason: is empty"
+    for index, record in enumerate(profile.latency):
+        for problem in _record_problems(record, sources):
+            yield f"latency[{index}].{problem}"
+
+
+def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
+    for name in ("gmacs", "model_gmacs", "resolution", "ms", "low", "high", "k", "tokens", "threads", "batch"):
+        yield from _bad_numbers(name, getattr(record, name))
+    if record.peak_memory_mb is not None and not all(x >= 0 and math.isfinite(x) for x in ends(record.peak_memory_mb)):
+        yield f"peak_memory_mb: {record.peak_memory_mb} is not a size"
+    if record.gmacs > record.model_gmacs * 1.001:
+        yield f"gmacs: {record.gmacs} is more than the whole model's {record.model_gmacs}"
+    if record.low is not None and record.low > record.ms:
+        yield f"low: {record.low} lies above ms, {record.ms}"
+    if record.high is not None and record.high < record.ms:
+        yield f"high: {record.high} lies below ms, {record.ms}"
+    for name in ("model", "runtime"):
+        if not getattr(record, name).strip():
+            yield f"{name}: is empty"
+    if record.source not in sources:
+        yield f"source: [sources] does not list '{record.source}'"
+    if record.date == UNKNOWN:
+        if record.provenance == "measured":
+            yield "date: a measurement needs its date, YYYY-MM-DD"
+    elif not _is_date(record.date):
+        yield f"date: '{record.date}' is not YYYY-MM-DD"
+    if record.provenance == "estimated" and not (record.anchors and record.formula):
+        yield "anchors: an estimate names its anchors and its formula"
+
+
+def _bad_numbers(name: str, value: object) -> Iterator[str]:
+    """Numbers here count or measure something: all are finite and above 0 (the TOPS of no NPU are 0)."""
+    match value:
+        case int() | float():
+            if not (math.isfinite(value) and (value > 0 or (value == 0 and "npu_tops" in name))):
+                yield f"{name}: {value} is not a number above 0"
+        case Cluster():
+            yield from _bad_numbers(f"{name}.cores", value.cores)
+            yield from _bad_numbers(f"{name}.ghz", value.ghz)
+        case tuple():
+            for item in value:
+                yield from _bad_numbers(name, item)
+            if [type(item) for item in value] == [float, float] and value[0] > value[1]:
+                yield f"{name}: {value[0]} to {value[1]} is no range"
+
+
+def ends(value: Range) -> tuple[float, float]:
+    """The smallest and the largest of a range."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"\d{4}-\d\d-\d\d", text)) and bool(datetime.date.fromisoformat(text))
+    except ValueError:
+        return False

@@ -1,0 +1,234 @@
+"""The device profiles: one TOML per device here, and the user's own beside them, which outrank ours."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hydra_export import device
+from hydra_export.device import DeviceProfile, LatencyRecord, Match
+from hydra_export.errors import BadInput, UnknownName
+
+_HERE = Path(__file__).parent
+_MATCH_KEYS = ("android_model", "ios_machine", "devicetree_model", "android_soc_model", "cpu_name")  # surest first
+_TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A profile as the model uses it: ours, completed by the user's.
+
+    Attributes:
+        own: the user's records, which outrank the others.
+        files: where it was read from.
+    """
+
+    profile: DeviceProfile
+    own: tuple[LatencyRecord, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def user_folder() -> Path:
+    """Where a user's own profiles are, by the conventions of the system."""
+    if configured := os.environ.get("XDG_CONFIG_HOME"):
+        base = Path(configured)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
+    else:
+        base = Path.home() / ".config"
+    return base / "hydra-export" / "profiles"
+
+
+def names(folder: Path | None = None) -> tuple[str, ...]:
+    """The id of every profile."""
+    return tuple(sorted(known(folder)))
+
+
+def known(folder: Path | None = None) -> dict[str, Known]:
+    """Every profile by id.
+
+    Args:
+        folder: of the user's own profiles, ``user_folder()`` by default.
+
+    Raises:
+        BadInput: a file is not a profile, or two in one folder have the same id.
+    """
+    if folder is not None and not folder.is_dir():
+        raise BadInput(f"--profiles {folder} is not a folder.", "Give a folder of device profiles (TOML).")
+    own = read_folder(folder or user_folder())
+    packaged = {name: Known(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
+    return packaged | {name: _merged(packaged.get(name), profile, path) for name, (profile, path) in own.items()}
+
+
+def get(name: str, folder: Path | None = None) -> Known:
+    """The profile that *name* means: an id, a device's name or alias, in any spelling, or a clear part of one.
+
+    Raises:
+        UnknownName: no profile is meant, one is near.
+        BadInput: several could be meant, or none.
+    """
+    listed = known(folder)
+    spellings = {one: [one, entry.profile.name, *entry.profile.aliases] for one, entry in listed.items()}
+    exact = [one for one, texts in spellings.items() if _letters(name) in map(_letters, texts)]
+    words = set(_words(name))
+    meant = exact or [one for one, texts in spellings.items() if words and any(words <= set(_words(t)) for t in texts)]
+    if len(meant) == 1:
+        return listed[meant[0]]
+    if meant:
+        raise BadInput(f"'{name}' could be {_or(meant)}.", "Give one of these.")
+    near = difflib.get_close_matches(name.lower().replace(" ", "-"), listed, n=1)
+    if near:
+        raise UnknownName("device", name, near)
+    remedy = f"hydra-export profile --list shows all; profiles of your own go into {folder or user_folder()}."
+    raise BadInput(f"No device '{name}'.", remedy)
+
+
+def match(keys: Match, folder: Path | None = None) -> tuple[Known, str] | None:
+    """The profile of the device that says *keys* of itself, and the key that told; the surest key decides."""
+    entries = known(folder).values()
+    for key in _MATCH_KEYS:
+        for said in getattr(keys, key):
+            found = [(len(value), entry) for entry in entries for value in _values(entry, key) if _is(key, said, value)]
+            if found:
+                return max(found, key=lambda pair: (pair[0], bool(pair[1].own)))[1], key
+    return None
+
+
+def here() -> Match:
+    """What the machine that this runs on says of itself."""
+    if hasattr(sys, "getandroidapilevel") or Path("/system/build.prop").exists():
+        properties = {name: _asked("getprop", name) for name in ("ro.product.model", "ro.soc.model")}
+        return Match(
+            android_model=_said(properties["ro.product.model"]), android_soc_model=_said(properties["ro.soc.model"])
+        )
+    if sys.platform == "darwin":
+        return Match(
+            ios_machine=_said(_asked("sysctl", "-n", "hw.machine")),
+            cpu_name=_said(_asked("sysctl", "-n", "machdep.cpu.brand_string")),
+        )
+    board = _text(Path("/proc/device-tree/model")).strip("\0\n ")
+    processor = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+    return Match(devicetree_model=_said(board), cpu_name=_said(processor[1] if processor else platform.processor()))
+
+
+def problems(folder: Path | None = None) -> list[str]:
+    """What is wrong with the profiles of a folder (ours by default) taken together: who could be taken for whom.
+
+    Raises:
+        BadInput: a file is not a profile, or two have the same id.
+    """
+    found = []
+    meaning: dict[tuple[str, str], str] = {}
+    for name, (profile, path) in read_folder(folder or _HERE).items():
+        if path.stem != name:
+            found.append(f"{path}: id: '{name}' is not the file's name")
+        said = [("name", _letters(text)) for text in (name, profile.name, *profile.aliases)]
+        # Phones may share a chip; nothing else means two devices.
+        said += [
+            (key, text) for key in _MATCH_KEYS if key != "android_soc_model" for text in getattr(profile.match, key)
+        ]
+        found += [
+            f"{path}: {pair[0]}: '{pair[1]}' also means {meaning[pair]}"
+            for pair in said
+            if meaning.setdefault(pair, name) != name
+        ]
+    return found
+
+
+def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
+    """The profiles of a folder by id; none where it does not exist."""
+    found: dict[str, tuple[DeviceProfile, Path]] = {}
+    for path in sorted(folder.glob("*.toml")):
+        profile = device.read(path)
+        if profile.id in found:
+            twin = found[profile.id][1]
+            raise BadInput(
+                f"Profile {path}: id: '{profile.id}' is also the id of {twin}.", "Give each an id of its own."
+            )
+        found[profile.id] = profile, path
+    return found
+
+
+@functools.cache
+def _packaged() -> dict[str, tuple[DeviceProfile, Path]]:
+    return read_folder(_HERE)
+
+
+def _merged(packaged: Known | None, own: DeviceProfile, path: Path) -> Known:
+    """The user's facts where given, else ours; all records, the user's marked as such."""
+    if packaged is None:
+        return Known(own, own.latency, (path,))
+    ours = packaged.profile
+    facts = {name: getattr(own.facts, name) or getattr(ours.facts, name) for name in device.Facts.__struct_fields__}
+    for key in ours.sources.keys() & own.sources.keys():
+        if ours.sources[key] != own.sources[key]:
+            raise BadInput(
+                f"Profile {path}: sources.{key}: our profile '{own.id}' has that key for another source.",
+                "Give the source another key.",
+            )
+    profile = msgspec.structs.replace(
+        ours,
+        name=own.name,
+        aliases=(*ours.aliases, *(alias for alias in own.aliases if alias not in ours.aliases)),
+        device_class=own.device_class,
+        family=own.family or ours.family,
+        match=own.match if own.match != Match() else ours.match,
+        facts=device.Facts(**facts),
+        budget=own.budget or ours.budget,
+        sources=ours.sources | own.sources,
+        latency=(*ours.latency, *own.latency),
+    )
+    return Known(profile, own.latency, (*packaged.files, path))
+
+
+def _values(entry: Known, key: str) -> tuple[str, ...]:
+    values: tuple[str, ...] = getattr(entry.profile.match, key)
+    return values
+
+
+def _is(key: str, said: str, value: str) -> bool:
+    said, value = (" ".join(_TRADEMARKS.sub("", text).lower().split()) for text in (said, value))
+    begins = value.endswith("*") or key == "devicetree_model"
+    return said.startswith(value.removesuffix("*")) if begins else said == value
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def _words(text: str) -> Iterator[str]:
+    yield from re.findall(r"[a-z]+\d*\w*|\d+\w*", text.lower())
+
+
+def _or(texts: list[str]) -> str:
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _said(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def _asked(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
