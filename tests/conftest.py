@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -29,6 +30,19 @@ def perturbed(config: HydraConfig, seed: int = 0) -> HydraViT:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def available_targets() -> list[str]:
+    """The targets whose packages are installed."""
+    from hydra_export import targets
+    from hydra_export.errors import BadInput
+
+    found = []
+    for name in targets.names():
+        with contextlib.suppress(BadInput):
+            targets.get(name).requires()
+            found.append(name)
+    return found
 
 
 @pytest.fixture
