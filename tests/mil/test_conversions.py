@@ -1,0 +1,82 @@
+"""Packages that coremltools wrote: the evaluator agrees with torch on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydra_export import mil
+
+
+@pytest.mark.parametrize("ios", [15, 16, 17, 18])
+def test_a_converted_vit_computes_what_torch_computes(converted: Path, ios: int) -> None:
+    expected = np.load(converted / "expected.npz")
+    package = mil.load(converted / f"ios{ios}-FLOAT32.mlpackage")
+    assert package.ios == ios
+    (name,) = package.functions["main"].inputs
+    (logits,) = package.run({name: expected["normalised"]}).values()
+    np.testing.assert_allclose(logits, expected["logits"], atol=2e-6)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("ios", [15, 16, 17, 18])
+def test_rounding_results_to_fp16_is_seen_and_small(converted: Path, ios: int) -> None:
+    expected = np.load(converted / "expected.npz")
+    package = mil.load(converted / f"ios{ios}-FLOAT16.mlpackage")
+    (name,) = package.functions["main"].inputs
+    (as_saved,) = package.run({name: expected["normalised"]}).values()
+    (exact,) = package.run({name: expected["normalised"]}, compute="fp64").values()
+    (rounded,) = package.run({name: expected["normalised"]}, compute="fp16").values()
+    np.testing.assert_allclose(as_saved, exact, atol=2e-6)
+    np.testing.assert_allclose(as_saved, expected["logits"], atol=2e-3)  # weights have ten bits
+    np.testing.assert_allclose(rounded, expected["logits"], atol=4e-3)  # and so have activations
+    assert np.abs(rounded - as_saved).max() > 1e-5
+    assert exact.dtype == np.float64
+
+
+# Of logits of about 1; palettes of 4 bits or less change them more.
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("ios16-int8", 0.02),
+        ("ios16-uint8", 0.02),
+        ("ios16-palette", 0.1),
+        ("ios18-int8", 0.02),
+        ("ios18-uint8", 0.02),
+        ("ios18-palette", 0.1),
+        ("ios18-int4", 0.2),
+        ("ios18-groups", 0.6),
+        ("ios18-vectors", 0.6),
+    ],
+)
+def test_compressed_weights_are_understood(converted: Path, name: str, tolerance: float) -> None:
+    expected = np.load(converted / "expected.npz")
+    package = mil.load(converted / f"{name}.mlpackage")
+    (given,) = package.functions["main"].inputs
+    (logits,) = package.run({given: expected["normalised"]}).values()
+    assert any(step.startswith("constexpr_") for step in package.functions["main"].operations)
+    np.testing.assert_allclose(logits, expected["logits"], atol=tolerance)
+
+
+def test_each_function_of_a_package_runs(converted: Path) -> None:
+    expected = np.load(converted / "expected.npz")
+    package = mil.load(converted / "functions.mlpackage")
+    assert (set(package.functions), package.default_function) == ({"half", "full"}, "full")
+    (name,) = package.functions["full"].inputs
+    given = {name: expected["normalised"]}
+    (default,), (full,), (half,) = (package.run(given, which).values() for which in (None, "full", "half"))
+    np.testing.assert_array_equal(default, full)
+    np.testing.assert_allclose(full, expected["logits"], atol=2e-6)
+    assert 1e-5 < np.abs(half - full).max() < 2e-3
+
+
+def test_a_classifier_names_the_label_of_its_largest_probability(converted: Path) -> None:
+    expected = np.load(converted / "expected.npz")
+    package = mil.load(converted / "classifier.mlpackage")
+    (image,) = package.signatures["main"].inputs
+    assert (image.kind, image.shape, image.color) == ("image", (1, 3, 16, 16), "rgb")
+    outputs = package.run({"x": expected["image"]})
+    assert outputs["classLabel"] == f"class {expected['logits'].argmax()}"
+    values = [outputs["classLabel_probs"][f"class {i}"] for i in range(11)]
+    np.testing.assert_allclose(values, expected["logits"][0], atol=2e-3)
