@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 
+# Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
+_PROGRAMS = {
+    "onnx": (
+        "import numpy as np\nimport onnxruntime as ort",
+        'session = ort.InferenceSession("{path}")\n({output},) = session.run(["{output}"], {{"image": {image}}})',
+    ),
+    "tflite": (
+        "import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter",
+        'run = Interpreter("{path}").get_signature_runner()\n{output} = run(image={image})["{output}"]',
+    ),
+    "coreml": (
+        "from pathlib import Path\n\nimport numpy as np\n\nfrom hydra_export import mil",
+        'package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}})["{output}"]',
+    ),
+}
+
 
 def render(manifest: Manifest) -> str:
     """Markdown for a person who found this folder."""
@@ -14,9 +30,8 @@ def render(manifest: Manifest) -> str:
     )
     artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
     first = manifest.artifacts[0]
-    form = first.inputs[0]
-    batch = form.shape[0] if isinstance(form.shape[0], int) else 1
-    rows = "[:1]" if batch == 1 else f"[[0] * {batch}]"
+    form, output = first.inputs[0], first.outputs[0].name
+    snippets = "\n\n".join(_snippet(entry) for entry in _first_of_each_target(manifest))
     return f"""# {model.name}
 
 A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
@@ -42,20 +57,12 @@ Errors are against the float64 subnetwork on {manifest.images}. `{GOLDEN}` holds
 
 ## Input and output
 
-`{form.name}`: {form.dtype} {list(form.shape)}, {_input(first)}. `logits`: float32, one per class\
-{"; labels are in the manifest" if model.labels else ""}.
+`{form.name}` of `{first.path}`: {form.dtype} {list(form.shape)}, {_input(first)}. `{output}`: float32, one per \
+{"class" if config.num_classes else "channel"}{"; labels are in the manifest" if model.labels else ""}.
 An image is resized ({data.interpolation}) so that its shorter side has {int(data.image_size / data.crop)} pixels, \
 and its centre {data.image_size} x {data.image_size} are kept.
 
-```python
-import numpy as np
-import onnxruntime as ort
-
-golden = np.load("{GOLDEN}")
-session = ort.InferenceSession("{first.path}")
-(logits,) = session.run(["logits"], {{"image": golden["{"pixels" if first.input == "image" else "image"}"]{rows}}})
-print(logits[0].argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
-```
+{snippets}
 
 ## Licence
 
@@ -63,10 +70,39 @@ print(logits[0].argmax(), golden["logits_k{first.heads[0]}"][0].argmax())
 """
 
 
+def _first_of_each_target(manifest: Manifest) -> list[ArtifactEntry]:
+    return list({entry.target: entry for entry in reversed(manifest.artifacts)}.values())[::-1]
+
+
+def _snippet(entry: ArtifactEntry) -> str:
+    """Python that runs one artifact on the golden data."""
+    if entry.target not in _PROGRAMS:
+        return ""
+    imports, lines = _PROGRAMS[entry.target]
+    form, output = entry.inputs[0], entry.outputs[0].name
+    batch = form.shape[0] if isinstance(form.shape[0], int) else 1
+    rows = "[:1]" if batch == 1 else f"[[0] * {batch}]"
+    golden = f'golden["{"pixels" if entry.input == "image" else "image"}"]{rows}'
+    channels_last = entry.target == "tflite" and entry.input == "tensor"
+    program = lines.format(
+        path=entry.path,
+        image=f"{golden}.transpose(0, 2, 3, 1)" if channels_last else golden,
+        output=output,
+    )
+    return f"""```python
+{imports}
+
+golden = np.load("{GOLDEN}")
+{program}
+print({output}[0].argmax(), golden["logits_k{entry.heads[0]}"][0].argmax())
+```"""
+
+
 def _artifact(entry: ArtifactEntry) -> str:
     worst = max(entry.parity.values(), key=lambda record: record.max_abs_error - record.bound)
     heads = ", ".join(map(str, entry.heads))
-    files = " + ".join(f"`{path}`" for path in entry.files)
+    is_folder, others = entry.path not in entry.files, [path for path in entry.files if path != entry.path]
+    files = "the folder" if is_folder else " + ".join(["this file", *(f"`{path}`" for path in others)])
     return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {worst.bound:.2g} |"
 
 

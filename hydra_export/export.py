@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import bundle, card, parity, targets
+from hydra_export import bundle, card, parity, targets, worker
+from hydra_export import checkpoint as checkpoints
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.data import ImageSet, packaged_images
@@ -28,6 +32,8 @@ from hydra_export.version import VERSION
 _PARITY_MACS = 2e11
 _PARITY_IMAGES = range(4, 129)
 _GOLDEN_IMAGES = 4
+# What a converter needs: the packages that it loads, and the model so many times.
+_CONVERTER_MIB, _CONVERTER_COPIES = 1500, 4
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 
 
@@ -129,19 +135,20 @@ def export(
     if images is None:
         images = packaged_images(data, limit)
     pixels = images.pixels[:limit]
-    steps = itertools.count()
-    total = len(listed) + len(heads)
+    writes = [_Write(job, chosen) for job in listed for chosen in _apart(job, heads)]
+    total = len(writes) + len(heads)
 
     with bundle.written(out) as folder:
-        artifacts: list[Artifact] = []
-        for job in listed:
-            progress(f"writing {job.target.name} {job.spec.graph}", next(steps), total)
-            artifacts += _write(job, checkpoint, heads, folder)
+
+        def writing(what: str, done: int) -> None:
+            progress(what, done, total)
+
+        artifacts = _written(writes, checkpoint, folder, writing, side_by_side, memory_mib)
         records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
         references: dict[int, dict[Precision, parity.Reference]] = {}
         agreed = np.ones(len(pixels), np.bool_)
-        for k in heads:
-            progress(f"proving k = {k}", next(steps), total)
+        for step, k in enumerate(heads, start=len(writes)):
+            progress(f"proving k = {k}", step, total)
             here = [artifact for artifact in artifacts if k in artifact.heads]
             rounded = {artifact.spec.precision for artifact in here} & {"fp16"}
             references[k] = {
@@ -175,21 +182,107 @@ def _check_exportable(checkpoint: Checkpoint) -> None:
         )
 
 
-def _write(job: Job, checkpoint: Checkpoint, heads: Sequence[int], folder: Path) -> list[Artifact]:
+@dataclass(frozen=True)
+class _Write:
+    """One call of a target's ``write``."""
+
+    job: Job
+    heads: tuple[int, ...]
+
+    @property
+    def what(self) -> str:
+        spec, counts = self.job.spec, ", ".join(map(str, self.heads))
+        return f"writing {self.job.target.name} {spec.graph} {spec.precision}, k = {counts}"
+
+
+def _apart(job: Job, heads: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Head counts that a converter takes one at a time, so that they are converted side by side."""
+    return [(k,) for k in heads] if job.target.isolated and job.spec.graph == "separate" else [heads]
+
+
+def _written(
+    writes: Sequence[_Write],
+    checkpoint: Checkpoint,
+    folder: Path,
+    progress: Callable[[str, int], None],
+    side_by_side: int,
+    memory_mib: int,
+) -> list[Artifact]:
     """Writes and lints; paths come back relative to the bundle."""
-    place = folder / job.target.name
-    place.mkdir(exist_ok=True)
-    artifacts = job.target.write(checkpoint, heads, job.spec, place)
-    for artifact in artifacts:
-        job.target.lint(place / artifact.path)
-    return [
-        msgspec.structs.replace(
-            artifact,
-            path=f"{job.target.name}/{artifact.path}",
-            files=tuple(f"{job.target.name}/{name}" for name in artifact.files),
+    here = [write for write in writes if not write.job.target.isolated]
+    apart = [write for write in writes if write.job.target.isolated]
+    found: dict[_Write, list[Artifact]] = {}
+    for write in writes:
+        (folder / write.job.target.name).mkdir(exist_ok=True)
+    for done, write in enumerate(here):
+        progress(write.what, done)
+        found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
+    if apart:
+        converted = _converted(
+            apart, checkpoint, folder, lambda what, done, _: progress(what, len(here) + done), side_by_side, memory_mib
         )
-        for artifact in artifacts
-    ]
+        found |= zip(apart, converted, strict=True)
+    artifacts = []
+    for write in writes:
+        name = write.job.target.name
+        for artifact in found[write]:
+            write.job.target.lint(folder / name / artifact.path)
+            files = tuple(f"{name}/{file}" for file in artifact.files)
+            artifacts.append(msgspec.structs.replace(artifact, path=f"{name}/{artifact.path}", files=files))
+    return artifacts
+
+
+def _converted(
+    writes: Sequence[_Write],
+    checkpoint: Checkpoint,
+    folder: Path,
+    progress: bundle.Progress,
+    side_by_side: int,
+    memory_mib: int,
+) -> list[list[Artifact]]:
+    """The same in processes of their own, which read the model from a file."""
+    config = checkpoint.info.config
+    weights_mib = 4 * config.num_params(config.heads) // 2**20
+    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
+        path = Path(place) / "checkpoint.safetensors"
+        checkpoints.save(path, checkpoint.model.state_dict(), checkpoint.info)
+        calls = [
+            worker.Call(
+                function=f"{__name__}:convert",
+                arguments={
+                    "checkpoint": str(path),
+                    "sha256": checkpoint.sha256,
+                    "target": write.job.target.name,
+                    "heads": list(write.heads),
+                    "spec": msgspec.to_builtins(write.job.spec),
+                    "out": str(folder / write.job.target.name),
+                },
+                what=write.what,
+            )
+            for write in writes
+        ]
+        results = worker.run_side_by_side(
+            calls,
+            jobs=side_by_side or os.cpu_count() or 1,
+            memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
+            memory_cap_mib=memory_mib,
+            progress=progress,
+        )
+    return [msgspec.convert(result, list[Artifact]) for result in results]
+
+
+def convert(
+    checkpoint: str, sha256: str, target: str, heads: Sequence[int], spec: dict[str, Any], out: str
+) -> list[dict[str, Any]]:
+    """What a worker runs: the target's ``write``, with everything as plain data.
+
+    Args:
+        checkpoint: a file of ours, made for this.
+        sha256: of the file that the user gave.
+    """
+    loaded = replace(checkpoints.load(Path(checkpoint)), sha256=sha256)
+    artifacts = targets.get(target).write(loaded, heads, msgspec.convert(spec, ExportSpec), Path(out))
+    return [msgspec.to_builtins(artifact) for artifact in artifacts]
 
 
 def _prove(

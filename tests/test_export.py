@@ -398,7 +398,7 @@ def test_progress_is_told_from_start_to_end(tiny_checkpoint: Path, tmp_path: Pat
     exported(tiny_checkpoint, tmp_path / "out", progress=lambda *step: told.append(step))
     assert [done for _what, done, _total in told] == [0, 1, 2, 3, 4]
     assert {total for _what, _done, total in told} == {4}
-    assert told[0][0] == "writing onnx separate"
+    assert told[0][0] == "writing onnx separate fp32, k = 2, 4"
     assert told[-1][0] == "sealing"
 
 

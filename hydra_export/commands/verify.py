@@ -18,12 +18,19 @@ def verify(folder: Path, /) -> Result:
 
     with shown_progress(talk()) as progress:
         verified = verify_bundle(folder, progress)
-    shown = table("artifact", "k", "error", "allowed")
+    shown = table("artifact", "k", "error", "allowed", "run in")
     for run in verified:
-        shown.add_row(run.path, str(run.heads), f"{run.record.max_abs_error:.1e}", f"{run.record.bound:.1e}")
+        errors = (f"{run.record.max_abs_error:.1e}", f"{run.record.bound:.1e}")
+        shown.add_row(run.path, str(run.heads), *errors, ", ".join(run.record.runtimes))
     title = f"{folder} is whole, and every artifact computes its golden logits"
     artifacts = [
-        {"path": run.path, "heads": run.heads, "max_abs_error": run.record.max_abs_error, "bound": run.record.bound}
+        {
+            "path": run.path,
+            "heads": run.heads,
+            "max_abs_error": run.record.max_abs_error,
+            "bound": run.record.bound,
+            "runtimes": run.record.runtimes,
+        }
         for run in verified
     ]
     return Result({"folder": str(folder), "artifacts": artifacts}, titled(title, shown))
