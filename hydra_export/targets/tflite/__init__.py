@@ -1,0 +1,64 @@
+"""TFLite (LiteRT): files emitted directly from the weights, run by LiteRT's interpreters."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from hydra_export.errors import MissingExtra, UnknownName
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+
+class TFLiteTarget:
+    """Separate files."""
+
+    name: ClassVar[str] = "tflite"
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
+    isolated: ClassVar[bool] = False
+
+    def requires(self) -> None:
+        """ai-edge-litert, which has wheels for Linux and macOS; flatbuffers comes with it."""
+        if importlib.util.find_spec("ai_edge_litert") is None:
+            raise MissingExtra("Target 'tflite'", "ai-edge-litert", "tflite")
+
+    def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
+        """LiteRT's interpreter and its newer compiled model; TensorFlow's own interpreter where it is installed."""
+        # The others run in a process of their own, so that a call takes longer than the work.
+        found = [Runtime("litert"), Runtime("litert-compiled", timed=False)]
+        if importlib.util.find_spec("tensorflow") is not None:
+            found.append(Runtime("tensorflow", timed=False))
+        return tuple(found)
+
+    def check(self, spec: ExportSpec) -> None:
+        """Everything that an ExportSpec can say of this target can be written."""
+
+    def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+        """Writes one file per head count into *out*."""
+        from hydra_export.targets.tflite import separate
+
+        return separate.write(checkpoint, heads, spec, out)
+
+    def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
+        """A session on the CPU; *heads* is the file's own choice for this graph kind. The file is linted first."""
+        from hydra_export.targets.tflite.session import TFLiteSession
+
+        known = [found.name for found in self.runtimes("fp32")]
+        if runtime and runtime not in known:
+            raise UnknownName("runtime of target 'tflite'", runtime, known)
+        return TFLiteSession(path, threads, runtime or known[0])
+
+    def lint(self, path: Path) -> None:
+        """Everything inside the file, operators and shapes that fit, rank, types, signature, nothing unused."""
+        from hydra_export.targets.tflite.lint import lint
+
+        lint(path)
+
+
+TARGET = TFLiteTarget()

@@ -1,0 +1,249 @@
+"""The graph of one subnetwork, emitted operator by operator: builtins alone, of rank 4 at most.
+
+Every activation has the batch as its first axis: the GPU delegate takes that axis for the batch and refuses a graph
+where it differs from tensor to tensor (tensorflow/lite/delegates/gpu/common/model.cc, CheckBatchSizeForAllValues).
+"""
+
+# B batch, N tokens, D width of subnetwork k, H heads, C head width
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.targets.tflite.operators import (
+    DYNAMIC,
+    FLOAT32,
+    INT32,
+    OPERATORS,
+    UINT8,
+    VALID,
+    Operand,
+    Operator,
+    Shape,
+)
+
+_TYPES = {"float32": FLOAT32, "int32": INT32, "uint8": UINT8}
+
+
+@dataclass(frozen=True)
+class Value(Operand):
+    """One tensor of the graph, with its place in the list of them."""
+
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor whose content lies in the file: its shape, and the buffer that holds it."""
+
+    shape: Shape
+    buffer: int
+
+
+class GraphBuilder:
+    """Collects tensors and operators; every tensor is named after its place in the model.
+
+    Args:
+        weight: where the content of a model's weight lies, by its name.
+        store: puts the content of a small constant into the file, and says where it lies.
+        opcode: the place of an operator in the file's list of those that it uses.
+    """
+
+    def __init__(
+        self,
+        weight: Callable[[str], Constant],
+        store: Callable[[NDArray[Any]], Constant],
+        opcode: Callable[[Operator], int],
+    ) -> None:
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self._weight, self._store, self._opcode = weight, store, opcode
+        self._constants: dict[str, Value] = {}
+
+    def input(self, info: TensorInfo) -> Value:
+        """An input of the graph."""
+        shape = tuple(DYNAMIC if isinstance(size, str) else size for size in info.shape)
+        return self._tensor(info.name, info.dtype, shape)
+
+    def weight(self, name: str) -> Value:
+        """A model's weight, one tensor however often it is asked for."""
+        if name not in self._constants:
+            constant = self._weight(name)
+            self._constants[name] = self._tensor(name, "float32", constant.shape, constant.buffer)
+        return self._constants[name]
+
+    def constant(self, name: str, content: Any) -> Value:
+        """A small constant, one per name: float32 for a number, int32 for lists of numbers."""
+        if name not in self._constants:
+            dtype = "float32" if isinstance(content, float) else "int32"
+            array = np.asarray(content, np.dtype(dtype).newbyteorder("<"))
+            numbers = array if dtype == "int32" else None
+            self._constants[name] = self._tensor(name, dtype, array.shape, self._store(array).buffer, numbers)
+        return self._constants[name]
+
+    def op(self, name: str, kind: str, inputs: Sequence[Value], **options: int) -> Value:
+        """Appends the operator *kind*; its output carries *name*."""
+        builtin = OPERATORS[kind]
+        output = self._tensor(name, builtin.output, builtin.infer(inputs, options))
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._opcode(builtin)
+        operator.inputs = np.array([value.index for value in inputs], np.int32)
+        operator.outputs = np.array([output.index], np.int32)
+        if builtin.options:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, builtin.options)
+            operator.builtinOptions = getattr(schema, f"{builtin.options}T")()
+            for option, value in options.items():
+                setattr(operator.builtinOptions, _camel_case(option), value)
+        self.operators.append(operator)
+        return output
+
+    def finish(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> Any:
+        """The subgraph as the schema's object."""
+        graph = schema.SubGraphT()
+        graph.name = name
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs = np.array([value.index for value in inputs], np.int32)
+        graph.outputs = np.array([value.index for value in outputs], np.int32)
+        return graph
+
+    def _tensor(
+        self, name: str, dtype: str, shape: Shape, buffer: int = 0, numbers: NDArray[np.int32] | None = None
+    ) -> Value:
+        tensor = schema.TensorT()
+        tensor.name, tensor.type, tensor.buffer, tensor.hasRank = name, _TYPES[dtype], buffer, True
+        tensor.shape = np.array([1 if size == DYNAMIC else size for size in shape], np.int32)
+        if DYNAMIC in shape:
+            tensor.shapeSignature = np.array(shape, np.int32)
+        self.tensors.append(tensor)
+        return Value(dtype, shape, numbers, len(self.tensors) - 1)
+
+
+def _camel_case(name: str) -> str:
+    """As the schema's Python classes write the names of fields."""
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
+
+
+class Emitter:
+    """Emits subnetwork *heads*; the last block is computed for the class token's query only."""
+
+    def __init__(self, g: GraphBuilder, config: HydraConfig, heads: int, spec: ExportSpec) -> None:
+        self.g, self.config, self.heads = g, config, heads
+        self.width = config.width(heads)
+        self.batch = DYNAMIC if spec.batch == "dynamic" else spec.batch
+
+    def emit(self, image_BHWC: Value, spec: ExportSpec) -> Value:
+        """From the input to the logits, or to the features of a model without a classifier."""
+        g, config = self.g, self.config
+        if spec.input == "image":
+            image_BHWC = g.op("image/CAST", "CAST", [image_BHWC], in_data_type=UINT8, out_data_type=FLOAT32)
+        x_BND = self._tokens(image_BHWC)
+        for i in range(config.depth):
+            x_BND = self._block(x_BND, i, last=i == config.depth - 1)
+        x_BND = self._layer_norm(x_BND, "norm", "norm")
+        name = "norm/RESHAPE" if config.num_classes else config.output
+        features_BD = self._reshape(x_BND, name, "norm/shape", [self.width])
+        return self._linear(features_BD, config.classifier(self.heads), "logits") if config.num_classes else features_BD
+
+    def _tokens(self, image_BHWC: Value) -> Value:
+        g, config = self.g, self.config
+        inputs = [image_BHWC, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
+        patch = {"padding": VALID, "stride_h": config.patch_size, "stride_w": config.patch_size}
+        x = g.op("patch_embed/CONV_2D", "CONV_2D", inputs, **patch)
+        x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_tokens - 1, self.width])
+        # A zero token in front, then the class token comes with the positions: CONCATENATION would need a batch of it.
+        x_BND = g.op("tokens/PAD", "PAD", [x_BND, g.constant("tokens/pads", [[0, 0], [1, 0], [0, 0]])])
+        return self._add(x_BND, g.weight("tokens"), "tokens/ADD")
+
+    def _block(self, x_BND: Value, index: int, last: bool) -> Value:
+        name = f"blocks.{index}"
+        y_BND = self._layer_norm(x_BND, f"{name}.norm1", f"{name}/norm1")
+        query_BND = y_BND
+        if last:
+            query_BND, x_BND = self._cls(y_BND, f"{name}/attn/cls"), self._cls(x_BND, f"{name}/cls")
+        x_BND = self._add(x_BND, self._attention(query_BND, y_BND, index), f"{name}/attn/residual/ADD")
+        y_BND = self._layer_norm(x_BND, f"{name}.norm2", f"{name}/norm2")
+        return self._add(x_BND, self._mlp(y_BND, index), f"{name}/mlp/residual/ADD")
+
+    def _cls(self, x_BND: Value, scope: str) -> Value:
+        """The class token; STRIDED_SLICE, as XNNPACK takes no SLICE whose batch is chosen at run time."""
+        corners = [self.g.constant(f"cls/{name}", at) for name, at in (("begin", [0, 0, 0]), ("end", [0, 1, 0]))]
+        inputs = [x_BND, *corners, self.g.constant("cls/strides", [1, 1, 1])]
+        every_image_and_channel = 0b101
+        masks = {"begin_mask": every_image_and_channel, "end_mask": every_image_and_channel}
+        return self.g.op(f"{scope}/STRIDED_SLICE", "STRIDED_SLICE", inputs, **masks)
+
+    def _attention(self, query_BND: Value, x_BND: Value, index: int) -> Value:
+        g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
+        q_BHNC, k_BHNC, v_BHNC = (
+            self._heads_apart(self._linear(x, f"{name}.{part}", f"{scope}/{part}/FULLY_CONNECTED"), f"{scope}/{part}")
+            for part, x in (("q", query_BND), ("k", x_BND), ("v", x_BND))
+        )
+        scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{scope}/scores", adj_y=True)
+        shares_BHNN = g.op(f"{scope}/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
+        a_BNHC = self._exchanged(self._matmul(shares_BHNN, v_BHNC, f"{scope}/values"), f"{scope}/TRANSPOSE")
+        N = a_BNHC.shape[1]
+        a_BND = self._reshape(a_BNHC, f"{scope}/RESHAPE", f"attn/together_{N}", [N, self.width])
+        return self._linear(a_BND, f"{name}.proj", f"{scope}/proj/FULLY_CONNECTED")
+
+    def _heads_apart(self, x_BND: Value, scope: str) -> Value:
+        N = x_BND.shape[1]
+        shape = [N, self.heads, self.config.head_dim]
+        return self._exchanged(self._reshape(x_BND, f"{scope}/RESHAPE", f"attn/apart_{N}", shape), f"{scope}/TRANSPOSE")
+
+    def _exchanged(self, x_BNHC: Value, name: str) -> Value:
+        """Tokens and heads, the one for the other."""
+        return self.g.op(name, "TRANSPOSE", [x_BNHC, self.g.constant("attn/perm", [0, 2, 1, 3])])
+
+    def _matmul(self, x: Value, y: Value, scope: str, adj_y: bool = False) -> Value:
+        return self.g.op(f"{scope}/BATCH_MATMUL", "BATCH_MATMUL", [x, y], adj_x=False, adj_y=adj_y)
+
+    def _mlp(self, x_BND: Value, index: int) -> Value:
+        name, scope = f"blocks.{index}.mlp", f"blocks.{index}/mlp"
+        x = self._linear(x_BND, f"{name}.fc1", f"{scope}/fc1/FULLY_CONNECTED")
+        x = self.g.op(f"{scope}/GELU", "GELU", [x], approximate=False)
+        return self._linear(x, f"{name}.fc2", f"{scope}/fc2/FULLY_CONNECTED")
+
+    def _layer_norm(self, x_BND: Value, name: str, scope: str) -> Value:
+        """TFLite has no operator for it; orders and forms of these nine that were tried take as long."""
+        g, last = self.g, self.g.constant("norm/axis", [2])
+        mean_BN1 = g.op(f"{scope}/mean/MEAN", "MEAN", [x_BND, last], keep_dims=True)
+        x_BND = g.op(f"{scope}/SUB", "SUB", [x_BND, mean_BN1])
+        square_BND = self._mul(x_BND, x_BND, f"{scope}/square/MUL")
+        variance_BN1 = g.op(f"{scope}/variance/MEAN", "MEAN", [square_BND, last], keep_dims=True)
+        variance_BN1 = self._add(variance_BN1, g.constant("norm/epsilon", LAYER_NORM_EPS), f"{scope}/epsilon/ADD")
+        x_BND = self._mul(x_BND, g.op(f"{scope}/RSQRT", "RSQRT", [variance_BN1]), f"{scope}/normalised/MUL")
+        x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{scope}/MUL")
+        return self._add(x_BND, g.weight(f"{name}.bias"), f"{scope}/ADD")
+
+    def _linear(self, x: Value, weight: str, name: str) -> Value:
+        """x @ weight.T + bias over the last axis."""
+        inputs = [x, self.g.weight(f"{weight}.weight"), self.g.weight(f"{weight}.bias")]
+        return self.g.op(name, "FULLY_CONNECTED", inputs, keep_num_dims=True)
+
+    def _add(self, x: Value, y: Value, name: str) -> Value:
+        return self.g.op(name, "ADD", [x, y])
+
+    def _mul(self, x: Value, y: Value, name: str) -> Value:
+        return self.g.op(name, "MUL", [x, y])
+
+    def _reshape(self, x: Value, name: str, shape_name: str, shape: list[int]) -> Value:
+        """Each image's part of *x* in another shape."""
+        return self.g.op(name, "RESHAPE", [x, self.g.constant(shape_name, [self.batch, *shape])])
+
+
+def signature(
+    config: HydraConfig, heads: int, spec: ExportSpec
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The inputs and outputs of subnetwork *heads*; images lie as TFLite's own tools for them do, channels last."""
+    batch = "batch" if spec.batch == "dynamic" else spec.batch
+    size, dtype = config.image_size, "uint8" if spec.input == "image" else "float32"
+    image = TensorInfo(name="image", dtype=dtype, shape=(batch, size, size, config.channels))
+    return (image,), (TensorInfo(name=config.output, dtype="float32", shape=(batch, config.num_outputs(heads))),)

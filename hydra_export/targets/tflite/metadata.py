@@ -1,0 +1,170 @@
+"""What a file says of itself: to our own tools, to runtimes, and to the tools for Android.
+
+``TFLITE_METADATA`` and the archive of labels behind the flatbuffer are what Android Studio, ML Kit, the Task Library
+and MediaPipe read (mediapipe/tasks/metadata/metadata_schema.fbs; the archive is a zip whose member is only stored).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import msgspec
+
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import InputForm, TensorInfo
+from hydra_export.targets.tflite.operators import Operator, oldest_runtime
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+RUNTIME_VERSION = "min_runtime_version"
+LABELS = "hydra_export.labels"
+_RUNTIME_VERSION_BYTES = 16
+
+_LABELS_FILE = "labels.txt"
+_FIRST_JANUARY_1980 = 1 << 5 | 1  # as zip writes a date; a file of today has the same bytes tomorrow
+_STORED_SINCE = 10  # version 1.0 of the zip format
+
+# Of metadata_schema.fbs: members of unions and enumerations.
+_IMAGE_PROPERTIES, _FEATURE_PROPERTIES, _NORMALIZATION, _TENSOR_AXIS_LABELS = 2, 1, 1, 2
+_RGB, _GRAYSCALE = 1, 2
+
+
+def runtime_version(operators: Iterable[Operator]) -> bytes:
+    """The entry ``min_runtime_version``: the release of TensorFlow Lite that runs *operators*, filled up with zeros."""
+    return oldest_runtime(operators).encode().ljust(_RUNTIME_VERSION_BYTES, b"\0")
+
+
+def own(checkpoint: Checkpoint, heads: int) -> dict[str, bytes]:
+    """Our own entries: texts, JSON where structured."""
+    info = checkpoint.info
+    pairs = {
+        "model": info.name,
+        "heads": str(heads),
+        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
+        "labels": json.dumps(list(info.labels), ensure_ascii=False),
+        "checkpoint_sha256": checkpoint.sha256,
+        "license": info.license,
+    }
+    return {f"hydra_export.{name}": value.encode() for name, value in pairs.items() if value and value != "[]"}
+
+
+def labels_archive(own_labels: bytes, at: int) -> bytes:
+    """The zip that stands at byte *at* of a file and holds the labels of our entry ``hydra_export.labels``, one a line.
+
+    Written by hand for the same bytes everywhere (PKWARE APPNOTE.TXT, 4.3).
+
+    Raises:
+        msgspec.DecodeError, UnicodeError: these are no labels.
+    """
+    labels = [" ".join(label.splitlines()) for label in msgspec.json.decode(own_labels, type=list[str])]
+    content, name = "".join(f"{label}\n" for label in labels).encode(), _LABELS_FILE.encode()
+    utf8_names, stored, midnight = 1 << 11, 0, 0
+    shared = struct.pack(
+        "<5H3I2H",
+        _STORED_SINCE,
+        utf8_names,
+        stored,
+        midnight,
+        _FIRST_JANUARY_1980,
+        zlib.crc32(content),
+        len(content),
+        len(content),
+        len(name),
+        0,
+    )
+    member = b"PK\x03\x04" + shared + name + content
+    entry = b"PK\x01\x02" + struct.pack("<H", _STORED_SINCE) + shared + struct.pack("<3H2I", 0, 0, 0, 0, at) + name
+    return member + entry + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 1, 1, len(entry), at + len(member), 0)
+
+
+def for_android(checkpoint: Checkpoint, heads: int, form: InputForm, image: TensorInfo, output: TensorInfo) -> bytes:
+    """The entry ``TFLITE_METADATA``."""
+    info, b = checkpoint.info, flatbuffers.Builder(1024)
+    image_table = _table(
+        b,
+        {
+            0: b.CreateString(image.name),
+            1: b.CreateString(_image_described(form, info.preprocessing)),
+            3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.preprocessing)}),
+            4: _tables(b, [_table(b, {0: _Byte(_NORMALIZATION), 1: _normalization(b, form, info.preprocessing)})]),
+        },
+    )
+    labels = {0: b.CreateString(_LABELS_FILE), 2: _Byte(_TENSOR_AXIS_LABELS)}
+    output_table = _table(
+        b,
+        {
+            0: b.CreateString(output.name),
+            1: b.CreateString("one score per class, before softmax" if info.config.num_classes else "the class token"),
+            3: _table(b, {0: _Byte(_FEATURE_PROPERTIES), 1: _table(b, {})}),
+            **({6: _tables(b, [_table(b, labels)])} if info.labels else {}),
+        },
+    )
+    graph = _table(b, {2: _tables(b, [image_table]), 3: _tables(b, [output_table])})
+    model = {
+        0: b.CreateString(f"{info.name}-k{heads}"),
+        1: b.CreateString(f"Subnetwork {heads} of the universal model {info.name}, written by hydra-export."),
+        3: _tables(b, [graph]),
+        **({5: b.CreateString(info.license)} if info.license else {}),
+        7: b.CreateString("1.0.0"),  # the oldest version of the schema that has all of these
+    }
+    b.Finish(_table(b, model), file_identifier=b"M001")
+    return bytes(b.Output())
+
+
+def _image_described(form: InputForm, pixels: Preprocessing) -> str:
+    size, channels = pixels.image_size, "RGB" if pixels.channels == 3 else "grey"
+    values = "0-255" if form == "image" else "normalised"
+    return f"{size} x {size} pixels, {channels}, {values}; resize the shorter side to {int(size / pixels.crop)} first"
+
+
+def _image_properties(b: Any, pixels: Preprocessing) -> int:
+    size = _table(b, {0: _UInt(pixels.image_size), 1: _UInt(pixels.image_size)})
+    return _table(b, {0: _Byte(_RGB if pixels.channels == 3 else _GRAYSCALE), 1: size})
+
+
+def _normalization(b: Any, form: InputForm, pixels: Preprocessing) -> int:
+    """(pixel - mean) / std, of pixels in 0-255; a file that takes pixels normalises them itself."""
+    mean, std = [0.0], [1.0]
+    if form == "tensor":
+        mean, std = [255 * value for value in pixels.mean], [255 * value for value in pixels.std]
+    return _table(b, {0: _floats(b, mean), 1: _floats(b, std)})
+
+
+class _Byte(int):
+    """A field that is no offset."""
+
+
+class _UInt(int):
+    """A field that is no offset."""
+
+
+def _table(b: Any, fields: dict[int, int]) -> int:
+    b.StartObject(max(fields, default=-1) + 1)
+    for slot, value in fields.items():
+        if isinstance(value, _Byte):
+            b.PrependInt8Slot(slot, value, 0)
+        elif isinstance(value, _UInt):
+            b.PrependUint32Slot(slot, value, 0)
+        else:
+            b.PrependUOffsetTRelativeSlot(slot, value, 0)
+    return int(b.EndObject())
+
+
+def _tables(b: Any, tables: Sequence[int]) -> int:
+    b.StartVector(4, len(tables), 4)
+    for table in reversed(tables):
+        b.PrependUOffsetTRelative(table)
+    return int(b.EndVector())
+
+
+def _floats(b: Any, values: Sequence[float]) -> int:
+    b.StartVector(4, len(values), 4)
+    for value in reversed(values):
+        b.PrependFloat32(value)
+    return int(b.EndVector())

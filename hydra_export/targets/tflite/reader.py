@@ -1,0 +1,431 @@
+"""Reads a .tflite file that nobody vouches for: whatever it says lies inside of it, or is refused.
+
+No interpreter verifies a file by default, and a damaged one makes it crash. Known here is what our own files have; a
+table with any other field is refused, so that no interpreter sees anything that was not looked at.
+Source of the encoding: flatbuffers.dev, "FlatBuffers Internals"; of the tables: tensorflow/lite/schema/schema.fbs.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_export.errors import CheckFailed
+
+IDENTIFIER = b"TFL3"
+VERSION = 3  # of the schema, since 2017
+
+_LARGEST_BYTES = 2**31 - 1  # of a file, and of a tensor: larger ones do not fit the offsets and sizes of the format
+# Entries of lists, with tables for eight and letters for less: seconds' work. A ViT of 256 blocks has a fifth of it.
+_MOST_ITEMS = 2_000_000
+_TABLE_ITEMS = 8
+_LETTERS_PER_ITEM = 16
+_MOST_SLOTS = 32
+_CONTENT_ALIGNMENT = 16
+_SIZES = {"?": 1, "b": 1, "B": 1, "H": 2, "i": 4, "I": 4, "f": 4, "Q": 8}
+_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 3: np.dtype("u1")}  # of TensorType
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the content of a buffer lies."""
+
+    start: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a graph; *shape* has -1 where a size is chosen at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    buffer: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator at work; *options* are those of its table, whose number in the schema's union is *options_type*."""
+
+    opcode: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options_type: int
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One subgraph."""
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What callers use: names for the inputs and outputs of a graph."""
+
+    key: str
+    graph: int
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a file says.
+
+    Attributes:
+        opcodes: code and version of each operator that is used.
+        metadata: the buffer of each entry.
+        end: where the flatbuffer ends and an archive of labels may begin.
+    """
+
+    opcodes: tuple[tuple[int, int], ...]
+    graphs: tuple[Graph, ...]
+    buffers: tuple[Extent, ...]
+    metadata: Mapping[str, int]
+    signatures: tuple[Signature, ...]
+    end: int
+    data: mmap.mmap = field(repr=False)
+
+    def content(self, buffer: int) -> bytes:
+        """What a buffer holds."""
+        extent = self.buffers[buffer]
+        return self.data[extent.start : extent.start + extent.size]
+
+    def numbers(self, tensor: Tensor) -> NDArray[np.int32] | None:
+        """The numbers of a constant of int32."""
+        if tensor.dtype != "int32" or not tensor.buffer:
+            return None
+        return np.frombuffer(self.content(tensor.buffer), "<i4").reshape(tensor.shape)
+
+
+def read(path: Path) -> Model:
+    """Everything but the weights of the file at *path*.
+
+    Raises:
+        CheckFailed: it is no file, or something in it points outside, contradicts itself or is never written by us.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size > _LARGEST_BYTES:
+                raise _Refused(f"it has {size} bytes, more than the format can address")
+            if size < 8:
+                raise _Refused(f"it has {size} bytes")
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _model(_Walker(data))
+    except OSError as error:
+        raise CheckFailed(f"{path} cannot be read: {error.strerror}.") from error
+    except _Refused as refused:
+        raise CheckFailed(f"{path} is not a TFLite file of ours: {refused}.", "Export it again.") from refused
+
+
+class _Refused(Exception):
+    """What is wrong with a file."""
+
+
+def _need(condition: bool, what: str) -> None:
+    if not condition:
+        raise _Refused(what)
+
+
+# How fields are encoded.
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    code: str  # of struct
+    default: float = 0
+
+
+@dataclass(frozen=True)
+class _Text:
+    """UTF-8."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A vector of bytes that is not looked at."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    fields: Mapping[int, tuple[str, _Kind]]  # by slot
+
+
+@dataclass(frozen=True)
+class _Vector:
+    item: _Scalar | _Table
+
+
+@dataclass(frozen=True)
+class _Union:
+    """A table whose kind is the number in the slot before its own."""
+
+    tables: Mapping[int, _Table]
+
+
+_Kind = _Scalar | _Text | _Content | _Table | _Vector | _Union
+
+_BYTE, _BOOL, _INT, _UINT, _FLOAT = (_Scalar(code) for code in "b?iIf")
+_INTS = _Vector(_INT)
+_OPTIONS = _Union(
+    {
+        1: _Table("Conv2DOptions", {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT)}),
+        8: _Table("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL)}),
+        9: _Table("SoftmaxOptions", {0: ("beta", _FLOAT)}),
+        11: _Table("AddOptions", {}),
+        17: _Table("ReshapeOptions", {}),
+        21: _Table("MulOptions", {}),
+        22: _Table("PadOptions", {}),
+        26: _Table("TransposeOptions", {}),
+        27: _Table("ReducerOptions", {0: ("keep_dims", _BOOL)}),
+        28: _Table("SubOptions", {}),
+        32: _Table("StridedSliceOptions", {0: ("begin_mask", _INT), 1: ("end_mask", _INT)}),
+        37: _Table("CastOptions", {0: ("in_data_type", _BYTE), 1: ("out_data_type", _BYTE)}),
+        101: _Table("BatchMatMulOptions", {0: ("adj_x", _BOOL), 1: ("adj_y", _BOOL)}),
+        116: _Table("GeluOptions", {0: ("approximate", _BOOL)}),
+    }
+)
+OPTIONS_TABLES = {number: table.name for number, table in _OPTIONS.tables.items()}
+_OPERATOR_CODE = _Table("OperatorCode", {0: ("deprecated", _BYTE), 2: ("version", _Scalar("i", 1)), 3: ("code", _INT)})
+_TENSOR = _Table(
+    "Tensor",
+    {
+        0: ("shape", _INTS),
+        1: ("type", _BYTE),
+        2: ("buffer", _UINT),
+        3: ("name", _Text()),
+        7: ("signature", _INTS),
+        8: ("has_rank", _BOOL),
+    },
+)
+_OPERATOR = _Table(
+    "Operator",
+    {
+        0: ("opcode", _UINT),
+        1: ("inputs", _INTS),
+        2: ("outputs", _INTS),
+        3: ("type", _Scalar("B")),
+        4: ("options", _OPTIONS),
+    },
+)
+_SUBGRAPH = _Table(
+    "SubGraph",
+    {
+        0: ("tensors", _Vector(_TENSOR)),
+        1: ("inputs", _INTS),
+        2: ("outputs", _INTS),
+        3: ("operators", _Vector(_OPERATOR)),
+        4: ("name", _Text()),
+    },
+)
+_BUFFER = _Table("Buffer", {0: ("data", _Content())})
+_METADATA = _Table("Metadata", {0: ("name", _Text()), 1: ("buffer", _UINT)})
+_TENSOR_MAPS = _Vector(_Table("TensorMap", {0: ("name", _Text()), 1: ("tensor", _UINT)}))
+_SIGNATURE = _Table(
+    "SignatureDef",
+    {0: ("inputs", _TENSOR_MAPS), 1: ("outputs", _TENSOR_MAPS), 2: ("key", _Text()), 4: ("graph", _UINT)},
+)
+_MODEL = _Table(
+    "Model",
+    {
+        0: ("version", _UINT),
+        1: ("opcodes", _Vector(_OPERATOR_CODE)),
+        2: ("graphs", _Vector(_SUBGRAPH)),
+        3: ("description", _Text()),
+        4: ("buffers", _Vector(_BUFFER)),
+        6: ("metadata", _Vector(_METADATA)),
+        7: ("signatures", _Vector(_SIGNATURE)),
+    },
+)
+
+
+class _Walker:
+    """Follows offsets; every read is checked against the file's size, and all of them together against a limit."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.size = data, len(data)
+        self.end = 8
+        self._items_left = _MOST_ITEMS
+
+    def number(self, code: str, at: int) -> Any:
+        """One little-endian number."""
+        _need(at % _SIZES[code] == 0, f"the number at byte {at} is not aligned")
+        self._inside(at, _SIZES[code], "a number")
+        (value,) = struct.unpack_from(f"<{code}", self.data, at)
+        _need(code != "?" or self.data[at] < 2, f"the truth value at byte {at} is {self.data[at]}")
+        return value
+
+    def follow(self, at: int) -> int:
+        """Where the offset at *at* points to."""
+        target = at + int(self.number("I", at))
+        _need(target > at and target % 4 == 0, f"the offset at byte {at} points to byte {target}")
+        return target
+
+    def table(self, at: int, table: _Table) -> dict[str, Any]:
+        """The fields of a table, those that it leaves out with their defaults."""
+        self._spend(_TABLE_ITEMS)
+        vtable = at - int(self.number("i", at))
+        slots = self._slots(vtable, at, table)
+        fields: dict[str, Any] = {}
+        for slot, (name, kind) in table.fields.items():
+            place = at + slots[slot] if slots.get(slot) else 0
+            fields[name] = self._field(place, kind, fields.get("type", 0)) if place else _default(kind)
+        return fields
+
+    def _slots(self, vtable: int, at: int, table: _Table) -> dict[int, int]:
+        what = f"the {table.name} at byte {at}"
+        _need(vtable >= 4, f"{what} has its fields listed at byte {vtable}")
+        listed, inline = int(self.number("H", vtable)), int(self.number("H", vtable + 2))
+        _need(4 <= listed <= 4 + 2 * _MOST_SLOTS and listed % 2 == 0, f"{what} has a list of {listed} bytes of fields")
+        self._inside(vtable, listed, what)
+        _need(inline >= 4, f"{what} has {inline} bytes")
+        self._inside(at, inline, what)
+        offsets = struct.unpack_from(f"<{listed // 2 - 2}H", self.data, vtable + 4)
+        slots = {slot: offset for slot, offset in enumerate(offsets) if offset}
+        for slot, offset in slots.items():
+            _need(slot in table.fields, f"{what} has field {slot}, which our files do not have")
+            kind = table.fields[slot][1]
+            size = _SIZES[kind.code] if isinstance(kind, _Scalar) else 4
+            _need(4 <= offset <= inline - size, f"{what} has its field {slot} outside")
+        return slots
+
+    def _field(self, at: int, kind: _Kind, union_type: int) -> Any:
+        if isinstance(kind, _Scalar):
+            return self.number(kind.code, at)
+        at = self.follow(at)
+        if isinstance(kind, _Table):
+            return self.table(at, kind)
+        if isinstance(kind, _Union):
+            _need(union_type in kind.tables, f"the table at byte {at} is of kind {union_type}, which our files lack")
+            return self.table(at, kind.tables[union_type])
+        length = int(self.number("I", at))
+        if isinstance(kind, _Text):
+            return self._text(at + 4, length)
+        if isinstance(kind, _Content):
+            _need((at + 4) % _CONTENT_ALIGNMENT == 0, f"the content at byte {at + 4} is not aligned")
+            self._inside(at + 4, length, "content")
+            return Extent(at + 4, length)
+        item = kind.item
+        size = _SIZES[item.code] if isinstance(item, _Scalar) else 4
+        self._inside(at + 4, length * size, "a list")
+        self._spend(length)
+        if isinstance(item, _Scalar):
+            return struct.unpack_from(f"<{length}{item.code}", self.data, at + 4)
+        return tuple(self.table(self.follow(at + 4 + 4 * index), item) for index in range(length))
+
+    def _text(self, at: int, length: int) -> str:
+        self._spend(1 + length // _LETTERS_PER_ITEM)
+        self._inside(at, length + 1, "a text")
+        _need(self.data[at + length] == 0, f"the text at byte {at} does not end in 0")
+        try:
+            return self.data[at : at + length].decode()
+        except UnicodeDecodeError as error:
+            raise _Refused(f"the text at byte {at} is not UTF-8") from error
+
+    def _inside(self, at: int, size: int, what: str) -> None:
+        _need(0 <= at <= self.size - size, f"{what} of {size} bytes at byte {at} lies outside")
+        self.end = max(self.end, at + size)
+
+    def _spend(self, items: int) -> None:
+        self._items_left -= items
+        _need(self._items_left >= 0, f"it lists more than {_MOST_ITEMS} things")
+
+
+def _default(kind: _Kind) -> Any:
+    if isinstance(kind, _Scalar):
+        return kind.default
+    return {_Text: "", _Vector: (), _Content: Extent()}.get(type(kind), {})
+
+
+def _model(walker: _Walker) -> Model:
+    _need(walker.data[4:8] == IDENTIFIER, "it does not begin as one")
+    root = walker.table(walker.follow(0), _MODEL)
+    _need(root["version"] == VERSION, f"its schema has version {root['version']}")
+    buffers = tuple(buffer["data"] for buffer in root["buffers"])
+    _need(bool(buffers) and not buffers[0].size, "its first buffer is not empty")
+    opcodes = tuple(_opcode(code) for code in root["opcodes"])
+    graphs = tuple(_graph(graph, buffers, len(opcodes)) for graph in root["graphs"])
+    return Model(
+        opcodes=opcodes,
+        graphs=graphs,
+        buffers=buffers,
+        metadata=_named(root["metadata"], "buffer", len(buffers)),
+        signatures=tuple(_signature(signature, graphs) for signature in root["signatures"]),
+        end=walker.end,
+        data=walker.data,
+    )
+
+
+def _opcode(fields: dict[str, Any]) -> tuple[int, int]:
+    code = fields["code"]
+    _need(fields["deprecated"] == min(code, 127), f"operator {code} calls itself {fields['deprecated']} too")
+    return code, fields["version"]
+
+
+def _graph(fields: dict[str, Any], buffers: tuple[Extent, ...], num_opcodes: int) -> Graph:
+    tensors = tuple(_tensor(tensor, buffers) for tensor in fields["tensors"])
+    operations = tuple(_operation(operator, len(tensors), num_opcodes) for operator in fields["operators"])
+    inputs, outputs = (_indices(fields[name], len(tensors), "tensor") for name in ("inputs", "outputs"))
+    return Graph(fields["name"], tensors, inputs, outputs, operations)
+
+
+def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
+    name, shape, signature = fields["name"], fields["shape"], fields["signature"]
+    _need(fields["type"] in _DTYPES, f"tensor {name} is of type {fields['type']}")
+    dtype = _DTYPES[fields["type"]]
+    _need(fields["has_rank"], f"tensor {name} has no rank")
+    _need(all(size > 0 for size in shape), f"tensor {name} has shape {list(shape)}")
+    num_bytes = dtype.itemsize * math.prod(shape)
+    _need(num_bytes <= _LARGEST_BYTES, f"tensor {name} has {num_bytes} bytes")
+    if signature:
+        _need(-1 in signature, f"tensor {name} has shape {list(shape)} and {list(signature)}")
+        _need(shape == tuple(1 if size == -1 else size for size in signature), f"tensor {name} has two shapes")
+    _need(fields["buffer"] < len(buffers), f"tensor {name} names buffer {fields['buffer']} of {len(buffers)}")
+    if fields["buffer"]:
+        size = buffers[fields["buffer"]].size
+        _need(size == num_bytes and not signature, f"tensor {name} of {num_bytes} bytes has {size} bytes of content")
+    return Tensor(name, dtype.name, signature or shape, fields["buffer"])
+
+
+def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Operation:
+    _indices((fields["opcode"],), num_opcodes, "operator")
+    inputs, outputs = (_indices(fields[name], num_tensors, "tensor") for name in ("inputs", "outputs"))
+    return Operation(fields["opcode"], inputs, outputs, fields["type"], fields["options"])
+
+
+def _signature(fields: dict[str, Any], graphs: tuple[Graph, ...]) -> Signature:
+    (index,) = _indices((fields["graph"],), len(graphs), "graph")
+    num_tensors = len(graphs[index].tensors)
+    inputs, outputs = (_named(fields[name], "tensor", num_tensors) for name in ("inputs", "outputs"))
+    return Signature(fields["key"], index, inputs, outputs)
+
+
+def _named(entries: tuple[dict[str, Any], ...], what: str, count: int) -> dict[str, int]:
+    named = {entry["name"]: entry[what] for entry in entries}
+    _need(len(named) == len(entries), f"two entries of {sorted(named)} have one name")
+    _indices(tuple(named.values()), count, what)
+    return named
+
+
+def _indices(given: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
+    for index in given:
+        _need(0 <= index < count, f"it names {what} {index} of {count}")
+    return given

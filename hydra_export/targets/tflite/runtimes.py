@@ -1,0 +1,108 @@
+"""The interpreters that run a .tflite here: each opens a file that passed lint, and gives a function that runs it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hydra_export.errors import CheckFailed
+from hydra_export.target import Array
+
+Call = Callable[[Array], Array]
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What to open, and how: one signature of the file at *path*, in *runtime*.
+
+    Attributes:
+        output: the signature's name for what it returns.
+        threads: 0 for the runtime's choice.
+        stamp: when and what file it was, so that another one at the same path is opened anew.
+    """
+
+    runtime: str
+    path: str
+    signature: str
+    output: str
+    threads: int
+    stamp: tuple[int, ...]
+
+
+def open_here(opening: Opening) -> Call:
+    """Opens the file in this process.
+
+    Raises:
+        CheckFailed: the runtime cannot load it; the function raises it where it cannot run it.
+    """
+    try:
+        call = _RUNTIMES[opening.runtime](opening)
+    except (RuntimeError, ValueError) as error:
+        raise CheckFailed(f"{opening.runtime} cannot load {opening.path}: {error}.") from error
+
+    def checked(image: Array) -> Array:
+        try:
+            return call(image)
+        except (RuntimeError, ValueError) as error:
+            raise CheckFailed(f"{opening.runtime} cannot run {opening.path}: {error}.") from error
+
+    return checked
+
+
+_kept_open = functools.lru_cache(maxsize=1)(open_here)
+
+
+def serve(opening: dict[str, Any], image: Array | None) -> Array | None:
+    """What a worker does: runs *image*, or opens the file alone. It keeps the last file open."""
+    call = _kept_open(msgspec.convert(opening, Opening))
+    return None if image is None else call(image)
+
+
+def _litert(opening: Opening) -> Call:
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+
+    return _signature_runner(Interpreter, opening)
+
+
+def _tensorflow(opening: Opening) -> Call:
+    import tensorflow as tf  # type: ignore[import-untyped]
+
+    return _signature_runner(tf.lite.Interpreter, opening)
+
+
+def _signature_runner(interpreter: Any, opening: Opening) -> Call:
+    """LiteRT and TensorFlow have the same interface."""
+    opened = interpreter(model_path=opening.path, num_threads=opening.threads or None)
+    opened.allocate_tensors()
+    runner = opened.get_signature_runner(opening.signature)
+    return lambda image: np.asarray(runner(image=image)[opening.output])
+
+
+def _litert_compiled(opening: Opening) -> Call:
+    """LiteRT's newer interface, on the CPU."""
+    from ai_edge_litert.compiled_model import CompiledModel  # type: ignore[import-untyped]
+    from ai_edge_litert.options import CpuOptions, Options  # type: ignore[import-untyped]
+
+    options = Options(cpu_options=CpuOptions(num_threads=opening.threads))
+    model = CompiledModel.from_file(opening.path, options=options)
+    index = model.get_signature_index(opening.signature)
+    (image_buffer,), (output_buffer,) = model.create_input_buffers(index), model.create_output_buffers(index)
+    shape = tuple(model.get_output_tensor_details(opening.signature)[opening.output]["shape"])
+
+    def call(image: Array) -> Array:
+        image_buffer.write(image)
+        model.run_by_index(index, [image_buffer], [output_buffer])
+        return np.asarray(output_buffer.read(math.prod(shape), np.float32)).reshape(shape)
+
+    return call
+
+
+_RUNTIMES: dict[str, Callable[[Opening], Call]] = {
+    "litert": _litert,
+    "litert-compiled": _litert_compiled,
+    "tensorflow": _tensorflow,
+}

@@ -1,0 +1,101 @@
+"""Running a TFLite artifact."""
+
+# B batch, H height, W width, C channels
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hydra_export.errors import CheckFailed
+from hydra_export.target import Array
+from hydra_export.targets.tflite.lint import lint, only_signature
+from hydra_export.targets.tflite.operators import DYNAMIC
+from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
+from hydra_export.worker import Worker
+
+# LiteRT's compiled model writes to the terminal when it is loaded, first run, and when the process ends; TensorFlow
+# cannot share a process with coremltools.
+_IN_A_WORKER = ("litert-compiled", "tensorflow")
+# In ai-edge-litert 2.3.0 the output of a compiled model keeps its size when the input gets another, and what is
+# computed is written beyond its end.
+_NEVER_RESIZED = ("litert-compiled",)
+_redirecting = threading.Lock()
+
+
+class TFLiteSession:
+    """The signature of a file, in one runtime; the file is linted first."""
+
+    def __init__(self, path: Path, threads: int, runtime: str) -> None:
+        signature, image, _output = only_signature(lint(path))
+        status = path.stat()
+        self.opening = Opening(
+            runtime=runtime,
+            path=str(path.absolute()),
+            signature=signature.key,
+            output=next(iter(signature.outputs)),
+            threads=threads,
+            stamp=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+        )
+        self.dtype, self.shape_BHWC = image.dtype, image.shape
+        self._call = _in_a_worker(self.opening) if runtime in _IN_A_WORKER else _quietly(self.opening)
+
+    def run(self, image: Array) -> Array:
+        """Logits of any number of images, in batches of the graph's own size."""
+        images_BHWC = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if self.dtype == "float32" else image
+        if images_BHWC.dtype != self.dtype or images_BHWC.shape[1:] != self.shape_BHWC[1:]:
+            raise CheckFailed(
+                f"{self.opening.runtime} cannot run {self.opening.path}: it takes {self.dtype} "
+                f"{list(self.shape_BHWC)}, given were {images_BHWC.dtype} {list(images_BHWC.shape)} (channels last)."
+            )
+        batch = self.shape_BHWC[0]
+        if batch == DYNAMIC:
+            batch = 1 if self.opening.runtime in _NEVER_RESIZED else len(images_BHWC)
+        padded = np.concatenate([images_BHWC, np.repeat(images_BHWC[-1:], -len(images_BHWC) % batch, axis=0)])
+        batches = [self._call(padded[at : at + batch]) for at in range(0, len(padded), batch)]
+        return np.concatenate(batches)[: len(images_BHWC)]
+
+
+def _quietly(opening: Opening) -> Call:
+    with _native_output_dropped():
+        return open_here(opening)
+
+
+def _in_a_worker(opening: Opening) -> Call:
+    asked = msgspec.to_builtins(opening)
+    worker = _worker(opening.runtime)
+
+    def call(image: Array | None) -> Array:
+        what = f"{opening.runtime} with {opening.path}"
+        return worker.call(f"{open_here.__module__}:serve", what=what, opening=asked, image=image)  # type: ignore[no-any-return]
+
+    call(None)
+    return call
+
+
+@functools.cache
+def _worker(_runtime: str) -> Worker:
+    """One process per runtime, kept: TensorFlow takes seconds to import."""
+    worker = Worker()
+    atexit.register(worker.close)
+    return worker
+
+
+@contextlib.contextmanager
+def _native_output_dropped() -> Iterator[None]:
+    """Keeps off the terminal what LiteRT says while it loads; it has no switch for that in Python."""
+    with _redirecting, Path(os.devnull).open("wb") as dropped:
+        stderr = os.dup(2)
+        os.dup2(dropped.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
