@@ -82,6 +82,14 @@ class _Raised(msgspec.Struct, tag=True):
     out_of_memory: bool
 
 
+class _GoneError(Exception):
+    """The child answers no more."""
+
+
+class _LateError(Exception):
+    """The child has not answered in time."""
+
+
 class Worker:
     """A process that runs functions of ours one after the other and keeps what they imported.
 
@@ -135,11 +143,11 @@ class Worker:
         child = self._started()
         try:
             answer = child.ask(_Request(function, arguments), progress, seconds)
-        except (BrokenPipeError, EOFError):
+        except _GoneError:
             status = child.status()
             self.close()
             raise self._death(what, status) from None
-        except TimeoutError:
+        except _LateError:
             self.close()
             raise CheckFailed(f"{what} was stopped: it took longer than {seconds:g} s.{self._said()}") from None
         except BaseException:  # the caller's own, Ctrl-C among them: what the child says next is nobody's answer
@@ -264,11 +272,14 @@ class _Child:
         """The answer to one request.
 
         Raises:
-            BrokenPipeError, EOFError: the process died, or closed its pipes.
-            TimeoutError: it has not answered in *seconds*.
+            _GoneError: the process died, or closed its pipes.
+            _LateError: it has not answered in *seconds*.
         """
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        _send(self._requests, request)
+        try:
+            _send(self._requests, request)
+        except BrokenPipeError:
+            raise _GoneError from None
         while True:
             message: _Step | _Returned | _Raised = _receive(self._read, _Step | _Returned | _Raised)
             if not isinstance(message, _Step):
@@ -303,7 +314,7 @@ class _Child:
             self._wait()
             count = os.readv(self._answers, [into])
             if not count:
-                raise EOFError
+                raise _GoneError
             into = into[count:]
 
     def _wait(self) -> None:
@@ -313,9 +324,9 @@ class _Child:
             if self._poll.poll(0 if ended else _POLL_MS):
                 return
             if ended:  # and something that it started holds the pipe open
-                raise EOFError
+                raise _GoneError
             if time.monotonic() > self._deadline:
-                raise TimeoutError
+                raise _LateError
             if os.fstat(self._output.fileno()).st_size > _KEPT_OUTPUT_BYTES:
                 os.ftruncate(self._output.fileno(), 0)
 

@@ -380,7 +380,7 @@ def test_a_time_limit_ends_a_call(tmp_path: Path) -> None:
     os.close(fifo)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError, TimeoutError, EOFError])
 def test_an_error_of_the_parent_in_mid_call_ends_the_worker(worker: Worker, error: type[BaseException]) -> None:
     def interrupt(_what: str, _done: int, _total: int) -> None:
         raise error
