@@ -57,13 +57,13 @@ BUDGETS = {
 
 # A row's soc, what it begins with -> family
 FAMILIES = {
-    "Qualcomm": r"Snapdragon|QCS|QCM|QRB|SA\d|Qcs|RB5",
+    "Qualcomm": r"Snapdragon|X1E|QCS|QCM|QRB|SA\d|Qcs|RB5",
     "Google Tensor": r"Tensor",
     "Samsung Exynos": r"Exynos",
     "Apple": r"A1\d|M\d$",
     "Hailo": r"HAILO|.*Hailo",
     "Raspberry Pi": r"BCM|RP3A0",
-    "Jetson": r"Tegra|T194|T210|T234|T186",
+    "Jetson": r"Tegra|Jetson|T194|T210|T234|T186",
     "Coral": r"i\.MX 8M \+ Edge TPU",
     "NXP": r"i\.MX",
     "Rockchip": r"RK",
@@ -343,7 +343,7 @@ def published(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
     threads = re.fullmatch(r"\d+", row["threads"])
     notes = [row["notes"], row["threads"] if not threads else "", row["precision"] if "mix" in row["precision"] else ""]
     presumed = "presumed" in row["framework"]
-    unreliable = re.search(r"ANOMALY: (.*)", row["notes"])
+    unreliable = re.search(r"ANOMALY: (.*)|(3-core number looks like throughput)", row["notes"])
     provenance: Provenance = "published" if row["source_level"].startswith("published") else "unknown"
     provenance = "published_secondhand" if row["source_level"] == "published-secondhand" else provenance
     statistic: Statistic = "from_throughput" if "FPS" in row["as_published"] else "unknown"
@@ -366,7 +366,7 @@ def published(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
         provenance=provenance,
         source="",
         note="; ".join(filter(None, [*notes, "the source does not name the runtime" if presumed else ""])),
-        suspect=unreliable[1] if unreliable else "",
+        suspect=(unreliable[1] or unreliable[2]) if unreliable else "",
     )
     return place, record, row["source"]
 

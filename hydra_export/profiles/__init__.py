@@ -68,8 +68,13 @@ def known(folder: Path | None = None) -> dict[str, Known]:
     if folder is not None and not folder.is_dir():
         raise BadInput(f"--profiles {folder} is not a folder.", "Give a folder of device profiles (TOML).")
     own = read_folder(folder or user_folder())
-    packaged = {name: Known(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
-    return packaged | {name: _merged(packaged.get(name), profile, path) for name, (profile, path) in own.items()}
+    ours = packaged()
+    return ours | {name: _merged(ours.get(name), profile, path) for name, (profile, path) in own.items()}
+
+
+def packaged() -> dict[str, Known]:
+    """Every profile of ours by id, without the user's."""
+    return {name: Known(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
 
 
 def get(name: str, folder: Path | None = None) -> Known:
@@ -166,11 +171,11 @@ def _packaged() -> dict[str, tuple[DeviceProfile, Path]]:
     return read_folder(_HERE)
 
 
-def _merged(packaged: Known | None, own: DeviceProfile, path: Path) -> Known:
+def _merged(known: Known | None, own: DeviceProfile, path: Path) -> Known:
     """The user's facts where given, else ours; all records, the user's marked as such."""
-    if packaged is None:
+    if known is None:
         return Known(own, own.latency, (path,))
-    ours = packaged.profile
+    ours = known.profile
     facts = {name: getattr(own.facts, name) or getattr(ours.facts, name) for name in device.Facts.__struct_fields__}
     for key in ours.sources.keys() & own.sources.keys():
         if ours.sources[key] != own.sources[key]:
@@ -190,7 +195,7 @@ def _merged(packaged: Known | None, own: DeviceProfile, path: Path) -> Known:
         sources=ours.sources | own.sources,
         latency=(*ours.latency, *own.latency),
     )
-    return Known(profile, own.latency, (*packaged.files, path))
+    return Known(profile, own.latency, (*known.files, path))
 
 
 def _values(entry: Known, key: str) -> tuple[str, ...]:

@@ -1,0 +1,88 @@
+"""The choice of k: the most accurate head count whose HIGH bound fits the budget, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hydra_export.latency.estimate import Estimate
+from hydra_export.latency.evidence import Model
+
+Verdict = Literal["yes", "probably", "hardly", "no", "too much RAM"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to run within a budget.
+
+    Attributes:
+        heads: None where nothing fits, even by the central estimates.
+        sure: its high bound fits; otherwise it is the best guess by its central estimate.
+        chance: that it fits, by the model's own interval.
+        why: in words.
+        larger: a more accurate head count that may fit as well, and its chance.
+    """
+
+    heads: int | None
+    sure: bool
+    chance: float
+    why: str
+    larger: tuple[int, float] | None = None
+
+
+def verdict(estimate: Estimate, budget_ms: float, needs_mib: float = 0, max_ram_mib: float | None = None) -> Verdict:
+    """Does it fit? ``yes``: with its high bound; ``probably``: with its central estimate; ``hardly``: with its low."""
+    if max_ram_mib is not None and needs_mib > max_ram_mib:
+        return "too much RAM"
+    if estimate.high <= budget_ms:
+        return "yes"
+    if estimate.ms <= budget_ms:
+        return "probably"
+    return "hardly" if estimate.low <= budget_ms else "no"
+
+
+def choose(
+    model: Model, estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float
+) -> Choice:
+    """The most accurate head count that fits *budget_ms* for sure, else the best guess, else none."""
+    by_accuracy = ranked(model, estimates)
+    surely = [k for k in by_accuracy if verdicts[k] == "yes"]
+    perhaps = [k for k in by_accuracy if verdicts[k] == "probably"]
+    if not surely and not perhaps:
+        return Choice(None, sure=False, chance=0.0, why=_none(estimates, verdicts, budget_ms))
+    best = (surely or perhaps)[0]
+    chosen = estimates[best]
+    before = by_accuracy[: by_accuracy.index(best)]
+    larger = next(((k, estimates[k].spread.chance_within(budget_ms)) for k in before if k in perhaps), None)
+    reason = _accuracy_reason(model, estimates)
+    if surely:
+        why = f"the {reason} whose high bound, {chosen.high:.3g} ms, is within {budget_ms:.4g} ms"
+    else:
+        why = (
+            f"a guess: no high bound is within {budget_ms:.4g} ms, and this is the {reason} whose central "
+            f"estimate, {chosen.ms:.3g} ms, is"
+        )
+    return Choice(best, bool(surely), chosen.spread.chance_within(budget_ms), why, larger)
+
+
+def ranked(model: Model, heads: Iterable[int]) -> list[int]:
+    """Head counts from the most accurate; of equal ones the smallest first. Where any accuracy is unknown, by size."""
+    listed = sorted(heads)
+    if all(k in model.accuracy for k in listed):
+        return sorted(listed, key=lambda k: (-model.accuracy[k], k))
+    return listed[::-1]
+
+
+def _accuracy_reason(model: Model, heads: Iterable[int]) -> str:
+    return "most accurate k" if all(k in model.accuracy for k in heads) else "largest k (taken for the most accurate)"
+
+
+def _none(estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float) -> str:
+    if all(word == "too much RAM" for word in verdicts.values()):
+        return "the weights of every k alone take more memory than that"
+    smallest = estimates[min(estimates)]
+    return (
+        f"even k = {smallest.k} takes {smallest.ms:.3g} ms ({smallest.low:.3g} to {smallest.high:.3g}), "
+        f"more than {budget_ms:.4g} ms"
+    )

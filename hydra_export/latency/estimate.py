@@ -1,0 +1,301 @@
+"""Milliseconds at every head count from the nearest evidence: affine in GMACs, wider the farther it is fetched.
+
+Half-widths are of logarithms and meant for 80 % intervals; ``docs/latency-model.md`` holds how they fare when each
+record is left out and predicted from the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hydra_export.device import LatencyRecord, Provenance
+from hydra_export.latency.evidence import Evidence, Model, Piece, Way
+from hydra_export.latency.spread import Spread, predicted
+
+# Overhead share F of a whole ViT-B's time, t_k = t_B (F + (1 - F) M_k / M_B): likely, least, most. NPUs and GPUs showed
+# 0.03 (Axera) to 0.41 (Hailo), Orin 0.25; CPUs are 4 to 13 % slower at small k than in proportion to GMACs.
+_OVERHEAD = {"cpu": (0.01, 0.0, 0.05), "gpu": (0.25, 0.03, 0.45), "npu": (0.25, 0.03, 0.45)}
+# Between two anchors that are 3.7-fold apart in GMACs, as DeiT-tiny, -small and -base are, or as far beyond them.
+_BETWEEN = {"cpu": 0.04, "gpu": 0.37, "npu": 0.37}
+_STEP = math.log(4.60 / 1.25)
+_OWN = 0.05  # a user's measurement repeated
+_RECORD = 0.25  # somebody else's, of their file: vit_base and deit_base, one shape, are 1.3-fold apart on a Hailo-8
+_UNSTATED = 0.2  # the precision is not stated
+_OTHER_MODEL = 0.25  # of another architecture
+_OTHER_RUNTIME = 0.5  # CPUs only, where runtimes do the same arithmetic: Raspberry Pi 4, ncnn against LiteRT
+_LEAST_RATIO, _LONE_RATIO = 0.15, 0.7  # between two ways, as seen on relatives
+_SAME_CORES = 0.7  # CPU relatives: A53 boards, by their clocks, are up to 2.1-fold off
+_LEAST_FAMILY, _LONE_RELATIVE = 0.4, 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The time of one head count.
+
+    Attributes:
+        distance: 0 from this device run in this way, 1 from another way, 2 from other devices.
+        anchors: what it was computed from, in words; *formula*: how.
+    """
+
+    k: int
+    spread: Spread
+    provenance: Provenance
+    distance: int
+    anchors: tuple[str, ...]
+    formula: str
+
+    @property
+    def ms(self) -> float:
+        return self.spread.ms
+
+    @property
+    def low(self) -> float:
+        return self.spread.low
+
+    @property
+    def high(self) -> float:
+        return self.spread.high
+
+
+@dataclass(frozen=True)
+class _Route:
+    """One way of getting from evidence to an estimate, for any GMACs."""
+
+    distance: int
+    at: Callable[[float], Spread]
+    anchors: tuple[str, ...]
+    formula: str
+    exact: tuple[LatencyRecord, ...] = ()
+
+
+def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[int, Estimate]:
+    """The time of every head count of *model* on *device* run in one *way*; empty where nothing speaks for it."""
+    routes = _routes(evidence, device, way, model)
+    if not routes:
+        return {}
+    outranks = _is_own(evidence, device, way, model)  # whatever else is known
+    route = routes[0] if outranks else _narrowest(routes, model)
+    whole = route.at(model.full)
+    return {k: _estimate(route, k, gmacs, whole) for k, gmacs in sorted(model.gmacs.items())}
+
+
+def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
+    for record in route.exact:
+        if record.k == k and math.isclose(record.gmacs, gmacs, rel_tol=0.02):
+            return Estimate(k, route.at(record.gmacs), record.provenance, 0, (_named(record),), "as it was timed")
+    return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
+
+
+def _is_own(evidence: Evidence, device: str, way: Way, model: Model) -> bool:
+    return any(piece.own for piece in evidence.pieces(device, way, model))
+
+
+def _narrowest(routes: Sequence[_Route], model: Model) -> _Route:
+    return min(routes, key=lambda route: sum(math.log(route.at(gmacs).width) for gmacs in model.gmacs.values()))
+
+
+def _routes(evidence: Evidence, device: str, way: Way, model: Model) -> list[_Route]:
+    own = _direct(evidence, device, way, model)
+    others = [other for other in evidence.ways(device) if other.unit == way.unit and other != way]
+    found = [own, *(_by_ratio(evidence, device, way, other, model) for other in others)]
+    if way.unit == "cpu":
+        found += [_other_runtime(_direct(evidence, device, other, model), way, other) for other in others]
+    if not any(found):  # analogue devices last
+        found = [_by_relatives(evidence, device, way, model)]
+        if way.unit == "cpu":
+            near = {other for name, _ in evidence.relatives(device, way) for other in evidence.ways(name)}
+            found += [_other_runtime(_by_relatives(evidence, device, o, model), way, o) for o in sorted(near)]
+        if not any(found) and way.unit == "cpu":
+            found = [_by_phones(evidence, device, way, model)]
+    return [route for route in found if route]
+
+
+def _direct(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
+    """From records of this device run in this way."""
+    sizes = by_size(evidence.pieces(device, way, model))
+    if not sizes:
+        return None
+    records = [record for group in sizes.values() for record in group]
+    name = evidence.profiles[device].name
+    likely, least, most = _OVERHEAD[way.unit]
+    alone = f"with an overhead share of {likely:.2f} ({least:.2f} to {most:.2f})"
+    formula = f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}"
+    own = _is_own(evidence, device, way, model)
+    return _Route(
+        distance=0,
+        at=lambda gmacs: _along(sizes, gmacs, model, way.unit, own),
+        anchors=tuple(f"{name}: {_named(record)}" for record in records),
+        formula=formula,
+        exact=tuple(record for record in records if record.k is not None),
+    )
+
+
+def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Model) -> _Route | None:
+    """From another way on this device, by how the two compare on its relatives."""
+    route = _direct(evidence, device, other, model)
+    family = evidence.profiles[device].family
+    soc = soc_name(evidence, device)
+    ratios = []
+    for name, profile in evidence.profiles.items():
+        if profile.family == family and not profile.stand_in and name != device and soc_name(evidence, name) != soc:
+            pair = [by_size(evidence.pieces(name, each, model)) for each in (way, other)]
+            ratios += [mean_ms(pair[0][m]) / mean_ms(pair[1][m]) for m in pair[0].keys() & pair[1].keys()]
+    if route is None or len(ratios) < 2:
+        return None
+    ratio = predicted(ratios, _LEAST_RATIO, _LONE_RATIO)
+    return _Route(
+        distance=1,
+        at=lambda gmacs: route.at(gmacs).times(ratio.ms).widened(ratio.up),
+        anchors=route.anchors,
+        formula=f"{route.formula}, x {ratio.ms:.2g} as {way} takes of {other} on {len(ratios)} other {family} devices",
+    )
+
+
+def _other_runtime(route: _Route | None, way: Way, other: Way) -> _Route | None:
+    """From another runtime, taken for as fast, which does the same arithmetic on the same CPU."""
+    if route is None or other.arithmetic != way.arithmetic or other.runtime == way.runtime:
+        return None
+    return _Route(
+        distance=max(1, route.distance),
+        at=lambda gmacs: route.at(gmacs).widened(_OTHER_RUNTIME),
+        anchors=route.anchors,
+        formula=f"{route.formula}, {way.runtime} taken for as fast as {other.runtime}",
+    )
+
+
+def _by_relatives(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
+    """From other devices run in this way: on a CPU of the same cores, else of the same family."""
+    related = [
+        (route, factor)
+        for name, factor in evidence.relatives(device, way)
+        if (route := _direct(evidence, name, way, model))
+    ]
+    if way.unit == "cpu":
+        least = alone = _SAME_CORES
+        formula = "by the clocks of the four fastest cores, from a CPU of the same cores"
+    else:
+        least, alone = _LEAST_FAMILY, _LONE_RELATIVE
+        formula = f"the mean of {len(related)} {evidence.profiles[device].family} device{'s' * (len(related) > 1)}"
+    if related:
+        formula = f"{related[0][0].formula}, {formula}"
+    return _common(related, least, alone, formula)
+
+
+def _by_phones(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
+    """From all phones on whose CPU anything did the same arithmetic."""
+    related = [
+        (route, factor)
+        for name, factor in evidence.phones(device)
+        for other in evidence.ways(name)
+        if (other.unit, other.arithmetic) == (way.unit, way.arithmetic)
+        and (route := _direct(evidence, name, other, model))
+    ]
+    if len(related) < 3:
+        return None
+    formula = f"{related[0][0].formula}, the mean of {len(related)} other phones"
+    return _common(related, _SAME_CORES, _LONE_RELATIVE, formula)
+
+
+def _common(related: list[tuple[_Route, float]], least: float, alone: float, formula: str) -> _Route | None:
+    if not related:
+        return None
+
+    def at(gmacs: float) -> Spread:
+        each = [route.at(gmacs).times(factor) for route, factor in related]
+        together = predicted([spread.ms for spread in each], least, alone)
+        # Each was carried along GMACs by the same formula: their errors of shape are one error.
+        return Spread(
+            together.ms,
+            math.hypot(together.down, min(spread.down for spread in each)),
+            math.hypot(together.up, min(spread.up for spread in each)),
+        )
+
+    anchors = tuple(text for route, _ in related for text in route.anchors)
+    return _Route(distance=2, at=at, anchors=anchors, formula=formula)
+
+
+def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Model, unit: str, own: bool) -> Spread:
+    """The time at *gmacs* on the line through the nearest two anchors, or of the likely slope through the only one."""
+    points = sorted((mass, mean_ms(records)) for mass, records in sizes.items())
+    nearest = min(points, key=lambda point: abs(math.log(point[0] / gmacs)))
+    record = _noise(sizes[nearest[0]], own)
+    if len(points) == 1:
+        (mass, ms) = points[0]
+        likely, least, most = (_slope(share, gmacs, mass, model.full) for share in _OVERHEAD[unit])
+        first, last = sorted((least, most))
+        shaped = Spread(ms * likely, math.log(likely / first), math.log(last / likely))
+    else:
+        distance = abs(math.log(nearest[0] / gmacs)) / _STEP
+        half = _BETWEEN[unit] * min(distance, 2)
+        shaped = Spread(_on_line(points, gmacs), half, half)
+    return Spread(shaped.ms, math.hypot(shaped.down, record.down), math.hypot(shaped.up, record.up))
+
+
+def _slope(share: float, gmacs: float, anchor: float, full: float) -> float:
+    """Time at *gmacs* over time at *anchor* with an overhead *share* of the whole model's time."""
+    return (share + (1 - share) * gmacs / full) / (share + (1 - share) * anchor / full)
+
+
+def _on_line(points: list[tuple[float, float]], gmacs: float) -> float:
+    """On the line through the two neighbours; beyond the last, never steeper than in proportion and never falling."""
+    above = next((index for index, point in enumerate(points) if point[0] >= gmacs), len(points) - 1)
+    (mass, ms), (mass2, ms2) = points[max(1, above) - 1], points[max(1, above)]
+    line = ms + (ms2 - ms) * (gmacs - mass) / (mass2 - mass)
+    end_mass, end = points[0] if gmacs < points[0][0] else points[-1]
+    if points[0][0] <= gmacs <= points[-1][0]:
+        return line
+    bounds = sorted((end, end * gmacs / end_mass))
+    return min(max(line, bounds[0]), bounds[1])
+
+
+def by_size(pieces: Sequence[Piece]) -> dict[float, list[LatencyRecord]]:
+    """The records to go by, per GMACs: the newest of those with a date, and on a CPU the fastest number of threads."""
+    grouped: dict[float, list[LatencyRecord]] = {}
+    for piece in pieces:
+        key = next((mass for mass in grouped if math.isclose(mass, piece.record.gmacs, rel_tol=0.02)), None)
+        grouped.setdefault(key or piece.record.gmacs, []).append(piece.record)
+    return {mass: _fastest(_newest(records)) for mass, records in grouped.items()}
+
+
+def _newest(records: list[LatencyRecord]) -> list[LatencyRecord]:
+    newest = max((record.date for record in records if record.date != "unknown"), default="unknown")
+    return [record for record in records if record.date == newest]
+
+
+def _fastest(records: list[LatencyRecord]) -> list[LatencyRecord]:
+    if records[0].unit != "cpu" or len({record.threads for record in records}) == 1:
+        return records
+    best = min(records, key=lambda record: record.ms)
+    return [record for record in records if record.threads == best.threads]
+
+
+def mean_ms(records: list[LatencyRecord]) -> float:
+    product = math.prod(record.ms for record in records)
+    return product ** (1 / len(records))
+
+
+def _noise(records: list[LatencyRecord], own: bool) -> Spread:
+    """How far the record itself may be off on the user's device."""
+    ms = mean_ms(records)
+    if own:
+        down = max((math.log(record.ms / record.low) for record in records if record.low), default=0)
+        up = max((math.log(record.high / record.ms) for record in records if record.high), default=0)
+        return Spread(ms, max(_OWN, down), max(_OWN, up))
+    doubts = [_RECORD]
+    doubts += [_UNSTATED] if any(record.precision == "unknown" for record in records) else []
+    doubts += [_OTHER_MODEL] if any(record.k is None for record in records) else []
+    return Spread(ms).widened(*doubts)
+
+
+def _named(record: LatencyRecord) -> str:
+    size = f" k={record.k}" if record.k else ""
+    when = "" if record.date == "unknown" else f" ({record.date})"
+    return f"{record.model}{size} {record.ms:.3g} ms, {record.runtime} {record.precision} {record.unit.upper()}{when}"
+
+
+def soc_name(evidence: Evidence, device: str) -> str:
+    """The chip that a device's records speak of: one vote each. Made faster for one phone, it is still that chip."""
+    fact = evidence.profiles[device].facts.soc
+    return fact.value.removesuffix(" for Galaxy") if fact else device

@@ -1,0 +1,182 @@
+"""What is known of whom: the usable records of every device, by the way in which they ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hydra_export.architecture import HydraConfig
+from hydra_export.device import UNKNOWN, Cluster, ComputeUnit, DeviceProfile, LatencyRecord
+from hydra_export.profiles import Known
+
+FLOAT, INT8 = "float", "int8"
+# What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
+_ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
+_LITTLE_CORES = ("A53", "A55", "A510", "A520", "Silver", "E", "Icestorm", "Blizzard", "Thunder", "Sawtooth")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the time of a universal model depends on.
+
+    Attributes:
+        gmacs: of one image, per head count; the largest head count is the whole model.
+        tokens: sequence length.
+        accuracy: top-1 in percent per head count, where it is known.
+        params: per head count.
+    """
+
+    name: str
+    resolution: int
+    tokens: int
+    gmacs: Mapping[int, float]
+    accuracy: Mapping[int, float]
+    params: Mapping[int, int]
+
+    @property
+    def full(self) -> float:
+        """GMACs of the whole model."""
+        return max(self.gmacs.values())
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        config: HydraConfig,
+        heads: Iterable[int],
+        accuracy: Mapping[int, float],
+    ) -> Model:
+        """The subnetworks *heads* of a model with architecture *config*."""
+        listed = list(heads)
+        gmacs = {k: config.macs(k) / 1e9 for k in listed}
+        params = {k: config.num_params(k) for k in listed}
+        return cls(name, config.image_size, config.num_tokens, gmacs, accuracy, params)
+
+
+# Accuracies: arXiv 2605.22677, of the group that wrote the HydraViT paper; of the other head counts it says none.
+REFERENCE = Model.of("hydravit_base_patch16_224", HydraConfig(heads=12), range(1, 13), {3: 73.0, 6: 78.4})
+
+
+@dataclass(frozen=True, order=True)
+class Way:
+    """How a model runs on a device. *arithmetic*: ``float``, ``int8`` or a mixed format."""
+
+    runtime: str
+    arithmetic: str
+    unit: ComputeUnit
+
+    def __str__(self) -> str:
+        return f"{self.runtime}, {self.arithmetic}, {self.unit.upper()}"
+
+
+def arithmetic(precision: str) -> str:
+    """What a file of this precision is computed in."""
+    return _ARITHMETIC.get(precision, precision)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One usable record. *own*: the user's, which outranks others."""
+
+    record: LatencyRecord
+    own: bool
+
+
+class Evidence:
+    """The usable records of all devices: one image at a time, not suspect, not only an estimate."""
+
+    def __init__(self, known: Mapping[str, Known]) -> None:
+        self.profiles: dict[str, DeviceProfile] = {name: entry.profile for name, entry in known.items()}
+        self._pieces: dict[str, dict[Way, list[Piece]]] = {}
+        for name, entry in known.items():
+            for record in entry.profile.latency:
+                if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
+                    way = Way(record.runtime, arithmetic(record.precision), record.unit)
+                    self._pieces.setdefault(name, {}).setdefault(way, []).append(Piece(record, record in entry.own))
+
+    def ways(self, device: str) -> list[Way]:
+        """The ways in which a device was timed."""
+        return sorted(self._pieces.get(device, {}))
+
+    def pieces(self, device: str, way: Way, model: Model) -> list[Piece]:
+        """The records that speak for *model*, the best of their kind alone: the user's, else of its own shape."""
+        speaking = [piece for piece in self._pieces.get(device, {}).get(way, ()) if speaks_for(piece.record, model)]
+        for best in (
+            [piece for piece in speaking if piece.own],
+            [piece for piece in speaking if piece.record.k is not None],
+        ):
+            if best:
+                return best
+        return speaking
+
+    def without(self, device: str, way: Way | None = None, k: int | None = None) -> Evidence:
+        """All but a device's records, or but those of one way, or of one head count run in that way."""
+        rest = Evidence({})
+        rest.profiles = self.profiles
+        rest._pieces = {**self._pieces, device: {}}
+        for other, pieces in self._pieces.get(device, {}).items():
+            if way is not None and (other != way or k is not None):
+                rest._pieces[device][other] = [p for p in pieces if other != way or p.record.k != k]
+        return rest
+
+    def relatives(self, device: str, way: Way) -> list[tuple[str, float]]:
+        """Devices whose time in the same *way* says something of this one's, and the factor that it takes.
+
+        On a CPU: of the same largest core, with as many small ones among the four that work, by their clocks. On an
+        NPU: with the same NPU where its name is known, else, as on a GPU, of the same family. A stand-in (its chip is
+        not the one it is named for) is nobody's relative.
+        """
+        mine = self.profiles[device]
+        others = [name for name in self._pieces if name != device and not self.profiles[name].stand_in]
+        if way.unit != "cpu":
+            family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
+            npu = mine.facts.npu if way.unit == "npu" else None
+            return [(name, 1.0) for name in family if npu is None or _is_npu(self.profiles[name], npu.value)]
+        working = _working(mine)
+        return [
+            (name, _clock(theirs) / _clock(working))
+            for name in others
+            if working and (theirs := _working(self.profiles[name])) and _alike(working, theirs)
+        ]
+
+    def phones(self, device: str) -> list[tuple[str, float]]:
+        """All other phones, for a phone."""
+        if self.profiles[device].device_class != "phone":
+            return []
+        return [(n, 1.0) for n in self._pieces if n != device and self.profiles[n].device_class == "phone"]
+
+
+def speaks_for(record: LatencyRecord, model: Model) -> bool:
+    """Is the record of a model about as large as *model*, on images as large?
+
+    Another architecture (no head count) may differ in resolution where its sequence is about as long.
+    """
+    if not 0.5 <= model.full / record.model_gmacs <= 2:
+        return False
+    if record.resolution == model.resolution:
+        return True
+    return record.k is None and record.tokens is not None and 0.5 <= model.tokens / record.tokens <= 2
+
+
+def _is_npu(profile: DeviceProfile, name: str) -> bool:
+    return profile.facts.npu is not None and profile.facts.npu.value == name
+
+
+def _working(profile: DeviceProfile) -> list[Cluster]:
+    """The four fastest cores, which do the work of a model; none where a clock is not known."""
+    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
+    if not all(cluster.ghz for cluster in clusters):
+        return []
+    return [cluster for cluster in clusters for _ in range(cluster.cores)][:4]
+
+
+def _clock(cores: list[Cluster]) -> float:
+    return sum(core.ghz or 0 for core in cores)
+
+
+def _alike(cores: list[Cluster], others: list[Cluster]) -> bool:
+    return cores[0].core == others[0].core and _num_little(cores) == _num_little(others)
+
+
+def _num_little(cores: list[Cluster]) -> int:
+    return sum(core.core.startswith(_LITTLE_CORES) for core in cores)

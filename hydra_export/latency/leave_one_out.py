@@ -1,0 +1,179 @@
+"""How good are the estimates? Each published time is left out, predicted from the rest and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hydra_export import profiles
+from hydra_export.latency.estimate import by_size, estimates, mean_ms, soc_name
+from hydra_export.latency.evidence import FLOAT, INT8, REFERENCE, Evidence, Way
+from hydra_export.latency.spread import Spread
+
+FAMILIES = ("Hailo", "Axera", "Qualcomm", "Jetson", "Raspberry Pi")
+DOCUMENT = "docs/latency-model.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One time left out and what the rest said of it; *predicted* is None where the rest says nothing."""
+
+    family: str
+    soc: str
+    device: str
+    way: Way
+    k: int
+    ms: float
+    predicted: Spread | None
+
+    @property
+    def error(self) -> float:
+        """|log(predicted / actual)|."""
+        assert self.predicted is not None
+        return abs(math.log(self.predicted.ms / self.ms))
+
+    @property
+    def covered(self) -> bool:
+        assert self.predicted is not None
+        return self.predicted.low <= self.ms <= self.predicted.high
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cases summed up, one vote per SoC. *error* and *width* are medians of ratios, *coverage* a share."""
+
+    family: str
+    num_socs: int
+    num_cases: int
+    num_silent: int
+    error: float
+    coverage: float
+    width: float
+
+
+def cases(evidence: Evidence, *, whole_device: bool) -> list[Case]:
+    """Every time of a subnetwork's shape in float or int8, predicted without it.
+
+    Args:
+        whole_device: without anything of that device and of others with the same SoC.
+    """
+    found = []
+    for device, profile in evidence.profiles.items():
+        if profile.stand_in:
+            continue
+        soc = soc_name(evidence, device)
+        for way in evidence.ways(device):
+            if way.arithmetic not in (FLOAT, INT8):
+                continue
+            for gmacs, records in by_size(evidence.pieces(device, way, REFERENCE)).items():
+                k = records[0].k
+                if k is None or not math.isclose(gmacs, REFERENCE.gmacs[k], rel_tol=0.02):
+                    continue
+                rest = _without_soc(evidence, soc) if whole_device else evidence.without(device, way, k)
+                said = estimates(rest, device, way, REFERENCE).get(k)
+                found.append(Case(profile.family, soc, device, way, k, mean_ms(records), said.spread if said else None))
+    return found
+
+
+def _without_soc(evidence: Evidence, soc: str) -> Evidence:
+    for device in evidence.profiles:
+        if soc_name(evidence, device) == soc:
+            evidence = evidence.without(device)
+    return evidence
+
+
+def rows(listed: Sequence[Case]) -> list[Row]:
+    """A row per family, the named ones first, and one over all."""
+    families = dict.fromkeys([*FAMILIES, *sorted({case.family for case in listed})])
+    grouped = [(family, [case for case in listed if case.family == family]) for family in families]
+    return [_row(family, group) for family, group in [*grouped, ("all", list(listed))] if group]
+
+
+def _row(family: str, listed: list[Case]) -> Row:
+    told = [case for case in listed if case.predicted]
+    votes = [1 / sum(other.soc == case.soc for other in told) for case in told]
+    return Row(
+        family=family,
+        num_socs=len({case.soc for case in told}),
+        num_cases=len(told),
+        num_silent=len(listed) - len(told),
+        error=math.exp(_median([case.error for case in told], votes)),
+        coverage=sum(vote for case, vote in zip(told, votes, strict=True) if case.covered) / sum(votes, 1e-9),
+        width=math.exp(_median([math.log(case.predicted.width) for case in told if case.predicted], votes)),
+    )
+
+
+def _median(values: list[float], votes: list[float]) -> float:
+    """The value that half of the votes do not exceed."""
+    reached = 0.0
+    for value, vote in sorted(zip(values, votes, strict=True)):
+        reached += vote
+        if reached >= sum(votes) / 2 - 1e-9:
+            return value
+    return math.nan
+
+
+def table(listed: Iterable[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| family | SoCs | times | no number | median error | within the interval | median high / low |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.family} | {row.num_socs} | {row.num_cases} | {row.num_silent or '-'} | "
+        + (f"x/÷ {row.error:.2f} | {row.coverage:.0%} | {row.width:.1f} |" if row.num_cases else "- | - | - |")
+        for row in listed
+    ]
+    return "\n".join(lines)
+
+
+def document() -> str:
+    """docs/latency-model.md."""
+    evidence = Evidence(profiles.packaged())
+    near = rows(cases(evidence, whole_device=False))
+    far = rows(cases(evidence, whole_device=True))
+    return _TEXT.format(near=table(near), far=table(far))
+
+
+_TEXT = """\
+# How good are the latency estimates?
+
+`hydra-export profile` gives a time with a low and a high, meant to hold it in 80 % of the cases. Here every published
+time of a model with the shape of a subnetwork (DeiT-tiny, -small, -base: k = 3, 6, 12) is left out, predicted from the
+rest and compared. Each SoC has one vote, however many of its times are known: error and width are medians over the
+votes. Stand-ins, whose chip is not the one that they are named for, neither vote nor predict others.
+
+## One time left out
+
+What is known of other sizes on the device, of other runtimes and precisions there, and of other devices, predicts it.
+
+{near}
+
+## Everything of the device left out
+
+Nothing is known of the device, nor of another with its SoC: other devices of the same cores or family predict it. This
+is the case of a phone that nobody has timed. Where there is none like it, no number is given.
+
+{far}
+
+An error of x/÷ 1.30 means that half of the predictions are at most 1.30 times too high or too low.
+
+## What the model does
+
+- **Sizes.** A time is affine in GMACs. Through two or more sizes it is interpolated; from one, an overhead share of the
+  whole model's time is assumed: 0.25 (0.03 to 0.45) on NPUs and GPUs, 0.01 (0 to 0.05) on CPUs. No estimate is above
+  that of the whole model.
+- **Ways.** From another runtime or precision on the device, by the ratio of the two on at least two other devices of
+  its family; on CPUs alone also from another runtime taken for as fast.
+- **Devices.** Last, from CPUs of the same cores by their clocks, from the same NPU or NPUs and GPUs of the same family,
+  and for a phone's CPU from all phones.
+- **Widths.** Each step adds its error; those of ratios and relatives follow from how much they scatter and how few they
+  are. The other constants were chosen by looking at these very tables, so expect somewhat less than they show.
+- **Only what it is like.** Times of a model speak for models of 0.5 to 2 times its GMACs (whole model against whole
+  model) at the same resolution. Others get no number: measure them.
+
+A measurement of your own on the device replaces all of this.
+
+Made by `python -m hydra_export.latency`.
+"""

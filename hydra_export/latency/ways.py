@@ -1,0 +1,101 @@
+"""In which ways could this device run a model, and which of them is the one to speak of?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra_export.device import ComputeUnit, DeviceProfile
+from hydra_export.errors import UnknownName
+from hydra_export.latency.estimate import Estimate, estimates
+from hydra_export.latency.evidence import FLOAT, INT8, Evidence, Model, Way, arithmetic
+
+# The format that each runtime takes; those that compile it for one device take ONNX.
+FORMATS = {
+    "onnxruntime": "onnx",
+    "litert": "tflite",
+    "coreml": "coreml",
+    "openvino": "onnx",
+    "tensorrt": "onnx",
+    "qnn": "onnx",
+    "hailort": "onnx",
+    "axengine": "onnx",
+    "rknn": "onnx",
+    "ncnn": "onnx",
+}
+_LAST = ("ncnn",)  # evidence for CPUs; it takes our files only by way of a converter of its own
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way with its estimates, which are never empty."""
+
+    way: Way
+    estimates: dict[int, Estimate]
+
+    @property
+    def whole(self) -> Estimate:
+        """Of the largest head count."""
+        return self.estimates[max(self.estimates)]
+
+
+def known_ways(
+    evidence: Evidence, device: str, model: Model, *, runtime: str = "", precision: str = ""
+) -> list[Option]:
+    """Every way of running *model* on *device* of which something is known, the best known and fastest first.
+
+    Args:
+        runtime: only this one. *precision*: only fp32 and fp16, which devices compute alike, or only int8.
+
+    Raises:
+        UnknownName: no such runtime.
+    """
+    if runtime and runtime not in FORMATS:
+        raise UnknownName("runtime", runtime, FORMATS)
+    wanted = (arithmetic(precision),) if precision else (FLOAT, INT8)
+    usual = _usual(evidence.profiles[device])
+    listed = dict.fromkeys([*usual, *evidence.ways(device), *(_asked(runtime, usual) if runtime else ())])
+    both = [Way(way.runtime, kind, way.unit) for way in listed for kind in wanted]
+    ways = [way for way in dict.fromkeys(both) if not runtime or way.runtime == runtime]
+    options = [Option(way, found) for way in ways if (found := estimates(evidence, device, way, model))]
+
+    def rank(option: Option) -> tuple[bool, bool, bool, int, int, float]:
+        way, distance = option.way, option.whole.distance
+        accelerated = way.unit != "cpu" and distance == 0
+        place = usual.index(floating) if (floating := Way(way.runtime, FLOAT, way.unit)) in usual else len(usual)
+        order = place if distance else 0
+        return way.runtime in _LAST, not accelerated, way.arithmetic != FLOAT, distance, order, option.whole.ms
+
+    return sorted(options, key=rank)
+
+
+def default_way(evidence: Evidence, device: str, model: Model, *, runtime: str = "", precision: str = "") -> Way:
+    """The first of ``known_ways``, or, where nothing is known, the usual one."""
+    options = known_ways(evidence, device, model, runtime=runtime, precision=precision)
+    if options:
+        return options[0].way
+    usual = _usual(evidence.profiles[device])
+    way = (_asked(runtime, usual) if runtime else usual)[0]
+    return Way(way.runtime, arithmetic(precision or FLOAT), way.unit)
+
+
+def _usual(profile: DeviceProfile) -> list[Way]:
+    """How this class of device runs our files, without special tools."""
+    if profile.family == "Apple":
+        pairs = [("coreml", "npu"), ("onnxruntime", "cpu")]
+    elif profile.device_class in ("phone", "tablet"):
+        units = ("npu", "cpu") if profile.family == "Qualcomm" else ("cpu",)
+        pairs = [(runtime, unit) for unit in units for runtime in ("litert", "onnxruntime")]
+    else:
+        pairs = [("onnxruntime", "cpu"), ("litert", "cpu")]
+    return [_way(runtime, unit) for runtime, unit in pairs]
+
+
+def _asked(runtime: str, usual: list[Way]) -> list[Way]:
+    """Where *runtime* runs, if this device is none of those that it is usual on."""
+    units: dict[str, ComputeUnit] = {"tensorrt": "gpu", "qnn": "npu", "hailort": "npu", "axengine": "npu"}
+    units |= {"rknn": "npu", "coreml": "npu"}
+    return [way for way in usual if way.runtime == runtime] or [_way(runtime, units.get(runtime, "cpu"))]
+
+
+def _way(runtime: str, unit: str) -> Way:
+    return Way(runtime, FLOAT, unit)  # type: ignore[arg-type]  # one of the literals above
