@@ -113,30 +113,42 @@ class HydraViT(VisionTransformer):
         x_BND = x_BDhw.flatten(2).transpose(1, 2)
         cls_B1D = self.cls_token[..., :D].expand(x_BND.shape[0], -1, -1)
         x_BND = self.pos_drop(torch.cat([cls_B1D, x_BND], dim=1) + self.pos_embed[..., :D])
-        block: Any
-        for block in self.blocks:
-            attended_BND = self._attention(block.attn, _layer_norm(x_BND, block.norm1), heads)
-            x_BND = x_BND + block.drop_path1(_layer_scale(attended_BND, block.ls1))
-            mixed_BND = self._mlp(block.mlp, _layer_norm(x_BND, block.norm2), heads)
-            x_BND = x_BND + block.drop_path2(_layer_scale(mixed_BND, block.ls2))
-        cls_BD: Tensor = self.head_drop(_layer_norm(x_BND[:, 0], self.norm))
+        *blocks, last = self.blocks
+        for block in blocks:
+            x_BND = self._block(block, x_BND, heads)
+        # Nothing after the last block reads the patches: of that block only the class token is computed.
+        x_B1D = self._block(last, x_BND, heads, queries=1)
+        cls_BD: Tensor = self.head_drop(_layer_norm(x_B1D[:, 0], self.norm))
         if not self.config.num_classes:
             return cls_BD
         head: Any = self.get_submodule(self.config.classifier(heads))
         logits_BK: Tensor = F.linear(cls_BD, head.weight[:, :D], head.bias)
         return logits_BK
 
-    def _attention(self, attn: Any, x_BND: Tensor, heads: int) -> Tensor:
+    def _block(self, block: Any, x_BND: Tensor, heads: int, queries: int | None = None) -> Tensor:
+        """The first *queries* tokens (all by default) after *block*."""
+        attended_BND = self._attention(block.attn, _layer_norm(x_BND, block.norm1), heads, queries)
+        x_BND = x_BND[:, :queries] + block.drop_path1(_layer_scale(attended_BND, block.ls1))
+        mixed_BND = self._mlp(block.mlp, _layer_norm(x_BND, block.norm2), heads)
+        return x_BND + block.drop_path2(_layer_scale(mixed_BND, block.ls2))  # type: ignore[no-any-return]
+
+    def _attention(self, attn: Any, x_BND: Tensor, heads: int, queries: int | None) -> Tensor:
         B, N, D = x_BND.shape
-        E, C = self.config.width(self.config.heads), self.config.head_dim
-        weight_3DD = attn.qkv.weight.view(3, E, E)[:, :D, :D]
-        bias_3D = attn.qkv.bias.view(3, E)[:, :D]
+        C = self.config.head_dim
+        weight_3DD = attn.qkv.weight.unflatten(0, (3, -1))[:, :D, :D]
+        bias_3D = attn.qkv.bias.unflatten(0, (3, -1))[:, :D]
         # One product over the packed slice: three strided ones cost up to 2.5 times as much forward and backward.
-        qkv = F.linear(x_BND, weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D))
-        q_BHNC, k_BHNC, v_BHNC = qkv.view(B, N, 3, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
+        weight, bias = weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D)
+        if queries is None:
+            qkv = F.linear(x_BND, weight, bias)
+            q_BHNC, k_BHNC, v_BHNC = qkv.view(B, N, 3, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q_BHNC = F.linear(x_BND[:, :queries], weight[:D], bias[:D]).view(B, queries, heads, C).transpose(1, 2)
+            kv = F.linear(x_BND, weight[D:], bias[D:])
+            k_BHNC, v_BHNC = kv.view(B, N, 2, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = attn.attn_drop.p if self.training else 0.0
         x_BHNC = F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, dropout_p=dropout)
-        x_BND = x_BHNC.transpose(1, 2).reshape(B, N, D)
+        x_BND = x_BHNC.transpose(1, 2).reshape(B, x_BHNC.shape[2], D)
         return attn.proj_drop(F.linear(x_BND, attn.proj.weight[:D, :D], attn.proj.bias[:D]))  # type: ignore[no-any-return]
 
     def _mlp(self, mlp: Any, x_BND: Tensor, heads: int) -> Tensor:
