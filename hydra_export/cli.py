@@ -42,8 +42,10 @@ for _name, _help in {
     "export": "Export a universal model and prove every artifact equal to PyTorch.",
     "verify": "Check a bundle: hashes, and every artifact on its golden input.",
     "bench": "Time a bundle's artifacts on this machine.",
+    "profile": "Say which subnetwork fits a device, and how sure that is.",
     "evaluate": "Measure accuracy, parameters and GMACs per head count.",
     "train": "Train a universal model.",
+    "doctor": "Say what is installed here, and try every target on a tiny model.",
 }.items():
     app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
 

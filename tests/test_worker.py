@@ -42,6 +42,11 @@ def identify() -> list[Any]:
     return [os.getpid(), str(Path.cwd()), sys.path, tempfile.gettempdir()]
 
 
+def list_inherited() -> list[int]:
+    listed = [int(path.name) for path in Path("/dev/fd").iterdir() if path.exists()]
+    return [descriptor for descriptor in listed if descriptor > 2 and os.get_inheritable(descriptor)]
+
+
 def count_up(by: list[int] = []) -> int:  # noqa: B006 (that it is kept is the test)
     by.append(1)
     return len(by)
@@ -246,6 +251,10 @@ def test_calls_share_a_process_that_is_like_ours_and_not_ours(worker: Worker) ->
     assert first[1:3] == [str(Path.cwd()), sys.path]
     counts = [worker.call(f"{HERE}:count_up") for _ in range(300)]
     assert counts == list(range(counts[0], counts[0] + 300))
+
+
+def test_what_the_child_starts_inherits_nothing_of_it(worker: Worker) -> None:
+    assert worker.call(f"{HERE}:list_inherited") == []
 
 
 def test_progress_arrives_in_order_while_the_call_runs(worker: Worker, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""``hydra-export doctor``: what is installed here, and which targets work?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra_export.commands import Result, table, talk, titled
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hydra_export.doctor import Diagnosis, TargetState
+
+
+def doctor(*, time_limit: float = 300.0) -> Result:
+    """Say what is installed, and try every target on a tiny model: export, verify, every runtime.
+
+    Targets whose packages are not installed are no failure; one that is installed and does not work is.
+
+    Args:
+        time_limit: Seconds that the trial of one target may take.
+    """
+    import msgspec
+
+    from hydra_export.commands.progress import shown_progress
+    from hydra_export.doctor import diagnose
+    from hydra_export.errors import BadInput
+
+    if not 0 < time_limit < float("inf"):
+        raise BadInput(f"--time-limit is {time_limit}.", "Give a number of seconds above 0.")
+    console = talk()
+    with shown_progress(console) as progress:
+        diagnosis = diagnose(progress, time_limit)
+    shown = _shown(diagnosis)
+    if failing := [target for target in diagnosis.targets if target.state == "fails"]:
+        console.print(shown, markup=False, soft_wrap=True)
+        raise _failure(failing)
+    document: dict[str, Any] = msgspec.to_builtins(diagnosis)
+    return Result(document, shown)
+
+
+def _failure(failing: list[TargetState]) -> Exception:
+    from hydra_export.errors import CheckFailed
+
+    said = " ".join(f"Target '{target.name}' does not work here: {target.message}" for target in failing)
+    remedies = " ".join(dict.fromkeys(target.remedy for target in failing if target.remedy))
+    error = CheckFailed(said, remedies or "Run it again with --debug to see more.")
+    for target in failing:
+        error.add_note(f"{target.name}:\n{target.detail}")
+    return error
+
+
+def _shown(diagnosis: Diagnosis) -> RenderableType:
+    from rich.console import Group
+
+    machine, accelerators = diagnosis.machine, diagnosis.accelerators
+    available = "" if machine.available_memory_mib is None else f", {machine.available_memory_mib:,} MiB of it free"
+    title = f"hydra-export {diagnosis.hydra_export}, Python {machine.python}, {machine.system}"
+    hardware = f"{machine.architecture}, {machine.cores} cores, {machine.memory_mib:,} MiB of memory{available}"
+    gpus = ", ".join(accelerators.gpus) or "none that torch can use"
+    providers = ", ".join(accelerators.onnxruntime_providers) or "none"
+    about = f"GPU: {accelerators.problem or gpus}", f"onnxruntime providers: {accelerators.problem or providers}"
+    packages = table("package", "version", "for", "note")
+    for package in diagnosis.packages:
+        packages.add_row(package.name, package.version or "-", package.purpose, package.remedy)
+    tried = table("target", "state", "precision", "s", "runtimes and their errors", "note")
+    for target in diagnosis.targets:
+        tried.add_row(
+            target.name,
+            target.state,
+            target.precision,
+            f"{target.seconds:.1f}" if target.seconds else "-",
+            ", ".join(f"{name} {error:.0e}" for name, error in target.runtimes.items()) or "-",
+            f"{target.message} {target.remedy}".strip(),
+        )
+    for listed in (packages, tried):
+        for column in listed.columns:
+            column.justify = "left"
+        listed.columns[-1].no_wrap, listed.columns[-1].overflow = False, "fold"
+    return Group(titled(title, packages, hardware, *about), "", tried)
