@@ -166,5 +166,7 @@ def _shown(manifest: Manifest, out: Path) -> RenderableType:
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
             shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
-    note = f"Errors are of logits, against the float64 subnetwork, on {manifest.images}."
-    return titled(f"{manifest.model.name} in {out}", shown, note)
+    rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
+    note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."
+    runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
+    return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from hydra_export import parity, targets
 from hydra_export.architecture import HydraConfig
-from hydra_export.errors import MissingExtra
+from hydra_export.errors import BadInput, MissingExtra
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Target
+from hydra_export.worker import Worker
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -37,10 +40,31 @@ class Case:
         """What to write: this graph kind and precision, and *choices*."""
         return ExportSpec(graph=self.graph, precision=self.precision, **choices)
 
+    def refuses(self, **choices: Any) -> bool:
+        """Whether the target says that it does not have *choices*; then it says which."""
+        try:
+            self.target.check(self.spec(**choices))
+        except BadInput:
+            with pytest.raises(BadInput, match="|".join(map(str, choices))) as refused:
+                self.target.check(self.spec(**choices))
+            return bool(refused.value.remedy)
+        return False
+
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], out: Path, **choices: Any) -> list[Artifact]:
         """Writes into the folder *out*, which is made."""
         out.mkdir(parents=True)
-        return self.target.write(checkpoint, heads, self.spec(**choices), out)
+        if not self.target.isolated:
+            return self.target.write(checkpoint, heads, self.spec(**choices), out)
+        written = _worker().call(
+            "hydra_export.export:convert",
+            checkpoint=str(checkpoint.path),
+            sha256=checkpoint.sha256,
+            target=self.target.name,
+            heads=list(heads),
+            spec=msgspec.to_builtins(self.spec(**choices)),
+            out=str(out),
+        )
+        return msgspec.convert(written, list[Artifact])
 
     def prove(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch."""
@@ -54,6 +78,12 @@ class Case:
                 }
                 path = folder / artifact.path
                 parity.prove(self.target, path, k, self.precision, expected, lambda session: session.run(image))
+
+
+@functools.cache
+def _worker() -> Worker:
+    """One for all tests: what its converters import takes seconds. It ends with this process."""
+    return Worker()
 
 
 def pixels(config: HydraConfig, count: int = NUM_IMAGES) -> NDArray[np.uint8]:
