@@ -9,13 +9,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
 REQUIRED := pyproject.toml requirements/constraints.txt
 
+COMMA := ,
+# There is no coremltools for Linux on ARM.
+TARGETS ?= $(if $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m)),onnx$(COMMA)tflite,onnx$(COMMA)tflite$(COMMA)coreml)
 OLDEST := .venv-oldest
 
 .PHONY: help demo oldest test lint types architecture pytest benchmark format clean
 
 help:
-	@echo "make demo       export the packaged model to ONNX, verify the bundle and time it"
-	@echo "make oldest     verify the demo's bundle with the oldest supported onnxruntime, without PyTorch"
+	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
+	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -25,18 +28,19 @@ help:
 	@echo "make clean      deletes .venv, the demo's bundle and caches"
 
 demo: $(BIN)/.installed
-	$(BIN)/hydra-export --target onnx --heads 3,6,12 --out $(OUT) >/dev/null
+	$(BIN)/hydra-export --target $(TARGETS) --heads 3,6,12 --out $(OUT) >/dev/null
 	$(BIN)/hydra-export verify $(OUT) >/dev/null
 	@$(BIN)/hydra-export bench --bundle $(OUT)
 
-oldest: demo
+oldest: $(BIN)/.installed
 	@test -e $(OLDEST)/bin/.installed || { $(PYTHON) -m venv $(OLDEST) && \
 	  $(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/oldest-runtime.txt && \
 	  touch $(OLDEST)/bin/.installed; }
 	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
-	$(OLDEST)/bin/hydra-export verify $(OUT)
-	$(BIN)/hydra-export --heads all --graph separate,shared --input image --batch dynamic --out $(OUT)-all >/dev/null
-	$(OLDEST)/bin/hydra-export verify $(OUT)-all
+	$(BIN)/hydra-export --target $(subst $(COMMA)tflite,,$(TARGETS)) --out $(OUT)-oldest >/dev/null
+	$(OLDEST)/bin/hydra-export verify $(OUT)-oldest
+	$(BIN)/hydra-export --heads all --graph separate,shared --input image --batch dynamic --out $(OUT)-oldest >/dev/null
+	$(OLDEST)/bin/hydra-export verify $(OUT)-oldest
 
 test: lint types architecture pytest
 
@@ -61,7 +65,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-all .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -73,7 +77,7 @@ $(BIN)/.created:
 
 $(BIN)/.installed: $(BIN)/.created $(REQUIRED)
 	@echo "Installing hydra-export into $(VENV) (PyTorch is large; this is done once) ..."
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[tflite,coreml]'
 	@touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.created $(REQUIRED)
