@@ -52,6 +52,12 @@ class Step:
     last_uses: tuple[str, ...]
 
     @property
+    def arguments(self) -> Iterator[str | Constant]:
+        """What it takes, one by one."""
+        for given in self.values.values():
+            yield from (each for each in (given if isinstance(given, tuple) else (given,)) if each is not None)
+
+    @property
     def label(self) -> str:
         """What errors call it."""
         return f"{self.operation.name} '{self.outputs[0][0]}'"
@@ -65,6 +71,7 @@ class Function:
         ios: the version whose operations it may use.
         constants: by name; only those that are values of their own, not written inside an operation.
         macs: multiply-accumulates of its products.
+        live_elements: the most numbers that it holds at once, constants apart.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Function:
     constants: dict[str, Constant]
     steps: tuple[Step, ...]
     macs: int
+    live_elements: int
 
     @property
     def operations(self) -> frozenset[str]:
@@ -87,7 +95,7 @@ class Function:
         yield from (constant.type for constant in self.constants.values())
         for step in self.steps:
             yield from (declared for _, declared in step.outputs)
-            yield from (each.type for each in step.values.values() if isinstance(each, Constant))
+            yield from (each.type for each in step.arguments if isinstance(each, Constant))
 
 
 def read_function(name: str, message: Any, open_file: Callable[[str], WeightFile], limits: Limits) -> Function:
@@ -149,8 +157,7 @@ class _Reader:
             {name: declared for name, declared in inputs.items() if isinstance(declared, TensorType)},
             outputs,
             self.constants,
-            self._with_last_uses(steps, set(outputs)),
-            self.macs,
+            *self._with_last_uses(steps, set(outputs)),
         )
 
     def _define(self, name: str, declared: ValueType) -> None:
@@ -267,13 +274,14 @@ class _Reader:
             return self.types[given]
         return given.type if isinstance(given, Constant) else None
 
-    def _with_last_uses(self, steps: list[tuple[str, Step]], outputs: set[str]) -> tuple[Step, ...]:
-        """The same steps, each with the values that it uses last; refuses what holds too many at once."""
+    def _with_last_uses(self, steps: list[tuple[str, Step]], outputs: set[str]) -> tuple[tuple[Step, ...], int, int]:
+        """The same steps, each with the values that it uses last; and what the whole costs."""
         last = {name: index for index, (_, step) in enumerate(steps) for name in _used(step)}
-        live = sum(_size(self.types[each.name]) for each in self.message.inputs)
+        live = most = sum(_size(self.types[each.name]) for each in self.message.inputs)
         done = []
         for index, (label, step) in enumerate(steps):
             live += sum(_size(kind) for _, kind in step.outputs)
+            most = max(most, live)
             if live > self.limits.live_elements:
                 raise InvalidProgram(f"{label}: the program needs more memory than is allowed here")
             unused = {name for name, _ in step.outputs if name not in last}
@@ -281,12 +289,11 @@ class _Reader:
             over -= outputs | self.constants.keys()
             live -= sum(_size(self.types[name]) for name in over)
             done.append(Step(step.operation, step.values, step.static, step.outputs, tuple(sorted(over))))
-        return tuple(done)
+        return tuple(done), self.macs, most
 
 
 def _used(step: Step) -> set[str]:
-    flat = [each for value in step.values.values() for each in (value if isinstance(value, tuple) else (value,))]
-    return {each for each in flat if isinstance(each, str)}
+    return {each for each in step.arguments if isinstance(each, str)}
 
 
 def _size(kind: ValueType) -> int:

@@ -1,0 +1,97 @@
+"""Core ML: one ML Program package per head count, emitted with coremltools' builder, proven by our own evaluator."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from hydra_export.errors import BadInput, MissingExtra, UnknownName
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+# An iOS version and the macOS of the same year.
+MACOS = {15: "12", 16: "13", 17: "14", 18: "15"}
+
+
+class CoreMLTarget:
+    """Packages for Core ML on iOS and macOS.
+
+    Tensor inputs and outputs are float32 whatever the precision: what Swift code hands over without converting, and
+    the same at every iOS version.
+    """
+
+    name: ClassVar[str] = "coreml"
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32")
+    packages: ClassVar[tuple[str, ...]] = ("coremltools",)
+    isolated: ClassVar[bool] = True
+
+    def requires(self) -> None:
+        """Coremltools, to write; running needs none of it."""
+        if (sys.platform, platform.machine()) == ("linux", "aarch64"):
+            raise BadInput(
+                "coremltools, which writes Core ML packages, is not available for Linux on ARM.",
+                "Export on macOS or on x86 Linux; a bundle that was made there can be verified here.",
+            )
+        if not _has_coremltools():
+            raise MissingExtra("Target 'coreml'", "coremltools", "coreml")
+
+    def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
+        """Our evaluator, and on macOS Core ML itself."""
+        found = [Runtime("mil", timed=False)]
+        if precision == "fp16":
+            found.append(Runtime("mil-fp16", exact=False, timed=False))
+        if sys.platform == "darwin" and _has_coremltools():
+            found.append(Runtime("coreml", exact=False))
+        return tuple(found)
+
+    def check(self, spec: ExportSpec) -> None:
+        """Refuses what a package cannot be: of any batch, or of images by the batch."""
+        if spec.ios not in MACOS:
+            raise BadInput(f"--ios {spec.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
+        if spec.batch == "dynamic":
+            raise BadInput(
+                "Core ML packages have a fixed batch: with another one the Neural Engine is not used.",
+                "Give --batch 1, or the number of images that your app runs at once.",
+            )
+        if spec.batch != 1 and (spec.input == "image" or spec.classifier):
+            what = "A Core ML classifier" if spec.classifier else "An image input of Core ML"
+            raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give --batch 1.")
+
+    def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+        """Writes ``<model>-k3.mlpackage``, ... into *out*; imports coremltools."""
+        from hydra_export.targets.coreml import separate
+
+        self.check(spec)
+        return separate.write(checkpoint, heads, spec, out)
+
+    def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
+        """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"; numpy chooses threads."""
+        from hydra_export.targets.coreml import session
+
+        if runtime in ("", "mil"):
+            return session.EvaluatorSession(path, heads, "fp32")
+        if runtime == "mil-fp16":
+            return session.EvaluatorSession(path, heads, "fp16")
+        if runtime == "coreml":
+            return session.CoreMLSession(path, heads)
+        raise UnknownName("Core ML runtime", runtime, ("mil", "mil-fp16", "coreml"))
+
+    def lint(self, path: Path) -> None:
+        """Files, operations, rank, iOS version, weights, and nothing that says when or where it was made."""
+        from hydra_export.targets.coreml.lint import lint
+
+        lint(path)
+
+
+def _has_coremltools() -> bool:
+    return importlib.util.find_spec("coremltools") is not None
+
+
+TARGET = CoreMLTarget()

@@ -1,0 +1,84 @@
+"""Running a package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydra_export import mil
+from hydra_export.errors import CheckFailed
+from hydra_export.target import Array
+
+_OUTPUTS = {"logits", "features"}
+
+
+class EvaluatorSession:
+    """Our evaluator: it runs anywhere, and proves the file."""
+
+    def __init__(self, path: Path, heads: int, compute: mil.Compute) -> None:
+        self.package, self.compute = mil.load(path), compute
+        self.function, self.input, self.output = _interface(self.package, heads)
+
+    def run(self, image: Array) -> Array:
+        """Outputs of any number of images, in batches of the package's own size."""
+        return _in_batches(image, self.input, self._run)
+
+    def _run(self, batches_BCHW: list[Array]) -> list[Array]:
+        batches = [{self.input.name: image_BCHW} for image_BCHW in batches_BCHW]
+        return [outputs[self.output] for outputs in self.package.run_each(batches, self.function, self.compute)]
+
+
+class CoreMLSession:
+    """Core ML itself, on a Mac."""
+
+    def __init__(self, path: Path, heads: int) -> None:
+        import coremltools as ct
+
+        package = mil.load(path)
+        function, self.input, self.output = _interface(package, heads)
+        try:
+            self.model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)
+        except Exception as error:  # its errors share no base
+            raise CheckFailed(f"Core ML cannot load {path}: {error}.") from error
+        self.path = path
+
+    def run(self, image: Array) -> Array:
+        """Outputs of any number of images, in batches of the package's own size."""
+        return _in_batches(image, self.input, self._run)
+
+    def _run(self, batches_BCHW: list[Array]) -> list[Array]:
+        return [self._predict(image_BCHW) for image_BCHW in batches_BCHW]
+
+    def _predict(self, image_BCHW: Array) -> Array:
+        given: Any = np.asarray(image_BCHW, np.float32)
+        if self.input.kind == "image":
+            from PIL import Image
+
+            given = Image.fromarray(image_BCHW[0].transpose(1, 2, 0).astype(np.uint8).squeeze())
+        try:
+            outputs = self.model.predict({self.input.name: given})
+        except Exception as error:  # its errors share no base
+            raise CheckFailed(f"Core ML cannot run {self.path}: {error}.") from error
+        return np.asarray(outputs[self.output], np.float32)
+
+
+def _interface(package: mil.Package, heads: int) -> tuple[str, mil.Feature, str]:
+    """The function of *heads*, its image input, and the output that parity is measured on."""
+    function = "main" if set(package.functions) == {"main"} else f"k{heads}"
+    if function not in package.functions:
+        raise CheckFailed(f"{package.path} has functions {list(package.functions)}, none for heads {heads}.")
+    signature = package.signatures[function]
+    outputs = [each.name for each in signature.outputs if each.kind == "tensor" and each.name in _OUTPUTS]
+    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4 or len(outputs) != 1:
+        raise CheckFailed(f"{package.path} has other inputs and outputs than an image and logits.")
+    return function, signature.inputs[0], outputs[0]
+
+
+def _in_batches(image: Array, declared: mil.Feature, run: Callable[[list[Array]], list[Array]]) -> Array:
+    image_BCHW = image.transpose(0, 3, 1, 2) if declared.kind == "image" else image
+    size = declared.shape[0]
+    padded = np.concatenate([image_BCHW, np.repeat(image_BCHW[-1:], -len(image) % size, axis=0)])
+    return np.concatenate(run([padded[at : at + size] for at in range(0, len(padded), size)]))[: len(image)]
