@@ -129,10 +129,15 @@ def _image_properties(b: Any, pixels: Preprocessing) -> int:
 
 
 def _normalization(b: Any, form: InputForm, pixels: Preprocessing) -> int:
-    """(pixel - mean) / std, of pixels in 0-255; a file that takes pixels normalises them itself."""
+    """(pixel - mean) / std, of pixels in 0-255; a file that takes pixels normalises them itself.
+
+    One number stands for all channels where it can: MediaPipe 1.2 takes no others.
+    """
     mean, std = [0.0], [1.0]
     if form == "tensor":
         mean, std = [255 * value for value in pixels.mean], [255 * value for value in pixels.std]
+        if len({*zip(mean, std, strict=True)}) == 1:
+            mean, std = mean[:1], std[:1]
     return _table(b, {0: _floats(b, mean), 1: _floats(b, std)})
 
 

@@ -77,15 +77,20 @@ def _in_a_worker(opening: Opening) -> Call:
         return worker.call(f"{open_here.__module__}:serve", what=what, opening=asked, image=image)  # type: ignore[no-any-return]
 
     call(None)
+    _close_at_exit(opening.runtime)
     return call
 
 
 @functools.cache
-def _worker(_runtime: str) -> Worker:
+def _worker(runtime: str) -> Worker:
     """One process per runtime, kept: TensorFlow takes seconds to import."""
-    worker = Worker()
-    atexit.register(worker.close)
-    return worker
+    return Worker()
+
+
+@functools.cache
+def _close_at_exit(runtime: str) -> None:
+    """Asked for once it runs: so that it ends before Python looks for temporary folders that were left behind."""
+    atexit.register(_worker(runtime).close)
 
 
 @contextlib.contextmanager
