@@ -125,6 +125,13 @@ def test_only_models_about_as_large_on_images_as_large_get_a_number() -> None:
     assert not said(known, model=model(image_size=240))
 
 
+def test_of_a_model_that_lists_its_small_heads_alone_the_size_of_the_whole_counts() -> None:
+    known = evidence(profile("d", record(12, 30.0)))
+    small = said(known, model=Model.of("m", HydraConfig(heads=12), (3, 6), {}))
+    assert small.keys() == {3, 6}
+    assert small[6] == said(known)[6]
+
+
 def test_another_architecture_speaks_only_where_none_of_the_shape_does() -> None:
     analogue = record(None, 60.0, resolution=384, tokens=145)
     alone = said(evidence(profile("d", analogue)))
@@ -313,7 +320,7 @@ def choice(
     accuracy: dict[int, float] | None = None,
     ram: tuple[dict[int, float], float] | None = None,
 ) -> Choice:
-    model = Model("m", 224, 197, dict.fromkeys(spreads, 1.0), accuracy or {}, {})
+    model = Model("m", 224, 197, 1.0, dict.fromkeys(spreads, 1.0), accuracy or {}, {})
     estimates = {k: Estimate(k, spread, "estimated", 1, (), "") for k, spread in spreads.items()}
     needs, limit = ram or ({}, None)
     verdicts = {k: verdict(e, budget_ms, needs.get(k, 0), limit) for k, e in estimates.items()}

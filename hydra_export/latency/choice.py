@@ -8,6 +8,7 @@ from typing import Literal
 
 from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import Model
+from hydra_export.latency.spread import rounded
 
 Verdict = Literal["yes", "probably", "hardly", "no", "too much RAM"]
 
@@ -19,7 +20,7 @@ class Choice:
     Attributes:
         heads: None where nothing fits, even by the central estimates.
         sure: its high bound fits; otherwise it is the best guess by its central estimate.
-        chance: that it fits, by the model's own interval.
+        chance: that it fits, by the model's own interval; where nothing does, that the smallest k may.
         why: in words.
         larger: a more accurate head count that may fit as well, and its chance.
     """
@@ -50,18 +51,19 @@ def choose(
     surely = [k for k in by_accuracy if verdicts[k] == "yes"]
     perhaps = [k for k in by_accuracy if verdicts[k] == "probably"]
     if not surely and not perhaps:
-        return Choice(None, sure=False, chance=0.0, why=_none(estimates, verdicts, budget_ms))
+        nearest = estimates[min(estimates)].spread.chance_within(budget_ms)
+        return Choice(None, sure=False, chance=nearest, why=_none(estimates, verdicts, budget_ms))
     best = (surely or perhaps)[0]
     chosen = estimates[best]
     before = by_accuracy[: by_accuracy.index(best)]
     larger = next(((k, estimates[k].spread.chance_within(budget_ms)) for k in before if k in perhaps), None)
     reason = _accuracy_reason(model, estimates)
     if surely:
-        why = f"the {reason} whose high bound, {chosen.high:.3g} ms, is within {budget_ms:.4g} ms"
+        why = f"the {reason} whose high bound, {rounded(chosen.high)} ms, is within {rounded(budget_ms)} ms"
     else:
         why = (
-            f"a guess: no high bound is within {budget_ms:.4g} ms, and this is the {reason} whose central "
-            f"estimate, {chosen.ms:.3g} ms, is"
+            f"a guess: no high bound is within {rounded(budget_ms)} ms, and this is the {reason} whose central "
+            f"estimate, {rounded(chosen.ms)} ms, is"
         )
     return Choice(best, bool(surely), chosen.spread.chance_within(budget_ms), why, larger)
 
@@ -83,6 +85,6 @@ def _none(estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], bu
         return "the weights of every k alone take more memory than that"
     smallest = estimates[min(estimates)]
     return (
-        f"even k = {smallest.k} takes {smallest.ms:.3g} ms ({smallest.low:.3g} to {smallest.high:.3g}), "
-        f"more than {budget_ms:.4g} ms"
+        f"even k = {smallest.k} takes {rounded(smallest.ms)} ms ({rounded(smallest.low)} to {rounded(smallest.high)}), "
+        f"more than {rounded(budget_ms)} ms"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hydra_export.device import LatencyRecord, Provenance
 from hydra_export.latency.evidence import Evidence, Model, Piece, Way
-from hydra_export.latency.spread import Spread, predicted
+from hydra_export.latency.spread import Spread, predicted, rounded
 
 # Overhead share F of a whole ViT-B's time, t_k = t_B (F + (1 - F) M_k / M_B): likely, least, most. NPUs and GPUs showed
 # 0.03 (Axera) to 0.41 (Hailo), Orin 0.25; CPUs are 4 to 13 % slower at small k than in proportion to GMACs.
@@ -82,9 +82,10 @@ def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[i
 
 
 def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
-    for record in route.exact:
-        if record.k == k and math.isclose(record.gmacs, gmacs, rel_tol=0.02):
-            return Estimate(k, route.at(record.gmacs), record.provenance, 0, (_named(record),), "as it was timed")
+    timed = [r for r in route.exact if r.k == k and math.isclose(r.gmacs, gmacs, rel_tol=0.02)]
+    if timed:
+        spread = route.at(timed[0].gmacs)
+        return Estimate(k, spread, timed[0].provenance, 0, tuple(map(_named, timed)), "as it was timed")
     return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
 
 
@@ -292,7 +293,10 @@ def _noise(records: list[LatencyRecord], own: bool) -> Spread:
 def _named(record: LatencyRecord) -> str:
     size = f" k={record.k}" if record.k else ""
     when = "" if record.date == "unknown" else f" ({record.date})"
-    return f"{record.model}{size} {record.ms:.3g} ms, {record.runtime} {record.precision} {record.unit.upper()}{when}"
+    how = f"{record.runtime} {record.precision} {record.unit.upper()}"
+    fallen = record.ops.cpu if record.ops and record.unit == "npu" else 0
+    fallback = f", {fallen} operations on the CPU" if fallen else ""
+    return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}"
 
 
 def soc_name(evidence: Evidence, device: str) -> str:

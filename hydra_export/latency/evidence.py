@@ -20,8 +20,9 @@ class Model:
     """What the time of a universal model depends on.
 
     Attributes:
-        gmacs: of one image, per head count; the largest head count is the whole model.
         tokens: sequence length.
+        full: GMACs of the whole model, whether or not its largest head count is listed.
+        gmacs: of one image, per listed head count.
         accuracy: top-1 in percent per head count, where it is known.
         params: per head count.
     """
@@ -29,14 +30,10 @@ class Model:
     name: str
     resolution: int
     tokens: int
+    full: float
     gmacs: Mapping[int, float]
     accuracy: Mapping[int, float]
     params: Mapping[int, int]
-
-    @property
-    def full(self) -> float:
-        """GMACs of the whole model."""
-        return max(self.gmacs.values())
 
     @classmethod
     def of(
@@ -50,11 +47,12 @@ class Model:
         listed = list(heads)
         gmacs = {k: config.macs(k) / 1e9 for k in listed}
         params = {k: config.num_params(k) for k in listed}
-        return cls(name, config.image_size, config.num_tokens, gmacs, accuracy, params)
+        full = config.macs(config.heads) / 1e9
+        return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params)
 
 
-# Accuracies: arXiv 2605.22677, of the group that wrote the HydraViT paper; of the other head counts it says none.
-REFERENCE = Model.of("hydravit_base_patch16_224", HydraConfig(heads=12), range(1, 13), {3: 73.0, 6: 78.4})
+# The head counts that the HydraViT paper trains. Accuracies: arXiv 2605.22677, of the same group, which says no others.
+REFERENCE = Model.of("hydravit_base_patch16_224", HydraConfig(heads=12), range(3, 13), {3: 73.0, 6: 78.4})
 
 
 @dataclass(frozen=True, order=True)
@@ -108,6 +106,13 @@ class Evidence:
             if best:
                 return best
         return speaking
+
+    def sizes(self, model: Model) -> list[tuple[float, int]]:
+        """GMACs and resolution of the whole models that were timed anywhere; empty where some speak for *model*."""
+        records = [p.record for ways in self._pieces.values() for pieces in ways.values() for p in pieces]
+        if any(speaks_for(record, model) for record in records):
+            return []
+        return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
 
     def without(self, device: str, way: Way | None = None, k: int | None = None) -> Evidence:
         """All but a device's records, or but those of one way, or of one head count run in that way."""

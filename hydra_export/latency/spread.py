@@ -53,6 +53,11 @@ class Spread:
         return 0.5 * (1 + math.erf(distance / side * Z / math.sqrt(2)))
 
 
+def rounded(ms: float) -> str:
+    """Three digits, as much as any of these numbers means."""
+    return f"{float(f'{ms:.3g}'):,.12g}"
+
+
 def predicted(values: Sequence[float], least: float, alone: float) -> Spread:
     """What another value like *values* would be: their geometric mean, and Student's interval for one more.
 

@@ -73,8 +73,9 @@ def default_way(evidence: Evidence, device: str, model: Model, *, runtime: str =
     options = known_ways(evidence, device, model, runtime=runtime, precision=precision)
     if options:
         return options[0].way
-    usual = _usual(evidence.profiles[device])
-    way = (_asked(runtime, usual) if runtime else usual)[0]
+    profile = evidence.profiles[device]
+    usual = evidence.ways(device) if profile.device_class == "accelerator" else _usual(profile)
+    way = (_asked(runtime, usual) if runtime else usual or _usual(profile))[0]
     return Way(way.runtime, arithmetic(precision or FLOAT), way.unit)
 
 

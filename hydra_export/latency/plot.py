@@ -1,0 +1,78 @@
+"""The estimates as a picture: time with its interval over k, the budget, and accuracy where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra_export import files
+from hydra_export.errors import BadInput, MissingExtra
+from hydra_export.latency.choice import Choice
+from hydra_export.latency.estimate import Estimate
+from hydra_export.latency.evidence import Model
+
+_FORMATS = ("png", "svg", "pdf")
+_TIME, _BUDGET, _ACCURACY = "#1f5fa8", "#b03a2e", "#2e7d32"
+
+
+def check_plot(path: Path) -> None:
+    """Raises BadInput for a file that cannot be drawn, MissingExtra where matplotlib is not installed."""
+    if path.suffix.removeprefix(".") not in _FORMATS:
+        raise BadInput(
+            f"--plot {path}: no such kind of picture.", f"Name a file that ends in .{' or .'.join(_FORMATS)}."
+        )
+    try:
+        import matplotlib as _  # noqa: F401 (asked for, not used here)
+    except ImportError:
+        raise MissingExtra("--plot", "matplotlib", "plot") from None
+
+
+def plot(
+    path: Path, title: str, model: Model, estimates: Mapping[int, Estimate], budget_ms: float, choice: Choice | None
+) -> None:
+    """Draws *estimates* into *path*, which is replaced."""
+    check_plot(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+    heads = list(estimates)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    timed = [k for k in heads if estimates[k].provenance != "estimated"]
+    axes.fill_between(
+        heads,
+        [e.low for e in estimates.values()],
+        [e.high for e in estimates.values()],
+        color=_TIME,
+        alpha=0.18,
+        linewidth=0,
+        label="80 % interval",
+    )
+    axes.plot(
+        heads, [e.ms for e in estimates.values()], color=_TIME, marker="o", markerfacecolor="white", label="estimated"
+    )
+    axes.plot(timed, [estimates[k].ms for k in timed], "o", color=_TIME, label="timed")
+    axes.axhline(budget_ms, color=_BUDGET, linestyle="--", label=f"budget, {budget_ms:g} ms")
+    if choice is not None and choice.heads is not None:
+        word = "choice" if choice.sure else "best guess"
+        place = (choice.heads, estimates[choice.heads].ms)
+        axes.plot(
+            *place, "o", color=_BUDGET, markersize=15, markerfacecolor="none", label=f"{word}: k = {choice.heads}"
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.yaxis.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="k, attention heads", ylabel="ms per image", title=title)
+    lines, labels = axes.get_legend_handles_labels()
+    accurate = [k for k in heads if k in model.accuracy]
+    if accurate:
+        right = axes.twinx()
+        right.plot(accurate, [model.accuracy[k] for k in accurate], "s", color=_ACCURACY, label="top-1 accuracy")
+        right.set_ylabel("top-1 accuracy, %", color=_ACCURACY)
+        more = right.get_legend_handles_labels()
+        lines, labels = [*lines, *more[0]], [*labels, *more[1]]
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
+    with files.replaced_file(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=150)

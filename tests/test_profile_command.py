@@ -1,0 +1,341 @@
+"""``hydra-export profile``: what it says of a device, when it refuses to, and when a budget fails."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydra_export import profiles
+from hydra_export.cli import main
+
+Capture = pytest.CaptureFixture[str]
+Said = Callable[..., str]
+Answer = Callable[..., dict[str, Any]]
+BENCHED = """
+schema_version = 1
+id = "{id}"
+name = "{name}"
+class = "{kind}"
+
+[sources]
+bench = "hydra-export bench"
+
+[match]
+{key} = ['{value}']
+"""
+TIME = """
+[[latency]]
+model = "{model}"
+k = {k}
+gmacs = {gmacs}
+model_gmacs = {model_gmacs}
+resolution = {resolution}
+runtime = "onnxruntime"
+precision = "fp32"
+unit = "cpu"
+ms = {ms}
+date = "2026-02-03"
+provenance = "measured"
+source = "bench"
+{more}
+"""
+REFERENCE = {"model": "hydravit_base_patch16_224", "model_gmacs": 17.564, "resolution": 224, "more": ""}
+
+
+@pytest.fixture(autouse=True)
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the user's own profiles, empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "160")
+    folder = tmp_path / "hydra-export" / "profiles"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def said(capsys: Capture) -> Said:
+    """What a person reads on standard output."""
+
+    def run(*arguments: str) -> str:
+        assert main(["profile", *arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def answer(capsys: Capture) -> Answer:
+    """What a program reads."""
+
+    def run(*arguments: str, status: int = 0) -> dict[str, Any]:
+        assert main(["profile", *arguments, "--json"]) == status
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return document
+
+    return run
+
+
+def own(folder: Path, *times: dict[str, Any], id: str = "box", **fields: str) -> None:  # noqa: A002 (the field's name)
+    header = BENCHED.format(
+        **{"id": id, "name": "The Box", "kind": "desktop", "key": "cpu_name", "value": "ACME"} | fields
+    )
+    (folder / f"{id}.toml").write_text(header + "".join(TIME.format(**REFERENCE | time) for time in times))
+
+
+def test_without_a_bundle_the_first_line_says_which_model_this_is_about(said: Said) -> None:
+    first, second = said("--device", "pixel7").splitlines()[:2]
+    assert first == "hydravit_base_patch16_224 (the reference model; --bundle DIR speaks of yours)"
+    assert second == "on Google Pixel 7: litert, float, CPU"
+
+
+def test_pixel_7_is_an_estimate_with_a_wide_interval_and_the_command_that_settles_it(
+    said: Said, answer: Answer
+) -> None:
+    shown = said("--device", "pixel7")
+    assert "estimated" in shown
+    assert "measured" not in shown
+    assert "Samsung Galaxy S21" in shown
+    assert "To settle it: adb shell" in shown
+    estimates = {one["heads"]: one for one in answer("--device", "pixel7")["estimates"]}
+    assert {one["provenance"] for one in estimates.values()} == {"estimated"}
+    assert estimates[12]["ms"] == pytest.approx(827, rel=0.15)
+    assert estimates[12]["high"] / estimates[12]["low"] > 4
+    assert {k for k, one in estimates.items() if one["accuracy"]} == {3, 6}
+
+
+def test_a_choice_says_why_and_how_sure_it_is(said: Said, answer: Answer) -> None:
+    shown = said("--device", "rpi5", "--budget-ms", "200")
+    assert "Choice for 200 ms (as asked): k = 3, 98 % sure: the largest k" in shown
+    assert "k = 5 may fit as well" in shown
+    chosen = answer("--device", "rpi5", "--budget-ms", "200")["choice"]
+    assert (chosen["heads"], chosen["sure"], chosen["larger"]["heads"]) == (3, True, 5)
+    assert chosen["chance"] == pytest.approx(0.98, abs=0.01)
+
+
+def test_a_guess_is_called_one(said: Said, answer: Answer) -> None:
+    shown = said("--device", "rpi5", "--budget-ms", "100")
+    assert "Best guess for 100 ms (as asked): k = 3" in shown
+    assert "a guess: no high bound is within 100 ms" in shown
+    assert answer("--device", "rpi5", "--budget-ms", "100")["choice"]["sure"] is False
+
+
+def test_a_timed_phone_is_answered_from_its_time(said: Said, answer: Answer) -> None:
+    shown = said("--device", "galaxy-s24", "--runtime", "litert")
+    assert "Timed: vit k=12 5.9 ms, litert float NPU (2026-02-11)" in shown
+    assert "k = 12, more than 99 % sure" in shown
+    assert answer("--device", "galaxy s24", "--runtime", "litert")["estimates"][-1]["provenance"] == "measured"
+
+
+def test_what_is_inferred_from_other_devices_alone_is_called_so(said: Said) -> None:
+    assert "All of it is inferred from other devices" in said("--device", "iphone-14-pro")
+    assert "All of it is inferred from other devices" not in said("--device", "galaxy-s24")
+
+
+def test_the_profiles_own_budget_is_used_and_never_fails(said: Said, answer: Answer) -> None:
+    assert "Nothing fits 33 ms (pixel7's own: a camera preview of 30 frames a second)" in said("--device", "pixel7")
+    budget = answer("--device", "pixel7")["budget"]
+    assert (budget["ms"], budget["given"]) == (33, False)
+
+
+def test_a_budget_that_nothing_fits_has_status_1_and_names_what_would(capsys: Capture, answer: Answer) -> None:
+    asked = ["--device", "galaxy-s24", "--runtime", "onnxruntime", "--precision", "int8", "--budget-ms", "20"]
+    assert main(["profile", *asked]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert "within 20 ms" in err, "the table is told, though it is no result"
+    assert "Nothing is known to fit 20 ms on Samsung Galaxy S24" in " ".join(err.split())
+    assert "--runtime litert takes 5.9 ms at k = 12" in " ".join(err.split())
+    assert "Measure it: hydra-export bench" in " ".join(err.split())
+    error = answer(*asked, status=1)["error"]
+    assert error["code"] == "check_failed"
+    assert "even k = 3 takes" in error["message"]
+
+
+def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, answer: Answer) -> None:
+    shown = said("--device", "hailo-8", "--precision", "fp32")
+    assert "No number" in shown
+    assert "hailort, int8, NPU: 35.1 ms" in shown, "the other way is named"
+    assert "Measure it: hailortcli benchmark" in shown
+    document = answer("--device", "hailo-8", "--precision", "fp32")
+    assert (document["estimates"], document["choice"]) == ([], None)
+    assert document["measure"]
+    assert main(["profile", "--device", "hailo-8", "--precision", "fp32", "--budget-ms", "9000"]) == 1
+
+
+def test_memory_limits_the_choice(answer: Answer) -> None:
+    chosen = answer("--device", "galaxy-s24", "--max-ram-mib", "100")
+    assert chosen["choice"]["heads"] == 6
+    assert [one["fits"] for one in chosen["estimates"]][4:] == ["too much RAM"] * 6
+    assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
+
+
+# The user's own
+
+
+def test_a_measurement_of_the_users_replaces_the_estimate(config: Path, said: Said, answer: Answer) -> None:
+    before = answer("--device", "rpi5")["estimates"][3]
+    assert before["provenance"] == "estimated"
+    own(config, {"k": 6, "gmacs": 4.6, "ms": 150.0}, id="rpi5", name="My Pi", kind="board")
+    after = answer("--device", "rpi5")["estimates"][3]
+    assert (after["heads"], after["ms"], after["provenance"]) == (6, 150.0, "measured")
+    assert after["high"] < 1.06 * 150
+    assert "outranks all of this" in said("--device", "rpi5")
+
+
+def here() -> tuple[str, str]:
+    """What this machine says of itself: a key and its value."""
+    said = profiles.here()
+    keys = ("android_model", "ios_machine", "devicetree_model", "cpu_name")
+    return next((key, getattr(said, key)[0]) for key in keys if getattr(said, key))
+
+
+def test_this_machine_is_recognised_by_a_profile_of_the_users(config: Path, said: Said, answer: Answer) -> None:
+    key, value = here()
+    times = {"k": 12, "gmacs": 17.56, "ms": 50.0}, {"k": 3, "gmacs": 1.25, "ms": 5.0}
+    own(config, *times, key=key, value=value)
+    assert f"on The Box, recognised by {key}: onnxruntime, float, CPU" in said()
+    document = answer("--device", "auto", "--budget-ms", "40")
+    assert document["device"]["recognised_by"] == key
+    assert document["estimates"][0]["ms"] == 5.0
+    assert (document["choice"]["heads"], document["choice"]["sure"]) == (10, True)
+
+
+@pytest.mark.skipif(profiles.match(profiles.here()) is not None, reason="this machine is one of the known devices")
+def test_a_machine_that_nothing_describes_is_told_what_it_says(capsys: Capture, config: Path) -> None:
+    assert main(["profile"]) == 2
+    message = capsys.readouterr().err.replace("\n", "")
+    assert " = '".join(here()) in message
+    assert str(config) in message
+
+
+def test_profiles_of_another_folder_may_be_given(tmp_path: Path, answer: Answer) -> None:
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+    own(folder, {"k": 6, "gmacs": 4.6, "ms": 7.0})
+    found = answer("--device", "the box", "--profiles", str(folder))
+    assert found["estimates"][3]["ms"] == 7.0
+    assert main(["profile", "--device", "the box"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("ms = 7.0", "ms = -7.0", "latency[0].ms: -7.0"),
+        ("ms = 7.0", "ms = nan", "latency[0].ms: nan"),
+        ('unit = "cpu"', 'unit = "tpu"', "latency[0].unit: Invalid enum value 'tpu'"),
+        ('date = "2026-02-03"', "", "required field `date`"),
+        ('source = "bench"', "", "required field `source`"),
+        ("id =", "id ==", "it is not TOML"),
+    ],
+)
+def test_a_broken_profile_is_refused_naming_file_and_field(
+    config: Path, capsys: Capture, old: str, new: str, told: str
+) -> None:
+    own(config, {"k": 6, "gmacs": 4.6, "ms": 7.0})
+    path = config / "box.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert main(["profile", "--list"]) == 2
+    message = capsys.readouterr().err.replace("\n", "")
+    assert "box.toml" in message
+    assert told in message
+
+
+# A bundle's model
+
+
+@pytest.fixture
+def small_bundle(folder: Path) -> Path:
+    """tests/conftest.py's bundle of a tiny model with k = 2, 4."""
+    return folder
+
+
+def test_a_small_model_gets_no_number_from_times_of_large_ones(small_bundle: Path, said: Said, answer: Answer) -> None:
+    shown = said("--device", "rpi5", "--bundle", str(small_bundle))
+    assert "of models of 17.6 GMACs at 224 px" in shown
+    assert f"Measure it: hydra-export bench --bundle {small_bundle} on the device" in shown
+    assert answer("--device", "rpi5", "--bundle", str(small_bundle))["estimates"] == []
+
+
+def test_a_small_model_is_answered_from_its_own_times(
+    small_bundle: Path, config: Path, said: Said, answer: Answer
+) -> None:
+    from hydra_export import bundle
+
+    model = bundle.read(small_bundle).model
+    sizes = {entry.heads: entry.gmacs for entry in model.subnetworks}
+    whole = model.config.macs(model.config.heads) / 1e9
+    shape = {"model": model.name, "model_gmacs": whole, "resolution": model.config.image_size}
+    own(config, {**shape, "k": 4, "gmacs": sizes[4], "ms": 0.5, "more": "peak_memory_mb = 90"})
+    found = answer("--device", "box", "--bundle", str(small_bundle), "--budget-ms", "1")
+    assert [one["heads"] for one in found["estimates"]] == [2, 4]
+    assert found["estimates"][1]["ms"] == 0.5
+    assert found["choice"]["heads"] == 4
+    assert found["estimates"][1]["least_ram_mib"] == pytest.approx(90e6 / 2**20)
+    assert said("--device", "box", "--bundle", str(small_bundle)).startswith(f"{model.name} (of {small_bundle})")
+
+
+def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:
+    assert main(["profile", "--device", "rpi5", "--bundle", str(tmp_path)]) == 2
+
+
+# Listing, showing, drawing
+
+
+def test_every_device_is_listed(said: Said, answer: Answer) -> None:
+    shown = said("--list")
+    assert all(name in shown for name in profiles.names())
+    listed = {one["id"]: one for one in answer("--list")["devices"]}
+    assert listed.keys() == set(profiles.names())
+    assert listed["pixel7"]["soc"] == "Tensor G2 (GS201)"
+    assert (listed["pixel7"]["times"], listed["rpi5"]["times"]) == (0, 4)
+
+
+def test_a_device_is_shown_with_the_source_of_each_fact(said: Said, answer: Answer) -> None:
+    shown = said("--device", "rpi5", "--show")
+    assert "4x A76 2.4 GHz" in shown
+    assert "2 to 16" in shown
+    assert "unverified" in shown
+    assert "published (unused)" in shown, "the suspect time"
+    assert "Tencent/ncnn@" in shown
+    assert answer("--device", "rpi5", "--show")["profile"]["facts"]["soc"]["value"] == "BCM2712"
+    assert "No vision transformer was timed here" in said("--device", "pixel7", "--show")
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'hydra-export[plot]'")
+    path = tmp_path / f"plot.{kind}"
+    said("--device", "rpi5-hailo8l", "--plot", str(path))
+    content = path.read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    if kind == "png":
+        assert struct.unpack(">II", content[16:24]) == (1200, 750)
+    assert list(tmp_path.glob(".*partial")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--device", "pixle7"], "Did you mean 'pixel7'?"),
+        (["--device", "toaster"], "hydra-export profile --list"),
+        (["--device", "rpi5", "--runtime", "onyxruntime"], "Did you mean 'onnxruntime'?"),
+        (["--device", "rpi5", "--precision", "int4"], "int4"),
+        (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0.0"),
+        (["--device", "rpi5", "--budget-ms", "nan"], "--budget-ms is nan"),
+        (["--device", "rpi5", "--max-ram-mib", "-1"], "--max-ram-mib is -1"),
+        (["--device", "rpi5", "--plot", "plot.gif"], "ends in .png or .svg or .pdf"),
+        (["--device", "rpi5", "--profiles", "none"], "is not a folder"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_do(arguments: list[str], told: str, capsys: Capture) -> None:
+    assert main(["profile", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert told in " ".join(err.split())
+    assert "Traceback" not in err
