@@ -165,6 +165,21 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | N
     return Checkpoint(model, info, path, files.sha256(path), tuple(notes))
 
 
+def from_state(state: Mapping[str, Tensor], name: str, *, head_dim: int = 64) -> Checkpoint:
+    """A checkpoint from the state dict of a plain ViT that is in memory already, called *name*.
+
+    Raises:
+        BadCheckpoint: a ViT variant that is not supported.
+    """
+    notes: list[str] = []
+    try:
+        plain = _as_float32(dict(state))
+        info = _described(plain, Path(name), head_dim, None, notes)
+        return Checkpoint(_built(info.config, plain), info, Path(name), "", tuple(notes))
+    except BadInput as error:
+        raise BadCheckpoint(f"Model {name}: {error.message}", error.remedy) from error
+
+
 def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:
     """Writes our format, atomically: a kill leaves the old file or the new one."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, talk
+from hydra_export.commands import Result, table, talk
 from hydra_export.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,113 +24,175 @@ def train(
     *,
     out: Path,
     recipe: str | None = None,
-    data: Path | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    data: str | None = None,
     seed: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     train_heads: str | None = None,
+    weights: str | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     threads: int | None = None,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
     resume: Annotated[bool, Parameter(negative="")] = False,
 ) -> Result:
     """Train a universal model, one drawn head count per step.
 
-    Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl and state.pt.
+    Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl, state.pt and, where
+    matplotlib is installed, run.png. On several GPUs: torchrun ... -m hydra_export.train with these options.
 
     Args:
         out: Folder of the run, new or empty, or with --resume the one to continue.
-        recipe: fashion-mnist (the default; made the packaged model) or digits (downloads nothing, takes a minute).
-        data: Folder with the four idx files of Fashion-MNIST; by default those of the Debian package
-            dataset-fashion-mnist where it is installed, else they are downloaded.
+        recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
+            finetune (any image folder, from any checkpoint), imagenet-base (the paper's) or imagenet-small.
+        from_: Checkpoint that the first weights come from, of a smaller model too: a file, or timm:NAME. Recipe
+            finetune takes the packaged model by default.
+        data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
+            hfds/PATH of a Hugging Face dataset. For fashion-mnist, the folder with its four idx files; by default those
+            of the Debian package dataset-fashion-mnist where it is installed, else they are downloaded.
         seed: Of the first weights, the order and variation of the images, and the drawn head counts.
         steps: Updates in all; warm-up and cosine stretch with them.
-        batch_size: Images per step.
+        batch_size: Images per step, over all processes.
         lr: Peak learning rate.
         train_heads: Head counts to draw from, such as 3,6,12, or all; the others become useless.
+        weights: How often to draw each of them, such as 1,1,2, instead of all equally.
+        set_: Any other field of the run as NAME=VALUE, such as --set augmentation.mixup=0.8; OUT/config.json shows all.
         threads: CPU threads; by default all cores.
+        tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
         resume: Continue the interrupted run in OUT from its last saved state, as if it had never stopped.
     """
     import torch
 
-    from hydra_export.train import run
+    from hydra_export.train import distributed, record, run
 
     if threads is not None:
         if threads < 1:
             raise BadInput(f"--threads {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
-    given = {"seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
-    stored = run.stored_config(out) if resume else None
+    # torchrun starts all processes again with the same command where one has died.
+    resume = resume or (distributed.restarted() and (out / record.CONFIG).is_file())
+    stored = record.stored_config(out) if resume else None
     base = stored.recipe if stored is not None and recipe is None else recipe
-    config = _config(base, {name: value for name, value in given.items() if value is not None}, train_heads)
+    start = stored.start if stored is not None and from_ is None else from_
+    options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given |= _assigned(set_)
+    config = _config(base, "" if start in (None, "packaged") else start, given, train_heads, weights)
     if stored is not None:
-        config = _continued(stored, config, recipe, train_heads, given)
-    with _shown(config) as report:
-        outcome = run.run(config, out, data_folder=data, resume=resume, report=report)
+        named = {*given, *(["recipe"] if recipe else []), *(["start"] if from_ else [])}
+        named |= {*(["trained_heads"] if train_heads else []), *(["weights", "sampling"] if weights else [])}
+        config = _continued(stored, config, named)
+    quiet = int(os.environ.get("RANK", "0")) > 0
+    with _silent() if quiet else _shown(config) as report:
+        outcome = run.run(config, out, resume=resume, tensorboard=tensorboard, report=report)
     return Result(_document(outcome), _shown_result(outcome))
 
 
-def _config(recipe: str | None, given: dict[str, Any], train_heads: str | None) -> TrainConfig:
+def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` by name."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise BadInput(f"--set {pair} sets nothing.", "Give NAME=VALUE, such as --set drop_path=0.1.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _config(
+    recipe: str | None, start: str | None, given: dict[str, Any], train_heads: str | None, weights: str | None
+) -> TrainConfig:
+    from hydra_export.architecture import parse_heads
+    from hydra_export.train import recipes, sampling
+    from hydra_export.train.config import overridden
+
+    config = recipes.get("fashion-mnist" if recipe is None else recipe, start or "")
+    if train_heads is not None:
+        heads = int(given.get("model.heads", config.model.heads))
+        given = {**given, "trained_heads": parse_heads(train_heads, heads)}
+    if weights is not None:
+        given = {"sampling": "weighted", "weights": weights, **given}
+    if "lr" in given and "lr_min" not in given:
+        given["lr_min"] = min(config.lr_min, float(given["lr"]))
+    chosen = overridden(config, given)
+    sampling.get(chosen)  # refuses weights that do not match
+    return chosen
+
+
+def _continued(stored: TrainConfig, wanted: TrainConfig, named: set[str]) -> TrainConfig:
+    """The stored configuration; options that say otherwise are refused, as they would change the run midway.
+
+    Images may have moved, and more or fewer processes may read them.
+    """
     import msgspec
 
-    from hydra_export.architecture import parse_heads
-    from hydra_export.train import recipes
-
-    config = recipes.get("fashion-mnist" if recipe is None else recipe)
-    if train_heads is not None:
-        given = {**given, "trained_heads": parse_heads(train_heads, config.model.heads)}
-    if "lr" in given:
-        given["lr_min"] = min(config.lr_min, given["lr"])
-    return msgspec.structs.replace(config, **given)
-
-
-def _continued(
-    stored: TrainConfig, wanted: TrainConfig, recipe: str | None, train_heads: str | None, given: dict[str, Any]
-) -> TrainConfig:
-    """The stored configuration; options that say otherwise are refused, as they would change the run midway."""
-    named = [name for name, value in given.items() if value is not None]
-    named += ["recipe"] * (recipe is not None) + ["trained_heads"] * (train_heads is not None)
-    for name in named:
-        if getattr(stored, name) != getattr(wanted, name):
-            option = "--train-heads" if name == "trained_heads" else f"--{name.replace('_', '-')}"
+    free = {"data", "workers"} & named
+    for name in sorted(named - free):
+        before, now = (_field(config, name) for config in (stored, wanted))
+        if before != now:
+            options = {"trained_heads": "train-heads", "start": "from"}
+            option = f"--set {name}" if "." in name else f"--{options.get(name, name.replace('_', '-'))}"
             raise BadInput(
-                f"The run to continue has {option} {getattr(stored, name)}, not {getattr(wanted, name)}.",
-                f"Leave {option} out, or start a new run.",
+                f"The run to continue has {option} {before}, not {now}.", f"Leave {option} out, or start a new run."
             )
-    return stored
+    return msgspec.structs.replace(stored, **{name: getattr(wanted, name) for name in free})
+
+
+def _field(config: TrainConfig, name: str) -> Any:
+    value: Any = config
+    for part in name.replace("-", "_").split("."):
+        value = getattr(value, part)
+    return value
+
+
+@contextmanager
+def _silent() -> Iterator[Callable[[Progress], None]]:
+    yield lambda progress: None
 
 
 @contextmanager
 def _shown(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on standard error, and what hears of each step."""
+    """A progress bar and the accuracy per head count on standard error, and what hears of each step."""
     from rich import progress
+    from rich.console import Group
+    from rich.live import Live
 
+    console = talk()
     bar = progress.Progress(
         progress.TextColumn(f"{config.recipe}"),
         progress.BarColumn(bar_width=24),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[loss]}  {task.fields[accuracy]}"),
-        console=talk(),
+        progress.TextColumn("{task.fields[loss]}"),
+        console=console,
     )
-    smoothed = 0.0
+    task = bar.add_task("", total=config.steps or None, loss="")
+    live = Live(bar, console=console, refresh_per_second=4, transient=True)
+    smoothed, rows = 0.0, []
 
     def report(now: Progress) -> None:
         nonlocal smoothed
         smoothed = 0.98 * smoothed + 0.02 * now.loss if smoothed else now.loss
-        fields: dict[str, Any] = {"loss": f"loss {smoothed:.3f}"}
         if now.accuracy:
-            fields["accuracy"] = "top-1 " + "  ".join(f"k={k} {value:.1f}" for k, value in now.accuracy.items())
-            if not bar.console.is_terminal:  # a log file shows no bar until its end
-                bar.console.print(f"step {now.step}  {fields['loss']}  {fields['accuracy']}", soft_wrap=True)
-        bar.update(task, completed=now.step, **fields)
+            rows.append((now.step, smoothed, now.accuracy))
+            live.update(Group(_accuracies(rows[-8:]), bar))
+            if not console.is_terminal:  # a log file shows no table until its end
+                top1 = "  ".join(f"k={k} {value:.1f}" for k, value in now.accuracy.items())
+                unreadable = f"  {now.unreadable} images unreadable" if now.unreadable else ""
+                console.print(f"step {now.step}  loss {smoothed:.3f}  top-1 {top1}{unreadable}", soft_wrap=True)
+        bar.update(task, completed=now.step, total=now.steps, loss=f"loss {smoothed:.3f}")
 
-    with bar:
-        task = bar.add_task("", total=config.steps, loss="", accuracy="")
+    with live:
         try:
             yield report
         except KeyboardInterrupt:
-            bar.console.print("Interrupted. The same command with --resume continues from the last saved state.")
+            console.print("Interrupted. The same command with --resume continues from the last saved state.")
             raise
+
+
+def _accuracies(rows: Sequence[tuple[int, float, dict[int, float]]]) -> RenderableType:
+    shown = table("step", "loss", *(f"k={k}" for k in rows[-1][2]))
+    for step, loss, top1 in rows:
+        shown.add_row(f"{step:,}", f"{loss:.3f}", *(f"{value:.1f}" for value in top1.values()))
+    return shown
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
@@ -142,6 +205,9 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 1),
         "accuracy_data": outcome.accuracy_data,
         "trained_heads": list(config.trained_heads),
+        "plot": None if outcome.plot is None else outcome.plot.as_posix(),
+        "unreadable_images": list(outcome.unreadable),
+        "unreadable_test_images": outcome.unread_tests,
         "subnetworks": [
             {
                 "heads": k,
@@ -160,5 +226,11 @@ def _shown_result(outcome: Outcome) -> RenderableType:
 
     from hydra_export.commands.evaluate import shown_subnetworks
 
-    done = f"{outcome.checkpoint}: {outcome.config.steps:,} steps in {outcome.seconds:,.0f} s"
-    return Group(shown_subnetworks(_document(outcome)["subnetworks"], outcome.accuracy_data), done)
+    lines = [f"{outcome.checkpoint}: {outcome.config.steps:,} steps in {outcome.seconds:,.0f} s"]
+    if outcome.unreadable or outcome.unread_tests:
+        some = ", ".join(outcome.unreadable[:3]) + (", ..." if len(outcome.unreadable) > 3 else "")
+        lines.append(
+            f"Skipped as unreadable: {len(outcome.unreadable)} training images{f' ({some})' if some else ''}, "
+            f"{outcome.unread_tests} test images"
+        )
+    return Group(shown_subnetworks(_document(outcome)["subnetworks"], outcome.accuracy_data), *lines)

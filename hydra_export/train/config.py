@@ -3,37 +3,68 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from hydra_export.architecture import HydraConfig, check_heads
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import Preprocessing
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How training images are varied, each by its own draws.
 
+    Without ``crop`` an image is fitted as in evaluation, then flipped, shifted and erased: cheap, for small images.
+    With it, timm's transforms for ImageNet vary the whole image.
+
     Attributes:
         flip: probability of a left-right flip.
-        shift: largest move in pixels, up, down, left and right; black comes in from the border.
-        erase: probability that a rectangle is replaced by the mean colour (random erasing, arXiv 1708.04896).
-        erase_area: smallest and largest share of the image that is erased.
+        shift: largest move in pixels, up, down, left and right; black comes in from the border. Not with ``crop``.
+        erase: probability that a rectangle is erased (random erasing, arXiv 1708.04896).
+        erase_area: smallest and largest share of the image that is erased; with ``crop`` timm's own.
+        crop: smallest and largest share of the image that a random resized crop keeps.
+        auto_augment: timm's name of a policy, such as rand-m9-mstd0.5-inc1. Only with ``crop``.
+        color_jitter: timm's factor; a policy of ``auto_augment`` replaces it. Only with ``crop``.
+        erase_mode: const (the mean colour) or pixel (noise, only with ``crop``).
+        mixup, cutmix: alpha of their Beta distributions, 0 for none (timm's Mixup, one draw per batch).
+        mix: probability that a batch is mixed at all.
+        mix_switch: probability of CutMix where both are on.
     """
 
     flip: float = 0.5
     shift: int = 0
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.2)
+    crop: tuple[float, float] | None = None
+    auto_augment: str = ""
+    color_jitter: float = 0.0
+    erase_mode: Literal["const", "pixel"] = "const"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix: float = 1.0
+    mix_switch: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erase"):
+        for name in ("flip", "erase", "mix", "mix_switch", "color_jitter"):
             _check(name, getattr(self, name), 0, 1)
+        for name in ("mixup", "cutmix"):
+            _check(name, getattr(self, name), 0, 1e3)
         _check("shift", self.shift, 0, 1024)
         low, high = self.erase_area
         if not 0 < low <= high < 1:
             raise BadInput(f"Erased areas are {self.erase_area}.", "Give two shares in (0, 1), the smaller first.")
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise BadInput(f"Cropped areas are {self.crop}.", "Give two shares in (0, 1], the smaller first.")
+        if self.crop is not None and self.shift:
+            raise BadInput("A training run has both shift and crop.", "Set augmentation.shift to 0.")
+        needs_crop = self.auto_augment or self.color_jitter or self.erase_mode == "pixel"
+        if self.crop is None and needs_crop:
+            raise BadInput(
+                "auto_augment, color_jitter and erase_mode pixel belong to timm's transforms.",
+                "Set augmentation.crop too, for instance to [0.08, 1].",
+            )
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,14 +72,35 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         dataset: a name of train/data.py.
+        data: folder or file of the dataset, where it has one.
+        held_out: share of each class that is kept for testing where *data* has no test split of its own.
+        classes: ``recipe``: the data must have the model's classes; ``data``: its classes replace the model's.
+        start: the checkpoint that the first weights come from; empty for random ones.
+        scheme: the random weights: ``fan-in`` (std 1 / sqrt(inputs)) or ``timm`` (std 0.02, as DeiT).
         trained_heads: the head counts that steps draw from.
         export_heads: what an export takes by default, as far as it was trained.
         name, license: of the checkpoint that the run makes.
         sampling: a name of train/sampling.py.
-        lr: peak learning rate of AdamW, reached after ``warmup`` (a share of the steps), then cosine to ``lr_min``.
-        clip: largest gradient norm.
+        weights: for weighted sampling, one positive number per trained head count.
+        between: for the sandwich rule, how many head counts between the smallest and the largest a step trains.
+        distill: whose logits the subnetworks learn beside the labels: nothing, ``largest`` (the largest of the step's
+            universal model), or ``timm:NAME`` (a pretrained timm model) or a checkpoint file.
+        distill_share: of the loss. distill_temperature: softens both sides.
+        steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there.
+        batch_size: images of one update, over all processes and accumulated parts.
+        accumulate: parts that each process cuts its share of a batch into, one after the other.
+        workers: processes that read images; 0 for none. The result does not depend on it.
+        optimizer: timm's name; betas, where the optimiser has them.
+        active_slices: the optimiser leaves weights alone that the step did not use (docs/training.md).
+        layer_decay: factor on the learning rate per layer below the last, as timm has it; 1 for none.
+        lr: peak learning rate, reached after ``warmup`` (a share of the steps) from ``lr_warmup``, then cosine to
+            ``lr_min`` and ``cooldown`` (a share) at that.
+        clip: largest gradient norm, None for no clipping.
         drop_path: timm's stochastic depth rate at the last block.
-        ema_decay: of timm's ModelEmaV3, warmed up; which weights are kept is ``keep``.
+        ema_decay: of timm's ModelEmaV3, 0 for none; ``ema_warmup`` lets it grow to that.
+        keep: which weights are kept.
+        precision: of the arithmetic; bfloat16 and float16 mean automatic mixed precision.
+        compile: torch.compile, one graph per head count.
         stored: precision of the weights in the final checkpoint, whose accuracy is measured after rounding.
         monitor_images: test images that the accuracy shown on the way is measured on; nothing is chosen by it.
     """
@@ -59,21 +111,43 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preprocessing: Preprocessing
     trained_heads: tuple[int, ...]
     export_heads: tuple[int, ...]
-    steps: int
     name: str
+    steps: int = 0
+    epochs: float = 0.0
+    data: str = ""
+    held_out: float = 0.1
+    classes: Literal["recipe", "data"] = "recipe"
+    start: str = ""
+    scheme: Literal["fan-in", "timm"] = "fan-in"
     license: str = ""
     sampling: str = "uniform"
+    weights: tuple[float, ...] = ()
+    between: int = 1
+    distill: str = ""
+    distill_share: float = 0.5
+    distill_temperature: float = 1.0
     batch_size: int = 128
+    accumulate: int = 1
+    workers: int = 0
+    optimizer: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    active_slices: bool = False
+    layer_decay: float = 1.0
     lr: float = 1e-3
     lr_min: float = 1e-6
+    lr_warmup: float | None = None
     warmup: float = 0.05
+    cooldown: float = 0.0
     weight_decay: float = 0.05
-    clip: float = 1.0
+    clip: float | None = 1.0
     label_smoothing: float = 0.0
     drop_path: float = 0.0
     augmentation: Augmentation = msgspec.field(default_factory=Augmentation)
     ema_decay: float = 0.999
+    ema_warmup: bool = True
     keep: Literal["ema", "raw"] = "ema"
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    compile: bool = False
     stored: Literal["float32", "float16"] = "float32"
     seed: int = 0
     log_every: int = 50
@@ -82,19 +156,86 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     monitor_images: int = 2000
 
     def __post_init__(self) -> None:
-        check_heads(self.trained_heads, self.model.heads)
-        _check("steps", self.steps, 1, 10**9)
+        if check_heads(self.trained_heads, self.model.heads) != self.trained_heads:
+            raise BadInput(f"Trained head counts are {list(self.trained_heads)}.", "List them in ascending order.")
+        _check("number of steps", self.steps, 0, 10**9)
+        _check("number of epochs", self.epochs, 0, 1e6)
+        if not self.steps and not self.epochs:
+            raise BadInput("A training run has 0 steps.", "Give steps or epochs.")
         _check("batch size", self.batch_size, 1, 10**6)
+        _check("number of accumulated parts", self.accumulate, 1, 10**4)
+        _check("number of workers", self.workers, 0, 1024)
         _check("learning rate", self.lr, 1e-12, 1e3)
         _check("lowest learning rate", self.lr_min, 0, self.lr)
+        if self.lr_warmup is not None:
+            _check("first learning rate", self.lr_warmup, 0, self.lr)
         _check("warm-up", self.warmup, 0, 1)
+        _check("cooldown", self.cooldown, 0, 1 - self.warmup)
         _check("weight decay", self.weight_decay, 0, 1e3)
-        _check("gradient clipping", self.clip, 1e-12, 1e12)
+        _check("layer decay", self.layer_decay, 1e-6, 1)
+        if self.clip is not None:
+            _check("gradient clipping", self.clip, 1e-12, 1e12)
         _check("seed", self.seed, 0, 2**63 - 1)
-        for name in ("label_smoothing", "drop_path", "ema_decay"):
+        _check("held-out share", self.held_out, 0.001, 0.9)
+        _check("distillation temperature", self.distill_temperature, 1e-3, 1e3)
+        for name in ("label_smoothing", "drop_path", "ema_decay", "distill_share"):
             _check(name, getattr(self, name), 0, 1)
         for name in ("log_every", "save_every", "monitor_every", "monitor_images"):
             _check(name, getattr(self, name), 1, 10**9)
+        classifiers = self.model.separate_classifiers or self.trained_heads
+        if without := sorted({*self.trained_heads} - {*classifiers}):
+            raise BadInput(
+                f"Head counts {without} are trained and have no classifier of their own.",
+                "List every trained head count in model.separate_classifiers.",
+            )
+        if self.keep == "ema" and not self.ema_decay:
+            raise BadInput("The moving average is kept, and there is none.", "Set keep to raw, or ema_decay above 0.")
+
+
+def overridden(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """*config* with other values by dotted name, such as ``augmentation.flip``; texts are read as JSON, or as text.
+
+    Raises:
+        UnknownName: there is no such field; the remedy names the nearest.
+        BadInput: the value is of another type, or out of range.
+    """
+    tree = msgspec.to_builtins(config, str_keys=True)
+    for name, value in values.items():
+        *parents, last = name.replace("-", "_").split(".")
+        place = tree
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise UnknownName("field of a training run", name, _field_names(tree))
+        place[last] = _read(value, place[last]) if isinstance(value, str) else value
+    # What the model takes is made from the images and decides their size: one value, in two places.
+    if "model.image_size" in values and "preprocessing.image_size" not in values:
+        tree["preprocessing"]["image_size"] = tree["model"]["image_size"]
+    try:
+        return msgspec.convert(tree, TrainConfig)
+    except msgspec.ValidationError as error:
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise BadInput(f"Training cannot take {given}: {error}.", "Give a value of that type.") from error
+
+
+def _read(text: str, present: Any) -> Any:
+    """*text* as JSON where it is that; a text field takes it as it stands, a list also without its brackets."""
+    if isinstance(present, str):
+        return text
+    for attempt in (text, f"[{text}]"):
+        try:
+            read = msgspec.json.decode(attempt)
+        except msgspec.DecodeError:
+            continue
+        return [read] if isinstance(present, (list, tuple)) and not isinstance(read, list) else read
+    return {"none": None, "true": True, "false": False}.get(text.lower(), text)
+
+
+def _field_names(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for name, value in tree.items():
+        names += _field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return names
 
 
 def _check(name: str, value: float, smallest: float, largest: float) -> None:

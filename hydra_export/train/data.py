@@ -1,4 +1,4 @@
-"""Datasets for training, whole in memory: Fashion-MNIST from the idx files, scikit-learn's digits."""
+"""Datasets for training: Fashion-MNIST and scikit-learn's digits in memory, others in train/folders.py as files."""
 
 # n images, H height, W width, C channels
 from __future__ import annotations
@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import struct
 import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,26 @@ _REMEDY = (
 )
 
 
+# What Pillow raises for files that are cut off, damaged, or no images.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Images(Protocol):
+    """Labelled images by number, read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded image *index* and its label.
+
+        Raises:
+            One of UNREADABLE: it cannot be decoded.
+        """
+
+    def name(self, index: int) -> str:
+        """What to call image *index* before people."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Images uint8 [n, H, W, C] in 0-255 and labels int64 [n]."""
@@ -36,16 +58,36 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """See Images."""
+        pixels_HWC = self.pixels[index]
+        picture = Image.fromarray(pixels_HWC.squeeze(-1) if pixels_HWC.shape[-1] == 1 else pixels_HWC)
+        return picture, int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """See Images."""
+        return f"image {index}"
+
+    def fitted(self, preprocessing: Preprocessing) -> Split:
+        """The images as a model takes them; themselves where they have its size and channels already."""
+        wanted = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+        if self.pixels.shape[1:] == wanted and preprocessing.crop == 1:
+            return self
+        return Split(np.stack([preprocessing.fit(self.read(i)[0]) for i in range(len(self))]), self.labels)
+
+
+Kind = TypeVar("Kind", bound=Images, covariant=True)
+
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Generic[Kind]):
     """A dataset with its own split; *title* is for people, *license* for model cards."""
 
     title: str
     license: str
     label_names: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Kind
+    test: Kind
 
 
 def names() -> tuple[str, ...]:
@@ -53,7 +95,7 @@ def names() -> tuple[str, ...]:
     return tuple(_DATASETS)
 
 
-def load(name: str, folder: Path | None = None) -> Dataset:
+def load(name: str, folder: Path | None = None) -> Dataset[Split]:
     """Dataset *name*, read from *folder* where given.
 
     Raises:
@@ -69,15 +111,14 @@ def fitted_test(name: str, preprocessing: Preprocessing, folder: Path | None = N
     """All test images of dataset *name*, fitted to a model."""
     dataset = load(name, folder)
     test = dataset.test
-    images = (Image.fromarray(pixels_HWC.squeeze(-1)) for pixels_HWC in test.pixels)
-    pixels_nHWC = np.stack([preprocessing.fit(image) for image in images])
+    fitted = test.fitted(preprocessing)
     source = f"{len(test):,} test images of {dataset.title}"
-    if not np.array_equal(pixels_nHWC, test.pixels):
+    if fitted is not test:
         source += f", resized to {shape_of(preprocessing)}"
-    return ImageSet(pixels_nHWC, test.labels, dataset.label_names, source)
+    return ImageSet(fitted.pixels, fitted.labels, dataset.label_names, source)
 
 
-def fashion_mnist(folder: Path | None = None) -> Dataset:
+def fashion_mnist(folder: Path | None = None) -> Dataset[Split]:
     """60,000 training and 10,000 test images of 28x28 grey pixels in 10 classes (arXiv 1708.07747)."""
     if folder is None:
         folder = DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() else _downloaded()
@@ -96,7 +137,7 @@ def fashion_mnist(folder: Path | None = None) -> Dataset:
     return Dataset("Fashion-MNIST", "MIT (c) 2017 Zalando SE", FASHION_MNIST_LABELS, train, test)
 
 
-def digits(folder: Path | None = None) -> Dataset:
+def digits(folder: Path | None = None) -> Dataset[Split]:
     """1,797 handwritten digits of 8x8 grey pixels from scikit-learn; the last 360 are the test images."""
     if folder is not None:
         raise BadData(f"The digits come with scikit-learn, not from {folder}.", "Leave out --data.")
@@ -110,7 +151,7 @@ def digits(folder: Path | None = None) -> Dataset:
     return Dataset("scikit-learn's digits", "CC BY 4.0 (UCI)", tuple("0123456789"), train, test)
 
 
-_DATASETS: dict[str, Callable[[Path | None], Dataset]] = {"digits": digits, "fashion-mnist": fashion_mnist}
+_DATASETS: dict[str, Callable[[Path | None], Dataset[Split]]] = {"digits": digits, "fashion-mnist": fashion_mnist}
 
 
 def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:

@@ -1,42 +1,137 @@
-"""Top-1 accuracy per subnetwork."""
+"""Top-1 and top-5 accuracy per subnetwork; several processes count each image once."""
 
-# B batch, H height, W width, C channels, n images
+# B batch, H height, W width, C channels, n images, K classes
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
+from hydra_export.errors import BadData
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
+from hydra_export.train.data import UNREADABLE, Images, Split
+from hydra_export.train.distributed import World
+
+_Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Accuracy:
+    """Percent of *num_images* images whose label is the largest logit, or among the five largest."""
+
+    top1: float
+    top5: float
+    num_images: int
+
+
+def accuracy(
+    model: HydraViT,
+    preprocessing: Preprocessing,
+    images: Images,
+    heads: Iterable[int],
+    *,
+    world: World | None = None,
+    limit: int | None = None,
+    classes: Sequence[int] | None = None,
+    batch_size: int = 500,
+    workers: int = 0,
+) -> dict[int, Accuracy]:
+    """Accuracy per head count on *images*; those that cannot be read are left out, as ``num_images`` shows.
+
+    Args:
+        model: in eval mode.
+        world: this process counts its own share, and the counts are added up.
+        limit: at most so many images, evenly over all.
+        classes: logits that may be chosen, where the images are of some of the model's classes alone.
+
+    Raises:
+        BadData: none can be read.
+    """
+    assert not model.training
+    heads, world = tuple(heads), world or World(0, 1, model.cls_token.device)
+    taken = min(len(images), limit or len(images))
+    indices = (np.arange(taken) * len(images) // taken)[world.rank :: world.size]
+    allowed = None if classes is None else torch.as_tensor(classes, device=world.device)
+    counts = np.zeros((len(heads), 2), np.int64)
+    num_images = 0
+    for pixels_BHWC, labels in _fitted(images, indices, preprocessing, batch_size, workers):
+        image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(world.device, model.cls_token.dtype)
+        labels_B = torch.from_numpy(labels).to(world.device)
+        num_images += len(labels)
+        for row, k in enumerate(heads):
+            counts[row] += _right(model, image_BCHW, labels_B, k, allowed)
+    total, *right = world.sum([num_images, *counts.ravel().tolist()])
+    if not total:
+        raise BadData("None of the images can be read.", "Give images that Pillow can open.")
+    percent = np.round(100 * np.asarray(right).reshape(-1, 2) / total, 2)
+    return {k: Accuracy(float(one), float(five), int(total)) for k, (one, five) in zip(heads, percent, strict=True)}
+
+
 def top1(
     model: HydraViT,
     preprocessing: Preprocessing,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     heads: Iterable[int],
-    batch_size: int = 500,
 ) -> dict[int, float]:
-    """Percent of the images whose largest logit is their label, per head count.
+    """Top-1 in percent per head count on *pixels*, uint8 [n, H, W, C], fitted but not normalised."""
+    found = accuracy(model, preprocessing, Split(pixels, labels), heads)
+    return {k: row.top1 for k, row in found.items()}
 
-    Args:
-        model: in eval mode.
-        pixels: uint8 [n, H, W, C], fitted but not normalised.
-        labels: int64 [n].
-    """
-    assert not model.training
-    device = model.cls_token.device
-    heads = tuple(heads)
-    correct = dict.fromkeys(heads, 0)
-    for start in range(0, len(labels), batch_size):
-        batch = slice(start, start + batch_size)
-        images_BCHW = torch.from_numpy(preprocessing.normalise(pixels[batch])).to(device)
-        labels_B = torch.from_numpy(labels[batch]).to(device)
-        for k in heads:
-            correct[k] += int((model(images_BCHW, k).argmax(1) == labels_B).sum())
-    return {k: round(100 * number / len(labels), 2) for k, number in correct.items()}
+
+@torch.inference_mode()
+def _right(
+    model: HydraViT, image_BCHW: torch.Tensor, labels_B: torch.Tensor, heads: int, allowed: torch.Tensor | None
+) -> tuple[int, int]:
+    logits_BK = model(image_BCHW, heads)
+    if allowed is not None:
+        others = torch.full_like(logits_BK, -torch.inf)
+        logits_BK = others.index_copy(1, allowed, logits_BK[:, allowed])
+    hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices == labels_B[:, None]
+    return int(hits_B5[:, 0].sum()), int(hits_B5.sum())
+
+
+def _fitted(
+    images: Images, indices: NDArray[np.int64], preprocessing: Preprocessing, batch_size: int, workers: int
+) -> Iterator[_Batch]:
+    if isinstance(images, Split):
+        split = images.fitted(preprocessing) if _differs(images, preprocessing) else images
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            yield split.pixels[chosen], split.labels[chosen]
+        return
+    loader = DataLoader(_Fitted(images, indices, preprocessing), batch_size, num_workers=workers, collate_fn=_stacked)
+    yield from (batch for batch in loader if len(batch[1]))
+
+
+def _differs(split: Split, preprocessing: Preprocessing) -> bool:
+    size = preprocessing.image_size
+    return split.pixels.shape[1:] != (size, size, preprocessing.channels)
+
+
+@dataclass(frozen=True)
+class _Fitted(Dataset[tuple[NDArray[np.uint8], int] | None]):
+    images: Images
+    indices: NDArray[np.int64]
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], int] | None:
+        try:
+            picture, label = self.images.read(int(self.indices[position]))
+        except UNREADABLE:
+            return None
+        return self.preprocessing.fit(picture), label
+
+
+def _stacked(samples: Sequence[tuple[NDArray[np.uint8], int] | None]) -> _Batch:
+    readable = [sample for sample in samples if sample is not None]
+    pixels = np.stack([pixels for pixels, _ in readable]) if readable else np.empty(0, np.uint8)
+    return pixels, np.asarray([label for _, label in readable], np.int64)

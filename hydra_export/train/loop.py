@@ -1,85 +1,162 @@
-"""The training loop: one drawn subnetwork per step. Its state after a step is all that a resumed run needs."""
+"""The training loop: subnetworks are cut out, run and put back. Its state is all that a resumed run needs."""
 
-# B batch, H height, W width, C channels
+# B batch, H height, W width, C channels, K classes
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.data.mixup import Mixup
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor
+from torch.func import functional_call
 
 from hydra_export.errors import CheckFailed
 from hydra_export.model import HydraViT
-from hydra_export.train import sampling
+from hydra_export.train import distill, optimizer, sampling
 from hydra_export.train.batches import Batches
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.data import Split
+from hydra_export.train.distributed import World
+from hydra_export.train.slices import cuts, leaves
+
+Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did: the head counts that it trained, and their mean loss before it."""
+
+    heads: tuple[int, ...]
+    loss: float
 
 
 class Trainer:
-    """Model, optimiser, schedule and moving average of one run.
+    """Model, optimiser, schedule, scaler and moving average of one run.
 
     Everything random is a function of (seed, step): no generator has a state of its own.
     """
 
-    def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
-        self.config, self.device, self.step = config, device, 0
-        torch.manual_seed(config.seed)
-        self.model = HydraViT(config.model, drop_path_rate=config.drop_path, weight_init="skip")
-        initialise(self.model)
-        self.model.to(device).train()
-        self._ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True, warmup_power=0.75)
-        self._optimizer = create_optimizer_v2(
-            self.model, "adamw", lr=config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda")
-        )
+    def __init__(self, config: TrainConfig, model: HydraViT, batches: Batches, world: World) -> None:
+        self.config, self.world, self.step = config, world, 0
+        self.model = model.to(world.device, torch.float64 if config.precision == "float64" else None).train()
+        self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
+        self._ema = None
+        if config.ema_decay:
+            self._ema = ModelEmaV3(
+                model, config.ema_decay, use_warmup=config.ema_warmup, warmup_power=0.75, exclude_buffers=True
+            )
+        self._updates = optimizer.get(config, model)
+        cooldown = round(config.cooldown * config.steps)
         self._schedule = CosineLRScheduler(
-            self._optimizer,
-            t_initial=config.steps,
+            self._updates.optimizer,
+            t_initial=config.steps - cooldown,
             lr_min=config.lr_min,
             warmup_t=round(config.warmup * config.steps),
-            warmup_lr_init=config.lr / 100,
+            warmup_lr_init=config.lr / 100 if config.lr_warmup is None else config.lr_warmup,
             t_in_epochs=False,
         )
-        self._draw_heads = sampling.get(config.sampling, config.trained_heads, config.seed)
-        self._batches = Batches(split, config.augmentation, config.preprocessing, config.batch_size, config.seed)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "float16")
+        self._draw_heads = sampling.get(config)
+        self._teacher = distill.get(config, model, world.device)
+        self._mix = _mixer(config)
+        self._batches = batches
+        self._forwards: dict[int, Forward] = {}
 
     @property
     def lr(self) -> float:
         """The learning rate of the last step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return float(self._updates.optimizer.param_groups[-1]["lr"])
 
-    def train_step(self) -> tuple[int, float]:
-        """One update; the head count that it trained and the loss before it.
+    def train_step(self) -> Step:
+        """One update.
 
         Raises:
             CheckFailed: the loss or its gradient is NaN or infinite.
         """
-        k = self._draw_heads(self.step)
-        torch.manual_seed(hash((self.config.seed, self.step)) & (2**63 - 1))  # stochastic depth draws from it
-        images_BCHW, labels_B = (tensor.to(self.device) for tensor in self._batches.batch(self.step))
+        config, heads = self.config, self._draw_heads(self.step)
+        images_BCHW, labels_B = self._batches.batch(self.step)
+        self._seed()
         self._schedule.step_update(self.step)
-        logits = self.model(images_BCHW, k)
-        loss = F.cross_entropy(logits, labels_B, label_smoothing=self.config.label_smoothing)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for name, value in (("loss", loss.item()), ("gradient", norm.item())):
-            if not math.isfinite(value):  # before the weights are touched
-                raise CheckFailed(
-                    f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller --lr."
-                )
-        self._optimizer.step()
+        active = leaves(self._parameters, self._cuts, heads)
+        loss = 0.0
+        for images, labels in zip(images_BCHW.chunk(config.accumulate), labels_B.chunk(config.accumulate), strict=True):
+            loss += self._backward(active, heads, images.to(self.world.device), labels.to(self.world.device))
+        gradients = {name: leaf.grad for name, leaf in active.items() if leaf.grad is not None}
+        self.world.mean(gradients)
+        (loss,) = self.world.sum([loss / self.world.size])
+        self._check_finite("loss", heads, loss)
+        self._update(gradients, heads)
         self.step += 1
-        self._ema.update(self.model, self.step)
-        return k, loss.item()
+        if self._ema is not None:
+            self._ema.update(self.model, self.step)
+        return Step(heads, loss)
+
+    def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> float:
+        """Adds the gradients of one part of the batch to *active*; its share of the mean loss."""
+        config, total, logits = self.config, 0.0, {}
+        targets = labels
+        if self._mix is not None:
+            images, targets = self._mix(images, labels)
+        images = images.to(self.model.cls_token.dtype)
+        autocast = _AUTOCAST.get(config.precision)
+        for k in sorted(heads, reverse=True):  # the largest first: it may teach the others
+            with torch.autocast(self.world.device.type, autocast) if autocast else contextlib.nullcontext():
+                logits[k] = self._forward(k)(active, images)
+            logits_BK = logits[k] if config.precision == "float64" else logits[k].float()
+            loss = F.cross_entropy(logits_BK, targets, label_smoothing=config.label_smoothing)
+            if self._teacher is not None and not (config.distill == "largest" and k == config.trained_heads[-1]):
+                taught = self._teacher(images, logits).to(logits_BK.dtype)
+                matched = distill.loss(logits_BK, taught, config.distill_temperature)
+                loss = (1 - config.distill_share) * loss + config.distill_share * matched
+            loss = loss / (len(heads) * config.accumulate)
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def _update(self, gradients: dict[str, Tensor], heads: tuple[int, ...]) -> None:
+        chosen = self._updates.optimizer
+        self._updates.take(gradients, heads)
+        self._scaler.unscale_(chosen)
+        with_gradient = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(with_gradient, math.inf if self.config.clip is None else self.config.clip)
+        if not self._scaler.is_enabled():  # the scaler meets infinite gradients by itself, with a smaller scale
+            self._check_finite("gradient", heads, norm.item())
+        self._scaler.step(chosen)
+        self._scaler.update()
+        self._updates.give(heads)
+
+    def _check_finite(self, name: str, heads: tuple[int, ...], value: float) -> None:
+        if not math.isfinite(value):  # before the weights are touched
+            k = ",".join(map(str, heads))
+            raise CheckFailed(f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller --lr.")
+
+    def _forward(self, heads: int) -> Forward:
+        if heads not in self._forwards:
+
+            def forward(active: dict[str, Tensor], images_BCHW: Tensor) -> Tensor:
+                logits: Tensor = functional_call(self.model, active, (images_BCHW, heads))
+                return logits
+
+            self._forwards[heads] = torch.compile(forward, dynamic=False) if self.config.compile else forward
+        return self._forwards[heads]
+
+    def _seed(self) -> None:
+        """Stochastic depth and mixing of a step draw from generators that start anew here, apart on each process."""
+        seeds = np.random.SeedSequence((self.config.seed, self.step, self.world.rank)).generate_state(2)
+        torch.manual_seed(int(seeds[0]))
+        np.random.seed(int(seeds[1]))  # noqa: NPY002 (timm's Mixup draws from it)
 
     def result(self) -> HydraViT:
         """The weights that the run keeps so far, in eval mode: not to be changed."""
-        kept: HydraViT = self._ema.module if self.config.keep == "ema" else self.model
+        kept: HydraViT = self._ema.module if self._ema is not None and self.config.keep == "ema" else self.model
         return kept.eval()
 
     def state(self) -> dict[str, Any]:
@@ -87,25 +164,33 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "ema": self._ema.module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "ema": {} if self._ema is None else self._ema.module.state_dict(),
+            "optimizer": self._updates.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a ``state`` of a run with the same configuration."""
         self.model.load_state_dict(state["model"])
-        self._ema.module.load_state_dict(state["ema"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self._updates.refresh()
+        self._updates.optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
 
 
-@torch.no_grad()
-def initialise(model: HydraViT) -> None:
-    """Normal of standard deviation 1 / sqrt(fan-in) for products, 0.02 for tokens, zero for biases."""
-    for name, parameter in model.named_parameters():
-        if name in ("cls_token", "pos_embed"):
-            torch.nn.init.trunc_normal_(parameter, std=0.02)
-        elif parameter.ndim > 1:
-            torch.nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
-        elif name.endswith("bias"):
-            parameter.zero_()
+def _mixer(config: TrainConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    how = config.augmentation
+    if not (how.mixup or how.cutmix):
+        return None
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = Mixup(  # type: ignore[no-untyped-call]
+        how.mixup,
+        how.cutmix,
+        prob=how.mix,
+        switch_prob=how.mix_switch,
+        label_smoothing=0.0,  # the loss does that
+        num_classes=config.model.num_classes,
+    )
+    return mix

@@ -1,13 +1,11 @@
-"""A training run and its folder: config.json, metrics.jsonl, state.pt and, at the end, checkpoint.safetensors."""
+"""A training run from its configuration to its checkpoint, in one process or in several under torchrun."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,17 @@ import timm
 import torch
 from torch import Tensor
 
-from hydra_export import checkpoint, files
-from hydra_export.checkpoint import CheckpointInfo
-from hydra_export.errors import BadInput, OutputRefused
+from hydra_export import checkpoint
+from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.model import HydraViT
-from hydra_export.train import data, recipes
+from hydra_export.train import batches, data, distributed, initial, recipes, record, sources
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.data import Dataset, Split
-from hydra_export.train.evaluate import top1
+from hydra_export.train.data import Dataset, Images
+from hydra_export.train.distributed import World
+from hydra_export.train.evaluate import accuracy
 from hydra_export.train.loop import Trainer
 from hydra_export.version import VERSION
-
-CONFIG, METRICS, STATE, CHECKPOINT = "config.json", "metrics.jsonl", "state.pt", "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,35 +33,30 @@ class Progress:
     """Where a run is after a step; *accuracy* per head count is there when it was just measured."""
 
     step: int
-    heads: int
+    steps: int
+    heads: tuple[int, ...]
     loss: float
     accuracy: dict[int, float] | None = None
+    unreadable: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: top-1 in percent per head count, as stored in the checkpoint."""
+    """A finished run: top-1 in percent per head count, as stored in the checkpoint.
+
+    Attributes:
+        unreadable: the training images that could not be read.
+        unread_tests: how many test images could not.
+    """
 
     checkpoint: Path
     config: TrainConfig
     accuracy: dict[int, float]
     accuracy_data: str
     seconds: float
-
-
-def stored_config(out: Path) -> TrainConfig:
-    """The configuration of the run in *out*.
-
-    Raises:
-        BadInput: there is none, or it cannot be read.
-    """
-    path = out / CONFIG
-    if not path.is_file():
-        raise BadInput(f"There is no run to continue in {out}.", "Start one there without --resume.")
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
-    except msgspec.DecodeError as error:
-        raise BadInput(f"The configuration {path} is not valid: {error}.", "Start the run again.") from error
+    unreadable: tuple[str, ...] = ()
+    unread_tests: int = 0
+    plot: Path | None = None
 
 
 def run(
@@ -73,88 +65,245 @@ def run(
     *,
     data_folder: Path | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
+    device: torch.device | None = None,
 ) -> Outcome:
     """Trains into the folder *out*; *report* hears of every step.
 
-    With *resume*, the run in *out* goes on from its last saved state as if it had never stopped.
+    With *resume*, the run in *out* goes on from its last saved state as if it had never stopped. Under torchrun every
+    process calls this; the first one writes.
 
     Raises:
         OutputRefused: *out* holds something and *resume* is not given, or cannot be written.
-        BadData: the dataset is not there.
-        BadInput: the saved state cannot be read.
+        BadData: the dataset is not there, or cannot be used.
+        BadInput: the saved state cannot be read, or data, checkpoint and configuration contradict each other.
         CheckFailed: the loss is not finite.
     """
     command(config)  # refuses an unknown recipe before hours are spent
-    if not resume:
-        _refuse_filled(out)
-    dataset = data.load(config.dataset, data_folder)
-    trainer = Trainer(config, dataset.train, _device())
-    if resume:
-        seconds = _restored_seconds(trainer, out / STATE)
-    else:
-        seconds = 0.0
-        with files.replaced_file(out / CONFIG) as partial:
-            partial.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
-    _drop_metrics_after(trainer.step, out / METRICS)
-    seconds = _train(trainer, dataset.test, out, seconds, report)
-    return _finish(trainer, dataset, out, seconds)
+    if tensorboard:
+        record.require_tensorboard()
+    with distributed.joined(device) as world:
+        if world.is_first and not resume:
+            record.refuse_filled(out)
+        start = initial.source(config)
+        config, dataset, same_classes = resolved(config, _dataset(config, data_folder), start)
+        _check_shares(config, world)
+        loaded = batches.batches(config, dataset.train, world.rank, world.size)
+        trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world)
+        seconds = _restored(trainer, out) if resume else 0.0
+        if world.is_first and not resume:
+            record.write_config(out, config)
+        world.barrier()
+        return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
 
-def _train(
-    trainer: Trainer, test: Split, out: Path, seconds_before: float, report: Callable[[Progress], None]
-) -> float:
-    config = trainer.config
-    started, losses = time.monotonic() - seconds_before, []
-    monitored = sorted({config.trained_heads[0], *config.export_heads})
-    with files.refusing(out / METRICS), (out / METRICS).open("a", encoding="utf-8") as metrics:
+def resolved(
+    config: TrainConfig, dataset: Dataset[Images], start: Checkpoint | None
+) -> tuple[TrainConfig, Dataset[Images], bool]:
+    """*config* with the numbers that depend on the data, the data's classes in the order of the classifier, and whether
+    the classifier of *start* can be kept.
+
+    Raises:
+        BadInput: the data has other classes than the configuration says.
+    """
+    same = start is not None and start.info.config.num_classes == len(dataset.label_names)
+    if same and start is not None and start.info.labels:
+        in_order = sources.renumbered(dataset, start.info.labels) if config.dataset == "folder" else None
+        same = in_order is not None or dataset.label_names == start.info.labels
+        dataset = in_order or dataset
+    if config.classes == "data":
+        model = msgspec.structs.replace(config.model, num_classes=len(dataset.label_names))
+        config = msgspec.structs.replace(config, model=model)
+    elif len(dataset.label_names) != config.model.num_classes:
+        raise BadInput(
+            f"The data has {len(dataset.label_names)} classes, the model to train {config.model.num_classes}.",
+            "Give the data that belongs to it, or set model.num_classes; recipe finetune takes the data's classes.",
+        )
+    if not config.steps:
+        steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))
+        config = msgspec.structs.replace(config, steps=steps)
+    return config, dataset, same
+
+
+def _dataset(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
+    if config.dataset == "folder":
+        return sources.load(config.data, config.held_out)
+    return data.load(config.dataset, folder or (Path(config.data) if config.data else None))
+
+
+def _check_shares(config: TrainConfig, world: World) -> None:
+    parts = world.size * config.accumulate
+    if config.batch_size % parts:
+        raise BadInput(
+            f"A batch of {config.batch_size} images is not divided by {world.size} processes with "
+            f"{config.accumulate} parts each.",
+            f"Give a multiple of {parts}.",
+        )
+    if (config.augmentation.mixup or config.augmentation.cutmix) and config.batch_size // parts % 2:
+        raise BadInput("Mixing needs an even number of images in each part of a batch.", "Change batch_size.")
+
+
+def _restored(trainer: Trainer, out: Path) -> float:
+    """Puts the saved state, if there is one yet, into *trainer*; the seconds spent until then."""
+    state = record.read_state(out, trainer.world.device)
+    if state is None:
+        return 0.0
+    try:
+        trainer.restore(state)
+        return float(state["seconds"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise record.unusable_state(out, error) from error
+
+
+class _Run:
+    """The steps of a run, and what is measured and saved between them."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: Dataset[Images],
+        loaded: batches.Batches,
+        out: Path,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self._trainer, self._dataset, self._batches = trainer, dataset, loaded
+        self._out, self._report, self._config, self._world = out, report, trainer.config, trainer.world
+        self._saved_step = trainer.step
+
+    def go(self, seconds: float, tensorboard: bool) -> Outcome:
+        started = time.monotonic() - seconds
+        if self._world.is_first:
+            with record.metrics(self._out, self._trainer.step, tensorboard) as metrics:
+                self._train(started, metrics)
+        else:
+            self._train(started, None)
+        return self._finish(time.monotonic() - started)
+
+    def _train(self, started: float, metrics: record.Metrics | None) -> None:
+        config, trainer, losses = self._config, self._trainer, []
         while trainer.step < config.steps:
-            k, loss = trainer.train_step()
-            losses.append(loss)
-            step, accuracy = trainer.step, None
+            done = self._step()
+            losses.append(done.loss)
+            step, measured = trainer.step, None
             last = step == config.steps
-            if step % config.log_every == 0 or last:
+            if metrics is not None and (step % config.log_every == 0 or last):
                 spent = time.monotonic() - started
-                _append(metrics, {"step": step, "loss": float(np.mean(losses)), "lr": trainer.lr, "seconds": spent})
+                metrics.add(step, loss=float(np.mean(losses)), lr=trainer.lr, seconds=spent)
                 losses.clear()
             if step % config.monitor_every == 0 and not last:
-                few = Split(test.pixels[: config.monitor_images], test.labels[: config.monitor_images])
-                accuracy = top1(trainer.result(), config.preprocessing, few.pixels, few.labels, monitored)
-                trainer.model.train()
-                _append(metrics, {"step": step, "accuracy": accuracy, "test_images": len(few)})
+                measured = self._monitored()
+                if metrics is not None:
+                    metrics.add(step, accuracy=measured)
             if step % config.save_every == 0 or last:
-                with files.replaced_file(out / STATE) as partial:
-                    torch.save({**trainer.state(), "seconds": time.monotonic() - started}, partial)
-            report(Progress(step, k, loss, accuracy))
-    return time.monotonic() - started
+                self._save(time.monotonic() - started)
+            if self._world.is_first:
+                unreadable = len(self._batches.unreadable)
+                self._report(Progress(step, config.steps, done.heads, done.loss, measured, unreadable))
 
+    def _step(self) -> Any:
+        try:
+            return self._trainer.train_step()
+        except CheckFailed as error:
+            kept = f"The state of step {self._saved_step} is kept in {self._out}." if self._saved_step else ""
+            raise CheckFailed(f"{error.message} {kept}".strip(), error.remedy) from error
 
-def _finish(trainer: Trainer, dataset: Dataset, out: Path, seconds: float) -> Outcome:
-    config, dtype = trainer.config, getattr(torch, trainer.config.stored)
-    state = {name: tensor.to(dtype).float() for name, tensor in trainer.result().state_dict().items()}
-    heads = sorted({*config.trained_heads, *config.export_heads})
-    test = dataset.test
-    accuracy = top1(_model(config, state, trainer.device), config.preprocessing, test.pixels, test.labels, heads)
-    info = CheckpointInfo(
-        name=config.name,
-        config=config.model,
-        preprocessing=config.preprocessing,
-        trained_heads=config.trained_heads,
-        export_heads=tuple(k for k in config.export_heads if k in config.trained_heads) or config.trained_heads,
-        labels=dataset.label_names,
-        accuracy=accuracy,
-        accuracy_data=f"{len(test):,} test images of {dataset.title}",
-        license=config.license,
-        training={
+    def _monitored(self) -> dict[int, float]:
+        config, trainer = self._config, self._trainer
+        heads = sorted({config.trained_heads[0], *config.export_heads} & {*self._measurable()})
+        found = accuracy(
+            trainer.result(),
+            config.preprocessing,
+            self._dataset.test,
+            heads,
+            world=self._world,
+            limit=config.monitor_images,
+            workers=config.workers,
+        )
+        trainer.model.train()
+        return {k: row.top1 for k, row in found.items()}
+
+    def _save(self, seconds: float) -> None:
+        if not self._world.is_first:
+            return
+        record.write_state(self._out, {**self._trainer.state(), "seconds": seconds})
+        self._saved_step = self._trainer.step
+        if self._trainer.step < self._config.steps:
+            self._write_checkpoint(self._stored_state(), {}, "", seconds)
+
+    def _stored_state(self) -> dict[str, Tensor]:
+        dtype = getattr(torch, self._config.stored)
+        return {name: tensor.to(dtype).float() for name, tensor in self._trainer.result().state_dict().items()}
+
+    def _measurable(self) -> tuple[int, ...]:
+        return self._config.model.separate_classifiers or tuple(range(1, self._config.model.heads + 1))
+
+    def _finish(self, seconds: float) -> Outcome:
+        config, test = self._config, self._dataset.test
+        state = self._stored_state()
+        model = HydraViT(config.model, weight_init="skip", device="meta")
+        model.load_state_dict(state, assign=True)
+        heads = sorted({*config.trained_heads, *config.export_heads} & {*self._measurable()})
+        found = accuracy(
+            model.to(self._world.device).eval(),
+            config.preprocessing,
+            test,
+            heads,
+            world=self._world,
+            workers=config.workers,
+        )
+        top1 = {k: row.top1 for k, row in found.items()}
+        num_images = found[heads[0]].num_images
+        measured_on = f"{num_images:,} test images of {self._dataset.title}"
+        path = self._out / record.CHECKPOINT
+        outcome = Outcome(
+            path,
+            config,
+            top1,
+            measured_on,
+            seconds,
+            tuple(sorted(self._batches.unreadable)),
+            len(test) - num_images,
+        )
+        if self._world.is_first:
+            self._write_checkpoint(state, top1, measured_on, seconds)
+            outcome = replace(outcome, plot=_plotted(self._out))
+        self._world.barrier()
+        return outcome
+
+    def _write_checkpoint(
+        self, state: dict[str, Tensor], top1: dict[int, float], measured_on: str, seconds: float
+    ) -> None:
+        config = self._config
+        info = CheckpointInfo(
+            name=config.name,
+            config=config.model,
+            preprocessing=config.preprocessing,
+            trained_heads=config.trained_heads,
+            export_heads=tuple(k for k in config.export_heads if k in config.trained_heads) or config.trained_heads,
+            labels=self._dataset.label_names,
+            accuracy=top1,
+            accuracy_data=measured_on,
+            license=config.license,
+            training=self._how(seconds),
+        )
+        checkpoint.save(self._out / record.CHECKPOINT, state, info, getattr(torch, config.stored))
+
+    def _how(self, seconds: float) -> dict[str, Any]:
+        config, unreadable = self._config, len(self._batches.unreadable)
+        return {
             "recipe": config.recipe,
             "command": command(config),
             "seed": config.seed,
+            "step": self._trainer.step,
             "steps": config.steps,
             "batch_size": config.batch_size,
-            "train_images": len(dataset.train),
+            "train_images": len(self._dataset.train) - unreadable,
+            "unreadable_images": unreadable,
             "weights": f"{config.keep}, {config.stored}",
             "seconds": round(seconds),
-            "device": trainer.device.type,
+            "device": self._world.device.type,
+            "processes": self._world.size,
             "threads": torch.get_num_threads(),
             "versions": {
                 "hydra-export": VERSION,
@@ -163,74 +312,39 @@ def _finish(trainer: Trainer, dataset: Dataset, out: Path, seconds: float) -> Ou
                 "timm": timm.__version__,
                 "numpy": np.__version__,
             },
-        },
-    )
-    checkpoint.save(out / CHECKPOINT, state, info, dtype)
-    return Outcome(out / CHECKPOINT, config, accuracy, info.accuracy_data, seconds)
+        }
 
 
-def _model(config: TrainConfig, state: dict[str, Tensor], device: torch.device) -> HydraViT:
-    model = HydraViT(config.model, weight_init="skip", device="meta")
-    model.load_state_dict(state, assign=True)
-    return model.to(device).eval()
+def _plotted(out: Path) -> Path | None:
+    try:
+        from hydra_export.train import plot
+    except ImportError:  # matplotlib is an extra
+        return None
+    return plot.run(record.rows(out), out / record.PLOT)
 
 
 def command(config: TrainConfig) -> str:
-    """The command that repeats the run *config*."""
-    recipe = recipes.get(config.recipe)
+    """The command that repeats the run *config*: its recipe, and what differs from it."""
+    recipe = msgspec.to_builtins(recipes.get(config.recipe, "" if config.start == "packaged" else config.start))
     words = ["hydra-export train --recipe", config.recipe, "--out RUN --seed", str(config.seed)]
-    for option, field in (("--steps", "steps"), ("--batch-size", "batch_size"), ("--lr", "lr")):
-        if getattr(config, field) != getattr(recipe, field):
-            words += [option, str(getattr(config, field))]
-    if config.trained_heads != recipe.trained_heads:
-        words += ["--train-heads", ",".join(map(str, config.trained_heads))]
+    if config.start not in ("", "packaged"):
+        words += ["--from", config.start]
+    if config.data:
+        words += ["--data", config.data]
+    options = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "trained_heads": "--train-heads"}
+    for name, value in _differences(recipe, msgspec.to_builtins(config)):
+        shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        words += [options[name], shown] if name in options else ["--set", f"{name}={shown}"]
     return " ".join(words)
 
 
-def _refuse_filled(out: Path) -> None:
-    with files.refusing(out):
-        if out.exists() and not out.is_dir():
-            raise OutputRefused(f"{out} is a file.", "Give a folder for the run.")
-        if out.is_dir() and any(out.iterdir()):
-            raise OutputRefused(
-                f"Folder {out} is not empty.", "Give --resume to continue a run there, or a new folder."
-            )
-
-
-def _restored_seconds(trainer: Trainer, path: Path) -> float:
-    """Puts the saved state, if there is one yet, into *trainer*; the seconds spent until then."""
-    if not path.is_file():
-        return 0.0
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=trainer.device, weights_only=True)
-        trainer.restore(state)
-        return float(state["seconds"])
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise BadInput(f"The state {path} cannot be continued: {error}.", "Start the run again.") from error
-
-
-def _drop_metrics_after(step: int, path: Path) -> None:
-    """Metrics of steps that are repeated would otherwise be there twice; the last line may be half a one."""
-    if not path.is_file():
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]
-    with files.replaced_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def _append(metrics: Any, row: dict[str, Any]) -> None:
-    metrics.write(json.dumps(row) + "\n")
-    metrics.flush()
-
-
-def _device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _differences(recipe: dict[str, Any], config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in config.items():
+        if prefix + name in ("seed", "data", "start", "recipe"):
+            continue
+        if isinstance(value, dict):
+            found += _differences(recipe[name], value, f"{prefix}{name}.")
+        elif value != recipe[name]:
+            found.append((prefix + name, value))
+    return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.batches import Batches, augmented
+from hydra_export.train.batches import ArrayBatches, Places, ReadBatches, augmented
 from hydra_export.train.config import Augmentation
 from hydra_export.train.data import Split
 
@@ -21,30 +22,38 @@ def split(n: int = 10) -> Split:
     return Split(pixels, np.arange(n))
 
 
+def in_memory(images: Split, how: Augmentation, batch_size: int, seed: int) -> ArrayBatches:
+    return ArrayBatches(images, how, GREY_8, Places(len(images), batch_size, seed))
+
+
+def read(images: Split, how: Augmentation, batch_size: int, seed: int, workers: int = 0) -> ReadBatches:
+    return ReadBatches(images, how, GREY_8, Places(len(images), batch_size, seed), workers)
+
+
 def draws(n: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(seed).random((n, 8), np.float32)
 
 
 def test_an_epoch_has_every_image_once_though_batches_reach_over_its_end() -> None:
-    batches = Batches(split(10), Augmentation(), GREY_8, batch_size=4, seed=0)
+    batches = in_memory(split(10), Augmentation(), batch_size=4, seed=0)
     labels = np.concatenate([batches.batch(step)[1].numpy() for step in range(5)])
     assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
     assert labels[:10].tolist() != labels[10:].tolist()
 
 
 def test_a_batch_depends_on_seed_and_step_alone_not_on_those_before() -> None:
-    one, other = (Batches(split(), EVERYTHING, GREY_8, batch_size=4, seed=7) for _ in range(2))
+    one, other = (in_memory(split(), EVERYTHING, batch_size=4, seed=7) for _ in range(2))
     for step in range(9):
         before = one.batch(step)
     np.testing.assert_array_equal(before[0], other.batch(8)[0])
     np.testing.assert_array_equal(before[1], other.batch(8)[1])
-    reseeded = Batches(split(), EVERYTHING, GREY_8, batch_size=4, seed=8)
+    reseeded = in_memory(split(), EVERYTHING, batch_size=4, seed=8)
     assert not np.array_equal(before[0], reseeded.batch(8)[0])
 
 
 def test_augmentation_of_an_image_does_not_depend_on_the_batch_around_it() -> None:
-    by_one = Batches(split(), EVERYTHING, GREY_8, batch_size=1, seed=3)
-    by_five = Batches(split(), EVERYTHING, GREY_8, batch_size=5, seed=3)
+    by_one = in_memory(split(), EVERYTHING, batch_size=1, seed=3)
+    by_five = in_memory(split(), EVERYTHING, batch_size=5, seed=3)
     np.testing.assert_array_equal(
         np.concatenate([by_one.batch(step)[0] for step in range(10)]),
         np.concatenate([by_five.batch(step)[0] for step in range(2)]),
@@ -52,7 +61,7 @@ def test_augmentation_of_an_image_does_not_depend_on_the_batch_around_it() -> No
 
 
 def test_without_augmentation_images_are_only_normalised() -> None:
-    images, labels = Batches(split(), Augmentation(flip=0), GREY_8, batch_size=10, seed=0).batch(0)
+    images, labels = in_memory(split(), Augmentation(flip=0), batch_size=10, seed=0).batch(0)
     np.testing.assert_array_equal(images.numpy(), GREY_8.normalise(split().pixels[labels.numpy()]))
 
 
@@ -96,3 +105,36 @@ def test_augmentation_leaves_the_dataset_itself_alone(how: Augmentation) -> None
     before = images.copy()
     augmented(images, draws(20), how, MEAN)
     np.testing.assert_array_equal(images, before)
+
+
+TIMM = Augmentation(
+    crop=(0.3, 1.0), color_jitter=0.3, auto_augment="rand-m9-mstd0.5-inc1", erase=0.5, erase_mode="pixel"
+)
+
+
+@pytest.mark.parametrize("how", [EVERYTHING, TIMM])
+def test_images_that_are_read_are_augmented_by_seed_epoch_and_sample_alone(how: Augmentation) -> None:
+    by_one, by_five = read(split(), how, batch_size=1, seed=3), read(split(), how, batch_size=5, seed=3)
+    one_by_one = [by_one.batch(step)[0] for step in range(20)]
+    np.testing.assert_array_equal(np.concatenate(one_by_one), np.concatenate([by_five.batch(s)[0] for s in range(4)]))
+    assert not np.array_equal(np.sort(one_by_one[:10], 0), np.sort(one_by_one[10:], 0))  # another epoch, other draws
+    np.testing.assert_array_equal(by_one.batch(7)[0], one_by_one[7])  # a jump back starts reading anew
+
+
+def test_workers_and_processes_change_nothing() -> None:
+    alone = read(split(), TIMM, batch_size=4, seed=1)
+    with_workers = read(split(), TIMM, batch_size=4, seed=1, workers=2)
+    halves = [ReadBatches(split(), TIMM, GREY_8, Places(10, 4, 1, rank, 2), 0) for rank in range(2)]
+    for step in range(4):
+        images, labels = alone.batch(step)
+        np.testing.assert_array_equal(images, with_workers.batch(step)[0])
+        np.testing.assert_array_equal(images, np.concatenate([half.batch(step)[0] for half in halves]))
+        np.testing.assert_array_equal(labels, np.concatenate([half.batch(step)[1] for half in halves]))
+
+
+def test_reading_leaves_the_global_generators_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    read(split(), TIMM, batch_size=4, seed=1).batch(0)
+    np.testing.assert_array_equal(torch.rand(3), expected)

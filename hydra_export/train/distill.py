@@ -1,0 +1,99 @@
+"""Distillation: a callable that gives the logits which the subnetworks of a step learn beside the labels."""
+
+# B batch, K classes
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hydra_export import checkpoint
+from hydra_export.errors import BadInput
+from hydra_export.model import HydraViT
+from hydra_export.preprocess import Preprocessing
+from hydra_export.train.config import TrainConfig
+
+Teacher = Callable[[Tensor, Mapping[int, Tensor]], Tensor]
+"""From images [B, C, H, W] and the logits per head count that the step has so far, larger first, to logits [B, K]."""
+
+
+def get(config: TrainConfig, model: HydraViT, device: torch.device) -> Teacher | None:
+    """The teacher that *config* names, if any.
+
+    Raises:
+        BadInput: it has other classes than the model, or cannot be made.
+    """
+    if not config.distill:
+        return None
+    if config.distill == "largest":
+        return _largest(model, config.trained_heads[-1])
+    if config.distill.startswith("timm:"):
+        return _timm(config, device)
+    teacher = checkpoint.load(Path(config.distill))
+    _check_classes(config, teacher.info.config.num_classes)
+    return _other(teacher.model.to(device), config.preprocessing, teacher.info.preprocessing)
+
+
+def loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened probabilities (arXiv 1503.02531), times temperature^2."""
+    student, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (logits_BK, teacher_BK))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def _largest(model: HydraViT, heads: int) -> Teacher:
+    def teach(images_BCHW: Tensor, logits: Mapping[int, Tensor]) -> Tensor:
+        if heads in logits:
+            return logits[heads].detach()
+        with torch.no_grad():
+            taught: Tensor = model(images_BCHW, heads)
+        return taught
+
+    return teach
+
+
+def _timm(config: TrainConfig, device: torch.device) -> Teacher:
+    import timm
+
+    name = config.distill.removeprefix("timm:")
+    try:
+        teacher = timm.create_model(name, pretrained=True).eval().to(device)
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"The teacher {name} cannot be loaded: {reason}.", "Give another, or a file.") from error
+    _check_classes(config, int(timm.models.get_pretrained_cfg_value(name, "num_classes") or 0))
+    data: dict[str, Any] = timm.data.resolve_model_data_config(teacher)  # type: ignore[attr-defined, no-untyped-call]
+    size = int(data["input_size"][-1])
+    theirs = Preprocessing(image_size=size, mean=tuple(data["mean"]), std=tuple(data["std"]))
+    return _other(teacher, config.preprocessing, theirs)
+
+
+def _other(teacher: torch.nn.Module, ours: Preprocessing, theirs: Preprocessing) -> Teacher:
+    """*teacher* on the same images, normalised and sized as it expects."""
+
+    def column(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+    @torch.no_grad()
+    def teach(images_BCHW: Tensor, logits: Mapping[int, Tensor]) -> Tensor:
+        pixels = images_BCHW * column(ours.std, images_BCHW) + column(ours.mean, images_BCHW)
+        if theirs.channels < ours.channels:
+            pixels = pixels.mean(1, keepdim=True)
+        x = ((pixels - column(theirs.mean, pixels)) / column(theirs.std, pixels)).float()
+        if theirs.image_size != ours.image_size:
+            x = F.interpolate(x, theirs.image_size, mode="bicubic", antialias=True)
+        taught: Tensor = teacher(x)
+        return taught
+
+    return teach
+
+
+def _check_classes(config: TrainConfig, num_classes: int) -> None:
+    if num_classes != config.model.num_classes:
+        raise BadInput(
+            f"The teacher {config.distill} tells {num_classes} classes apart, the model {config.model.num_classes}.",
+            "Give a teacher of the same classes.",
+        )

@@ -1,0 +1,125 @@
+"""The first weights of a run: random, or a checkpoint's, which may be smaller, of other classes or another size."""
+
+# D width of the source's largest subnetwork that fits
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[attr-defined]
+from torch import Tensor
+
+from hydra_export import checkpoint
+from hydra_export.architecture import HydraConfig
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.errors import BadInput
+from hydra_export.model import HydraViT
+from hydra_export.train.config import TrainConfig
+from hydra_export.train.slices import cuts
+
+_MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio")
+
+
+def source(config: TrainConfig) -> Checkpoint | None:
+    """The checkpoint that *config* starts from, if any.
+
+    Raises:
+        BadCheckpoint: it cannot be read or is not supported.
+        BadInput: its weights do not match the model.
+    """
+    if not config.start:
+        return None
+    if config.start.startswith("timm:"):
+        return _from_timm(config)
+    path = None if config.start == "packaged" else Path(config.start)
+    found = checkpoint.load(path, head_dim=config.model.head_dim)
+    check(found.info.config, config.model, found.info.name)
+    return found
+
+
+def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
+    """Refuses a checkpoint whose weights are of other shapes than head counts and classes account for."""
+    for field in _MUST_AGREE:
+        given, wanted = getattr(theirs, field), getattr(ours, field)
+        if given != wanted:
+            raise BadInput(
+                f"{name} has {field} {given}, the model to train has {wanted}.",
+                f"Start from another checkpoint, or set model.{field} to {given}.",
+            )
+    if (theirs.layer_scale is None) != (ours.layer_scale is None):
+        raise BadInput(f"One of {name} and the model to train has LayerScale, the other not.", "Set model.layer_scale.")
+
+
+def model(config: TrainConfig, start: Checkpoint | None, same_classes: bool) -> HydraViT:
+    """The universal model of *config* with its first weights; with *same_classes* the classifier is *start*'s too."""
+    torch.manual_seed(config.seed)
+    fresh = HydraViT(config.model, drop_path_rate=config.drop_path, weight_init="skip")
+    randomise(fresh, config.scheme)
+    if start is not None:
+        fill(fresh, start.model, same_classes)
+    return fresh
+
+
+@torch.no_grad()
+def randomise(model: HydraViT, scheme: str) -> None:
+    """Random weights, zero biases.
+
+    ``fan-in``: products normal of standard deviation 1 / sqrt(inputs), which small models and few steps need.
+    ``timm``: 0.02 for all, and the patch embedding as torch makes it, as DeiT and the paper have it.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif name in ("cls_token", "pos_embed"):
+            torch.nn.init.trunc_normal_(parameter, std=0.02)
+        elif parameter.ndim > 1 and scheme == "fan-in":
+            torch.nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif parameter.ndim == 2:
+            trunc_normal_(parameter, std=0.02)
+        elif parameter.ndim > 2:
+            torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)
+
+
+@torch.no_grad()
+def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
+    """Copies *start* into the first heads and channels of *model*, as far as both reach.
+
+    Positions are resampled for another image size. Other classes start from a classifier of zeros.
+    """
+    heads = min(model.config.heads, start.config.heads)
+    mine, theirs = dict(model.named_parameters()), start.state_dict()
+    for name, cut in cuts(model).items():
+        if name.startswith("head."):
+            mine[name].zero_()
+            if not same_classes:
+                continue
+            k = min(cut.owner or heads, heads)
+            given = theirs[f"{_classifier(start.config, k)}.{name.rpartition('.')[2]}"]
+            inputs = min(mine[name].shape[-1], given.shape[-1])
+            mine[name][..., :inputs] = given[..., :inputs]
+            continue
+        given = theirs[name]
+        if name == "pos_embed":
+            side = model.config.image_size // model.config.patch_size
+            given = resample_abs_pos_embed(given, [side, side])
+        spans = ((0, heads),) * cut.num_growing
+        cut.block(mine[name], spans).copy_(cut.block(given, spans))
+
+
+def _classifier(config: HydraConfig, heads: int) -> str:
+    """The classifier for *heads*, or of the next larger that has one."""
+    listed = config.separate_classifiers
+    return f"head.k{next((k for k in listed if k >= heads), listed[-1])}" if listed else "head"
+
+
+def _from_timm(config: TrainConfig) -> Checkpoint:
+    name = config.start.removeprefix("timm:")
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"timm's {name} cannot be loaded: {reason}.", "Give the path of a checkpoint.") from error
+    found = checkpoint.from_state(state, name, head_dim=config.model.head_dim)
+    check(found.info.config, config.model, name)
+    return found

@@ -1,0 +1,161 @@
+"""The folder of a run: config.json, metrics.jsonl, state.pt, checkpoint.safetensors and, at the end, run.png."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import torch
+
+from hydra_export import files
+from hydra_export.errors import BadInput, MissingExtra, OutputRefused
+from hydra_export.train.config import TrainConfig
+
+CONFIG, METRICS, STATE, CHECKPOINT, PLOT = (
+    "config.json",
+    "metrics.jsonl",
+    "state.pt",
+    "checkpoint.safetensors",
+    "run.png",
+)
+
+
+def stored_config(out: Path) -> TrainConfig:
+    """The configuration of the run in *out*.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    path = out / CONFIG
+    if not path.is_file():
+        raise BadInput(f"There is no run to continue in {out}.", "Start one there without --resume.")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
+    except msgspec.DecodeError as error:
+        raise BadInput(f"The configuration {path} is not valid: {error}.", "Start the run again.") from error
+
+
+def write_config(out: Path, config: TrainConfig) -> None:
+    """Writes the resolved configuration."""
+    with files.replaced_file(out / CONFIG) as partial:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
+
+
+def refuse_filled(out: Path) -> None:
+    """Refuses a folder for a new run that holds something."""
+    with files.refusing(out):
+        if out.exists() and not out.is_dir():
+            raise OutputRefused(f"{out} is a file.", "Give a folder for the run.")
+        if out.is_dir() and any(out.iterdir()):
+            raise OutputRefused(
+                f"Folder {out} is not empty.", "Give --resume to continue a run there, or a new folder."
+            )
+
+
+def write_state(out: Path, state: dict[str, Any]) -> None:
+    """Replaces the saved state by *state*: a kill or a full disk leaves the one before."""
+    with files.replaced_file(out / STATE) as partial, partial.open("wb") as file:
+        torch.save(state, _Checked(file))  # type: ignore[arg-type]
+
+
+class _Checked:
+    """A file for torch.save that keeps the system's own error: torch reports a full disk as a bug of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def read_state(out: Path, device: torch.device) -> dict[str, Any] | None:
+    """The saved state of the run in *out*, if there is one yet.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    if not (out / STATE).is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(out / STATE, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise unusable_state(out, error) from error
+    return state
+
+
+def unusable_state(out: Path, error: Exception) -> BadInput:
+    """What to say of a state that does not continue the run."""
+    return BadInput(f"The state {out / STATE} cannot be continued: {error}.", "Start the run again.")
+
+
+class Metrics:
+    """Rows by step: lines of metrics.jsonl, and scalars for TensorBoard where that is wanted."""
+
+    def __init__(self, lines: IO[str], board: Any) -> None:
+        self._lines, self._board = lines, board
+
+    def add(self, step: int, **row: Any) -> None:
+        """One row; values are numbers, or numbers per head count."""
+        self._lines.write(json.dumps({"step": step, **row}) + "\n")
+        self._lines.flush()
+        if self._board is None:
+            return
+        for name, value in row.items():
+            for k, number in (value if isinstance(value, dict) else {None: value}).items():
+                self._board.add_scalar(name if k is None else f"{name}/k{k}", number, step)
+
+
+@contextmanager
+def metrics(out: Path, step: int, tensorboard: bool) -> Iterator[Metrics]:
+    """The metrics of the run in *out*, which goes on after *step*: later rows would otherwise be there twice."""
+    _drop_after(step, out / METRICS)
+    board = _board(out / "tensorboard", step) if tensorboard else None
+    try:
+        with files.refusing(out / METRICS), (out / METRICS).open("a", encoding="utf-8") as lines:
+            yield Metrics(lines, board)
+    finally:
+        if board is not None:
+            board.close()
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """All rows of the metrics in *out*."""
+    return [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+
+
+def require_tensorboard() -> None:
+    """Refuses before hours are spent."""
+    try:
+        import tensorboard  # type: ignore[import-not-found, unused-ignore] # noqa: F401
+    except ImportError:
+        raise MissingExtra("--tensorboard", "tensorboard", "train") from None
+
+
+def _board(folder: Path, step: int) -> Any:
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _drop_after(step: int, path: Path) -> None:
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]
+    with files.replaced_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+        return float("inf")

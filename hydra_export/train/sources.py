@@ -1,0 +1,219 @@
+"""Datasets as people keep them: folders and tar files of images, WebDataset shards, Hugging Face datasets on disk."""
+
+# n images
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hydra_export.errors import BadData, BadInput, MissingExtra
+from hydra_export.train.data import Dataset, Images
+
+_TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
+_LAYOUT = "Give FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where there is a split."
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Some images of a timm reader, their labels renumbered.
+
+    Attributes:
+        reader: of timm.data: items are an open file and a class number of its own.
+        indices: int64 [n] into it.
+        labels: int64 [n].
+    """
+
+    reader: Any
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """See Images."""
+        file, _ = self.reader[int(self.indices[index])]
+        with file, Image.open(file) as picture:
+            picture.load()
+        return picture, int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """See Images."""
+        return str(self.reader.filename(int(self.indices[index])))
+
+
+def load(path: str, held_out: float) -> Dataset[Images]:
+    """The dataset at *path*: a folder, a .tar, a folder of WebDataset shards, or ``hfds/`` and a local dataset.
+
+    Without a test split of its own, *held_out* of each class is kept for testing, the same at every call.
+
+    Raises:
+        BadData: nothing there, no images, images without classes, or one class alone.
+        MissingExtra: the package for that kind is not installed.
+    """
+    if not path:
+        raise BadInput("This recipe needs images.", "Give --data FOLDER, with one folder of images per class.")
+    train, test, names = _hugging_face(path) if path.startswith("hfds/") else _local(Path(path))
+    if len(names) < 2:
+        raise BadData(f"The images of {path} are of one class ({names[0] or 'no name'}).", _LAYOUT)
+    if test is None:
+        train, test = _split(train, held_out)
+    return Dataset(Path(path).name, "", names, train, test)
+
+
+def renumbered(dataset: Dataset[Images], names: Sequence[str]) -> Dataset[Images] | None:
+    """*dataset* with the classes counted as in *names*, or None where they are others; spelling is taken loosely."""
+    plain = [_plain(name) for name in names]
+    if sorted(plain) != sorted(map(_plain, dataset.label_names)) or len(set(plain)) != len(plain):
+        return None
+    order = np.asarray([plain.index(_plain(name)) for name in dataset.label_names])
+    return replace(
+        dataset,
+        label_names=tuple(names),
+        train=_relabelled(dataset.train, order),
+        test=_relabelled(dataset.test, order),
+    )
+
+
+def _relabelled(images: Images, order: NDArray[np.int64]) -> Images:
+    labels: NDArray[np.int64] = images.labels  # type: ignore[attr-defined]
+    return replace(images, labels=order[labels])  # type: ignore[type-var]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _local(path: Path) -> tuple[Listed, Listed | None, tuple[str, ...]]:
+    if path.is_file() and path.suffix == ".tar":
+        reader, names = _reader(path)
+        return _all_of(reader), None, names
+    if not path.is_dir():
+        raise BadData(f"There is no folder or .tar file {path}.", _LAYOUT)
+    train = next((path / name for name in _TRAIN if (path / name).is_dir()), path)
+    test = next((path / name for name in _TEST if (path / name).is_dir()), None) if train != path else None
+    reader, names = _reader(train)
+    if test is None:
+        return _all_of(reader), None, names
+    tested, test_names = _reader(test)
+    if foreign := [name for name in test_names if name not in names]:
+        raise BadData(f"Class {foreign[0]} of {test} is not in {train}.", "Give the same classes to both.")
+    number = np.asarray([names.index(name) for name in test_names])
+    found = _all_of(tested)
+    return _all_of(reader), replace(found, labels=number[found.labels]), names
+
+
+def _reader(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """A reader with a list of samples, and its classes in order."""
+    shards = sorted(path.glob("*.tar")) if path.is_dir() else []
+    if shards:
+        shard_reader = _Shards(shards)
+        return shard_reader, shard_reader.names
+    from timm.data.readers import create_reader  # type: ignore[attr-defined]
+
+    try:
+        reader = create_reader("", root=str(path))
+    except (RuntimeError, AssertionError, tarfile.TarError) as error:
+        raise BadData(f"There are no images in {path}.", _LAYOUT) from error
+    classes = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
+    return reader, tuple(sorted(classes, key=classes.__getitem__))
+
+
+def _all_of(reader: Any) -> Listed:
+    targets = getattr(reader, "targets", None)
+    if targets is None:
+        targets = [target for _, target in reader.samples]
+    if not len(targets):
+        raise BadData("There are no images in the dataset.", _LAYOUT)
+    return Listed(reader, np.arange(len(targets)), np.asarray(targets, np.int64))
+
+
+def _split(images: Listed, held_out: float) -> tuple[Listed, Listed]:
+    """Each class cut in two, at least one image on either side."""
+    kept: list[NDArray[np.int64]] = []
+    tested: list[NDArray[np.int64]] = []
+    for label in np.unique(images.labels):
+        members = np.flatnonzero(images.labels == label)
+        if len(members) < 2:
+            raise BadData("A class has one image alone, and none can be held out for testing.", "Add images, or val/.")
+        members = np.random.default_rng((int(label), 2)).permutation(members)
+        count = min(max(1, round(held_out * len(members))), len(members) - 1)
+        tested.append(members[:count])
+        kept.append(members[count:])
+
+    def some(parts: list[NDArray[np.int64]]) -> Listed:
+        chosen = np.sort(np.concatenate(parts))
+        return Listed(images.reader, images.indices[chosen], images.labels[chosen])
+
+    return some(kept), some(tested)
+
+
+def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
+    try:
+        from datasets import get_dataset_split_names  # type: ignore[import-not-found, unused-ignore]
+        from timm.data.readers import create_reader  # type: ignore[attr-defined]
+    except ImportError:
+        raise MissingExtra(f"--data {path}", "datasets", "train") from None
+    name = path.removeprefix("hfds/")
+    try:
+        splits = get_dataset_split_names(name)
+        train, *tests = [next(split for split in _TRAIN if split in splits), *(s for s in _TEST if s in splits)]
+        reader = create_reader(path, split=train)
+        test = create_reader(path, split=tests[0]) if tests else None
+    except (OSError, ValueError, StopIteration, KeyError) as error:
+        raise BadData(f"Dataset {name} cannot be read: {error}.", "Give a dataset with images and labels.") from error
+    names = tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
+    listed = [
+        Listed(one, np.arange(len(one)), np.asarray(one.dataset[one.label_key], np.int64))
+        for one in (reader, test)
+        if one is not None
+    ]
+    return listed[0], listed[1] if test is not None else None, names
+
+
+class _Shards:
+    """WebDataset shards by number: KEY.jpg beside KEY.cls with a class number.
+
+    timm and webdataset read them as a stream, from which no run can be resumed exactly; tar files have an index.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.samples: list[tuple[tuple[Path, int, int, str], int]] = []
+        labels: dict[str, int] = {}
+        pictures = []
+        for path in paths:
+            try:
+                with tarfile.open(path) as shard:
+                    for member in shard:
+                        key, _, kind = member.name.rpartition(".")
+                        if kind == "cls" and (content := shard.extractfile(member)) is not None:
+                            labels[f"{path.name}/{key}"] = int(content.read())
+                        elif kind in ("jpg", "jpeg", "png", "webp"):
+                            pictures.append(
+                                (f"{path.name}/{key}", (path, member.offset_data, member.size, member.name))
+                            )
+            except (tarfile.TarError, ValueError) as error:
+                raise BadData(f"Shard {path} cannot be read: {error}.", "Write it again.") from error
+        self.samples = [(place, labels[key]) for key, place in pictures if key in labels]
+        if not self.samples:
+            raise BadData(f"There are no images with a .cls file in {paths[0].parent}.", _LAYOUT)
+        self.names = tuple(str(label) for label in range(max(labels.values()) + 1))
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+        (path, start, size, _), label = self.samples[index]
+        with path.open("rb") as shard:
+            shard.seek(start)
+            return io.BytesIO(shard.read(size)), label
+
+    def filename(self, index: int) -> str:
+        (path, _, _, name), _ = self.samples[index]
+        return f"{path.name}/{name}"
