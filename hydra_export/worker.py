@@ -219,7 +219,7 @@ class Worker:
             message = f"{what} needs more than the {self.memory_mib} MiB of memory that it was given: {said}"
             error: HydraExportError = CheckFailed(f"{message}.", "Give it more, or do less at once.")
         elif raised.codes:
-            known = {kind.code: kind for kind in reversed(_family(HydraExportError))}
+            known = {kind.code: kind for kind in _family(HydraExportError)}
             kind = next(known[code] for code in raised.codes if code in known)
             error = kind.__new__(kind)
             HydraExportError.__init__(error, raised.message, raised.remedy)  # subclasses take other arguments
