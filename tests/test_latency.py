@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hydra_export import latency, profiles
+from hydra_export import device, latency, profiles
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
 from hydra_export.errors import UnknownName
@@ -142,6 +142,7 @@ def test_another_architecture_speaks_only_where_none_of_the_shape_does() -> None
     assert both[12].spread.width < alone[12].spread.width
     assert not said(evidence(profile("d", record(None, 60.0, resolution=384))))
     assert not said(evidence(profile("d", record(None, 60.0, resolution=384, tokens=577))))
+    assert not said(evidence(profile("d", record(12, 60.0, resolution=384, tokens=145)))), "of the shape, but larger"
 
 
 def test_suspect_batched_and_estimated_records_are_used_for_nothing() -> None:
@@ -175,6 +176,14 @@ def test_a_measurement_of_the_users_outranks_everything() -> None:
     assert theirs[6].spread.width > found[6].spread.width
 
 
+def test_a_doubtful_measurement_of_the_users_outranks_a_published_time_of_another_way() -> None:
+    mine = record(3, 50.0, provenance="measured", low=5.0, high=500.0)
+    others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
+    known = evidence(profile("d", mine, record(12, 9.0, runtime="qnn")), *others, own={"d": (mine,)})
+    assert said(known)[3].ms == 50
+    assert said(known)[12].ms > 100
+
+
 # Ways and devices
 
 
@@ -187,6 +196,15 @@ def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> No
     assert found[12].ms == pytest.approx(20 / 1.99, rel=0.01)
     assert (found[12].distance, found[12].provenance) == (1, "estimated")
     assert "3 other F devices" in found[12].formula
+    assert said(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2)))[12].distance == 1
+    same_soc = Facts(soc=Fact(value="X1", source="s"))
+    twin = msgspec.structs.replace(both("b", 50.0, 2.2), facts=same_soc)
+    on_it = msgspec.structs.replace(mine, facts=same_soc)
+    assert said(evidence(on_it, both("a", 5.0, 2.0), twin))[12].distance == 2, "a twin shares what is to be predicted"
+    proxy = msgspec.structs.replace(both("b", 50.0, 2.2), stand_in=True)
+    assert said(evidence(mine, both("a", 5.0, 2.0), proxy))[12].distance == 2
+    nameless = [msgspec.structs.replace(one, family="") for one in (mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2))]
+    assert not said(evidence(*nameless)), "no family is none in common"
     lonely = said(evidence(mine, both("a", 5.0, 2.0)))
     assert lonely[12].distance == 2, "one ratio is none: the relative itself is used"
     assert not said(evidence(mine))
@@ -307,6 +325,8 @@ def test_few_values_say_less_than_many() -> None:
     few, many = predicted([5, 20], 0, 1), predicted([5, 20] * 8, 0, 1)
     assert few.ms == pytest.approx(10)
     assert few.width > many.width > 4
+    # Student's t of one degree of freedom, 3.08, times the deviation ln(4) / sqrt(2), for one more value than two.
+    assert few.up == pytest.approx(3.08 * math.log(4) / math.sqrt(2) * math.sqrt(1.5))
     assert predicted([10, 10, 10], 0.3, 1).up == 0.3
     assert predicted([10], 0.3, 1).up == 1
 
@@ -381,6 +401,14 @@ def test_the_table_in_the_docs_is_current() -> None:
     assert (ROOT / leave_one_out.DOCUMENT).read_text(encoding="utf-8") == leave_one_out.document(), (
         "run: python -m hydra_export.latency"
     )
+
+
+def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
+    text = (ROOT / leave_one_out.DOCUMENT).read_text(encoding="utf-8")
+    shown = device.decode(text.partition("```toml\n")[2].partition("```")[0].encode())
+    ours = profiles.packaged()[shown.id].profile
+    assert (shown.name, shown.device_class) == (ours.name, ours.device_class)
+    assert shown.latency[0].provenance == "measured"
 
 
 def test_what_is_left_out_does_not_say_a_word(ours: Evidence) -> None:

@@ -167,11 +167,14 @@ def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, a
     assert main(["profile", "--device", "hailo-8", "--precision", "fp32", "--budget-ms", "9000"]) == 1
 
 
-def test_memory_limits_the_choice(answer: Answer) -> None:
+def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     chosen = answer("--device", "galaxy-s24", "--max-ram-mib", "100")
     assert chosen["choice"]["heads"] == 6
     assert [one["fits"] for one in chosen["estimates"]][4:] == ["too much RAM"] * 6
     assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the weights of every k alone take more memory than allowed" in told
+    assert "Nearest: --runtime litert --precision int8 takes 1.61 ms at k = 4" in told, "a quarter of the bytes"
 
 
 # The user's own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def profile(
     device: str = "auto",
     budget_ms: float | None = None,
     max_ram_mib: float | None = None,
-    runtime: str = "",
+    runtime: str | None = None,
     precision: Literal["fp32", "fp16", "int8"] | None = None,
     bundle: Path | None = None,
     plot: Path | None = None,
@@ -76,7 +77,7 @@ def profile(
         from hydra_export.latency.plot import check_plot
 
         check_plot(plot)
-    asked = _Asked(known, by, budget_ms, max_ram_mib, runtime, precision, bundle, profiles)
+    asked = _Asked(known, by, budget_ms, max_ram_mib, runtime or "", precision, bundle, profiles)
     return _answer(asked, registry.known(profiles), plot)
 
 
@@ -369,8 +370,9 @@ def _nearest(answer: _Answer, evidence: Evidence) -> list[str]:
     asked, model, budget = answer.asked, answer.model, answer.budget_ms
     fitting = []
     for option in known_ways(evidence, asked.profile.id, model):
-        within = [k for k, estimate in option.estimates.items() if estimate.ms <= budget]
-        if option.way != answer.way and within and not _too_large(answer, max(within)):
+        needs, limit = _memory(asked, model, option.way), asked.max_ram_mib or math.inf
+        within = [k for k, estimate in option.estimates.items() if estimate.ms <= budget and needs[k] <= limit]
+        if within:
             way, best = option.way, option.estimates[max(within)]
             precision = " --precision int8" if way.arithmetic == "int8" else ""
             fitting.append(f"--runtime {way.runtime}{precision} takes {_ms(best.ms)} ms at k = {best.k}")
@@ -384,11 +386,6 @@ def _nearest(answer: _Answer, evidence: Evidence) -> list[str]:
         if within:
             fitting.append(f"k = {max(within)}, which is not in the bundle, takes {_ms(said[max(within)].ms)} ms")
     return [f"Nearest: {'; '.join(fitting[:4])}."] if fitting else []
-
-
-def _too_large(answer: _Answer, k: int) -> bool:
-    limit = answer.asked.max_ram_mib
-    return limit is not None and answer.needs_mib[k] > limit
 
 
 def _farthest(answer: _Answer) -> int:

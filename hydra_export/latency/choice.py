@@ -82,7 +82,7 @@ def _accuracy_reason(model: Model, heads: Iterable[int]) -> str:
 
 def _none(estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float) -> str:
     if all(word == "too much RAM" for word in verdicts.values()):
-        return "the weights of every k alone take more memory than that"
+        return "the weights of every k alone take more memory than allowed"
     smallest = estimates[min(estimates)]
     return (
         f"even k = {smallest.k} takes {rounded(smallest.ms)} ms ({rounded(smallest.low)} to {rounded(smallest.high)}), "

@@ -173,7 +173,40 @@ An error of x/÷ 1.30 means that half of the predictions are at most 1.30 times 
 - **Only what it is like.** Times of a model speak for models of 0.5 to 2 times its GMACs (whole model against whole
   model) at the same resolution. Others get no number: measure them.
 
-A measurement of your own on the device replaces all of this.
+## A measurement of your own
+
+It outranks all of this on that device. It is a file of yours among the profiles, `~/.config/hydra-export/profiles` on
+Linux (`hydra-export profile` names the place, `--profiles DIR` another), with the id of a device that is known or of a
+new one; [device-profile.schema.json](device-profile.schema.json) lists every field.
+
+```toml
+schema_version = 1
+id = "rpi5"
+name = "Raspberry Pi 5"
+class = "board"
+
+[sources]
+bench = "hydra-export bench, active cooling"
+
+[[latency]]
+model = "hydravit_base_patch16_224"
+k = 6
+gmacs = 4.6
+model_gmacs = 17.56
+resolution = 224
+runtime = "onnxruntime"
+runtime_version = "1.23.0"
+precision = "fp32"
+unit = "cpu"
+threads = 4
+ms = 187
+low = 184
+high = 195
+statistic = "median"
+date = "2026-02-03"
+provenance = "measured"
+source = "bench"
+```
 
 Made by `python -m hydra_export.latency`.
 """
