@@ -267,44 +267,56 @@ class _Walker:
 
     def number(self, code: str, at: int) -> Any:
         """One little-endian number."""
-        _need(at % _SIZES[code] == 0, f"the number at byte {at} is not aligned")
-        self._inside(at, _SIZES[code], "a number")
+        size = _SIZES[code]
+        if at % size:
+            raise _Refused(f"the number at byte {at} is not aligned")
+        if not 0 <= at <= self.size - size:
+            raise _Refused(f"the number at byte {at} lies outside")
         (value,) = struct.unpack_from(f"<{code}", self.data, at)
-        _need(code != "?" or self.data[at] < 2, f"the truth value at byte {at} is {self.data[at]}")
+        if code == "?" and self.data[at] > 1:
+            raise _Refused(f"the truth value at byte {at} is {self.data[at]}")
         return value
 
     def follow(self, at: int) -> int:
         """Where the offset at *at* points to."""
         target = at + int(self.number("I", at))
-        _need(target > at and target % 4 == 0, f"the offset at byte {at} points to byte {target}")
+        if target <= at or target % 4:
+            raise _Refused(f"the offset at byte {at} points to byte {target}")
         return target
 
     def table(self, at: int, table: _Table) -> dict[str, Any]:
         """The fields of a table, those that it leaves out with their defaults."""
         self._spend(_TABLE_ITEMS)
-        vtable = at - int(self.number("i", at))
-        slots = self._slots(vtable, at, table)
+        slots = self._slots(at, table)
         fields: dict[str, Any] = {}
         for slot, (name, kind) in table.fields.items():
-            place = at + slots[slot] if slots.get(slot) else 0
-            fields[name] = self._field(place, kind, fields.get("type", 0)) if place else _default(kind)
+            fields[name] = (
+                self._field(at + slots[slot], kind, fields.get("type", 0)) if slot in slots else _default(kind)
+            )
         return fields
 
-    def _slots(self, vtable: int, at: int, table: _Table) -> dict[int, int]:
-        what = f"the {table.name} at byte {at}"
-        _need(vtable >= 4, f"{what} has its fields listed at byte {vtable}")
+    def _slots(self, at: int, table: _Table) -> dict[int, int]:
+        """Where the fields lie that the table has, seen from it."""
+
+        def need(condition: bool, what: str) -> None:
+            if not condition:
+                raise _Refused(f"the {table.name} at byte {at} {what}")
+
+        vtable = at - int(self.number("i", at))
+        need(vtable >= 4, "has its fields listed before the file")
         listed, inline = int(self.number("H", vtable)), int(self.number("H", vtable + 2))
-        _need(4 <= listed <= 4 + 2 * _MOST_SLOTS and listed % 2 == 0, f"{what} has a list of {listed} bytes of fields")
-        self._inside(vtable, listed, what)
-        _need(inline >= 4, f"{what} has {inline} bytes")
-        self._inside(at, inline, what)
+        need(4 <= listed <= 4 + 2 * _MOST_SLOTS and listed % 2 == 0, "has a list of fields of another length")
+        need(inline >= 4, "is shorter than its head")
+        self._inside(vtable, listed, "a list of fields")
+        self._inside(at, inline, "a table")
         offsets = struct.unpack_from(f"<{listed // 2 - 2}H", self.data, vtable + 4)
         slots = {slot: offset for slot, offset in enumerate(offsets) if offset}
         for slot, offset in slots.items():
-            _need(slot in table.fields, f"{what} has field {slot}, which our files do not have")
+            if slot not in table.fields:
+                need(False, f"has field {slot}, which our files do not have")
             kind = table.fields[slot][1]
             size = _SIZES[kind.code] if isinstance(kind, _Scalar) else 4
-            _need(4 <= offset <= inline - size, f"{what} has its field {slot} outside")
+            need(4 <= offset <= inline - size, "has a field outside of itself")
         return slots
 
     def _field(self, at: int, kind: _Kind, union_type: int) -> Any:
@@ -341,18 +353,20 @@ class _Walker:
             raise _Refused(f"the text at byte {at} is not UTF-8") from error
 
     def _inside(self, at: int, size: int, what: str) -> None:
-        _need(0 <= at <= self.size - size, f"{what} of {size} bytes at byte {at} lies outside")
+        if not 0 <= at <= self.size - size:
+            raise _Refused(f"{what} of {size} bytes at byte {at} lies outside")
         self.end = max(self.end, at + size)
 
     def _spend(self, items: int) -> None:
         self._items_left -= items
-        _need(self._items_left >= 0, f"it lists more than {_MOST_ITEMS} things")
+        if self._items_left < 0:
+            raise _Refused(f"it lists more than {_MOST_ITEMS} things")
 
 
 def _default(kind: _Kind) -> Any:
     if isinstance(kind, _Scalar):
         return kind.default
-    return {_Text: "", _Vector: (), _Content: Extent()}.get(type(kind), {})
+    return {_Text: "", _Vector: (), _Content: Extent()}.get(type(kind))
 
 
 def _model(walker: _Walker) -> Model:
@@ -408,7 +422,9 @@ def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
 def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Operation:
     _indices((fields["opcode"],), num_opcodes, "operator")
     inputs, outputs = (_indices(fields[name], num_tensors, "tensor") for name in ("inputs", "outputs"))
-    return Operation(fields["opcode"], inputs, outputs, fields["type"], fields["options"])
+    has_options = fields["options"] is not None
+    _need(has_options == (fields["type"] > 0), f"an operator has options of kind {fields['type']}, and none")
+    return Operation(fields["opcode"], inputs, outputs, fields["type"], fields["options"] or {})
 
 
 def _signature(fields: dict[str, Any], graphs: tuple[Graph, ...]) -> Signature:
