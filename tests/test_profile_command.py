@@ -170,11 +170,19 @@ def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, a
 def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     chosen = answer("--device", "galaxy-s24", "--max-ram-mib", "100")
     assert chosen["choice"]["heads"] == 6
+    assert chosen["estimates"][0]["least_ram_mib"] == pytest.approx(5_717_416 * 4 / 2**20)
     assert [one["fits"] for one in chosen["estimates"]][4:] == ["too much RAM"] * 6
     assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "the weights of every k alone take more memory than allowed" in told
     assert "Nearest: --runtime litert --precision int8 takes 1.61 ms at k = 4" in told, "a quarter of the bytes"
+
+
+def test_int8_of_npus_is_said_to_be_another_than_ours(said: Said) -> None:
+    caveat = "the int8 of hydra-export has float activations"
+    assert caveat in said("--device", "galaxy-s24", "--precision", "int8")
+    assert caveat not in said("--device", "galaxy-s24")
+    assert caveat not in said("--device", "rpi5", "--precision", "int8")
 
 
 # The user's own
@@ -281,6 +289,33 @@ def test_a_small_model_is_answered_from_its_own_times(
     assert found["choice"]["heads"] == 4
     assert found["estimates"][1]["least_ram_mib"] == pytest.approx(90e6 / 2**20)
     assert said("--device", "box", "--bundle", str(small_bundle)).startswith(f"{model.name} (of {small_bundle})")
+
+
+def test_a_smaller_head_count_than_the_bundle_holds_is_named_where_it_would_fit(
+    small_bundle: Path, config: Path, capsys: Capture
+) -> None:
+    from hydra_export import bundle
+
+    model = bundle.read(small_bundle).model
+    macs = {k: model.config.macs(k) / 1e9 for k in (1, 2, 4)}
+    shape = {"model": model.name, "model_gmacs": macs[4], "resolution": model.config.image_size}
+    own(config, {**shape, "k": 4, "gmacs": macs[4], "ms": 100.0})
+    at = {k: 100 * gmacs / macs[4] for k, gmacs in macs.items()}
+    budget = (at[1] + at[2]) / 2
+    assert main(["profile", "--device", "box", "--bundle", str(small_bundle), "--budget-ms", f"{budget}"]) == 1
+    assert "k = 1, which is not in the bundle, takes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_the_bundle_lacks_for_the_runtime_is_said(small_bundle: Path, config: Path, said: Said) -> None:
+    from hydra_export import bundle
+
+    model = bundle.read(small_bundle).model
+    whole = model.config.macs(4) / 1e9
+    shape = {"model": model.name, "model_gmacs": whole, "resolution": model.config.image_size}
+    own(config, {**shape, "k": 4, "gmacs": whole, "ms": 0.5})
+    assert "holds nothing for" not in said("--device", "box", "--bundle", str(small_bundle))
+    shown = said("--device", "box", "--bundle", str(small_bundle), "--runtime", "litert")
+    assert "The bundle holds nothing for litert: export with --target tflite." in shown
 
 
 def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:

@@ -1,0 +1,262 @@
+"""What ``hydra-export profile`` says of a device: for a person, for a program, and where a budget fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from hydra_export.commands import percent, size, table, titled
+from hydra_export.commands.profile_facts import summary
+from hydra_export.latency import Advice, Choice, Estimate, Evidence, Model, Way, estimates, nearest
+from hydra_export.latency.advice import weight_bytes
+from hydra_export.latency.spread import rounded
+from hydra_export.latency.ways import FORMATS
+
+if TYPE_CHECKING:
+    from hydra_export.bundle import Manifest
+
+# What times a file with each runtime. Others: our own bench, on the device.
+_TIMERS = {
+    "litert": "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{name}-k{k}.tflite {delegate}",
+    "tensorrt": "trtexec --onnx={name}-k{k}.onnx --fp16",
+    "hailort": "hailortcli benchmark {name}-k{k}.hef",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What else the user said.
+
+    Attributes:
+        recognised_by: the key that told which device this is; empty where the user did.
+        bundle: whose model this is, None for the reference model; *manifest* is its.
+        folder: of the user's own profiles.
+    """
+
+    recognised_by: str
+    bundle: Path | None
+    manifest: Manifest | None
+    folder: Path
+
+
+# What a person reads
+
+
+def shown(advice: Advice, context: Context) -> RenderableType:
+    """The table per head count, and below it the choice, its reasons and what would settle it."""
+    model = advice.model
+    about = f"of {context.bundle}" if context.bundle else "the reference model; --bundle DIR speaks of yours"
+    recognised = f", recognised by {context.recognised_by}" if context.recognised_by else ""
+    title = f"{model.name} ({about})\non {advice.profile.name}{recognised}: {advice.way}"
+    if advice.choice is None:
+        settle = [f"Measure it: {_measure(advice, context)}", _where_to_write(advice, context)]
+        return titled(title, "", f"No number: {_nothing_known(advice)}.", *_others(advice), *settle)
+    rows = table("k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {rounded(advice.budget.ms)} ms")
+    for k, estimate in advice.estimates.items():
+        rows.add_row(
+            f"{k} *" if k == advice.choice.heads else str(k),
+            percent(model.accuracy.get(k)),
+            size(_weights(advice, context, k)),
+            rounded(estimate.ms),
+            f"{rounded(estimate.low)} to {rounded(estimate.high)}",
+            _evidence(estimate),
+            _fits(advice, k),
+        )
+    unsure = not advice.choice.sure or advice.choice.larger or advice.distance > 0
+    return titled(
+        title,
+        rows,
+        *_choice_lines(advice, advice.choice),
+        *_caveats(advice, context),
+        "",
+        *_from(advice),
+        *_others(advice),
+        f"{'To settle it' if unsure else 'To time yours'}: {_measure(advice, context)}",
+        _where_to_write(advice, context),
+    )
+
+
+def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
+    whose = "" if advice.wish.budget_ms is not None else f"{advice.profile.id}'s own: "
+    budget = f"{rounded(advice.budget.ms)} ms ({whose}{advice.budget.reason})"
+    chance = _chance(choice.chance)
+    if choice.heads is None:
+        return [f"Nothing fits {budget}: {choice.why}: a chance of {chance}."]
+    if choice.sure:
+        lines = [f"Choice for {budget}: k = {choice.heads}, {chance} sure: {choice.why}."]
+    else:
+        lines = [f"Best guess for {budget}: k = {choice.heads}, {chance}; {choice.why}."]
+    if choice.larger:
+        lines += [f"k = {choice.larger[0]} may fit as well ({_chance(choice.larger[1])})."]
+    return lines
+
+
+def _caveats(advice: Advice, context: Context) -> list[str]:
+    lines = []
+    if advice.distance == 2:
+        lines += ["All of it is inferred from other devices: time this one before you rely on it."]
+    if advice.way.arithmetic == "int8" and advice.way.unit == "npu":
+        lines += ["int8 was static there, activations included; the int8 of hydra-export has float activations."]
+    if advice.wish.max_ram_mib is not None:
+        lines += ["Memory: the weights alone, or what you measured here; the peak lies above the weights."]
+    target = FORMATS[advice.way.runtime]
+    if context.manifest is None:
+        lines += ["Accuracy: arXiv 2605.22677, which gives it for k = 3 and 6 on ImageNet-1K."]
+    elif target not in {artifact.target for artifact in context.manifest.artifacts}:
+        lines += [f"The bundle holds nothing for {advice.way.runtime}: export with --target {target}."]
+    return lines
+
+
+def _from(advice: Advice) -> list[str]:
+    """What the numbers come from."""
+    estimated = [e for e in advice.estimates.values() if e.provenance == "estimated"]
+    timed = [e for e in advice.estimates.values() if e.provenance != "estimated"]
+    lines = [f"Timed: {anchor}." for estimate in timed for anchor in estimate.anchors]
+    if estimated:
+        lines += [f"Estimated: {estimated[0].formula}."]
+    if estimated and not timed:
+        anchors, most = estimated[0].anchors, 6
+        lines += [f"  from {anchor}" for anchor in anchors[:most]]
+        lines += [f"  and {len(anchors) - most} more"] if len(anchors) > most else []
+    return lines
+
+
+def _others(advice: Advice) -> list[str]:
+    lines = ["Other ways here (largest k):"] if advice.others else []
+    for option in advice.others[:4]:
+        whole = option.whole
+        interval = f"{rounded(whole.low)} to {rounded(whole.high)}"
+        lines += [f"  {option.way}: {rounded(whole.ms)} ms ({interval}), {_evidence(whole)}"]
+    return lines
+
+
+def _fits(advice: Advice, k: int) -> str:
+    word = advice.verdicts[k]
+    if word not in ("probably", "hardly"):
+        return word
+    return f"{word} ({_chance(advice.estimates[k].spread.chance_within(advice.budget.ms))})"
+
+
+def _weights(advice: Advice, context: Context, k: int) -> int:
+    """Bytes of the bundle's separate artifact for this way, or of so many parameters."""
+    target = FORMATS[advice.way.runtime]
+    precisions = ("int8",) if advice.way.arithmetic == "int8" else ("fp32", "fp16")
+    for artifact in context.manifest.artifacts if context.manifest else ():
+        if artifact.target == target and artifact.heads == (k,) and artifact.precision in precisions:
+            return artifact.bytes
+    return advice.model.params[k] * weight_bytes(advice.way, advice.wish.precision)
+
+
+def _evidence(estimate: Estimate) -> str:
+    return estimate.provenance.replace("_", ", ")
+
+
+def _chance(chance: float) -> str:
+    if 0.01 <= chance <= 0.99:
+        return f"{100 * chance:.0f} %"
+    return "more than 99 %" if chance > 0.5 else "less than 1 %"
+
+
+def _nothing_known(advice: Advice) -> str:
+    model = advice.model
+    if not advice.sizes:
+        like = f"{advice.profile.name} or on a device like it"
+        return f"no vision transformer is known to have been timed in this way on {like}"
+    known = ", ".join(f"{gmacs:.3g} GMACs at {resolution} px" for gmacs, resolution in advice.sizes)
+    own = f"{model.name} has {model.full:.2g} at {model.resolution} px"
+    return f"the times that are known anywhere are of models of {known}, and {own}"
+
+
+def _measure(advice: Advice, context: Context) -> str:
+    """The command that times the model in this way on the device."""
+    k = advice.choice.heads if advice.choice and advice.choice.heads else min(advice.model.gmacs)
+    runtime, name = advice.way.runtime, advice.model.name
+    if runtime == "coreml":
+        return f"open {name}-k{k}.mlpackage in Xcode and make a performance report on the device"
+    if runtime in _TIMERS and (runtime != "litert" or advice.profile.device_class == "phone"):
+        on_npu = advice.way.unit == "npu"
+        delegate = "--external_delegate_path=libQnnTFLiteDelegate.so" if on_npu else "--num_threads=4"
+        return _TIMERS[runtime].format(name=name, k=k, delegate=delegate)
+    where = "" if context.recognised_by else " on the device"
+    return f"hydra-export bench --bundle {context.bundle or 'DIR'}{where}"
+
+
+def _where_to_write(advice: Advice, context: Context) -> str:
+    known = advice.known
+    path = known.files[-1] if known.own else context.folder / f"{advice.profile.id}.toml"
+    return f"A [[latency]] table of yours in {path} outranks all of this."
+
+
+# Where a budget fails
+
+
+def failure(advice: Advice) -> str:
+    """Why nothing is known to fit."""
+    why = advice.choice.why if advice.choice else _nothing_known(advice)
+    return f"Nothing is known to fit {rounded(advice.budget.ms)} ms on {advice.profile.name}: {why}."
+
+
+def remedy(evidence: Evidence, advice: Advice, context: Context) -> str:
+    """What would fit, by its central estimate, and the command that settles it."""
+    options = []
+    for way, best in nearest(evidence, advice):
+        precision = " --precision int8" if way.arithmetic == "int8" else ""
+        options += [f"--runtime {way.runtime}{precision} takes {rounded(best.ms)} ms at k = {best.k}"]
+    if context.manifest is not None:
+        config = context.manifest.model.config
+        smaller = Model.of(advice.model.name, config, range(1, min(advice.model.gmacs)), {})
+        said = estimates(evidence, advice.profile.id, advice.way, smaller) if smaller.gmacs else {}
+        fitting = [estimate for estimate in said.values() if estimate.ms <= advice.budget.ms]
+        options += [f"k = {e.k}, which is not in the bundle, takes {rounded(e.ms)} ms" for e in fitting[-1:]]
+    told = f"Nearest: {'; '.join(options[:4])}. " if options else ""
+    return f"{told}Measure it: {_measure(advice, context)}"
+
+
+# What a program reads
+
+
+def document(advice: Advice, context: Context) -> dict[str, Any]:
+    """The ``--json`` output."""
+    model, budget = advice.model, advice.budget
+    bundle = str(context.bundle) if context.bundle else None
+    return {
+        "model": {"name": model.name, "bundle": bundle, "gmacs": model.full},
+        "device": summary(advice.known) | {"recognised_by": context.recognised_by or None},
+        "way": _way(advice.way),
+        "budget": {"ms": budget.ms, "given": advice.wish.budget_ms is not None, "reason": budget.reason},
+        "estimates": [
+            {
+                "heads": k,
+                "gmacs": model.gmacs[k],
+                "accuracy": model.accuracy.get(k),
+                "least_ram_mib": advice.needs_mib[k],
+                **_estimate(estimate),
+                "fits": advice.verdicts[k],
+                "chance": estimate.spread.chance_within(budget.ms),
+            }
+            for k, estimate in advice.estimates.items()
+        ],
+        "choice": _choice(advice.choice),
+        "other_ways": [{**_way(one.way), "heads": one.whole.k, **_estimate(one.whole)} for one in advice.others],
+        "measure": _measure(advice, context),
+    }
+
+
+def _way(way: Way) -> dict[str, str]:
+    return {"runtime": way.runtime, "arithmetic": way.arithmetic, "unit": way.unit}
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    fields = {"ms": estimate.ms, "low": estimate.low, "high": estimate.high, "provenance": estimate.provenance}
+    return fields | {"anchors": [*estimate.anchors], "formula": estimate.formula}
+
+
+def _choice(choice: Choice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    larger = {"heads": choice.larger[0], "chance": choice.larger[1]} if choice.larger else None
+    fields = {"heads": choice.heads, "sure": choice.sure, "chance": choice.chance, "why": choice.why}
+    return fields | {"larger": larger}
