@@ -70,6 +70,7 @@ class Function:
     Attributes:
         ios: the version whose operations it may use.
         constants: by name; only those that are values of their own, not written inside an operation.
+        unused: names of constants that nothing uses.
         macs: multiply-accumulates of its products.
         live_elements: the most numbers that it holds at once, constants apart.
     """
@@ -79,6 +80,7 @@ class Function:
     inputs: dict[str, TensorType]
     outputs: dict[str, ValueType]
     constants: dict[str, Constant]
+    unused: frozenset[str]
     steps: tuple[Step, ...]
     macs: int
     live_elements: int
@@ -125,6 +127,7 @@ class _Reader:
         self.types: dict[str, ValueType] = {}
         self.constants: dict[str, Constant] = {}
         self.weights: set[str] = set()  # names of what constexprs make
+        self.used: set[str] = set()
         self.macs = self.written = 0
 
     def function(self) -> Function:
@@ -157,6 +160,7 @@ class _Reader:
             {name: declared for name, declared in inputs.items() if isinstance(declared, TensorType)},
             outputs,
             self.constants,
+            frozenset(self.constants.keys() - self.used - outputs.keys()),
             *self._with_last_uses(steps, set(outputs)),
         )
 
@@ -221,6 +225,7 @@ class _Reader:
             return read_constant(message.value, self.open_file)
         if message.name not in self.types:
             raise InvalidProgram(f"it uses {message.name!r}, which is not made before it")
+        self.used.add(message.name)
         return str(message.name)
 
     def _bind(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra_export import mil
 from hydra_export.errors import CheckFailed
+from hydra_export.mil.types import NAMED, TensorType
 from hydra_export.targets.coreml import folder, graph
 
 _LARGEST_RANK = 4  # what the Neural Engine takes
@@ -48,8 +49,31 @@ def _program(package: mil.Package) -> Iterator[str]:
         for declared in function.types:
             if (rank := getattr(declared, "rank", 0)) > _LARGEST_RANK:
                 yield f"a value has rank {rank}"
+        for name in function.unused:
+            yield f"constant {name} is not used"
     if package.weight_files != (folder.WEIGHTS,):
         yield f"its weights lie in {list(package.weight_files)}"
+        return
+    yield from _weights(package)
+
+
+def _weights(package: mil.Package) -> Iterator[str]:
+    """The weight file holds what the program uses, one after the other, and nothing else."""
+    sizes = {
+        constant.offset: constant.type.size * NAMED[constant.type.dtype].bits // 8
+        for function in package.functions.values()
+        for constant in function.constants.values()
+        if constant.offset is not None and isinstance(constant.type, TensorType)
+    }
+    place = 64
+    for offset in sorted(sizes):
+        if offset != place:
+            yield f"its weight file holds something at {place} that is not used"
+            return
+        place = offset + 64 + -(-sizes[offset] // 64) * 64
+    size = (package.path / folder.WEIGHTS).stat().st_size
+    if not place - 64 < size <= place:
+        yield f"its weight file has {size} bytes, used are {place}"
 
 
 def _description(package: mil.Package) -> Iterator[str]:
