@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
+from hydra_export.parity import ParityRecord
 
 # Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
 _PROGRAMS = {
@@ -99,11 +100,19 @@ print({output}[0].argmax(), golden["logits_k{entry.heads[0]}"][0].argmax())
 
 
 def _artifact(entry: ArtifactEntry) -> str:
-    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error - record.bound)
+    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error)
     heads = ", ".join(map(str, entry.heads))
     is_folder, others = entry.path not in entry.files, [path for path in entry.files if path != entry.path]
     files = "the folder" if is_folder else " + ".join(["this file", *(f"`{path}`" for path in others)])
-    return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {worst.bound:.2g} |"
+    return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {_allowed(worst)} |"
+
+
+def _allowed(record: ParityRecord) -> str:
+    if record.bound is not None:
+        return f"{record.bound:.2g}"
+    if record.accuracy is None or record.accuracy_fp32 is None:
+        return f"agrees on {record.top1_agreement:.1%} of {record.num_images} images"
+    return f"top-1 {record.accuracy:.1f} %, unrounded {record.accuracy_fp32:.1f} %, of {record.num_images} images"
 
 
 def _accuracy(accuracy: float | None) -> str:

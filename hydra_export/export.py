@@ -23,14 +23,16 @@ from hydra_export import checkpoint as checkpoints
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.data import ImageSet, packaged_images
+from hydra_export.data.packaged import FASHION_MNIST_LABELS
 from hydra_export.errors import BadInput
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session, Target
 from hydra_export.version import VERSION
 
-# Parity takes as many images as cost this much at the largest head count: seconds, whatever the model.
-_PARITY_MACS = 2e11
-_PARITY_IMAGES = range(4, 129)
+# Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
+# int8 needs more of them.
+_PARITY_MACS, _GATE_MACS = 2e11, 4e12
+_PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
 _GOLDEN_IMAGES = 4
 # What a converter needs: the packages that it loads, and the model so many times.
 _CONVERTER_MIB, _CONVERTER_COPIES = 1500, 4
@@ -108,6 +110,7 @@ def export(
     *,
     heads: Sequence[int] = (),
     images: ImageSet | None = None,
+    gate: parity.Gate | None = None,
     progress: bundle.Progress = bundle.silent,
     side_by_side: int = 0,
     memory_mib: int = 0,
@@ -118,11 +121,13 @@ def export(
         listed: what ``jobs`` returned; separate ONNX files by default.
         heads: head counts; the checkpoint's own export list by default.
         images: what parity is measured on; the packaged images by default, fitted to the model.
+        gate: how much accuracy int8 may lose; its labels are taken from *images*.
         side_by_side: converters that may run at once; 0 for as many as there are cores and memory for.
         memory_mib: what one converter may take; 0 for all that is there.
 
     Raises:
-        BadInput: no such subnetwork or classifier, or a name of the model that cannot name files.
+        BadInput: no such subnetwork or classifier, a name of the model that cannot name files, or int8 without images
+            that it could be judged by.
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
@@ -131,46 +136,74 @@ def export(
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:
         config.classifier(k)
-    limit = num_parity_images(config, heads[-1])
+    limits = num_images(config, heads[-1], listed)
+    of_the_model = images is not None or checkpoint.info.labels == FASHION_MNIST_LABELS
     if images is None:
-        images = packaged_images(data, limit)
-    pixels = images.pixels[:limit]
+        images = packaged_images(data, max(limits.values()))
+    gate = _gate(gate or parity.Gate(), listed, images, of_the_model)
+    pixels = {precision: images.pixels[:limit] for precision, limit in limits.items()}
+    if gate.labels is not None:
+        gate = replace(gate, labels=gate.labels[: len(pixels.get("int8", ()))])
     writes = [_Write(job, chosen) for job in listed for chosen in _apart(job, heads)]
-    total = len(writes) + len(heads)
 
     with bundle.written(out) as folder:
+        total = len(writes) + len(listed) * len(heads)
 
         def writing(what: str, done: int) -> None:
             progress(what, done, total)
 
         artifacts = _written(writes, checkpoint, folder, writing, side_by_side, memory_mib)
+        proofs = [(k, artifact) for k in heads for artifact in artifacts if k in artifact.heads]
+        total = len(writes) + len(proofs)
         records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
-        references: dict[int, dict[Precision, parity.Reference]] = {}
-        agreed = np.ones(len(pixels), np.bool_)
-        for step, k in enumerate(heads, start=len(writes)):
-            progress(f"proving k = {k}", step, total)
-            here = [artifact for artifact in artifacts if k in artifact.heads]
-            rounded = {artifact.spec.precision for artifact in here} & {"fp16"}
-            references[k] = {
-                precision: parity.reference(checkpoint.model, k, pixels, data, precision)
-                for precision in ("fp32", *rounded)
-            }
-            for artifact in here:
-                record, agreeing = _prove(artifact, k, data, pixels, references[k], folder)
-                records[artifact.path][k] = record
-                agreed &= agreeing
+        references: dict[int, dict[Precision, parity.Reference]] = {k: {} for k in heads}
+        agreed = np.ones(limits["fp32"], np.bool_)[: len(images)]
+        for step, (k, artifact) in enumerate(proofs, start=len(writes)):
+            progress(f"proving {artifact.path}, k = {k}", step, total)
+            precision = artifact.spec.precision
+            for needed in ("fp32", precision):
+                if needed not in references[k]:
+                    references[k][needed] = parity.reference(checkpoint.model, k, pixels[needed], data, needed)
+            record, agreeing = _prove(artifact, k, data, pixels[precision], references[k], folder, gate)
+            records[artifact.path][k] = record
+            agreed &= agreeing[: len(agreed)]
         progress("sealing", total, total)
         # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
-        _write_golden(folder, pixels, np.flatnonzero(agreed)[:_GOLDEN_IMAGES], references, data)
-        described = f"{images.source} ({len(pixels)} used)" if len(pixels) < len(images) else images.source
+        _write_golden(folder, pixels["fp32"], np.flatnonzero(agreed)[:_GOLDEN_IMAGES], references, data)
+        used = max(map(len, pixels.values()))
+        described = f"{images.source} ({used} used)" if used < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
         return bundle.seal(folder, manifest)
 
 
-def num_parity_images(config: HydraConfig, largest: int) -> int:
-    """How many images parity takes: as many as are a few seconds' work at the *largest* head count."""
-    return max(_PARITY_IMAGES[0], min(_PARITY_IMAGES[-1], int(_PARITY_MACS / config.macs(largest))))
+def num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
+    """How many images each precision takes: as many as are a few seconds' work at the *largest* head count.
+
+    int8 takes more, the same ones first: a share of right answers is not known from a few.
+    """
+    by_precision: dict[Precision, int] = {"fp32": _affordable(_PARITY_MACS, config.macs(largest), _PARITY_IMAGES)}
+    for job in listed:
+        by_precision[job.spec.precision] = by_precision["fp32"]
+    if "int8" in by_precision:
+        by_precision["int8"] = _affordable(_GATE_MACS, config.macs(largest), _GATE_IMAGES)
+    return by_precision
+
+
+def _affordable(macs: float, each: int, counts: range) -> int:
+    return max(counts[0], min(counts[-1], int(macs / each)))
+
+
+def _gate(gate: parity.Gate, listed: Sequence[Job], images: ImageSet, of_the_model: bool) -> parity.Gate:
+    """*gate* with the labels that it is judged by."""
+    if gate.open or all(job.spec.precision != "int8" for job in listed):
+        return gate
+    if not of_the_model:
+        raise BadInput(
+            "int8 has to be judged by images of the model's own kind, and there are none.",
+            "Give --images DIR, best with a folder per class; or --accept-unchecked to go without.",
+        )
+    return replace(gate, labels=images.labels)
 
 
 def _check_exportable(checkpoint: Checkpoint) -> None:
@@ -292,6 +325,7 @@ def _prove(
     pixels: Pixels,
     expected: Mapping[Precision, parity.Reference],
     folder: Path,
+    gate: parity.Gate,
 ) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
     given = pixels if artifact.spec.input == "image" else data.normalise(pixels)
 
@@ -300,8 +334,8 @@ def _prove(
             return np.concatenate([session.run(given[:1]), session.run(given[1:])])
         return session.run(given)
 
-    target = targets.get(artifact.target)
-    return parity.prove(target, folder / artifact.path, heads, artifact.spec.precision, expected, run, artifact.path)
+    target, precision = targets.get(artifact.target), artifact.spec.precision
+    return parity.prove(target, folder / artifact.path, heads, precision, expected, run, artifact.path, gate)
 
 
 def _write_golden(
@@ -314,6 +348,8 @@ def _write_golden(
     golden: dict[str, Array] = {"pixels": pixels[images], "image": data.normalise(pixels[images])}
     for k, by_precision in references.items():
         for precision, reference in by_precision.items():
+            if precision == "int8":
+                continue  # is held against that of fp32
             chosen = reference.first(images)
             golden[bundle.golden_name("logits", k, precision)] = chosen.exact
             golden[bundle.golden_name("torch_fp32_logits", k, precision)] = chosen.torch_fp32

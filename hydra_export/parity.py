@@ -27,26 +27,46 @@ _BATCH = 8  # activations of larger ones would need more memory than the weights
 # Of runtimes that round on the way. fp16's rounding leaves the direction of the logits alone; a wrong graph does not.
 _SMALLEST_AGREEMENT = 0.99
 _SMALLEST_COSINE = 0.999
+_SMALLEST_QUANTIZED_AGREEMENT = 0.97
 
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact compared with the float64 subnetwork at one head count.
 
     Attributes:
-        max_abs_error: of logits, the largest over the runtimes that compute in float32; against the subnetwork whose
-            weights were rounded to the artifact's precision.
-        bound: the largest ``max_abs_error`` that passes.
+        max_abs_error: of logits, the largest over the runtimes that compute in float32; of an fp16 artifact against the
+            subnetwork whose weights were rounded to it.
+        bound: the largest ``max_abs_error`` that passes; None for int8, where the accuracy decides.
         cosine, top1_agreement: the smallest cosine over images and runtimes, and the smallest share of images whose
             largest logit is the same; runtimes that round on the way are compared with the unrounded subnetwork.
         runtimes: the largest error in each runtime.
+        accuracy, accuracy_fp32: top-1 in percent of an int8 artifact, the worst over the runtimes, and of the unrounded
+            subnetwork on the same labelled images; None where there are none.
     """
 
     max_abs_error: float
-    bound: float
+    bound: float | None
     cosine: float
     top1_agreement: float
     num_images: int
     runtimes: dict[str, float] = {}
+    accuracy: float | None = None
+    accuracy_fp32: float | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an int8 artifact has to keep.
+
+    Attributes:
+        labels: int64 [num_images]; None where unknown: then the share of images on which it agrees decides.
+        max_drop: of top-1, in percentage points.
+        open: nothing is held against it.
+    """
+
+    labels: NDArray[np.int64] | None = None
+    max_drop: float = 1.0
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,24 +94,28 @@ def reference(
     """Runs the dense subnetwork *heads* on *pixels_BHWC*, in float32 and in float64, a batch at a time.
 
     With *precision* fp16 every tensor of the normalised form is rounded to it first. Otherwise the subnetwork is a view
-    of *model*; float64 weights exist one layer at a time: this needs hardly any memory.
+    of *model*; float64 weights exist one layer at a time: this needs hardly any memory. For int8, whose gate needs many
+    images and no such exactness, float32 stands for both.
     """
+    dense = _rounded(model, heads) if precision == "fp16" else model.subnetwork(heads, copy=False).eval()
+    torch_fp32 = _run(dense, pixels_BHWC, preprocessing, np.float32)
+    if precision == "int8":
+        return Reference(torch_fp32.astype(np.float64), torch_fp32)
+    with _layers_in_float64(dense):
+        return Reference(_run(dense, pixels_BHWC, preprocessing, np.float64), torch_fp32)
+
+
+def _run(
+    dense: VisionTransformer, pixels_BHWC: Pixels, preprocessing: Preprocessing, dtype: type[np.float32 | np.float64]
+) -> Array:
     import torch
 
-    dense = _rounded(model, heads) if precision == "fp16" else model.subnetwork(heads, copy=False).eval()
-
-    def logits(dtype: type[np.float32 | np.float64]) -> Array:
+    with torch.inference_mode():
         batches = [
             dense(torch.from_numpy(preprocessing.normalise(pixels_BHWC[at : at + _BATCH], dtype))).numpy()
             for at in range(0, len(pixels_BHWC), _BATCH)
         ]
-        return np.concatenate(batches)
-
-    with torch.inference_mode():
-        torch_fp32 = logits(np.float32)
-        with _layers_in_float64(dense):
-            exact = logits(np.float64)
-    return Reference(exact, torch_fp32)
+    return np.concatenate(batches)
 
 
 def compare(logits: Array, expected: Reference) -> ParityRecord:
@@ -127,10 +151,11 @@ def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
 
     *where* is the runtime that was used, for the message.
     """
-    if not record.max_abs_error <= record.bound < math.inf:
+    bound = math.inf if record.bound is None else record.bound
+    if not record.max_abs_error <= bound < math.inf:
         raise ParityFailed(
             f"{name} does not compute subnetwork {heads}{where and f' in {where}'}: its logits differ by "
-            f"{record.max_abs_error:.3g}, allowed is {record.bound:.3g} ({_figures(record)}).",
+            f"{record.max_abs_error:.3g}, allowed is {bound:.3g} ({_figures(record)}).",
             "The export was stopped and nothing was kept. Try another --opset, or report it with this message.",
         )
 
@@ -147,6 +172,30 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
         )
 
 
+def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, where: str = "") -> None:
+    """Raises ParityFailed where the accuracy of *record*, or its agreement without labels, is below the *gate*."""
+    place = f"{name} at k = {heads}{where and f' in {where}'}"
+    remedy = "The export was stopped and nothing was kept. Try --precision fp16"
+    if not record.max_abs_error < math.inf:
+        raise ParityFailed(f"{place} gives numbers that are none.", f"{remedy}.")
+    if gate.open:
+        return
+    if record.accuracy is not None and record.accuracy_fp32 is not None:
+        drop = record.accuracy_fp32 - record.accuracy
+        if drop > gate.max_drop:
+            raise ParityFailed(
+                f"{place} loses {drop:.2f} points of top-1 ({record.accuracy_fp32:.2f} % to {record.accuracy:.2f} % of "
+                f"{record.num_images} images); {gate.max_drop:g} are allowed.",
+                f"{remedy}, or allow more with --max-drop.",
+            )
+    elif record.top1_agreement < _SMALLEST_QUANTIZED_AGREEMENT:
+        raise ParityFailed(
+            f"{place} agrees with the model on {record.top1_agreement:.1%} of {record.num_images} images; "
+            f"{_SMALLEST_QUANTIZED_AGREEMENT:.0%} are needed.",
+            f"{remedy}, or give labelled images, whose accuracy decides.",
+        )
+
+
 def prove(
     target: Target,
     path: Path,
@@ -155,13 +204,15 @@ def prove(
     expected: Mapping[Precision, Reference],
     run: Callable[[Session], Array],
     name: str = "",
+    gate: Gate | None = None,
 ) -> tuple[ParityRecord, NDArray[np.bool_]]:
     """Runs the artifact at *path* in every runtime that is here.
 
     Args:
-        expected: the reference of *precision*, and of fp32 for runtimes that round on the way.
+        expected: the reference of *precision*, and for fp16 that of fp32 as well, for runtimes that round on the way.
         run: gives the images to a session.
         name: what messages call the artifact; *path* by default.
+        gate: for int8; by default it has to agree with the model.
 
     Returns:
         The record, and per image whether every runtime agreed with the model on the largest logit.
@@ -170,28 +221,47 @@ def prove(
         ParityFailed: in one of them it does not compute subnetwork *heads*.
         CheckFailed: one of them cannot run it.
     """
-    exact: dict[str, ParityRecord] = {}
-    rounding: dict[str, ParityRecord] = {}
+    records: dict[str, ParityRecord] = {}
+    held: list[ParityRecord] = []  # to the bound, if there is one
     agreed = np.ones(len(expected[precision].exact), np.bool_)
     for runtime in target.runtimes(precision):
         logits = run(target.load(path, heads, runtime=runtime.name))
-        wanted = expected[precision if runtime.exact else "fp32"]
+        wanted = expected[precision if runtime.exact or precision == "int8" else "fp32"]
         record = compare(logits, wanted)
-        (check if runtime.exact else check_rounding)(name or str(path), heads, record, runtime.name)
-        (exact if runtime.exact else rounding)[runtime.name] = record
+        called, where = name or str(path), runtime.name
+        if precision == "int8":
+            record = _with_accuracy(record, logits, wanted, gate or Gate())
+            check_quantized(called, heads, record, gate or Gate(), where)
+        else:
+            (check if runtime.exact else check_rounding)(called, heads, record, where)
+        if runtime.exact:
+            held.append(record)
+        records[runtime.name] = record
         agreed &= agreement(logits, wanted)
-    return _combined(exact, rounding), agreed
+    return _combined(records, held), agreed
 
 
-def _combined(exact: dict[str, ParityRecord], rounding: dict[str, ParityRecord]) -> ParityRecord:
-    every = {**exact, **rounding}
+def _with_accuracy(record: ParityRecord, logits: Array, expected: Reference, gate: Gate) -> ParityRecord:
+    if gate.labels is None:
+        return msgspec.structs.replace(record, bound=None)
+    accuracy, accuracy_fp32 = (
+        100 * float((outputs.argmax(axis=1) == gate.labels).mean()) for outputs in (logits, expected.exact)
+    )
+    return msgspec.structs.replace(record, bound=None, accuracy=accuracy, accuracy_fp32=accuracy_fp32)
+
+
+def _combined(records: dict[str, ParityRecord], held: list[ParityRecord]) -> ParityRecord:
+    every = list(records.values())
+    accuracies = [record.accuracy for record in every if record.accuracy is not None]
     return ParityRecord(
-        max_abs_error=max(record.max_abs_error for record in exact.values()),
-        bound=min(record.bound for record in exact.values()),
-        cosine=min(record.cosine for record in every.values()),
-        top1_agreement=min(record.top1_agreement for record in every.values()),
-        num_images=min(record.num_images for record in every.values()),
-        runtimes={name: record.max_abs_error for name, record in every.items()},
+        max_abs_error=max(record.max_abs_error for record in held),
+        bound=held[0].bound,
+        cosine=min(record.cosine for record in every),
+        top1_agreement=min(record.top1_agreement for record in every),
+        num_images=every[0].num_images,
+        runtimes={name: record.max_abs_error for name, record in records.items()},
+        accuracy=min(accuracies, default=None),
+        accuracy_fp32=every[0].accuracy_fp32,
     )
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hydra_export.bundle import ArtifactEntry
+    from hydra_export.parity import ParityRecord
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,15 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
 def kind(artifact: ArtifactEntry) -> str:
     """What an artifact is, in fewer letters than its path."""
     return f"{artifact.target} {artifact.graph}{'' if artifact.precision == 'fp32' else f' {artifact.precision}'}"
+
+
+def allowed(record: ParityRecord) -> str:
+    """What was held against an artifact."""
+    if record.bound is not None:
+        return f"{record.bound:.1e}"
+    if record.accuracy is None or record.accuracy_fp32 is None:
+        return f"agrees {record.top1_agreement:.1%}"
+    return f"top-1 {record.accuracy - record.accuracy_fp32:+.2f}"
 
 
 def size(count: int) -> str:

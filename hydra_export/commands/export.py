@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, kind, percent, size, table, talk, tell, titled
+from hydra_export.commands import Result, allowed, kind, percent, size, table, talk, tell, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,6 +33,8 @@ def export(
     head_dim: int = 64,
     preprocessing: str | None = None,
     allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    max_drop: float = 1.0,
+    accept_unchecked: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     jobs: int = 0,
     memory: int = 0,
     out: Path = Path("hydra-bundle"),
@@ -58,6 +60,8 @@ def export(
         head_dim: Channels per head, for checkpoints that do not say.
         preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
         allow_untrained: Export head counts that were not trained.
+        max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
+        accept_unchecked: int8: export it without images that it could be judged by.
         jobs: Converters that may run side by side; by default as many as there are cores and memory for.
         memory: MiB that one converter may take; by default all that is there.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
@@ -68,11 +72,16 @@ def export(
     from hydra_export.commands.progress import shown_progress
     from hydra_export.export import export as export_bundle
     from hydra_export.export import jobs as listed_jobs
-    from hydra_export.export import num_parity_images
+    from hydra_export.export import num_images
+    from hydra_export.parity import Gate
 
     console = talk()
     _check_not_negative("--jobs", jobs)
     _check_not_negative("--memory", memory)
+    if not 0 <= max_drop <= 100:
+        from hydra_export.errors import BadInput
+
+        raise BadInput(f"--max-drop is {max_drop}.", "Give percentage points from 0 to 100.")
     listed = listed_jobs(
         _names("--target", target),
         _names("--graph", graph),
@@ -95,7 +104,7 @@ def export(
     if images is not None:
         from hydra_export.data import folder_images
 
-        limit = num_parity_images(info.config, wanted[-1])
+        limit = max(num_images(info.config, wanted[-1], listed).values())
         chosen = folder_images(images, info.preprocessing, loaded.info.labels, limit)
     with shown_progress(console) as progress:
         manifest = export_bundle(
@@ -104,6 +113,7 @@ def export(
             listed,
             heads=wanted,
             images=chosen,
+            gate=Gate(max_drop=max_drop, open=accept_unchecked),
             progress=progress,
             side_by_side=jobs,
             memory_mib=memory,
@@ -164,7 +174,7 @@ def _shown(manifest: Manifest, out: Path) -> RenderableType:
     for artifact in manifest.artifacts:
         fetched = size(sum(sizes[path] for path in artifact.files))
         for k, record in artifact.parity.items():
-            errors = (f"{record.max_abs_error:.1e}", f"{record.bound:.1e}")
+            errors = (f"{record.max_abs_error:.1e}", allowed(record))
             shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."

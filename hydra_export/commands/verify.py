@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, table, talk, titled
+from hydra_export.commands import Result, allowed, table, talk, titled
 
 
 def verify(folder: Path, /) -> Result:
@@ -20,7 +20,7 @@ def verify(folder: Path, /) -> Result:
         verified = verify_bundle(folder, progress)
     shown = table("artifact", "k", "error", "allowed", "run in")
     for run in verified:
-        errors = (f"{run.record.max_abs_error:.1e}", f"{run.record.bound:.1e}")
+        errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))
         shown.add_row(run.path, str(run.heads), *errors, ", ".join(run.record.runtimes))
     title = f"{folder} is whole, and every artifact computes its golden logits"
     artifacts = [
