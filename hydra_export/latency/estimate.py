@@ -144,7 +144,6 @@ def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Mode
             family
             and profile.family == family
             and not profile.stand_in
-            and name != device
             and soc_name(evidence, name) != soc
         ):
             pair = [by_size(evidence.pieces(name, each, model)) for each in (way, other)]
