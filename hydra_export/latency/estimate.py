@@ -140,12 +140,7 @@ def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Mode
     soc = soc_name(evidence, device)
     ratios = []
     for name, profile in evidence.profiles.items():
-        if (
-            family
-            and profile.family == family
-            and not profile.stand_in
-            and soc_name(evidence, name) != soc
-        ):
+        if family and profile.family == family and not profile.stand_in and soc_name(evidence, name) != soc:
             pair = [by_size(evidence.pieces(name, each, model)) for each in (way, other)]
             ratios += [mean_ms(pair[0][m]) / mean_ms(pair[1][m]) for m in pair[0].keys() & pair[1].keys()]
     if route is None or len(ratios) < 2:
