@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -33,18 +34,24 @@ def _installed() -> None:
         pytest.skip(str(error))
 
 
+_written: dict[str, tuple[Checkpoint, Artifact, Path]] = {}  # for all tests of this process
+
+
 @pytest.fixture
-def write(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Write:
-    """Writes subnetwork 2 of a tiny checkpoint; *architecture* is HydraConfig's, the rest ExportSpec's."""
-    places = iter(range(1000))
+def write(make_checkpoint: MakeCheckpoint, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """A copy of subnetwork 2 of a tiny checkpoint; *architecture* is HydraConfig's, the rest ExportSpec's."""
 
     def written(
         architecture: dict[str, Any] | None = None, precision: Precision = "fp16", heads: int = 2, **choices: Any
     ) -> tuple[Checkpoint, Artifact, Path]:
-        checkpoint = make_checkpoint(**{"head_dim": 16, "num_classes": 11, **(architecture or {})})
-        out = tmp_path / f"out {next(places)}"
-        (artifact,) = Case(COREML, "separate", precision).write(checkpoint, (heads,), out, **choices)
-        return checkpoint, artifact, out / artifact.path
+        key = repr((architecture, precision, heads, sorted(choices.items())))
+        if key not in _written:
+            checkpoint = make_checkpoint(**{"head_dim": 16, "num_classes": 11, **(architecture or {})})
+            out = tmp_path_factory.mktemp("written") / "out"
+            (artifact,) = Case(COREML, "separate", precision).write(checkpoint, (heads,), out, **choices)
+            _written[key] = checkpoint, artifact, out / artifact.path
+        checkpoint, artifact, path = _written[key]
+        return checkpoint, artifact, Path(shutil.copytree(path, tmp_path / path.name))
 
     return written
 
