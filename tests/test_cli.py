@@ -161,7 +161,7 @@ def test_what_an_export_does_not_know_is_refused(
     [
         (["verfy", "x"], "No command 'verfy'. Did you mean 'verify'?"),
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
-        (["zzz"], "No command 'zzz'. Known: bench, evaluate, export, train, verify."),
+        (["zzz"], "No command 'zzz'. Known: bench, doctor, evaluate, export, profile, train, verify."),
         ([""], "No command ''. Known: "),
         (
             ["train", "--recipe", "fashion-mnst", "--out", "run"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -19,7 +20,8 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.data import packaged_images
 from hydra_export.errors import ParityFailed
 from hydra_export.model import HydraViT
-from hydra_export.target import ExportSpec, GraphKind
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
 
 # B batch, D width of subnetwork k, E width of the universal model, C head width
 HEADS = 2
@@ -320,3 +322,131 @@ def test_the_record_says_how_far_off_the_worst_image_is() -> None:
     assert record.cosine == pytest.approx(0.25 / np.hypot(0.5, 0.25))
     assert record.top1_agreement == pytest.approx(2 / 3)
     assert record.num_images == 3
+
+
+# --- several runtimes, rounding, and what int8 may lose
+
+
+class Runs:
+    """A target whose runtimes give what they are told to."""
+
+    name: ClassVar[str] = "any"
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    packages: ClassVar[tuple[str, ...]] = ("numpy",)
+    isolated: ClassVar[bool] = False
+
+    def __init__(self, logits: dict[Runtime, NDArray[np.float32]]) -> None:
+        self.logits = logits
+
+    def requires(self) -> None: ...
+
+    def check(self, spec: ExportSpec) -> None: ...
+
+    def lint(self, path: Path) -> None: ...
+
+    def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+        raise NotImplementedError
+
+    def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
+        return tuple(self.logits)
+
+    def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
+        return Answers(next(logits for here, logits in self.logits.items() if here.name == runtime))
+
+
+class Answers:
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self.logits = logits
+
+    def run(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return self.logits
+
+
+RIGHT = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 1, 0]], np.float32)  # four images of three classes
+FLIPPED = RIGHT[:, ::-1].copy()
+ROUNDED = parity.Reference(RIGHT.astype(np.float64) + 0.25, RIGHT + np.float32(0.25))
+EXPECTED: dict[Precision, parity.Reference] = {
+    "fp32": parity.Reference(RIGHT.astype(np.float64), RIGHT),
+    "fp16": ROUNDED,
+    "int8": parity.Reference(RIGHT.astype(np.float64), RIGHT),
+}
+EXACT, OTHER, HALF = Runtime("one"), Runtime("other"), Runtime("half", exact=False)
+
+
+def proven(
+    logits: dict[Runtime, NDArray[np.float32]], precision: Precision = "fp32", gate: parity.Gate | None = None
+) -> parity.ParityRecord:
+    record, _agreed = parity.prove(
+        Runs(logits), Path("x"), 3, precision, EXPECTED, lambda session: session.run(RIGHT), gate=gate
+    )
+    return record
+
+
+def test_every_runtime_is_held_to_the_bound_and_named() -> None:
+    assert proven({EXACT: RIGHT, OTHER: RIGHT}).runtimes == {"one": 0, "other": 0}
+    with pytest.raises(ParityFailed, match="x does not compute subnetwork 3 in other"):
+        proven({EXACT: RIGHT, OTHER: FLIPPED})
+
+
+def test_fp16_is_held_against_rounded_weights_and_a_rounding_runtime_against_the_model() -> None:
+    record = proven({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT + np.float32(0.002)}, "fp16")
+    assert record.max_abs_error == 0
+    assert record.runtimes["half"] == pytest.approx(0.002, rel=1e-3)
+    with pytest.raises(ParityFailed, match="does not compute subnetwork 3 in one"):
+        proven({EXACT: RIGHT}, "fp16")
+    with pytest.raises(ParityFailed, match="loses subnetwork 3 to rounding in half"):
+        proven({EXACT: RIGHT + np.float32(0.25), HALF: FLIPPED}, "fp16")
+    with pytest.raises(ParityFailed, match="to rounding in half"):
+        proven({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT * np.float32(np.nan)}, "fp16")
+
+
+def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
+    labels, wrong = np.array([0, 1, 2, 0]), RIGHT.copy()
+    wrong[1] = RIGHT[0]  # one of four images: 25 points
+    record = proven({EXACT: wrong}, "int8", parity.Gate(labels, max_drop=25))
+    assert (record.accuracy, record.accuracy_fp32, record.bound) == (75, 100, None)
+    with pytest.raises(ParityFailed, match=r"loses 25.00 points of top-1 .*24 are allowed.*") as failed:
+        proven({EXACT: RIGHT, OTHER: wrong}, "int8", parity.Gate(labels, max_drop=24))
+    assert "--max-drop" in failed.value.remedy
+
+
+def test_int8_without_labels_has_to_agree_with_the_model() -> None:
+    wrong = RIGHT.copy()
+    wrong[1] = RIGHT[0]
+    assert proven({EXACT: RIGHT * 2}, "int8").accuracy is None
+    with pytest.raises(ParityFailed, match=r"agrees with the model on 75.0% of 4 images; 97% are needed"):
+        proven({EXACT: wrong}, "int8")
+    assert proven({EXACT: wrong}, "int8", parity.Gate(open=True)).top1_agreement == 0.75
+    with pytest.raises(ParityFailed, match="gives numbers that are none"):
+        proven({EXACT: RIGHT * np.float32(np.nan)}, "int8", parity.Gate(open=True))
+
+
+def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
+    wrong = RIGHT.copy()
+    wrong[1] = RIGHT[0]
+    target = Runs({EXACT: RIGHT, OTHER: wrong})
+    gate = parity.Gate(open=True)
+    _record, agreed = parity.prove(
+        target, Path("x"), 3, "int8", EXPECTED, lambda session: session.run(RIGHT), gate=gate
+    )
+    assert agreed.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_the_rounded_reference_is_the_timm_vit_of_rounded_weights(tiny_model: HydraViT, k: int) -> None:
+    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    images = packaged_images(data, 8).pixels
+    tiny_model.cls_token.data.zero_()  # its sum with a position is what is rounded
+    dense = tiny_model.subnetwork(k)
+    scale, width = tiny_model.config.head_dim**-0.5, tiny_model.config.width(k)
+    for name, parameter in dense.named_parameters():
+        factor = torch.ones(len(parameter)).reshape(-1, *[1] * (parameter.ndim - 1))
+        if ".qkv." in name:
+            factor[:width] = scale  # q is rounded with the attention's scale in it
+        parameter.data = (parameter * factor).half().double() / factor
+    with torch.no_grad():
+        wanted = dense(torch.from_numpy(data.normalise(images, np.float64))).numpy()
+    rounded = parity.reference(tiny_model, k, images, data, "fp16")
+    np.testing.assert_allclose(rounded.exact, wanted, atol=1e-6)  # the scale is taken back in float32
+    assert np.abs(parity.reference(tiny_model, k, images, data).exact - wanted).max() > 1e-5
