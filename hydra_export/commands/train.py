@@ -20,11 +20,23 @@ if TYPE_CHECKING:
     from hydra_export.train.run import Outcome, Progress
 
 
+_OPTIONS = {
+    "batch_size": "--batch-size",
+    "lr": "--lr",
+    "recipe": "--recipe",
+    "seed": "--seed",
+    "start": "--start",
+    "steps": "--steps",
+    "trained_heads": "--train-heads",
+    "weights": "--weights",
+}
+
+
 def train(
     *,
     out: Path,
     recipe: str | None = None,
-    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    start: str | None = None,
     data: str | None = None,
     seed: int | None = None,
     steps: int | None = None,
@@ -32,7 +44,7 @@ def train(
     lr: float | None = None,
     train_heads: str | None = None,
     weights: str | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    override: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     threads: int | None = None,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     resume: Annotated[bool, Parameter(negative="")] = False,
@@ -46,7 +58,7 @@ def train(
         out: Folder of the run, new or empty, or with --resume the one to continue.
         recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
             finetune (any image folder, from any checkpoint), imagenet-base (the paper's) or imagenet-small.
-        from_: Checkpoint that the first weights come from, of a smaller model too: a file, or timm:NAME. Recipe
+        start: Checkpoint that the first weights come from, of a smaller model too: a file, or timm:NAME. Recipe
             finetune takes the packaged model by default.
         data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
             hfds/PATH of a Hugging Face dataset. For fashion-mnist, the folder with its four idx files; by default those
@@ -57,7 +69,7 @@ def train(
         lr: Peak learning rate.
         train_heads: Head counts to draw from, such as 3,6,12, or all; the others become useless.
         weights: How often to draw each of them, such as 1,1,2, instead of all equally.
-        set_: Any other field of the run as NAME=VALUE, such as --set augmentation.mixup=0.8; OUT/config.json shows all.
+        override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json shows all.
         threads: CPU threads; by default all cores.
         tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
         resume: Continue the interrupted run in OUT from its last saved state, as if it had never stopped.
@@ -74,13 +86,13 @@ def train(
     resume = resume or (distributed.restarted() and (out / record.CONFIG).is_file())
     stored = record.stored_config(out) if resume else None
     base = stored.recipe if stored is not None and recipe is None else recipe
-    start = stored.start if stored is not None and from_ is None else from_
+    begin = stored.start if stored is not None and start is None else start
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    given |= _assigned(set_)
-    config = _config(base, "" if start in (None, "packaged") else start, given, train_heads, weights)
+    given |= _assigned(override)
+    config = _config(base, "" if begin in (None, "packaged") else begin, given, train_heads, weights)
     if stored is not None:
-        named = {*given, *(["recipe"] if recipe else []), *(["start"] if from_ else [])}
+        named = {*given, *(["recipe"] if recipe else []), *(["start"] if start else [])}
         named |= {*(["trained_heads"] if train_heads else []), *(["weights", "sampling"] if weights else [])}
         config = _continued(stored, config, named)
     quiet = int(os.environ.get("RANK", "0")) > 0
@@ -93,7 +105,7 @@ def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
     """``NAME=VALUE`` by name."""
     for pair in pairs:
         if "=" not in pair:
-            raise BadInput(f"--set {pair} sets nothing.", "Give NAME=VALUE, such as --set drop_path=0.1.")
+            raise BadInput(f"--override {pair} sets nothing.", "Give NAME=VALUE, such as --override drop_path=0.1.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
@@ -128,8 +140,7 @@ def _continued(stored: TrainConfig, wanted: TrainConfig, named: set[str]) -> Tra
     for name in sorted(named - free):
         before, now = (_field(config, name) for config in (stored, wanted))
         if before != now:
-            options = {"trained_heads": "train-heads", "start": "from"}
-            option = f"--set {name}" if "." in name else f"--{options.get(name, name.replace('_', '-'))}"
+            option = _OPTIONS.get(name, f"--override {name}")
             raise BadInput(
                 f"The run to continue has {option} {before}, not {now}.", f"Leave {option} out, or start a new run."
             )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 # Large enough that latency does not matter, small enough that packing and sending overlap.
 _BUCKET_NUMEL = 8 * 2**20
@@ -82,18 +84,32 @@ def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def joined(device: torch.device | None = None) -> Iterator[World]:
-    """The processes that torchrun started, or this one alone."""
-    if "RANK" not in os.environ or dist.is_initialized():
+    """The processes that torchrun started, or this one alone; a process group that is there already is used."""
+    if "RANK" not in os.environ:
         yield World(0, 1, device or best_device())
         return
-    rank, local, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if device is None:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+        return
+    backend, single_node = (
+        "nccl" if device.type == "cuda" else "gloo",
+        os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"],
+    )
+    if single_node:
+        # torchrun keeps its store over restarts, and processes would find the addresses of dead ones there. On several
+        # nodes counts may differ, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set instead (examples/slurm).
+        store, rank, size = next(iter(rendezvous("env://")))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(backend, store=PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
+    else:
+        dist.init_process_group(backend)
     try:
-        yield World(rank, size, device)
+        yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
 

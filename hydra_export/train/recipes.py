@@ -74,7 +74,7 @@ def imagenet_base() -> TrainConfig:
 
     HydraViT (NeurIPS 2024, arXiv 2409.17978), the arguments of its official code: 300 epochs and 10 of cooldown,
     512 images on each of 2 GPUs, no mixed precision. Published top-1: k=3 73.0 %, k=6 78.4 % (arXiv 2605.22677).
-    Not run here. ``--from deit-tiny.pth`` starts from DeiT-tiny, which the paper found best on average over k.
+    Not run here. ``--start deit-tiny.pth`` starts from DeiT-tiny, which the paper found best on average over k.
     """
     epochs, warmup, cooldown = 310, 5, 10
     return TrainConfig(
@@ -143,7 +143,7 @@ def imagenet_small() -> TrainConfig:
 def finetune(start: str = "") -> TrainConfig:
     """Any image folder, from any checkpoint (the packaged model by default): what most users run.
 
-    hydra-export train --recipe finetune --from CHECKPOINT --data FOLDER --out RUN
+    hydra-export train --recipe finetune --start CHECKPOINT --data FOLDER --out RUN
 
     Architecture, preprocessing and head counts are the checkpoint's; the classes are the folder's, and where they
     differ the classifier starts from zero. Five passes; images of 64 pixels and more are cropped and jittered.

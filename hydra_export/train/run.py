@@ -328,13 +328,13 @@ def command(config: TrainConfig) -> str:
     recipe = msgspec.to_builtins(recipes.get(config.recipe, "" if config.start == "packaged" else config.start))
     words = ["hydra-export train --recipe", config.recipe, "--out RUN --seed", str(config.seed)]
     if config.start not in ("", "packaged"):
-        words += ["--from", config.start]
+        words += ["--start", config.start]
     if config.data:
         words += ["--data", config.data]
     options = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "trained_heads": "--train-heads"}
     for name, value in _differences(recipe, msgspec.to_builtins(config)):
         shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        words += [options[name], shown] if name in options else ["--set", f"{name}={shown}"]
+        words += [options[name], shown] if name in options else ["--override", f"{name}={shown}"]
     return " ".join(words)
 
 

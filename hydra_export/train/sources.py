@@ -8,17 +8,20 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from timm.data.readers import create_reader  # type: ignore[attr-defined]
+from timm.utils.misc import natural_key
 
 from hydra_export.errors import BadData, BadInput, MissingExtra
 from hydra_export.train.data import Dataset, Images
 
 _TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
+_PICTURES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _LAYOUT = "Give FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where there is a split."
 
 
@@ -114,26 +117,19 @@ def _local(path: Path) -> tuple[Listed, Listed | None, tuple[str, ...]]:
 
 def _reader(path: Path) -> tuple[Any, tuple[str, ...]]:
     """A reader with a list of samples, and its classes in order."""
-    shards = sorted(path.glob("*.tar")) if path.is_dir() else []
-    if shards:
-        shard_reader = _Shards(shards)
-        return shard_reader, shard_reader.names
-    from timm.data.readers import create_reader  # type: ignore[attr-defined]
-
+    tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
+    if tars:
+        tar = _Tar(tars)
+        return tar, tar.names
     try:
         reader = create_reader("", root=str(path))
-    except (RuntimeError, AssertionError, tarfile.TarError) as error:
+    except RuntimeError as error:  # timm's way to say that there are none
         raise BadData(f"There are no images in {path}.", _LAYOUT) from error
-    classes = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
-    return reader, tuple(sorted(classes, key=classes.__getitem__))
+    return reader, tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
 
 
 def _all_of(reader: Any) -> Listed:
-    targets = getattr(reader, "targets", None)
-    if targets is None:
-        targets = [target for _, target in reader.samples]
-    if not len(targets):
-        raise BadData("There are no images in the dataset.", _LAYOUT)
+    targets = [target for _, target in reader.samples]
     return Listed(reader, np.arange(len(targets)), np.asarray(targets, np.int64))
 
 
@@ -160,7 +156,6 @@ def _split(images: Listed, held_out: float) -> tuple[Listed, Listed]:
 def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
     try:
         from datasets import get_dataset_split_names  # type: ignore[import-not-found, unused-ignore]
-        from timm.data.readers import create_reader  # type: ignore[attr-defined]
     except ImportError:
         raise MissingExtra(f"--data {path}", "datasets", "train") from None
     name = path.removeprefix("hfds/")
@@ -180,39 +175,43 @@ def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
     return listed[0], listed[1] if test is not None else None, names
 
 
-class _Shards:
-    """WebDataset shards by number: KEY.jpg beside KEY.cls with a class number.
+class _Tar:
+    """Images in tar files by number: KEY.jpg beside KEY.cls with a class number (WebDataset), or in class folders.
 
-    timm and webdataset read them as a stream, from which no run can be resumed exactly; tar files have an index.
+    timm and webdataset read shards as a stream, from which no run can be resumed exactly, and timm's readers of tar
+    files keep them open, which processes that are forked then share; a place and a size in a file do neither.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.samples: list[tuple[tuple[Path, int, int, str], int]] = []
-        labels: dict[str, int] = {}
-        pictures = []
+        numbers: dict[str, int] = {}
+        pictures: list[tuple[str, tuple[Path, int, int, str]]] = []
         for path in paths:
             try:
-                with tarfile.open(path) as shard:
-                    for member in shard:
+                with tarfile.open(path, "r:") as tar:
+                    for member in tar:
                         key, _, kind = member.name.rpartition(".")
-                        if kind == "cls" and (content := shard.extractfile(member)) is not None:
-                            labels[f"{path.name}/{key}"] = int(content.read())
-                        elif kind in ("jpg", "jpeg", "png", "webp"):
-                            pictures.append(
-                                (f"{path.name}/{key}", (path, member.offset_data, member.size, member.name))
-                            )
+                        if kind == "cls" and (content := tar.extractfile(member)) is not None:
+                            numbers[f"{path.name}/{key}"] = int(content.read())
+                        elif f".{kind.lower()}" in _PICTURES and member.isfile():
+                            place = (path, member.offset_data, member.size, member.name)
+                            pictures.append((f"{path.name}/{key}", place))
             except (tarfile.TarError, ValueError) as error:
-                raise BadData(f"Shard {path} cannot be read: {error}.", "Write it again.") from error
-        self.samples = [(place, labels[key]) for key, place in pictures if key in labels]
+                raise BadData(f"{path} cannot be read: {error}.", "Write it again, uncompressed.") from error
+        if numbers:
+            self.names = tuple(str(number) for number in range(max(numbers.values()) + 1))
+            self.samples = [(place, numbers[key]) for key, place in pictures if key in numbers]
+        else:
+            folders = [PurePosixPath(place[3]).parent.name for _, place in pictures]
+            self.names = tuple(sorted(set(folders), key=natural_key))
+            self.samples = [(p[1], self.names.index(f)) for p, f in zip(pictures, folders, strict=True)]
         if not self.samples:
-            raise BadData(f"There are no images with a .cls file in {paths[0].parent}.", _LAYOUT)
-        self.names = tuple(str(label) for label in range(max(labels.values()) + 1))
+            raise BadData(f"There are no images in {paths[0]}.", _LAYOUT)
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
         (path, start, size, _), label = self.samples[index]
-        with path.open("rb") as shard:
-            shard.seek(start)
-            return io.BytesIO(shard.read(size)), label
+        with path.open("rb") as tar:
+            tar.seek(start)
+            return io.BytesIO(tar.read(size)), label
 
     def filename(self, index: int) -> str:
         (path, _, _, name), _ = self.samples[index]

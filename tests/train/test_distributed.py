@@ -1,0 +1,154 @@
+"""Two gloo processes under torchrun against one process with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hydra_export import checkpoint
+from hydra_export.train import record
+
+# Every strategy, everything that a step may do and that does not draw per process.
+RUNS = {
+    "uniform": {},
+    "weighted": {"sampling": "weighted", "weights": "1,1,4"},
+    "fixed": {"sampling": "fixed"},
+    "sandwich": {"sampling": "sandwich", "distill": "largest"},
+    "slices": {"active_slices": "true"},
+    "classifiers": {"model.separate_classifiers": "1,2,3", "accumulate": "2"},
+    "fp32": {"precision": "float32"},
+}
+COMMON = {
+    "model.heads": "3",
+    "model.depth": "2",
+    "trained_heads": "1,2,3",
+    "export_heads": "1,3",
+    "precision": "float64",
+    "steps": "20",
+    "batch_size": "16",
+    "augmentation.erase": "0.5",
+    "save_every": "10",
+    "monitor_every": "10",
+}
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed as dist
+from hydra_export.train import recipes, run
+from hydra_export.train.config import overridden
+
+if "RANK" in os.environ:  # one group for all runs
+    dist.init_process_group("gloo")
+runs, common, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+for name, values in runs.items():
+    run.run(overridden(recipes.digits(), common | values), out / name)
+if dist.is_initialized():
+    dist.destroy_process_group()
+"""
+
+
+def torchrun(*arguments: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launch, f"--max-restarts={restarts}", *arguments],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The runs in one process, and in two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    program = one / "program.py"
+    program.write_text(PROGRAM)
+    options = (json.dumps(RUNS), json.dumps(COMMON))
+    subprocess.run([sys.executable, str(program), *options, str(one)], check=True)
+    finished = torchrun(str(program), *options, str(two))
+    assert finished.returncode == 0, finished.stderr
+    return one, two
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = record.read_state(folder, torch.device("cpu"))
+    assert state is not None
+    return {f"{part}.{name}": tensor for part in ("model", "ema") for name, tensor in state[part].items()}
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "fp32"])
+def test_two_processes_train_the_weights_of_one(both: tuple[Path, Path], name: str) -> None:
+    one, two = (weights(folder / name) for folder in both)
+    assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-10
+    assert one["model.cls_token"].dtype == torch.float64
+
+
+def test_in_float32_the_logits_of_two_processes_are_those_of_one(both: tuple[Path, Path]) -> None:
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    models = [checkpoint.load(folder / "fp32" / record.CHECKPOINT).model for folder in both]
+    for k in (1, 2, 3):
+        one, two = (model(images, k) for model in models)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+def test_each_image_is_counted_once(both: tuple[Path, Path]) -> None:
+    for name in RUNS:
+        one, two = (checkpoint.load(folder / name / record.CHECKPOINT).info for folder in both)
+        assert one.accuracy == two.accuracy
+        assert one.accuracy_data == two.accuracy_data == "360 test images of scikit-learn's digits"
+        assert (one.training["processes"], two.training["processes"]) == (1, 2)
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from hydra_export.train import distributed, loop
+
+step = loop.Trainer.train_step
+
+def dying(trainer):
+    if trainer.step == 15 and trainer.world.rank == 1 and not distributed.restarted():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(trainer)
+
+loop.Trainer.train_step = dying
+sys.argv[0] = "hydra-export"
+from hydra_export.cli import main
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_a_killed_process_is_started_again_and_the_run_completes(both: tuple[Path, Path], tmp_path: Path) -> None:
+    program = tmp_path / "dying.py"
+    program.write_text(DYING)
+    values = [f"--override={name}={value}" for name, value in COMMON.items()]
+    out = tmp_path / "run"
+    finished = torchrun(str(program), "--recipe", "digits", "--out", str(out), *values, restarts=1)
+    assert finished.returncode == 0, finished.stderr
+    assert "exitcode: -9" in finished.stderr
+    resumed, whole = weights(out), weights(both[1] / "uniform")
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_the_module_for_torchrun_prints_one_result(tmp_path: Path) -> None:
+    values = [f"--override={name}={value}" for name, value in COMMON.items()]
+    options = ["--recipe", "digits", "--out", str(tmp_path / "run"), "--json", *values]
+    finished = torchrun("-m", "hydra_export.train", *options)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["steps"] == 20
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
+    options = ["--recipe", "digits", "--out", str(tmp_path / "run"), "--steps", "1", "--batch-size", "7"]
+    finished = torchrun("-m", "hydra_export.train", *options)
+    assert finished.returncode != 0
+    assert "A batch of 7 images is not divided by 2 processes" in finished.stderr
+    assert not (tmp_path / "run").exists()

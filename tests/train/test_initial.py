@@ -1,0 +1,149 @@
+"""First weights: random schemes, smaller models, other classes, other image sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from hydra_export import checkpoint
+from hydra_export.architecture import HydraConfig
+from hydra_export.checkpoint import CheckpointInfo
+from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.model import HydraViT
+from hydra_export.preprocess import imagenet
+from hydra_export.train import initial, recipes
+from hydra_export.train.config import TrainConfig
+from tests.conftest import perturbed
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def config(model: HydraConfig, **changes: object) -> TrainConfig:
+    small = {
+        "model": model,
+        "preprocessing": imagenet(model.image_size),
+        "trained_heads": (model.heads,),
+        "export_heads": (model.heads,),
+    }
+    return msgspec.structs.replace(recipes.digits(), **(small | changes))
+
+
+def filled(model: HydraConfig, start: HydraViT, same_classes: bool = True) -> HydraViT:
+    torch.manual_seed(0)
+    fresh = HydraViT(model).eval()
+    initial.randomise(fresh, "fan-in")
+    initial.fill(fresh, start, same_classes)
+    return fresh
+
+
+def test_a_smaller_model_is_the_first_subnetwork_of_a_larger_one(tiny_config: HydraConfig) -> None:
+    small = perturbed(msgspec.structs.replace(tiny_config, heads=2))
+    large = filled(tiny_config, small)
+    torch.testing.assert_close(large(IMAGES, 2), small(IMAGES), rtol=0, atol=1e-6)
+    assert large.state_dict()["blocks.0.attn.qkv.weight"].abs().min() > 0  # the others are random
+
+
+def test_a_plain_timm_vit_is_taken_from_a_file(tiny_config: HydraConfig, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    plain = VisionTransformer(
+        img_size=16, patch_size=4, num_classes=7, embed_dim=16, depth=2, num_heads=2, mlp_ratio=4.0
+    ).eval()
+    with torch.no_grad():
+        plain.get_parameter("head.weight").normal_()
+    torch.save(plain.state_dict(), tmp_path / "small.pth")
+    wanted = config(tiny_config, start=str(tmp_path / "small.pth"))
+    found = initial.source(wanted)
+    model = initial.model(wanted, found, same_classes=True).eval()
+    torch.testing.assert_close(model(IMAGES, 2), plain(IMAGES), rtol=0, atol=1e-5)
+
+
+def test_a_larger_model_gives_its_first_heads(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
+    small = filled(msgspec.structs.replace(tiny_config, heads=3), tiny_model)
+    torch.testing.assert_close(small(IMAGES), tiny_model(IMAGES, 3), rtol=0, atol=1e-6)
+
+
+def test_other_classes_start_from_a_classifier_of_zeros(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
+    model = filled(msgspec.structs.replace(tiny_config, num_classes=5), tiny_model, same_classes=False)
+    assert not model(IMAGES).any()
+    assert torch.equal(model.state_dict()["norm.weight"], tiny_model.state_dict()["norm.weight"])
+
+
+def test_separate_classifiers_start_from_a_shared_one_and_the_other_way_round(
+    tiny_config: HydraConfig, tiny_model: HydraViT
+) -> None:
+    own = msgspec.structs.replace(tiny_config, separate_classifiers=(2, 4))
+    apart = filled(own, tiny_model)
+    for k in (2, 4):
+        torch.testing.assert_close(apart(IMAGES, k), tiny_model(IMAGES, k), rtol=0, atol=1e-6)
+    together = filled(tiny_config, perturbed(own))
+    torch.testing.assert_close(together(IMAGES), perturbed(own)(IMAGES, 4), rtol=0, atol=1e-6)
+
+
+def test_positions_are_resampled_for_another_image_size(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
+    model = filled(msgspec.structs.replace(tiny_config, image_size=32), tiny_model)
+    own, given = model.pos_embed, tiny_model.pos_embed
+    assert own.shape == (1, 65, 32)
+    assert torch.equal(own[:, 0], given[:, 0])
+    torch.testing.assert_close(own[:, 1:].mean(1), given[:, 1:].mean(1), rtol=0, atol=0.05)
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_schemes_differ_in_spread(tiny_config: HydraConfig) -> None:
+    for scheme, expected in (("fan-in", 32**-0.5), ("timm", 0.02)):
+        model = initial.model(config(tiny_config, scheme=scheme), None, same_classes=False)
+        assert model.get_parameter("blocks.0.mlp.fc1.weight").std().item() == pytest.approx(expected, rel=0.15)
+        assert not model.get_parameter("blocks.0.mlp.fc1.bias").any()
+        assert (model.get_parameter("norm.weight") == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 3}, "depth 2, the model to train has 3"),
+        ({"patch_size": 8}, "patch_size 4"),
+        ({"mlp_ratio": 2.0}, "mlp_ratio"),
+        ({"layer_scale": 0.1}, "LayerScale"),
+    ],
+)
+def test_weights_that_do_not_match_the_model_are_refused(
+    tiny_config: HydraConfig, tiny_checkpoint: Path, change: dict[str, object], message: str
+) -> None:
+    wanted = config(msgspec.structs.replace(tiny_config, **change), start=str(tiny_checkpoint))
+    with pytest.raises(BadInput, match=message):
+        initial.source(wanted)
+
+
+def test_weights_that_do_not_match_the_heads_are_refused(tiny_config: HydraConfig, tmp_path: Path) -> None:
+    torch.save(perturbed(msgspec.structs.replace(tiny_config, heads=3)).state_dict(), tmp_path / "24.pth")
+    wide = msgspec.structs.replace(tiny_config, head_dim=16)
+    with pytest.raises(BadCheckpoint, match="width 24 is not a multiple of head_dim 16"):
+        initial.source(config(wide, start=str(tmp_path / "24.pth")))
+
+
+def test_an_official_checkpoint_is_a_start(tiny_config: HydraConfig, tiny_model: HydraViT, tmp_path: Path) -> None:
+    official = {"state_dict": {}, "state_dict_ema": {f"module.{n}": t for n, t in tiny_model.state_dict().items()}}
+    torch.save(official, tmp_path / "model_best.pth.tar")
+    wanted = config(tiny_config, start=str(tmp_path / "model_best.pth.tar"))
+    model = initial.model(wanted, initial.source(wanted), same_classes=True).eval()
+    torch.testing.assert_close(model(IMAGES, 3), tiny_model(IMAGES, 3), rtol=0, atol=0)
+
+
+def test_a_name_that_timm_does_not_know_is_refused(tiny_config: HydraConfig) -> None:
+    with pytest.raises(BadInput, match="timm's deit_huge cannot be loaded"):
+        initial.source(config(tiny_config, start="timm:deit_huge"))
+
+
+def test_a_checkpoint_without_a_start_is_none(tiny_config: HydraConfig) -> None:
+    assert initial.source(config(tiny_config)) is None
+
+
+def test_a_state_in_memory_is_a_checkpoint(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
+    found = checkpoint.from_state(tiny_model.state_dict(), "mine", head_dim=8)
+    assert isinstance(found.info, CheckpointInfo)
+    assert found.info.config == tiny_config
+    with pytest.raises(BadCheckpoint, match="Model mine: this model has no tensor"):
+        checkpoint.from_state({"weight": torch.zeros(2)}, "mine")
