@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def test_several_runs_side_by_side_give_what_each_gives_alone(tmp_path: Path) ->
     results = [outputs["result"].tolist() for outputs in package.run_each(batches)]
     assert results == [package.run(each)["result"].tolist() for each in batches]
     assert package.run_each([]) == []
+
+
+def test_values_are_dropped_after_their_last_use(tmp_path: Path) -> None:
+    model, block = new_model()
+    add_input(model, "x0", "fp32", (2**18,))
+    for index in range(40):
+        add_operation(block, "erf", {"x": f"x{index}"}, [(f"x{index + 1}", "fp32", (2**18,))])
+    add_output(model, "x40", "fp32", (2**18,))
+    package = mil.load(write_package(tmp_path / "a.mlpackage", model))
+    given = {"x0": np.zeros(2**18, np.float32)}
+    package.run(given)  # what it imports is no part of it
+    tracemalloc.start()
+    package.run(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 2**20 <= peak < 4 * 2**20  # of 40 MiB in all
 
 
 @pytest.mark.parametrize(
@@ -210,6 +227,20 @@ def test_a_program_that_breaks_a_rule_is_refused(message: str, edit: Edit, tmp_p
     with pytest.raises(CheckFailed, match=message) as refused:
         mil.load(path)
     assert str(path) in refused.value.message
+
+
+@pytest.mark.parametrize(("kind", "name", "dtype"), [("linear", "weight", "fp32"), ("reshape", "shape", "int32")])
+def test_what_must_be_known_beforehand_may_not_come_with_the_input(
+    kind: str, name: str, dtype: str, tmp_path: Path
+) -> None:
+    model, block = new_model()
+    shape = (2, 2) if kind == "linear" else (2,)
+    add_input(model, "x", "fp32", (2, 2))
+    add_input(model, "given", dtype, shape)
+    add_operation(block, kind, {"x": "x", name: "given"}, [("result", "fp32", (2, 2))])
+    add_output(model, "result", "fp32", (2, 2))
+    with pytest.raises(CheckFailed, match=f"{kind} 'result': input '{name}' is not constant"):
+        mil.load(write_package(tmp_path / "a.mlpackage", model))
 
 
 def _places(message: Any) -> list[Any]:

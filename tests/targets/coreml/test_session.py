@@ -18,13 +18,14 @@ import sys
 sys.modules.update({name: None for name in ("coremltools", "torch", "tensorflow", "onnx", "onnxruntime")})
 from pathlib import Path
 import numpy as np
-from hydra_export import mil
-package = mil.load(Path(sys.argv[1]))
-print(package.run({"image": np.load(sys.argv[2])[:1]})["logits"].tolist())
+from hydra_export import targets
+target = targets.get("coreml")
+target.lint(Path(sys.argv[1]))
+print(target.load(Path(sys.argv[1]), 2).run(np.load(sys.argv[2])[:1]).tolist())
 """
 
 
-def test_the_evaluator_needs_neither_coremltools_nor_torch(write: Write) -> None:
+def test_running_and_linting_need_neither_coremltools_nor_torch(write: Write) -> None:
     checkpoint, artifact, path = write()
     image = given(checkpoint, artifact.spec)
     np.save(path.parent / "image.npy", image)
