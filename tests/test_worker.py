@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -140,6 +141,15 @@ def speak(text: bytes, times: int = 1) -> None:
     os.write(2, b"native err\n")
 
 
+def flood() -> int:
+    """Returns when somebody has cut the output."""
+    for _ in range(80):
+        os.write(1, b"x" * 2**20)
+    while (size := os.fstat(1).st_size) >= 80 * 2**20:
+        time.sleep(0.01)
+    return size
+
+
 def unanswerable() -> object:
     return {"step": echo}
 
@@ -231,7 +241,11 @@ def test_a_big_array_goes_through_whole(worker: Worker) -> None:
     assert np.array_equal(back, array)
 
 
-@pytest.mark.parametrize("value", [object(), 1j, np.array([None]), Path("x")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [object(), 1j, np.array([None]), np.zeros(2, ml_dtypes.bfloat16), Path("x")],
+    ids=["object", "complex", "array of objects", "array of another library's type", "Path"],
+)
 def test_what_cannot_be_sent_is_refused_and_the_next_call_works(worker: Worker, value: object) -> None:
     with pytest.raises(TypeError, match="a worker neither takes nor returns a"):
         worker.call(f"{HERE}:echo", value=value)
@@ -387,6 +401,14 @@ def test_a_kill_from_outside_in_mid_call_is_told(tmp_path: Path) -> None:
     assert gone(pids[0])
 
 
+def test_a_death_between_calls_is_told_by_the_next_which_is_whole_again_after_it() -> None:
+    with own_worker() as worker:
+        os.kill(worker.call(f"{HERE}:identify")[0], signal.SIGKILL)
+        with pytest.raises(CheckFailed, match="Task 2 was killed by SIGKILL"):
+            worker.call(f"{HERE}:echo", value=b" " * 10**7, what="Task 2")  # more than a pipe holds
+        assert worker.call(f"{HERE}:echo", value=1) == 1
+
+
 def test_a_time_limit_ends_a_call(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     fifo = os.open(tmp_path / "fifo", os.O_RDWR)
@@ -513,6 +535,11 @@ def test_ten_megabytes_of_output_leave_the_end(worker: Worker) -> None:
     tail = worker.output_tail()
     assert tail.endswith("0123456789abcde\nnative err")
     assert len(tail) <= 4096
+
+
+def test_output_does_not_fill_the_disk() -> None:
+    with own_worker() as worker:
+        assert worker.call(f"{HERE}:flood", seconds=SOON) < 80 * 2**20
 
 
 def test_control_characters_of_the_output_stay_out_of_messages() -> None:
