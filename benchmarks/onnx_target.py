@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -21,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import COMPARED, interleaved, isolated, make_checkpoint, memory_bytes, restart_memory_peak
 
 HEADS = tuple(range(3, 13))
-COMPARED = (3, 6, 12)
 # Folder: graph kind, weight files, head counts.
 LAYOUTS = {
     "separate": ("separate", "each", HEADS),
@@ -31,26 +28,6 @@ LAYOUTS = {
     "shared-one": ("shared", "one", HEADS),
     "shared-3-6-12": ("shared", "each", COMPARED),
 }
-
-
-def make_checkpoint(path: Path) -> None:
-    """ViT-B/16-224 with random weights, in our format."""
-    import torch
-
-    from hydra_export import checkpoint
-    from hydra_export.architecture import HydraConfig
-    from hydra_export.model import HydraViT
-    from hydra_export.preprocess import imagenet
-
-    torch.manual_seed(0)
-    config = HydraConfig(heads=12)
-    model = HydraViT(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    checkpoint.save(
-        path, model.state_dict(), checkpoint.CheckpointInfo(name="vit-b", config=config, preprocessing=imagenet(224))
-    )
 
 
 def step_write(work: Path, folder: str) -> dict[str, float]:
@@ -67,12 +44,11 @@ def step_write(work: Path, folder: str) -> dict[str, float]:
     (work / folder).mkdir()
     with tempfile.TemporaryDirectory() as elsewhere:  # the packaged model: everything that an export imports
         target.write(checkpoint.load(), (1,), spec, Path(elsewhere))
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
+    before = restart_memory_peak()
     loaded = checkpoint.load(work / "vit-b.safetensors")
     start = time.perf_counter()
     target.write(loaded, heads, spec, work / folder)
-    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": _status("VmHWM")}
+    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": memory_bytes("VmHWM")}
 
 
 def step_export(work: Path, folder: str) -> dict[str, float]:
@@ -81,11 +57,11 @@ def step_export(work: Path, folder: str) -> dict[str, float]:
 
     graph, weight_files, _heads = LAYOUTS[folder]
     listed = export.jobs(["onnx"], [graph], weight_files=weight_files)
-    before = _status("VmRSS")
+    before = memory_bytes("VmRSS")
     start = time.perf_counter()
     loaded = checkpoint.load(work / "vit-b.safetensors")
     export.export(loaded, work / f"bundle-{folder}", listed, heads=COMPARED)
-    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": _status("VmHWM")}
+    return {"seconds": time.perf_counter() - start, "libraries_bytes": before, "peak_bytes": memory_bytes("VmHWM")}
 
 
 def step_dynamo(work: Path) -> dict[str, float]:
@@ -125,23 +101,7 @@ def step_latency(work: Path, k: int, names: list[str], runs: int) -> dict[str, A
     """CPU time over the first of *names*, interleaved: median of the ratios, and the largest difference of logits."""
     sessions = {name: _session(_path(work, name, k)) for name in names}
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-    calls = {name: _call(session, image) for name, session in sessions.items()}
-    logits = {name: call() for name, call in calls.items()}
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(runs):
-        for name, call in calls.items():
-            start = time.thread_time()
-            call()
-            taken[name].append(time.thread_time() - start)
-    first = names[0]
-    return {
-        name: {
-            "ratio": statistics.median(a / b for a, b in zip(taken[name], taken[first], strict=True)),
-            "ms": statistics.median(taken[name]) * 1e3,
-            "difference": float(np.abs(logits[name] - logits[first]).max()),
-        }
-        for name in names
-    }
+    return interleaved({name: _call(session, image) for name, session in sessions.items()}, runs)
 
 
 def step_session(work: Path, k: int, name: str) -> dict[str, float]:
@@ -149,15 +109,15 @@ def step_session(work: Path, k: int, name: str) -> dict[str, float]:
     image = np.zeros((1, 3, 224, 224), np.float32)
     import onnxruntime  # noqa: F401
 
-    before = _status("VmRSS")
+    before = memory_bytes("VmRSS")
     start = time.perf_counter()
     session = _session(_path(work, name, k))
     seconds = time.perf_counter() - start
     _call(session, image)()
     return {
         "load_seconds": seconds,
-        "resident_bytes": _status("VmRSS") - before,
-        "peak_bytes": _status("VmHWM") - before,
+        "resident_bytes": memory_bytes("VmRSS") - before,
+        "peak_bytes": memory_bytes("VmHWM") - before,
     }
 
 
@@ -181,21 +141,6 @@ def _call(session: Any, image: np.ndarray) -> Callable[[], Any]:
     return lambda: session.run(None, {name: image})[0]
 
 
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(field)
-
-
-def _isolated(work: Path, *step: str) -> Any:
-    """Runs one step in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, __file__, "--work", str(work), "--step", *step]
-    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -204,12 +149,12 @@ def report(work: Path, runs: int) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
     make_checkpoint(work / "vit-b.safetensors")
     size = (work / "vit-b.safetensors").stat().st_size
-    written = {folder: _isolated(work, "write", folder) for folder in LAYOUTS}
-    dynamo = _isolated(work, "dynamo")
-    _isolated(work, "opsets")
+    written = {folder: isolated(__file__, work, "write", folder) for folder in LAYOUTS}
+    dynamo = isolated(__file__, work, "dynamo")
+    isolated(__file__, work, "opsets")
 
     compared = {"dynamo": "", "separate": "default (17)", "opset-20": "20", "opset-23": "23"}
-    latency = {k: _isolated(work, "latency", str(k), ",".join(compared), str(runs)) for k in COMPARED}
+    latency = {k: isolated(__file__, work, "latency", str(k), ",".join(compared), str(runs)) for k in COMPARED}
     print("| opset | k = 3 | k = 6 | k = 12 |\n|---|---|---|---|")
     for name, label in list(compared.items())[1:]:
         print(f"| {label} | " + " | ".join(f"{latency[k][name]['ratio']:.3f}" for k in COMPARED) + " |")
@@ -228,7 +173,7 @@ def report(work: Path, runs: int) -> None:
         )
     print("\n| whole export of k = 3, 6, 12, with parity | peak memory | without libraries |\n|---|---|---|")
     for folder in ("separate", "shared-3-6-12"):
-        step = _isolated(work, "export", folder)
+        step = isolated(__file__, work, "export", folder)
         own = (step["peak_bytes"] - step["libraries_bytes"]) / size
         print(f"| {folder} | {step['peak_bytes'] / size:.2f} | {own:.2f} |")
 
@@ -242,8 +187,8 @@ def _report_loading(work: Path, heads: tuple[int, ...], folders: tuple[str, ...]
     print("\n| k | " + " | ".join(f"{name}: {what}" for name in folders[1:] for what in figures) + " |")
     print("|---" * (1 + len(figures) * (len(folders) - 1)) + "|")
     for k in heads:
-        ratios = _isolated(work, "latency", str(k), ",".join(folders), str(runs))
-        rounds = [{name: _isolated(work, "session", str(k), name) for name in folders} for _ in range(3)]
+        ratios = isolated(__file__, work, "latency", str(k), ",".join(folders), str(runs))
+        rounds = [{name: isolated(__file__, work, "session", str(k), name) for name in folders} for _ in range(3)]
         cells = []
         for name in folders[1:]:
             cells.append(ratios[name]["ratio"])

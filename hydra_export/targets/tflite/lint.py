@@ -110,10 +110,10 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
             yield f"{name} cannot be: {problem}"
         made.update(operation.outputs)
         used.update(operation.inputs)
-    if unused := set(range(len(graph.tensors))) - used:
-        yield f"tensor {graph.tensors[min(unused)].name} is not used"
     if missing := set(graph.outputs) - made:
         yield f"its output {graph.tensors[min(missing)].name} is not made"
+    if unused := set(range(len(graph.tensors))) - used:
+        yield f"tensor {graph.tensors[min(unused)].name} is not used"
 
 
 def _misfit(operation: Operation, graph: Graph, model: Model) -> str:

@@ -137,7 +137,7 @@ def _pad(operands: Sequence[Operand], options: Options) -> Shape:
 
 def _reshape(operands: Sequence[Operand], options: Options) -> Shape:
     old = operands[0].shape
-    new = tuple(_numbers(operands[1], operands[1].shape))
+    new = tuple(_numbers(operands[1], (math.prod(operands[1].shape),)))
     _need(bool(old) and bool(new) and old[0] == new[0], "it changes the batch")
     _need(math.prod(old[1:]) == math.prod(new[1:]) and min(new[1:], default=1) > 0, f"{list(old)} is not {list(new)}")
     return new

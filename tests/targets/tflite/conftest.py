@@ -47,25 +47,25 @@ def loaded(path: Path) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
 
 
-def save(model: Any, path: Path) -> None:
+def save(model: Any, path: Path, alignment: int = 16) -> None:
     """Writes a ModelT as a program of the format's makers would, without what stands behind the model."""
     import flatbuffers  # type: ignore[import-untyped]
 
     for buffer in model.buffers:
-        buffer.Pack = _aligned(buffer)
+        buffer.Pack = _aligned(buffer, alignment)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(builder.Output())
 
 
-def _aligned(buffer: Any) -> Callable[[Any], int]:
+def _aligned(buffer: Any, alignment: int) -> Callable[[Any], int]:
     """The schema's own Python classes align content to nothing, where schema.fbs asks for 16 bytes."""
 
     def pack(builder: Any) -> int:
         data = None
         if buffer.data is not None and len(buffer.data):
             content = bytes(np.asarray(buffer.data, np.uint8))
-            builder.StartVector(1, len(content), 16)
+            builder.StartVector(1, len(content), alignment)
             builder.head -= len(content)
             builder.Bytes[builder.head : builder.head + len(content)] = content
             builder.vectorNumElems = len(content)

@@ -13,7 +13,17 @@ import pytest
 
 from hydra_export.errors import CheckFailed
 from hydra_export.targets.tflite import reader
-from tests.targets.tflite.conftest import TFLITE, Change, MakeFile, changed, loaded, operator, tensor, without_labels
+from tests.targets.tflite.conftest import (
+    TFLITE,
+    Change,
+    MakeFile,
+    changed,
+    loaded,
+    operator,
+    save,
+    tensor,
+    without_labels,
+)
 
 
 def _opcode(model: Any, code: int) -> Any:
@@ -185,6 +195,68 @@ def _nothing(model: Any) -> None:
     tensor(model, "blocks.0/mlp/GELU").shape = np.array([1, 0, 64], np.int32)
 
 
+def _options_of_another_kind(model: Any) -> None:
+    operator(model, "logits").builtinOptionsType = 100
+
+
+def _options_of_another_operator(model: Any) -> None:
+    operator(model, "tokens/ADD").builtinOptionsType = 21
+
+
+def _schema_version(model: Any) -> None:
+    model.version = 2
+
+
+def _first_buffer(model: Any) -> None:
+    model.buffers[0].data = np.zeros(4, np.uint8)
+
+
+def _no_rank(model: Any) -> None:
+    tensor(model, "blocks.0/mlp/GELU").hasRank = False
+
+
+def _signature_of_a_fixed_shape(model: Any) -> None:
+    tensor(model, "blocks.0/mlp/GELU").shapeSignature = tensor(model, "blocks.0/mlp/GELU").shape
+
+
+def _two_shapes(model: Any) -> None:
+    found = tensor(model, "blocks.0/mlp/GELU")
+    found.shape, found.shapeSignature = np.array([2, 17, 64], np.int32), np.array([-1, 17, 64], np.int32)
+
+
+def _metadata_twice(model: Any) -> None:
+    model.metadata.append(model.metadata[0])
+
+
+def _constant_input(model: Any) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.zeros(4 * 16 * 16 * 3, np.uint8)
+    model.buffers.append(buffer)
+    tensor(model, "image").buffer = len(model.buffers) - 1
+
+
+def _constant_output(model: Any) -> None:
+    names = [found.name for found in model.subgraphs[0].tensors]
+    model.subgraphs[0].outputs = np.array([names.index(b"head.weight")], np.int32)
+    model.signatureDefs[0].outputs[0].tensorIndex = names.index(b"head.weight")
+
+
+def _output_of_rank_3(model: Any) -> None:
+    names = [found.name for found in model.subgraphs[0].tensors]
+    model.subgraphs[0].outputs = np.array([names.index(b"norm/ADD")], np.int32)
+    model.signatureDefs[0].outputs[0].tensorIndex = names.index(b"norm/ADD")
+
+
+def _image_of_rank_3(model: Any) -> None:
+    tensor(model, "image").shape = np.array([1, 16, 48], np.int32)
+
+
+def _float_permutation(model: Any) -> None:
+    tensor(model, "attn/perm").type = 0
+
+
 BROKEN: dict[str, tuple[Change, str]] = {
     "custom operator": (_custom, "OperatorCode .* has field 1, which our files do not have"),
     "other operator": (_other_operator, "it uses operators"),
@@ -208,6 +280,19 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "GELU by tanh": (_tanh, "GELU: it is the approximation by tanh"),
     "fused activation": (_activation, "FullyConnectedOptions .* has field 0, which our files do not have"),
     "options left out": (_no_options, "an operator has options of kind 27, and none"),
+    "options of another kind": (_options_of_another_kind, "is of kind 100, which our files lack"),
+    "options of another operator": (_options_of_another_operator, "ADD has options of another operator"),
+    "schema of another version": (_schema_version, "its schema has version 2"),
+    "first buffer filled": (_first_buffer, "its first buffer is not empty"),
+    "no rank": (_no_rank, "GELU has no rank"),
+    "a dynamic shape that is fixed": (_signature_of_a_fixed_shape, r"has shape \[1, 17, 64\] and \[1, 17, 64\]"),
+    "two shapes": (_two_shapes, "GELU has two shapes"),
+    "an entry twice": (_metadata_twice, "have one name"),
+    "a constant input": (_constant_input, "its input image is a constant"),
+    "a constant output": (_constant_output, "its output head.weight is not made"),
+    "an output of rank 3": (_output_of_rank_3, r"its output is float32 \[1, 1, 16\]"),
+    "an image of rank 3": (_image_of_rank_3, r"its image is float32 \[1, 16, 48\]"),
+    "numbers of another type": (_float_permutation, "TRANSPOSE is given"),
     "used before it is made": (_order, "which is not there yet"),
     "made twice": (_made_twice, "is made twice"),
     "no bias": (_no_bias, "it names tensor -1 of"),
@@ -241,8 +326,6 @@ def test_a_broken_promise_is_named(written: MakeFile, change: Change, message: s
 
 def changed_again(path: Path, change: Change) -> None:
     """For a file whose labels are gone already."""
-    from tests.targets.tflite.conftest import save
-
     model = loaded(path)
     change(model)
     save(model, path)
@@ -280,9 +363,44 @@ def _root_backwards(content: bytearray, end: int) -> None:
     content[0:4] = bytes(4)
 
 
-def _vtable(content: bytearray, end: int) -> None:
+def _root_table(content: bytearray) -> tuple[int, int]:
+    """Where the model's table and its list of fields begin."""
     (root,) = struct.unpack_from("<I", content)
+    (back,) = struct.unpack_from("<i", content, root)
+    return root, root - back
+
+
+def _vtable(content: bytearray, end: int) -> None:
+    root, _fields = _root_table(content)
     struct.pack_into("<i", content, root, root + 4)
+
+
+def _long_vtable(content: bytearray, end: int) -> None:
+    struct.pack_into("<H", content, _root_table(content)[1], 1000)
+
+
+def _short_table(content: bytearray, end: int) -> None:
+    struct.pack_into("<H", content, _root_table(content)[1] + 2, 2)
+
+
+def _field_outside(content: bytearray, end: int) -> None:
+    struct.pack_into("<H", content, _root_table(content)[1] + 4, 60000)
+
+
+def _field_not_aligned(content: bytearray, end: int) -> None:
+    struct.pack_into("<H", content, _root_table(content)[1] + 4, 6)
+
+
+def _root_at_the_end(content: bytearray, end: int) -> None:
+    content += bytes(-len(content) % 4 or 4)
+    struct.pack_into("<I", content, 0, len(content))
+
+
+def _neither_true_nor_false(content: bytearray, end: int) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    table = schema.Model.GetRootAs(content, 0).Subgraphs(0).Tensors(0)._tab
+    content[table.Pos + table.Offset(20)] = 2  # has_rank
 
 
 def _not_utf8(content: bytearray, end: int) -> None:
@@ -307,6 +425,12 @@ BYTES: dict[str, tuple[Edit, str]] = {
     "root outside": (_root, "lies outside|points to byte|not aligned"),
     "root is itself": (_root_backwards, "points to byte 0"),
     "fields listed before the file": (_vtable, "has its fields listed before the file"),
+    "a long list of fields": (_long_vtable, "has a list of fields of another length"),
+    "a table without a head": (_short_table, "is shorter than its head"),
+    "a field outside of its table": (_field_outside, "has a field outside of itself"),
+    "a field that is not aligned": (_field_not_aligned, "the number at byte .* is not aligned"),
+    "root at the end": (_root_at_the_end, "the number at byte .* lies outside"),
+    "neither true nor false": (_neither_true_nor_false, "the truth value at byte .* is 2"),
     "a name that is not UTF-8": (_not_utf8, "is not UTF-8"),
     "a name without end": (_not_ended, "does not end in 0"),
     "labels that are no list": (_labels_that_are_none, "hydra_export.labels cannot be read"),
@@ -320,6 +444,15 @@ def test_damaged_bytes_are_named(written: MakeFile, edit: Edit, message: str) ->
     edit(content, reader.read(path).end)
     path.write_bytes(content)
     with pytest.raises(CheckFailed, match=rf"tiny-k2\.tflite .*({message})"):
+        TFLITE.lint(path)
+
+
+def test_content_that_is_not_aligned_is_refused(written: MakeFile) -> None:
+    path = written()
+    model = loaded(path)
+    without_labels(model)
+    save(model, path, alignment=4)
+    with pytest.raises(CheckFailed, match=r"the content at byte \d+ is not aligned"):
         TFLITE.lint(path)
 
 
@@ -398,8 +531,6 @@ def test_a_file_of_someone_else_is_refused(written: MakeFile, tmp_path: Path) ->
     without_labels(model)
     model.signatureDefs = None
     model.subgraphs[0].name = b"main"
-    from tests.targets.tflite.conftest import save
-
     save(model, path)
     with pytest.raises(CheckFailed, match="it has other graphs and signatures"):
         TFLITE.lint(path)

@@ -76,7 +76,7 @@ def reader_extents(path: Path) -> list[tuple[int, int]]:
 
 
 @EVERY_RUNTIME
-def test_nothing_is_written_to_the_terminal(written: MakeFile, runtime: str) -> None:
+def test_running_needs_no_torch_and_writes_nothing_to_the_terminal(written: MakeFile, runtime: str) -> None:
     program = f"""
 import sys
 from pathlib import Path
@@ -84,6 +84,7 @@ import numpy as np
 from hydra_export import targets
 session = targets.get("tflite").load(Path(sys.argv[1]), 2, runtime={runtime!r})
 assert session.run(np.zeros((2, 3, 16, 16), np.float32)).shape == (2, 7)
+assert not {{"torch", "tensorflow"}} & sys.modules.keys()
 """
     arguments = [sys.executable, "-W", "error", "-c", program, str(written(batch="dynamic"))]
     environment = {**os.environ, "PYTHONPATH": str(Path(targets.__file__).parents[2])}
