@@ -160,6 +160,7 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | N
         if description and preprocessing is not None:
             info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
         model = _built(info.config, state)
+        model.info = info
     except BadInput as error:
         raise BadCheckpoint(f"Checkpoint {path}: {error.message}", error.remedy) from error
     return Checkpoint(model, info, path, files.sha256(path), tuple(notes))
@@ -188,6 +189,24 @@ def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: t
     metadata = {_METADATA_KEY: msgspec.json.encode(description, order="sorted").decode()}
     with files.replaced_file(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def save_pretrained(model: HydraViT, folder: Path) -> None:
+    """Writes *model* and what it says of itself to *folder*, as the Hub and ``load`` expect it.
+
+    Raises:
+        BadInput: a grey model that does not say how its images are normalised.
+    """
+    info: CheckpointInfo | None = model.info
+    if info is None or info.config != model.config:
+        if model.config.channels != 3:
+            raise BadInput("The model does not say how its images are normalised.", "Set model.info first.")
+        info = CheckpointInfo(name=folder.name, config=model.config, preprocessing=imagenet(model.config.image_size))
+    save(folder / "model.safetensors", model.state_dict(), info)
+    # The Hub counts downloads by this file, and shows it.
+    (folder / "config.json").write_text(
+        '{"architecture": "hydravit", "library_name": "hydra-export"}\n', encoding="utf-8"
+    )
 
 
 def _with_preprocessing(info: CheckpointInfo, chosen: Preprocessing, notes: list[str]) -> CheckpointInfo:

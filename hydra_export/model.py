@@ -3,14 +3,18 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from numpy.typing import NDArray
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
@@ -78,21 +82,26 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
     return np.asarray(tensor.detach().to(torch.float32).contiguous().numpy(), dtype="<f4")
 
 
-class HydraViT(VisionTransformer):
+class HydraViT(VisionTransformer, ModelHubMixin):
     """A timm VisionTransformer whose forward takes a head count (HydraViT, NeurIPS 2024, arXiv 2409.17978).
 
     Parameter names and the meaning of the full width are timm's, so its tools (optimisers, schedules, EMA,
     weight loading) work on it. With separate classifiers, ``head`` is a ModuleDict with keys ``k3``, ``k6``, ...
+
+    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's, over hydra_export.checkpoint's
+    format; *info* is what that says of the model, and what it will say.
     """
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
+    info: Any = None
 
     def __init__(self, config: HydraConfig, **timm_arguments: Any) -> None:
         if refused := sorted(timm_arguments.keys() - _TIMM_ARGUMENTS):
             raise BadInput(f"HydraViT takes no {refused[0]}.", f"It takes {', '.join(sorted(_TIMM_ARGUMENTS))}.")
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
         self.config = config
+        self._hub_mixin_config = None  # it lies in the checkpoint; a second copy could contradict it
         if config.separate_classifiers:
             like: dict[str, Any] = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
             heads = {
@@ -155,6 +164,39 @@ class HydraViT(VisionTransformer):
         D, hidden = x_BND.shape[-1], heads * self.config.hidden_per_head
         x_BNM = mlp.drop1(F.gelu(F.linear(x_BND, mlp.fc1.weight[:hidden, :D], mlp.fc1.bias[:hidden])))
         return mlp.drop2(F.linear(x_BNM, mlp.fc2.weight[:D, :hidden], mlp.fc2.bias[:D]))  # type: ignore[no-any-return]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        _format().save_pretrained(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        head_dim: int = 64,
+        preprocessing: str | None = None,
+        **_config_json: Any,  # says nothing that the weights and their description do not
+    ) -> HydraViT:
+        path = Path(model_id)
+        if not path.is_dir():
+            path = Path(
+                hf_hub_download(
+                    model_id,
+                    SAFETENSORS_SINGLE_FILE,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            )
+        loaded: HydraViT = _format().load(path, head_dim=head_dim, preprocessing=preprocessing).model
+        return loaded
 
     def _assert_heads(self, heads: int) -> None:
         if not 1 <= heads <= self.config.heads:
@@ -243,6 +285,11 @@ class HydraViT(VisionTransformer):
             for name, weight in self.normalised_weights(pixels).items()
             if not name.startswith("head.k") or name.startswith(f"{classifier}.")
         }
+
+
+def _format() -> Any:
+    """The checkpoint format. It is made of models and so lies above this module, which must not need it to be read."""
+    return importlib.import_module("hydra_export.checkpoint")
 
 
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:
