@@ -17,10 +17,10 @@ OPSETS = range(17, 24)
 
 
 class OnnxTarget:
-    """Separate files, or small graphs over shared weight files."""
+    """Separate files, small graphs over shared weight files, or one graph that takes the head count as an input."""
 
     name: ClassVar[str] = "onnx"
-    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared")
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
     isolated: ClassVar[bool] = False
@@ -39,18 +39,18 @@ class OnnxTarget:
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes one graph per head count into *out*."""
-        from hydra_export.targets.onnx import separate, shared
+        from hydra_export.targets.onnx import separate, shared, universal
 
         self.check(spec)
         opset = DEFAULT_OPSET if spec.opset is None else spec.opset
-        write = {"separate": separate.write, "shared": shared.write}[spec.graph]
+        write = {"separate": separate.write, "shared": shared.write, "universal": universal.write}[spec.graph]
         return write(checkpoint, heads, spec, opset, out)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
-        """An onnxruntime session on the CPU; *heads* is the file's own choice for these graph kinds."""
+        """An onnxruntime session on the CPU; a graph that fixes the head count runs that one whatever *heads* is."""
         from hydra_export.targets.onnx.session import OnnxSession
 
-        return OnnxSession(path, threads)
+        return OnnxSession(path, threads, heads)
 
     def lint(self, path: Path) -> None:
         """onnx.checker, rank, operators, unused initializers, IR version."""

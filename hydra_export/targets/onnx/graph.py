@@ -3,58 +3,114 @@
 # B batch, N tokens, R rows: the tokens of all images, D width of subnetwork k, H heads, C head width
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
-from hydra_export.target import ExportSpec, TensorInfo
-from hydra_export.version import VERSION
-
-if TYPE_CHECKING:
-    from hydra_export.checkpoint import Checkpoint
-
-# The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
-# Source: onnx/onnx docs/Versioning.md, "Released Versions".
-IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import ExportSpec, Precision
 
 
-class GraphBuilder:
-    """Collects nodes and small constants; every value is named after its place in the model."""
+@dataclass(frozen=True)
+class PerHead:
+    """A size that grows with the head count: *size* for each head."""
 
-    def __init__(self, weight: Callable[[str], ir.Value]) -> None:
+    size: int
+
+
+Size = int | PerHead
+
+
+class NodeBuilder:
+    """Collects nodes and small constants; *scope* comes before the names of all of them."""
+
+    def __init__(self, scope: str = "") -> None:
+        self.scope = scope
         self.nodes: list[ir.Node] = []
         self.constants: dict[str, ir.Value] = {}
-        self._weight = weight
-        self._weights: dict[str, ir.Value] = {}
 
-    def weight(self, name: str) -> ir.Value:
-        """The value of a model weight, asked for once."""
-        if name not in self._weights:
-            self._weights[name] = self._weight(name)
-        return self._weights[name]
-
-    def constant(self, name: str, value: Sequence[int] | float) -> ir.Value:
-        """A small initializer, one per name: int64 for lists of numbers, float32 for a number."""
+    def constant(self, name: str, value: Sequence[int] | float | NDArray[np.float64]) -> ir.Value:
+        """A small initializer, one per name: int64 for lists of numbers, float32 otherwise."""
         if name not in self.constants:
-            array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
-            self.constants[name] = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            array = np.array(value, np.int64 if isinstance(value, Sequence) else np.float32)
+            tensor = ir.tensor(array, name=self.scope + name)
+            self.constants[name] = ir.Value(name=tensor.name, const_value=tensor)
         return self.constants[name]
 
     def op(self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Any) -> ir.Value:
         """Appends a node; its output carries the node's name."""
-        output = ir.Value(name=name)
-        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
+        (output,) = self.ops(op_type, inputs, name, [name], **attributes)
         return output
 
+    def ops(
+        self, op_type: str, inputs: Sequence[ir.Value], name: str, outputs: Sequence[str], **attributes: Any
+    ) -> list[ir.Value]:
+        """Appends a node with several outputs."""
+        values = [ir.Value(name=self.scope + output) for output in outputs]
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=values, name=self.scope + name))
+        return values
+
+
+class GraphBuilder(NodeBuilder):
+    """Collects the nodes of subnetwork *heads*, every value named after its place in the model.
+
+    Args:
+        weight: gives the values of weights by their names.
+        precision: of those.
+    """
+
+    def __init__(
+        self, heads: int, weight: Callable[[str], ir.Value], precision: Precision = "fp32", scope: str = ""
+    ) -> None:
+        super().__init__(scope)
+        self.heads, self.precision = heads, precision
+        self._weight = weight
+        self._weights: dict[str, ir.Value] = {}
+        self._quantized: dict[str, list[ir.Value]] = {}
+
+    def weight(self, name: str) -> ir.Value:
+        """The value of a model weight, asked for once; of fp16 ones a cast, which runtimes fold."""
+        if name not in self._weights:
+            value = self._weight(name)
+            if self.precision == "fp16":
+                value = self.op("Cast", [value], f"{name}/Cast", to=ir.DataType.FLOAT.value)
+            self._weights[name] = value
+        return self._weights[name]
+
+    def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
+        """A vector of sizes, one per name."""
+        return self.constant(name, [size.size * self.heads if isinstance(size, PerHead) else size for size in sizes])
+
+    def reshape(self, x: ir.Value, name: str, shape_name: str, shape: Sequence[Size]) -> ir.Value:
+        """*x* in another shape; equal shapes have one name."""
+        return self.op("Reshape", [x, self.sizes(shape_name, shape)], name)
+
     def linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
-        """x @ weight + bias in one operator, which takes rank 2 alone."""
+        """x @ weight + bias, in one operator where it can be; that takes rank 2 alone."""
+        if self.precision == "int8":
+            return self._quantized_linear(x_RD, weight, name)
         return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
+
+    def _quantized_linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
+        """The same in integers: x is quantized as it comes, with one scale and zero point."""
+        scope = name.removesuffix("/Gemm")
+        assert x_RD.name
+        if x_RD.name not in self._quantized:
+            node = f"{scope}/DynamicQuantizeLinear"
+            parts = [f"{node}/{part}" for part in ("values", "scale", "zero_point")]
+            self._quantized[x_RD.name] = self.ops("DynamicQuantizeLinear", [x_RD], node, parts)
+        x, scale, zero_point = self._quantized[x_RD.name]
+        product = self.op("MatMulInteger", [x, self.weight(f"{weight}.weight"), zero_point], f"{scope}/MatMulInteger")
+        product = self.op("Cast", [product], f"{scope}/Cast", to=ir.DataType.FLOAT.value)
+        scales = self.op("Mul", [scale, self.weight(f"{weight}.scale")], f"{scope}/scales/Mul")
+        product = self.op("Mul", [product, scales], f"{scope}/Mul")
+        return self.op("Add", [product, self.weight(f"{weight}.bias")], f"{scope}/Add")
 
     def layer_norm(self, x: ir.Value, name: str, scope: str) -> ir.Value:
         """LayerNorm over the last axis, as wide as the subnetwork."""
@@ -62,40 +118,49 @@ class GraphBuilder:
         return self.op("LayerNormalization", inputs, f"{scope}/LayerNormalization", axis=-1, epsilon=LAYER_NORM_EPS)
 
 
+def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: ExportSpec) -> ir.Value:
+    """The image as the patch embedding takes it, float32 [B, C, H, W], from the graph's own input form."""
+    if spec.input == "tensor":
+        return image
+    image = g.op("Transpose", [image], "image/Transpose", perm=[0, 3, 1, 2])
+    image = g.op("Cast", [image], "image/Cast", to=ir.DataType.FLOAT.value)
+    if spec.precision != "fp16":  # the weights of the patch embedding have absorbed it
+        return image
+    mean, std = (
+        g.constant(f"image/{name}", 255 * np.array(getattr(data, name)).reshape(1, -1, 1, 1))
+        for name in ("mean", "std")
+    )
+    return g.op("Div", [g.op("Sub", [image, mean], "image/Sub"), std], "image/Div")
+
+
 class Emitter:
-    """Emits subnetwork *heads*; the last block is computed for the class token's query only.
+    """Emits a subnetwork; the last block is computed for the class token's query only.
 
     Tokens are the rows of a matrix wherever images need not be told apart, so that a Linear is one Gemm: with a batch
-    axis it would be a MatMul and an Add.
+    axis it would be a MatMul and an Add. Without *heads* the graph is of whatever subnetwork *g* says.
     """
 
-    def __init__(self, g: GraphBuilder, config: HydraConfig, heads: int, spec: ExportSpec, opset: int) -> None:
+    def __init__(
+        self, g: GraphBuilder, config: HydraConfig, spec: ExportSpec, opset: int, heads: int | None = None
+    ) -> None:
         self.g, self.config, self.heads, self.opset = g, config, heads, opset
-        self.width = config.width(heads)
+        self.width = PerHead(config.head_dim)
         # 0 keeps a dynamic batch; a fixed one is spelled out, as not every compiler infers through 0.
-        self.batch = 0 if spec.batch == "dynamic" else spec.batch
+        self.batch: int = 0 if spec.batch == "dynamic" else spec.batch
 
-    def emit(self, image: ir.Value, spec: ExportSpec) -> ir.Value:
-        """From the input value to the logits, or to the features of a model without a classifier."""
-        g, config = self.g, self.config
-        if spec.input == "image":
-            image = g.op("Transpose", [image], "image/Transpose", perm=[0, 3, 1, 2])
-            image = g.op("Cast", [image], "image/Cast", to=ir.DataType.FLOAT.value)
-        x_RD = self._tokens(image)
-        for i in range(config.depth):
-            x_RD = self._block(x_RD, i, last=i == config.depth - 1)
-        features_BD = g.layer_norm(x_RD, "norm", "norm")
-        return g.linear(features_BD, config.classifier(self.heads), "logits") if config.num_classes else features_BD
-
-    def _reshape(self, x: ir.Value, name: str, shape_name: str, shape: list[int]) -> ir.Value:
-        return self.g.op("Reshape", [x, self.g.constant(shape_name, shape)], name)
+    def emit(self, image_BCHW: ir.Value) -> ir.Value:
+        """From the image as ``channels_first`` returns it to the features that the classifier takes."""
+        x_RD = self._tokens(image_BCHW)
+        for i in range(self.config.depth):
+            x_RD = self._block(x_RD, i, last=i == self.config.depth - 1)
+        return self.g.layer_norm(x_RD, "norm", "norm")
 
     def _tokens(self, image_BCHW: ir.Value) -> ir.Value:
         g, config = self.g, self.config
-        patch, shape = [config.patch_size] * 2, [self.batch, self.width, config.num_tokens - 1]
+        patch = [config.patch_size] * 2
         inputs = [image_BCHW, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
         x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
-        x = self._reshape(x, "patch_embed/Reshape", "patch_embed/shape", shape)
+        x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_tokens - 1])
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
         # A zero token in front, then the class token comes with the positions: Concat would need a batch-sized one.
         x_BND = g.op("Pad", [x_BND, g.constant("tokens/pads", [0, 1, 0, 0, 0, 0])], "tokens/Pad")
@@ -103,7 +168,7 @@ class Emitter:
         return self._rows(x_BND, "tokens/Reshape")
 
     def _rows(self, x: ir.Value, name: str) -> ir.Value:
-        return self._reshape(x, name, "rows/shape", [-1, self.width])
+        return self.g.reshape(x, name, "rows/shape", [-1, self.width])
 
     def _block(self, x_RD: ir.Value, index: int, last: bool) -> ir.Value:
         name = f"blocks.{index}"
@@ -118,30 +183,33 @@ class Emitter:
 
     def _cls(self, x_RD: ir.Value, scope: str) -> ir.Value:
         """The class token of each image: of its tokens side by side, the first."""
-        side_by_side = [self.batch or -1, self.config.num_tokens * self.width]
-        x = self._reshape(x_RD, f"{scope}/Reshape", "cls/shape", side_by_side)
-        parts = (("start", 0), ("end", self.width), ("axis", 1))
-        return self.g.op("Slice", [x, *(self.g.constant(f"cls/{part}", [n]) for part, n in parts)], f"{scope}/Slice")
+        side_by_side = (self.batch or -1, PerHead(self.config.num_tokens * self.config.head_dim))
+        x = self.g.reshape(x_RD, f"{scope}/Reshape", "cls/shape", side_by_side)
+        parts: list[tuple[str, Size]] = [("start", 0), ("end", self.width), ("axis", 1)]
+        return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{scope}/Slice")
 
     def _attention(self, query_RD: ir.Value, x_RD: ir.Value, index: int, num_queries: int) -> ir.Value:
         g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
         q_RD = g.linear(query_RD, f"{name}.q", f"{scope}/q/Gemm")
         k_RD = g.linear(x_RD, f"{name}.k", f"{scope}/k/Gemm")
         v_RD = g.linear(x_RD, f"{name}.v", f"{scope}/v/Gemm")
-        attend = self._attention_operator if self.opset >= 23 else self._softmax_attention
-        a_RD = self._rows(attend(q_RD, k_RD, v_RD, scope, num_queries), f"{scope}/Reshape")
+        if self.heads is not None and self.opset >= 23:
+            a = self._attention_operator(q_RD, k_RD, v_RD, scope, num_queries, self.heads)
+        else:
+            a = self._softmax_attention(q_RD, k_RD, v_RD, scope, num_queries)
+        a_RD = self._rows(a, f"{scope}/Reshape")
         return g.linear(a_RD, f"{name}.proj", f"{scope}/proj/Gemm")
 
     def _attention_operator(
-        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int
+        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int, heads: int
     ) -> ir.Value:
         """Opset 23's Attention; q carries the scale already."""
         rows = ((q_RD, "q", num_queries), (k_RD, "k", self.config.num_tokens), (v_RD, "v", self.config.num_tokens))
         qkv_BND = [
-            self._reshape(x_RD, f"{scope}/{part}/Reshape", f"attn/tokens_{n}", [self.batch or -1, n, self.width])
+            self.g.reshape(x_RD, f"{scope}/{part}/Reshape", f"attn/tokens_{n}", (self.batch or -1, n, self.width))
             for x_RD, part, n in rows
         ]
-        num_heads = {"q_num_heads": self.heads, "kv_num_heads": self.heads}
+        num_heads = {"q_num_heads": heads, "kv_num_heads": heads}
         return self.g.op("Attention", qkv_BND, f"{scope}/Attention", scale=1.0, **num_heads)
 
     def _softmax_attention(
@@ -157,8 +225,8 @@ class Emitter:
         return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
 
     def _heads_apart(self, x_RD: ir.Value, scope: str, num_tokens: int, perm: list[int]) -> ir.Value:
-        shape = [self.batch or -1, num_tokens, self.heads, self.config.head_dim]
-        x_BNHC = self._reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
+        shape = (self.batch or -1, num_tokens, PerHead(1), self.config.head_dim)
+        x_BNHC = self.g.reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
         return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
 
     def _mlp(self, x_RD: ir.Value, index: int) -> ir.Value:
@@ -179,68 +247,9 @@ class Emitter:
         return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{scope}/gelu/Half")
 
 
-def build(
-    checkpoint: Checkpoint, heads: int, spec: ExportSpec, opset: int, weight: Callable[[str], ir.Value]
-) -> ir.Model:
-    """The model of subnetwork *heads*; *weight* supplies the values of its weights by their names.
-
-    The model's initializers are the small constants alone: the caller adds the weights.
-    """
-    config = checkpoint.info.config
-    inputs, outputs = signature(config, heads, spec)
-    image, declared = (_value(infos[0]) for infos in (inputs, outputs))
-    g = GraphBuilder(weight)
-    result = Emitter(g, config, heads, spec, opset).emit(image, spec)
-    result.shape, result.type, result.name = declared.shape, declared.type, declared.name
-    graph = ir.Graph(
-        [image],
-        [result],
-        nodes=g.nodes,
-        initializers=list(g.constants.values()),
-        opset_imports={"": opset},
-        name=f"{checkpoint.info.name}-k{heads}",
-    )
-    return ir.Model(
-        graph,
-        ir_version=IR_VERSIONS[opset],
-        producer_name="hydra-export",
-        producer_version=VERSION,
-        metadata_props=metadata(checkpoint, heads),
-    )
-
-
-def signature(
-    config: HydraConfig, heads: int, spec: ExportSpec
-) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """The inputs and outputs of the graph of subnetwork *heads*."""
-    batch = "batch" if spec.batch == "dynamic" else spec.batch
-    size, channels = config.image_size, config.channels
-    if spec.input == "image":
-        image = TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, channels))
-    else:
-        image = TensorInfo(name="image", dtype="float32", shape=(batch, channels, size, size))
-    return (image,), (TensorInfo(name=config.output, dtype="float32", shape=(batch, config.num_outputs(heads))),)
-
-
-def needs(opset: int) -> dict[str, str]:
-    """What a runtime must know to load the graph."""
-    return {"opset": str(opset), "ir_version": str(IR_VERSIONS[opset])}
-
-
-def metadata(checkpoint: Checkpoint, heads: int) -> dict[str, str]:
-    """What the file says of itself, for Netron and for programs: strings, JSON where structured."""
-    info = checkpoint.info
-    pairs = {
-        "model": info.name,
-        "heads": str(heads),
-        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
-        "labels": json.dumps(list(info.labels), ensure_ascii=False),
-        "checkpoint_sha256": checkpoint.sha256,
-        "license": info.license,
-    }
-    return {f"hydra_export.{name}": value for name, value in pairs.items() if value and value != "[]"}
-
-
-def _value(info: TensorInfo) -> ir.Value:
-    dtype = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8}[info.dtype]
-    return ir.Value(name=info.name, shape=ir.Shape(info.shape), type=ir.TensorType(dtype))
+def subnetwork(
+    g: GraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
+) -> ir.Value:
+    """Subnetwork *heads* as a whole: the logits, or the features of a model without a classifier."""
+    features_BD = Emitter(g, config, spec, opset, heads).emit(image_BCHW)
+    return g.linear(features_BD, config.classifier(heads), "logits") if config.num_classes else features_BD

@@ -10,9 +10,12 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from hydra_export.errors import CheckFailed
-from hydra_export.targets.onnx.graph import IR_VERSIONS
+from hydra_export.targets.onnx.file import IR_VERSIONS, METADATA_PREFIX
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
+_BRANCHES = ("then_branch", "else_branch")
+_WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1}
+_SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
 
 def lint(path: Path) -> None:
@@ -22,7 +25,13 @@ def lint(path: Path) -> None:
         model = onnx.load(path, load_external_data=False)
         for text in _not_utf8(model):  # protobuf gives it as bytes, where every other check expects str
             raise ValueError(f"{text!r} is not UTF-8")
-        for problem in (*_portability(model), *_unused(model), *_external_data(model, path.parent)):
+        for problem in (
+            *_portability(model),
+            *_nesting(model),
+            *_unused(model.graph),
+            *_external_data(model, path.parent),
+            *_precision(model),
+        ):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         _drop_weights(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
@@ -30,6 +39,17 @@ def lint(path: Path) -> None:
         raise CheckFailed(f"{path} is not a valid ONNX model: {error}.") from error
     for problem in _ranks(inferred):
         raise CheckFailed(f"{path} is not portable: {problem}.")
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph of *model*, and the branches in it."""
+    yield model.graph
+    for node in model.graph.node:
+        yield from _branches(node)
+
+
+def _branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    return (attribute.g for attribute in node.attribute if attribute.HasField("g"))
 
 
 def _not_utf8(message: Message) -> Iterator[bytes]:
@@ -45,10 +65,11 @@ def _not_utf8(message: Message) -> Iterator[bytes]:
 
 def _drop_weights(model: onnx.ModelProto) -> None:
     """Shapes follow from small constants; the weights would only be copied."""
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) > 1024:
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
+    for graph in graphs(model):
+        for tensor in graph.initializer:
+            if len(tensor.raw_data) > _SMALL_BYTES:
+                tensor.ClearField("raw_data")
+                tensor.data_location = onnx.TensorProto.EXTERNAL
 
 
 def _portability(model: onnx.ModelProto) -> Iterator[str]:
@@ -61,46 +82,89 @@ def _portability(model: onnx.ModelProto) -> Iterator[str]:
         yield f"its IR version is {model.ir_version}, the lowest for opset {opsets['']} is {IR_VERSIONS[opsets['']]}"
 
 
-def _unused(model: onnx.ModelProto) -> Iterator[str]:
-    used = {name for node in model.graph.node for name in node.input}
-    for tensor in model.graph.initializer:
-        if tensor.name not in used:
-            yield f"initializer {tensor.name} is not used"
+def _nesting(model: onnx.ModelProto) -> Iterator[str]:
+    """Graphs are branches of Ifs, one level deep, and tensors are initializers: nothing escapes the other checks."""
+    if model.functions or model.training_info or any(graph.sparse_initializer for graph in graphs(model)):
+        yield "it has functions, training information or sparse initializers"
+    for graph in graphs(model):
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.graphs or attribute.HasField("t") or attribute.tensors or attribute.sparse_tensors:
+                    yield f"node {node.name} has a tensor or graphs inside"
+                elif attribute.HasField("sparse_tensor"):
+                    yield f"node {node.name} has a sparse tensor inside"
+                elif not attribute.HasField("g"):
+                    continue
+                elif node.op_type != "If" or attribute.name not in _BRANCHES or graph is not model.graph:
+                    yield f"node {node.name} has a graph inside"
+
+
+def _unused(graph: onnx.GraphProto) -> Iterator[str]:
+    """Branches are checked with the graph around them, whose values they may use."""
+    branches = [branch for node in graph.node for branch in _branches(node)]
+    used = {name for inside in (graph, *branches) for node in inside.node for name in node.input}
+    for inside in (graph, *branches):
+        for tensor in inside.initializer:
+            if tensor.name not in used:
+                yield f"initializer {tensor.name} is not used"
 
 
 def _ranks(model: onnx.ModelProto) -> Iterator[str]:
-    graph = model.graph
-    shaped = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
-    for node in graph.node:
-        for name in node.output:
-            if name not in shaped or not shaped[name].HasField("shape"):
-                yield f"the shape of {name} cannot be inferred"
-            elif (rank := len(shaped[name].shape.dim)) > _LARGEST_RANK:
-                yield f"{name} has rank {rank}"
-    for tensor in graph.initializer:
-        if len(tensor.dims) > _LARGEST_RANK:
-            yield f"initializer {tensor.name} has rank {len(tensor.dims)}"
+    for graph in graphs(model):
+        shaped = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
+        for node in graph.node:
+            for name in node.output:
+                if name not in shaped or not shaped[name].HasField("shape"):
+                    yield f"the shape of {name} cannot be inferred"
+                elif (rank := len(shaped[name].shape.dim)) > _LARGEST_RANK:
+                    yield f"{name} has rank {rank}"
+        for tensor in graph.initializer:
+            if len(tensor.dims) > _LARGEST_RANK:
+                yield f"initializer {tensor.name} has rank {len(tensor.dims)}"
 
 
 def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g") or attribute.graphs or attribute.HasField("t") or attribute.tensors:
-                yield f"node {node.name} has a graph or a tensor inside"  # whose data would go unchecked
-    if model.functions or model.training_info or model.graph.sparse_initializer:
-        yield "it has functions, training information or sparse initializers"
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if not location or Path(location).name != location:
-            yield f"initializer {tensor.name} lies at {location!r}, outside of its folder"
-        elif not (folder / location).is_file() or (folder / location).is_symlink():
-            yield f"initializer {tensor.name} lies in {location!r}, which is no file"
-        elif not (entries.get("offset", "").isdecimal() and entries.get("length", "").isdecimal()):
-            yield f"initializer {tensor.name} has no whole offset and length in {location!r}"
-        elif int(entries["offset"]) > (folder / location).stat().st_size - int(entries["length"]):
-            yield f"initializer {tensor.name} lies beyond the end of {location!r}"
-        elif tensor.data_type != onnx.TensorProto.FLOAT or int(entries["length"]) != 4 * math.prod(tensor.dims):
-            yield f"initializer {tensor.name} is no float32 {list(tensor.dims)} of {entries['length']} bytes"
+    for graph in graphs(model):
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                yield from _external_problems(tensor, folder)
+
+
+def _external_problems(tensor: onnx.TensorProto, folder: Path) -> Iterator[str]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not location or Path(location).name != location:
+        yield f"initializer {tensor.name} lies at {location!r}, outside of its folder"
+    elif not (folder / location).is_file() or (folder / location).is_symlink():
+        yield f"initializer {tensor.name} lies in {location!r}, which is no file"
+    elif not (entries.get("offset", "").isdecimal() and entries.get("length", "").isdecimal()):
+        yield f"initializer {tensor.name} has no whole offset and length in {location!r}"
+    elif int(entries["offset"]) > (folder / location).stat().st_size - int(entries["length"]):
+        yield f"initializer {tensor.name} lies beyond the end of {location!r}"
+    elif int(entries["length"]) != _num_bytes(tensor):
+        yield f"initializer {tensor.name} is no {_type_name(tensor)} {list(tensor.dims)} of {entries['length']} bytes"
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    """As the type and shape say; 0 of a type that no weight of ours has."""
+    return _WEIGHT_BYTES.get(_type_name(tensor), 0) * int(math.prod(tensor.dims))
+
+
+def _type_name(tensor: onnx.TensorProto) -> str:
+    return str(onnx.TensorProto.DataType.Name(tensor.data_type)).lower()
+
+
+def _precision(model: onnx.ModelProto) -> Iterator[str]:
+    """The weights are as narrow as the file says: a quantization that did nothing is an error."""
+    said = {entry.key: entry.value for entry in model.metadata_props}.get(f"{METADATA_PREFIX}precision", "")
+    weights = [tensor for graph in graphs(model) for tensor in graph.initializer if _num_bytes(tensor) > _SMALL_BYTES]
+    ops = {node.op_type for graph in graphs(model) for node in graph.node}
+    if said not in ("fp32", "fp16", "int8"):
+        yield f"its precision is {said!r}"
+        return
+    for tensor in weights:
+        wide = {"fp32": "float", "fp16": "float16", "int8": "int8" if len(tensor.dims) == 2 else "float"}[said]
+        if _type_name(tensor) != wide:
+            yield f"initializer {tensor.name} is {_type_name(tensor)} {list(tensor.dims)} in a file that is {said}"
+    if (said == "int8") != ("MatMulInteger" in ops) or (said == "int8" and "Gemm" in ops):
+        yield f"it is {said} and its products are {sorted(ops & {'Gemm', 'MatMulInteger'})}"

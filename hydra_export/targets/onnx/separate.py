@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from hydra_export.errors import BadInput
-from hydra_export.model import Weight, array
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.onnx import graph
-from hydra_export.targets.onnx.weights import onnx_weights
+from hydra_export.targets.onnx import file, fixed
+from hydra_export.targets.onnx.weights import StoredWeight, normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -30,44 +28,32 @@ _TENSOR_RAW_DATA = 9
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes ``<model>-k3.onnx``, ... into *out*."""
-    pixels = checkpoint.info.preprocessing if spec.input == "image" else None
-    weights = onnx_weights(checkpoint.model, pixels)
+    weights = normalised(checkpoint, spec)
     artifacts = []
     for k in heads:
-        inputs, outputs = graph.signature(checkpoint.info.config, k, spec)
-        used: dict[str, Weight] = {}
+        kept = stored(weights, spec, k)
+        used: dict[str, StoredWeight] = {}
 
-        def weight(name: str, used: dict[str, Weight] = used) -> ir.Value:
-            used[name] = weights[name]
+        def weight(name: str, kept: dict[str, StoredWeight] = kept, used: dict[str, StoredWeight] = used) -> ir.Value:
+            used[name] = kept[name]
             return ir.Value(name=name)
 
-        model = graph.build(checkpoint, k, spec, opset, weight)
-        path = f"{checkpoint.info.name}-k{k}.onnx"
-        with (out / path).open("wb") as file:
-            _stream(ir.to_proto(model), k, used, file)
-        artifacts.append(
-            Artifact(
-                path=path,
-                files=(path,),
-                target="onnx",
-                spec=spec,
-                heads=(k,),
-                inputs=inputs,
-                outputs=outputs,
-                needs=graph.needs(opset),
-            )
-        )
+        model = fixed.model(checkpoint, k, spec, opset, weight)
+        path = f"{file.name(checkpoint, spec, f'k{k}')}.onnx"
+        with (out / path).open("wb") as stream:
+            _stream(ir.to_proto(model), k, used, stream)
+        artifacts.append(fixed.artifact(checkpoint, path, (), k, spec, opset))
     return artifacts
 
 
-def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, Weight], file: BinaryIO) -> None:
+def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, StoredWeight], stream: BinaryIO) -> None:
     """Writes *proto* with *weights* as further initializers of its graph, without ever holding them together.
 
     A serialised message is its fields one after the other, so the initializers can be appended to the graph's bytes;
     only the graph's length, which comes before, has to be known (protobuf.dev, "Encoding").
     """
-    tensors = [_tensor_header(name, weight.shape(heads)) for name, weight in weights.items()]
-    sizes = [4 * int(np.prod(weight.shape(heads))) for weight in weights.values()]
+    tensors = [_tensor_header(name, weight, heads) for name, weight in weights.items()]
+    sizes = [weight.num_bytes(heads) for weight in weights.values()]
     nodes = proto.graph.SerializeToString(deterministic=True)
     graph_bytes = len(nodes) + sum(
         len(_field(_GRAPH_INITIALIZER, len(header) + size)) + len(header) + size
@@ -80,15 +66,15 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, Weight], file
             f"Subnetwork {heads} needs {graph_bytes / 1e9:.1f} GB; one ONNX file holds at most 2 GB.",
             "Use --graph shared, which keeps weights in files of their own.",
         )
-    file.write(start)
+    stream.write(start)
     for header, size, weight in zip(tensors, sizes, weights.values(), strict=True):
-        file.write(_field(_GRAPH_INITIALIZER, len(header) + size) + header)
-        file.write(array(weight.first(heads)).data)
+        stream.write(_field(_GRAPH_INITIALIZER, len(header) + size) + header)
+        stream.write(weight.first(heads).data)
 
 
-def _tensor_header(name: str, shape: Sequence[int]) -> bytes:
-    tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
-    return bytes(tensor.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, 4 * int(np.prod(shape)))
+def _tensor_header(name: str, weight: StoredWeight, heads: int) -> bytes:
+    tensor = onnx.TensorProto(name=name, dims=weight.shape(heads), data_type=weight.dtype.value)
+    return bytes(tensor.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, weight.num_bytes(heads))
 
 
 def _field(number: int, length: int) -> bytes:

@@ -10,24 +10,30 @@ import onnxruntime as ort
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors are raised
 
 
 class OnnxSession:
-    """An onnxruntime session on the CPU, with as many threads as it chooses unless *threads* says."""
+    """An onnxruntime session on the CPU, with as many threads as it chooses unless *threads* says.
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    Where the graph takes the head count as an input, ``heads`` is what it is given; it may be changed between runs.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, heads: int | None = None) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = threads
         try:
             self.runtime = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
         inputs, outputs = self.runtime.get_inputs(), self.runtime.get_outputs()
-        if len(inputs) != 1 or [output.name for output in outputs] not in (["logits"], ["features"]):
-            raise CheckFailed(f"{path} has other inputs and outputs than one image and its logits.")
-        self.path, self.input = path, inputs[0]
+        takes_heads = [(info.name, info.type, info.shape) for info in inputs[1:]] == [("k", "tensor(int64)", [])]
+        if not (len(inputs) == 1 or takes_heads) or [info.name for info in outputs] not in (["logits"], ["features"]):
+            raise CheckFailed(f"{path} has other inputs and outputs than an image, a head count k, and its logits.")
+        if takes_heads and heads is None:
+            raise CheckFailed(f"{path} takes the head count as an input, and none was given.")
+        self.path, self.input, self.takes_heads, self.heads = path, inputs[0], takes_heads, heads
         batch = self.input.shape[0]
         self.batch = batch if isinstance(batch, int) else None
 
@@ -41,7 +47,8 @@ class OnnxSession:
 
     def _run(self, image: Array) -> Array:
         try:
-            (logits,) = self.runtime.run(None, {self.input.name: image})
+            chosen = {"k": np.array(self.heads, np.int64)} if self.takes_heads else {}
+            (logits,) = self.runtime.run(None, {self.input.name: image, **chosen})
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot run {self.path}: {error}.") from error
         return np.asarray(logits)

@@ -1,14 +1,100 @@
-"""The normalised weights in the layout that ONNX wants."""
+"""The normalised weights as ONNX files hold them: layout, precision, quantization."""
 
+# I input channels of a Linear, O output channels
 from __future__ import annotations
 
-from hydra_export.model import HydraViT, Weight
-from hydra_export.preprocess import Preprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hydra_export.model import Span, Weight
+from hydra_export.target import ExportSpec
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+_TORCH_TYPES = {ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.INT8: torch.int8}
+_LARGEST_INT8 = 127  # symmetric: -128 would have no counterpart
 
 
-def onnx_weights(model: HydraViT, pixels: Preprocessing | None = None) -> dict[str, Weight]:
-    """Linears as [in, out] for Gemm."""
+@dataclass(frozen=True)
+class StoredWeight:
+    """One tensor of the file; it is made a part at a time, so that no second copy of the model is in memory.
+
+    With *scale* [O], the matrix [I, O] is *weight* in units of that, rounded.
+    """
+
+    weight: Weight
+    dtype: ir.DataType = ir.DataType.FLOAT
+    scale: Tensor | None = None
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The channels that one head adds, per axis; 0 where every head count has all."""
+        return self.weight.units
+
+    def shape(self, heads: int) -> tuple[int, ...]:
+        """Shape of what subnetwork *heads* uses."""
+        return self.weight.shape(heads)
+
+    def num_bytes(self, heads: int) -> int:
+        """Size in the file of what subnetwork *heads* uses."""
+        return int(np.prod(self.shape(heads))) * self.dtype.numpy().itemsize
+
+    def part(self, spans: Sequence[Span]) -> NDArray[Any]:
+        """The block between two head counts per axis, contiguous and little-endian."""
+        part = self.weight.part(spans).detach()
+        if self.scale is not None:
+            (low, high), unit = spans[-1], self.units[-1]
+            scale_O = self.scale[low * unit : high * unit] if unit else self.scale
+            part = (part / scale_O).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8)
+        array = part.to(_TORCH_TYPES[self.dtype]).contiguous().numpy()
+        return np.asarray(array, array.dtype.newbyteorder("<"))
+
+    def first(self, heads: int) -> NDArray[Any]:
+        """What subnetwork *heads* uses."""
+        return self.part(((0, heads),) * len(self.units))
+
+
+def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
+    """The normalised form with Linears as [I, O], for Gemm.
+
+    fp16 keeps the patch embedding of normalised images also where pixels are given: divided by 255 it would be
+    subnormal.
+    """
+    pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
     return {
-        name: weight.transposed if name.endswith(".weight") and weight.full.ndim == 2 else weight
-        for name, weight in model.normalised_weights(pixels).items()
+        name: weight.transposed if _is_linear(name, weight) else weight
+        for name, weight in checkpoint.model.normalised_weights(pixels).items()
     }
+
+
+def stored(weights: dict[str, Weight], spec: ExportSpec, heads: int) -> dict[str, StoredWeight]:
+    """What the file of subnetwork *heads*, or of several of which it is the largest, holds.
+
+    int8: the Linears alone, symmetric, in units of a scale per output channel: ``<name>.scale`` beside
+    ``<name>.weight``. It is that of the largest subnetwork, so that one number serves all.
+    """
+    if spec.precision != "int8":
+        dtype = ir.DataType.FLOAT16 if spec.precision == "fp16" else ir.DataType.FLOAT
+        return {name: StoredWeight(weight, dtype) for name, weight in weights.items()}
+    found = {}
+    for name, weight in weights.items():
+        if not _is_linear(name, weight):
+            found[name] = StoredWeight(weight)
+            continue
+        largest_O = weight.first(heads).detach().abs().amax(0)
+        scale_O = torch.where(largest_O > 0, largest_O / _LARGEST_INT8, 1.0)
+        found[name] = StoredWeight(weight, ir.DataType.INT8, scale_O)
+        found[f"{name.removesuffix('.weight')}.scale"] = StoredWeight(Weight(scale_O, weight.units[-1:]))
+    return found
+
+
+def _is_linear(name: str, weight: Weight) -> bool:
+    return name.endswith(".weight") and weight.full.ndim == 2

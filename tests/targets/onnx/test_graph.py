@@ -40,6 +40,12 @@ def op_counts(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
+def with_branches(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The graph, and what is inside of its Ifs."""
+    inside = [attribute.g for node in graph.node for attribute in node.attribute if attribute.name.endswith("_branch")]
+    return [graph, *(found for branch in inside for found in with_branches(branch))]
+
+
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxsim makes of it with all that it can do."""
     result: onnx.ModelProto = onnxsim.simplify(model)[0]
@@ -104,11 +110,13 @@ def test_it_is_valid_and_every_tensor_is_named_and_of_rank_4_at_most(
     for model in written(make_checkpoint(), (1, 2), tmp_path / "out", graph=kind, batch=batch, opset=opset):
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-        ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
-        ranks |= {tensor.name: len(tensor.dims) for tensor in inferred.graph.initializer}
-        produced = {name for node in model.graph.node for name in (*node.input, *node.output)}
-        assert produced <= ranks.keys()
+        ranks: dict[str, int] = {}
+        for graph in with_branches(inferred.graph):
+            values = [*graph.value_info, *graph.input, *graph.output]
+            assert all(value.type.tensor_type.HasField("shape") for value in values)
+            ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+            ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+            assert {name for node in graph.node for name in (*node.input, *node.output)} <= ranks.keys()
         assert max(ranks.values()) <= 4
 
 
@@ -118,8 +126,11 @@ def test_only_standard_operators_are_used_and_no_gather(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, form: InputForm
 ) -> None:
     for model in written(make_checkpoint(), (1, 4), tmp_path / "out", graph=kind, input=form):
-        assert {node.domain for node in model.graph.node} == {""}
-        assert not {name for name in op_counts(model) if name.startswith(("Gather", "Scatter", "Loop", "If"))}
+        nodes = [node for graph in with_branches(model.graph) for node in graph.node]
+        assert {node.domain for node in nodes} == {""}
+        takes_heads = len(model.graph.input) == 2
+        assert op_counts(model)["If"] == (2 if takes_heads else 0)
+        assert not {node.op_type for node in nodes if node.op_type.startswith(("Gather", "Scatter", "Loop", "Scan"))}
         assert not model.functions
 
 
@@ -130,35 +141,40 @@ def test_every_initializer_is_used(
 ) -> None:
     checkpoint = make_checkpoint(separate_classifiers=separate_classifiers)
     for model in written(checkpoint, (1, 4), tmp_path / "out", graph=kind):
-        used = {name for node in model.graph.node for name in node.input}
-        assert {tensor.name for tensor in model.graph.initializer} <= used
+        graphs = with_branches(model.graph)
+        used = {name for graph in graphs for node in graph.node for name in node.input}
+        assert {tensor.name for graph in graphs for tensor in graph.initializer} <= used
 
 
 @KINDS
 def test_names_are_unique_and_readable(make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind) -> None:
     checkpoint = make_checkpoint()
     for model in written(checkpoint, (1, 4), tmp_path / "out", graph=kind):
-        nodes = [node.name for node in model.graph.node]
-        tensors = [tensor.name for tensor in model.graph.initializer]
-        values = [*tensors, *(name for node in model.graph.node for name in node.output)]
+        graphs = with_branches(model.graph)
+        nodes = [node.name for graph in graphs for node in graph.node]
+        tensors = [tensor.name for graph in graphs for tensor in graph.initializer]
+        values = [*tensors, *(name for graph in graphs for node in graph.node for name in node.output)]
         assert len(set(nodes)) == len(nodes)
         assert len(set(values)) == len(values)
         assert all(nodes)
         for name in values:  # where it is in the model: block, part, operator
             assert re.match(
-                r"(image|patch_embed|tokens|rows|blocks\.[01]|cls|norm|head|logits|attn|gelu|shell)\b", name
-            ), name
-        assert any(name.startswith("blocks.1.mlp.fc2.weight") for name in tensors)
+                r"(k[14]/)?(image|patch_embed|tokens|rows|blocks\.[01]|cls|norm|head|logits|attn|gelu|shell|k)\b", name
+            ) or re.fullmatch(r"k[14]/(Equal|If|passed)", name), name
+        assert any(re.match(r"(k4/)?blocks\.1\.mlp\.fc2\.weight", name) for name in tensors)
         assert model.graph.name.startswith("tiny-")
 
 
 @KINDS
 def test_the_metadata_says_what_the_file_is(make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind) -> None:
     checkpoint = make_checkpoint()
-    for k, model in zip((1, 4), written(checkpoint, (1, 4), tmp_path / "out", graph=kind), strict=True):
+    models = written(checkpoint, (1, 4), tmp_path / "out", graph=kind)
+    listed = ("1,4", "1", "4") if kind == "universal" else ("1", "4")
+    for heads, model in zip(listed, models, strict=True):
         said = {entry.key.removeprefix("hydra_export."): entry.value for entry in model.metadata_props}
         assert said["model"] == "tiny"
-        assert said["heads"] == str(k)
+        assert said["heads"] == heads
+        assert said["precision"] == "fp32"
         assert json.loads(said["labels"]) == [f"class {i}" for i in range(7)]
         assert msgspec.json.decode(said["preprocessing"], type=Preprocessing) == checkpoint.info.preprocessing
         assert said["checkpoint_sha256"] == checkpoint.sha256

@@ -1,0 +1,120 @@
+"""The file around a graph: inputs, outputs, versions, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import onnx_ir as ir
+
+from hydra_export.architecture import HydraConfig
+from hydra_export.target import Artifact, ExportSpec, TensorInfo
+from hydra_export.version import VERSION
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+# The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
+# Source: onnx/onnx docs/Versioning.md, "Released Versions".
+IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+METADATA_PREFIX = "hydra_export."
+_DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int64": ir.DataType.INT64}
+
+
+def image_info(config: HydraConfig, spec: ExportSpec) -> TensorInfo:
+    """The input that every graph has."""
+    batch, size = _batch(spec), config.image_size
+    if spec.input == "image":
+        return TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, config.channels))
+    return TensorInfo(name="image", dtype="float32", shape=(batch, config.channels, size, size))
+
+
+def result_info(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> TensorInfo:
+    """The output; a backbone without a classifier gives as many numbers as the chosen subnetwork is wide."""
+    sizes = {config.num_outputs(k) for k in heads}
+    return TensorInfo(
+        name=config.output, dtype="float32", shape=(_batch(spec), sizes.pop() if len(sizes) == 1 else "width")
+    )
+
+
+def _batch(spec: ExportSpec) -> int | str:
+    return "batch" if spec.batch == "dynamic" else spec.batch
+
+
+def value(info: TensorInfo) -> ir.Value:
+    """A graph's input or output."""
+    return ir.Value(name=info.name, shape=ir.Shape(info.shape), type=ir.TensorType(_DTYPES[info.dtype]))
+
+
+def declare(result: ir.Value, info: TensorInfo) -> None:
+    """Makes *result* the output that *info* describes."""
+    declared = value(info)
+    result.shape, result.type, result.name = declared.shape, declared.type, declared.name
+
+
+def model(
+    checkpoint: Checkpoint,
+    heads: Sequence[int],
+    spec: ExportSpec,
+    opset: int,
+    graph: ir.Graph,
+) -> ir.Model:
+    """The model around *graph*."""
+    graph.opset_imports[""] = opset
+    return ir.Model(
+        graph,
+        ir_version=IR_VERSIONS[opset],
+        producer_name="hydra-export",
+        producer_version=VERSION,
+        metadata_props=_metadata(checkpoint, heads, spec),
+    )
+
+
+def encoded(model: ir.Model) -> bytes:
+    """The file's bytes, the same each time."""
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def artifact(
+    path: str,
+    weight_files: Sequence[str],
+    heads: Sequence[int],
+    spec: ExportSpec,
+    opset: int,
+    inputs: Sequence[TensorInfo],
+    output: TensorInfo,
+) -> Artifact:
+    """The artifact whose graph is at *path*."""
+    return Artifact(
+        path=path,
+        files=(path, *weight_files),
+        target="onnx",
+        spec=spec,
+        heads=tuple(heads),
+        inputs=tuple(inputs),
+        outputs=(output,),
+        needs={"opset": str(opset), "ir_version": str(IR_VERSIONS[opset])},
+    )
+
+
+def _metadata(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[str, str]:
+    """For Netron and for programs: strings, JSON where structured."""
+    info = checkpoint.info
+    pairs = {
+        "model": info.name,
+        "heads": ",".join(map(str, heads)),
+        "precision": spec.precision,
+        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
+        "labels": json.dumps(list(info.labels), ensure_ascii=False),
+        "checkpoint_sha256": checkpoint.sha256,
+        "license": info.license,
+    }
+    return {f"{METADATA_PREFIX}{name}": value for name, value in pairs.items() if value and value != "[]"}
+
+
+def name(checkpoint: Checkpoint, spec: ExportSpec, *parts: str) -> str:
+    """What a file is called before its ending: model, parts, and the precision unless it is fp32."""
+    precision = () if spec.precision == "fp32" else (spec.precision,)
+    return "-".join([checkpoint.info.name, *parts, *precision])

@@ -1,0 +1,56 @@
+"""The graph of one subnetwork, chosen when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from hydra_export.target import Artifact, ExportSpec
+from hydra_export.targets.onnx import file
+from hydra_export.targets.onnx.graph import GraphBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.shells import Assembly
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+
+def model(
+    checkpoint: Checkpoint, heads: int, spec: ExportSpec, opset: int, weight: Callable[[str], ir.Value]
+) -> ir.Model:
+    """The model of subnetwork *heads*; *weight* supplies the values of its weights by their names.
+
+    The model's initializers are the small constants alone: the caller adds the weights.
+    """
+    config = checkpoint.info.config
+    image = file.value(file.image_info(config, spec))
+    g = GraphBuilder(heads, weight, spec.precision)
+    result = subnetwork(g, channels_first(g, image, checkpoint.info.preprocessing, spec), config, spec, opset, heads)
+    file.declare(result, file.result_info(config, [heads], spec))
+    graph = ir.Graph(
+        [image],
+        [result],
+        nodes=g.nodes,
+        initializers=list(g.constants.values()),
+        name=f"{checkpoint.info.name}-k{heads}",
+    )
+    return file.model(checkpoint, [heads], spec, opset, graph)
+
+
+def assembled(checkpoint: Checkpoint, spec: ExportSpec, opset: int, assembly: Assembly) -> bytes:
+    """The file of a subnetwork whose weights lie in other files."""
+    result = model(checkpoint, assembly.heads, spec, opset, assembly.weight)
+    for initializer in assembly.initializers.values():
+        result.graph.register_initializer(initializer)
+    result.graph.insert_before(result.graph[0], assembly.nodes)
+    return file.encoded(result)
+
+
+def artifact(
+    checkpoint: Checkpoint, path: str, weight_files: Sequence[str], heads: int, spec: ExportSpec, opset: int
+) -> Artifact:
+    """The artifact of subnetwork *heads* whose graph is at *path*."""
+    config = checkpoint.info.config
+    inputs, output = [file.image_info(config, spec)], file.result_info(config, [heads], spec)
+    return file.artifact(path, weight_files, [heads], spec, opset, inputs, output)

@@ -1,0 +1,189 @@
+"""Weight files that several graphs use, and how a graph puts its weights together from them.
+
+A file is a *shell*: what the head counts of its span add to those before. A graph puts its weights together from
+blocks with Split, Slice and Concat, which runtimes fold when they load it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hydra_export.model import Span
+from hydra_export.targets.onnx.weights import StoredWeight
+
+_ALIGNMENT = 64  # bytes: a cache line, and more than any CPU's vector load asks for
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a contiguous block of a weight lies: the shell file, and the byte offset, shape and type there."""
+
+    name: str
+    location: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: ir.DataType
+
+    def rows(self, count: int) -> Piece:
+        """The first *count* rows: a byte prefix."""
+        return replace(self, shape=(count, *self.shape[1:]))
+
+    def tensor(self, name: str) -> ir.ExternalTensor:
+        """The block as external data, called *name*."""
+        length = self.dtype.numpy().itemsize * int(np.prod(self.shape))
+        return ir.ExternalTensor(self.location, self.offset, length, self.dtype, shape=ir.Shape(self.shape), name=name)
+
+
+@dataclass(frozen=True)
+class Shell:
+    """One weight file: what *span* adds.
+
+    A matrix that grows on both axes has its new rows, as wide as the new head count, in ``rows``, and the new columns
+    of the older rows in ``columns``. Everything else has what is new in ``rows``.
+    """
+
+    span: Span
+    location: str
+    rows: dict[str, Piece] = field(default_factory=dict)
+    columns: dict[str, Piece] = field(default_factory=dict)
+
+
+def write(
+    weights: Mapping[str, StoredWeight], classifiers: Mapping[int, str], locations: Mapping[int, str], out: Path
+) -> list[Shell]:
+    """Writes shells into *out*.
+
+    Args:
+        classifiers: the name prefix of the one that each listed head count uses; others are left out.
+        locations: the names of the files, by the head counts that they go up to, ascending.
+    """
+    shells = [Shell(span, locations[span[1]]) for span in itertools.pairwise((0, *locations))]
+    for shell in shells:
+        used = {classifiers[k] for k in classifiers if shell.span[0] < k <= shell.span[1]}
+        with (out / shell.location).open("wb") as file:
+            for weight_name, weight in weights.items():
+                if not weight_name.startswith("head.k") or weight_name.rpartition(".")[0] in used:
+                    _write_weight(weight_name, weight, shell, file)
+    return shells
+
+
+def _write_weight(name: str, weight: StoredWeight, shell: Shell, file: BinaryIO) -> None:
+    def put(label: str, array: NDArray[Any]) -> Piece:
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        offset = file.tell()
+        file.write(array.data)
+        return Piece(f"{name}{label}", shell.location, offset, array.shape, weight.dtype)
+
+    low, high = shell.span
+    growing = _growing(weight)
+    if len(growing) == 2:
+        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high), (0, high))))
+        if low:
+            shell.columns[name] = put(f"[:{low},{low}:{high}]", weight.part(((0, low), (low, high))))
+    elif growing:
+        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high),) * len(weight.units)))
+    elif not low or name.startswith("head.k"):
+        shell.rows[name] = put("", weight.first(high))
+
+
+def _growing(weight: StoredWeight) -> list[int]:
+    return [axis for axis, unit in enumerate(weight.units) if unit]
+
+
+def needed(shells: Iterable[Shell], heads: int) -> list[Shell]:
+    """The shells that hold parts of subnetwork *heads*."""
+    return [shell for shell in shells if shell.span[0] < heads]
+
+
+class Assembly:
+    """Puts the weights of subnetwork *heads* together from the blocks of *shells*; the last may hold more.
+
+    *scope* comes before the name of all that it adds to the graph.
+    """
+
+    def __init__(
+        self, heads: int, shells: Iterable[Shell], weights: Mapping[str, StoredWeight], scope: str = ""
+    ) -> None:
+        self.heads, self.scope = heads, scope
+        self.shells, self.weights = needed(shells, heads), weights
+        self.spans = [(shell.span[0], min(shell.span[1], heads)) for shell in self.shells]
+        self.initializers: dict[str, ir.Value] = {}
+        self.nodes: list[ir.Node] = []
+
+    def weight(self, name: str) -> ir.Value:
+        """The whole weight *name*."""
+        weight = self.weights[name]
+        growing, units = _growing(weight), weight.units
+        if not growing:
+            (piece,) = (shell.rows[name] for shell in self.shells if name in shell.rows)
+            return self._external(piece)
+        if len(growing) == 2:
+            return self._matrix(name, (units[0], units[1]))
+        (axis,) = growing
+        parts = [
+            self._first(self._external(shell.rows[name]), axis, (high - low) * units[axis], shell.span[1] > high)
+            for shell, (low, high) in zip(self.shells, self.spans, strict=True)
+        ]
+        return self._joined(name, parts, axis)
+
+    def _matrix(self, name: str, units: tuple[int, int]) -> ir.Value:
+        """Its rows of blocks, each: the shell's own rows, then that row's part of every later shell's columns."""
+        short = name.removesuffix(".weight")  # thousands of blocks carry it
+        rows: list[list[ir.Value]] = []
+        for shell, (low, high) in zip(self.shells, self.spans, strict=True):
+            cut = shell.span[1] > high
+            if low:
+                new = self._first(self._external(shell.columns[name]), 1, (high - low) * units[1], cut)
+                parts = self._split_rows(new, f"{short}[{{}},{high}]", units[0], len(rows))
+                for row, part in zip(rows, parts, strict=True):
+                    row.append(part)
+            own = self._external(shell.rows[name].rows((high - low) * units[0]))
+            rows.append([self._first(own, 1, high * units[1], cut)])
+        labels = [f"{short}[{high}]" for _low, high in self.spans]
+        whole_rows = [self._joined(label, row, 1) for label, row in zip(labels, rows, strict=True)]
+        return self._joined(name, whole_rows, 0)
+
+    def _external(self, piece: Piece) -> ir.Value:
+        return self._initializer(piece.tensor(self.scope + piece.name))
+
+    def _numbers(self, numbers: Sequence[int]) -> ir.Value:
+        name = f"{self.scope}shell/" + "_".join(map(str, numbers))
+        return self._initializer(ir.tensor(list(numbers), ir.DataType.INT64, name=name))
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        name = tensor.name
+        assert name
+        if name not in self.initializers:
+            self.initializers[name] = ir.Value(name=name, const_value=tensor)
+        return self.initializers[name]
+
+    def _op(self, op_type: str, inputs: list[ir.Value], outputs: list[str], **attributes: Any) -> list[ir.Value]:
+        values = [ir.Value(name=output) for output in outputs]
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=values))  # no name: its outputs say it all
+        return values
+
+    def _first(self, whole: ir.Value, axis: int, size: int, cut: bool) -> ir.Value:
+        if not cut:
+            return whole
+        inputs = [whole, self._numbers([0]), self._numbers([size]), self._numbers([axis])]
+        return self._op("Slice", inputs, [f"{whole.name}/first"])[0]
+
+    def _split_rows(self, whole: ir.Value, label: str, unit: int, older: int) -> list[ir.Value]:
+        """*whole* cut at the first *older* head counts; *label* names the parts."""
+        if older == 1:
+            return [whole]
+        spans = self.spans[:older]
+        outputs = [self.scope + label.format(high) for _low, high in spans]
+        sizes = self._numbers([(high - low) * unit for low, high in spans])
+        return self._op("Split", [whole, sizes], outputs, axis=0)
+
+    def _joined(self, name: str, parts: list[ir.Value], axis: int) -> ir.Value:
+        return parts[0] if len(parts) == 1 else self._op("Concat", parts, [self.scope + name], axis=axis)[0]

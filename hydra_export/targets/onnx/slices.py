@@ -1,0 +1,65 @@
+"""Building the graph of a subnetwork that is chosen when it runs: sizes are computed, weights are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from hydra_export.target import Precision
+from hydra_export.targets.onnx.graph import GraphBuilder, PerHead, Size
+from hydra_export.targets.onnx.weights import StoredWeight
+
+
+class SlicingBuilder(GraphBuilder):
+    """A GraphBuilder whose head count is the value *number*, of shape [1].
+
+    Args:
+        heads: the largest.
+        whole: gives the weights of the largest subnetwork by their names.
+        stored: says how they grow.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        number: ir.Value,
+        whole: Callable[[str], ir.Value],
+        stored: Mapping[str, StoredWeight],
+        precision: Precision,
+    ) -> None:
+        super().__init__(heads, self._first, precision)
+        self.number, self._whole, self._stored = number, whole, stored
+        self._computed: dict[str, ir.Value] = {}
+
+    def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
+        """A constant, or the head count times what each head adds, plus what does not grow: one per content."""
+        if not any(isinstance(size, PerHead) for size in sizes):
+            return super().sizes(name, sizes)
+        label = "sizes/" + "_".join(f"{s.size}k" if isinstance(s, PerHead) else str(s) for s in sizes)
+        if label not in self._computed:
+            per_head = self.constant(f"{label}/per_head", [s.size if isinstance(s, PerHead) else 0 for s in sizes])
+            fixed = [0 if isinstance(s, PerHead) else s for s in sizes]
+            value = self.op("Mul", [self.number, per_head], f"{label}/Mul")
+            if any(fixed):
+                value = self.op("Add", [value, self.constant(f"{label}/fixed", fixed)], f"{label}/Add")
+            self._computed[label] = value
+        return self._computed[label]
+
+    def reshape(self, x: ir.Value, name: str, shape_name: str, shape: Sequence[Size]) -> ir.Value:
+        """As usual; says the rank, which cannot be inferred."""
+        result = super().reshape(x, name, shape_name, shape)
+        result.type = ir.TensorType(ir.DataType.FLOAT)
+        result.shape = ir.Shape([size if isinstance(size, int) and size > 0 else None for size in shape])
+        return result
+
+    def _first(self, name: str) -> ir.Value:
+        units = self._stored[name].units
+        growing = [axis for axis, unit in enumerate(units) if unit]
+        if not growing:
+            return self._whole(name)
+        axes = "_".join(map(str, growing))
+        starts = self.constant(f"slice/start_{len(growing)}", [0] * len(growing))
+        ends = self.sizes("", [PerHead(units[axis]) for axis in growing])
+        inputs = [self._whole(name), starts, ends, self.constant(f"slice/axes_{axes}", growing)]
+        return self.op("Slice", inputs, f"{name}/Slice")

@@ -1,0 +1,162 @@
+"""One graph that takes the head count as an input, and the graphs that fix it, over one weight file.
+
+A runtime that is to choose call by call needs every byte, so there is one weight file, and what is in it for the
+largest subnetwork needs no putting together. The run-time graph has one of two forms:
+
+- *branches*: the listed subnetworks, chosen with If. Each is as fast as a graph of its own, and the weights of all of
+  them are in memory as the runtime packs them.
+- *slices*: one subnetwork whose weights are cut when it runs. Nothing is packed, so it takes hardly more memory than
+  the weight file and is loaded at once, but runs longer: what is cut is copied, and multiplied as it lies in the file.
+
+Measured in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from hydra_export.architecture import HydraConfig
+from hydra_export.target import Artifact, ExportSpec, Precision
+from hydra_export.targets.onnx import file, fixed, shells
+from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
+from hydra_export.targets.onnx.graph import Emitter, GraphBuilder, NodeBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.shells import Assembly, Shell
+from hydra_export.targets.onnx.slices import SlicingBuilder
+from hydra_export.targets.onnx.weights import StoredWeight, normalised, stored
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+# The form is branches up to so many times the weights of the largest subnetwork, or so many bytes of weights.
+_MOST_COPIES = 2.0
+_MOST_BYTES = 2**27
+
+
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
+    """Writes ``<model>-universal.onnx``, ``<model>-universal.bin`` and ``<model>-universal-k3.onnx``, ... into *out*.
+
+    One head count alone has no graph that fixes it: that would be graph kind ``separate``.
+    """
+    config = checkpoint.info.config
+    weights = stored(normalised(checkpoint, spec), spec, heads[-1])
+    classifiers = {k: config.classifier(k) for k in heads}
+    name = file.name(checkpoint, spec, "universal")
+    written = shells.write(weights, classifiers, {heads[-1]: f"{name}.bin"}, out)
+    graph = _graph(checkpoint, heads, spec, opset, _Weights(written, weights, spec.precision))
+    (out / f"{name}.onnx").write_bytes(file.encoded(file.model(checkpoint, heads, spec, opset, graph)))
+    inputs, output = [file.image_info(config, spec), HEADS_INFO], file.result_info(config, heads, spec)
+    locations = [shell.location for shell in written]
+    artifacts = [file.artifact(f"{name}.onnx", locations, heads, spec, opset, inputs, output)]
+    for k in heads if len(heads) > 1 else ():
+        path = f"{file.name(checkpoint, spec, 'universal', f'k{k}')}.onnx"
+        (out / path).write_bytes(fixed.assembled(checkpoint, spec, opset, Assembly(k, written, weights)))
+        artifacts.append(fixed.artifact(checkpoint, path, locations, k, spec, opset))
+    return artifacts
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of subnetworks, put together outside of all branches: there runtimes fold and pack them."""
+
+    shells: Sequence[Shell]
+    stored: Mapping[str, StoredWeight]
+    precision: Precision
+    assemblies: list[Assembly] = field(default_factory=list)
+    loaded: list[GraphBuilder] = field(default_factory=list)
+
+    def of(self, heads: int, scope: str = "") -> Callable[[str], ir.Value]:
+        """What gives those of subnetwork *heads* by their names, ready for use."""
+        self.assemblies.append(Assembly(heads, self.shells, self.stored, scope))
+        self.loaded.append(GraphBuilder(heads, self.assemblies[-1].weight, self.precision, scope))
+        return self.loaded[-1].weight
+
+    @property
+    def used_precision(self) -> Precision:
+        """What the graph computes with: fp16 is how weights are stored."""
+        return "fp32" if self.precision == "fp16" else self.precision
+
+    def initializers(self) -> list[ir.Value]:
+        return [value for assembly in self.assemblies for value in assembly.initializers.values()]
+
+    def nodes(self) -> list[ir.Node]:
+        put_together = [node for assembly in self.assemblies for node in assembly.nodes]
+        return put_together + [node for loaded in self.loaded for node in loaded.nodes]
+
+
+def _graph(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, weights: _Weights) -> ir.Graph:
+    config = checkpoint.info.config
+    image, k = file.value(file.image_info(config, spec)), file.value(HEADS_INFO)
+    g = NodeBuilder()
+    choice = Choice(g, k, heads)
+    image_BCHW = channels_first(g, image, checkpoint.info.preprocessing, spec)
+    form = _branches if _few(config, heads) else _slices
+    result = form(g, choice, image_BCHW, config, spec, opset, weights)
+    file.declare(result, file.result_info(config, heads, spec))
+    return ir.Graph(
+        [image, k],
+        [result],
+        nodes=[*weights.nodes(), *g.nodes],
+        initializers=[*weights.initializers(), *g.constants.values()],
+        name=f"{checkpoint.info.name}-universal",
+    )
+
+
+def _few(config: HydraConfig, heads: Sequence[int]) -> bool:
+    """Whether the weights of all listed subnetworks are few enough to be in memory side by side."""
+    together = sum(config.num_params(k) for k in heads)
+    return together <= _MOST_COPIES * config.num_params(heads[-1]) or 4 * together <= _MOST_BYTES
+
+
+def _branches(
+    g: NodeBuilder,
+    choice: Choice,
+    image_BCHW: ir.Value,
+    config: HydraConfig,
+    spec: ExportSpec,
+    opset: int,
+    weights: _Weights,
+) -> ir.Value:
+    branches = {}
+    for k in choice.heads:
+        inside = GraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
+        result = subnetwork(inside, image_BCHW, config, spec, opset, k)
+        branches[k] = _branch(inside, result, config, spec, k)
+    return choice.among(branches, config.output)
+
+
+def _slices(
+    g: NodeBuilder,
+    choice: Choice,
+    image_BCHW: ir.Value,
+    config: HydraConfig,
+    spec: ExportSpec,
+    opset: int,
+    weights: _Weights,
+) -> ir.Value:
+    largest = choice.heads[-1]
+    sliced = SlicingBuilder(largest, choice.number(), weights.of(largest), weights.stored, weights.used_precision)
+    features_BD = Emitter(sliced, config, spec, opset).emit(image_BCHW)
+    if config.num_classes and not config.separate_classifiers:
+        features_BD = sliced.linear(features_BD, "head", "logits")
+    g.nodes += sliced.nodes
+    g.constants |= sliced.constants
+    if not config.separate_classifiers:
+        return features_BD
+    branches = {}
+    for k in choice.heads:
+        inside = GraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
+        logits_BK = inside.linear(features_BD, config.classifier(k), "logits")
+        branches[k] = _branch(inside, logits_BK, config, spec, k)
+    return choice.among(branches, config.output)
+
+
+def _branch(inside: GraphBuilder, result: ir.Value, config: HydraConfig, spec: ExportSpec, heads: int) -> ir.Graph:
+    name = result.name
+    file.declare(result, file.result_info(config, [heads], spec))
+    result.name = name  # names of a branch are not those of the graph around it
+    return ir.Graph([], [result], nodes=inside.nodes, initializers=list(inside.constants.values()), name=f"k{heads}")
