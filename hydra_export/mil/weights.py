@@ -54,8 +54,6 @@ class WeightFile:
             raise InvalidProgram(f"{what} goes beyond the end of the file")
         if declared.size * dtype.bits + padding_bits != size * 8 or not 0 <= padding_bits < 8:
             raise InvalidProgram(f"{what} has {size} bytes, declared is {declared}")
-        if dtype.bits >= 8 and padding_bits:
-            raise InvalidProgram(f"{what} has unused bits, declared is {declared}")
         return int(start)
 
     def read(self, offset: int, declared: TensorType) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.model import array
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.coreml import MACOS, folder, graph
+from hydra_export.targets.coreml import MACOS, TARGET, folder, graph
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-    """Writes ``<model>-k3.mlpackage``, ... into *out*, one at a time."""
+    """Writes ``<model>-k3.mlpackage``, or ``<model>-k3-fp32.mlpackage``, into *out*, one at a time."""
     _check_labels(checkpoint, spec)
     with _quiet_coremltools() as ct:
         return [_write(ct, checkpoint, k, spec, out) for k in heads]
@@ -53,7 +53,8 @@ def _check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
 
 def _write(ct: Any, checkpoint: Checkpoint, heads: int, spec: ExportSpec, out: Path) -> Artifact:
     info = checkpoint.info
-    name = f"{info.name}-k{heads}.mlpackage"
+    suffix = "" if spec.precision == TARGET.precisions[0] else f"-{spec.precision}"
+    name = f"{info.name}-k{heads}{suffix}.mlpackage"
     place = out / name
     (place / folder.WEIGHTS).parent.mkdir(parents=True)
     program = graph.build(info.config, heads, spec, info.preprocessing, _weights(checkpoint, heads, spec))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -22,7 +23,7 @@ from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.coreml import TARGET
 from hydra_export.version import VERSION
 from hydra_export.worker import Worker
-from tests.targets.conftest import MakeCheckpoint, given
+from tests.targets.conftest import Case, MakeCheckpoint, given
 from tests.targets.coreml.conftest import Opened, Proof, Write
 
 _BLOCK = ["layer_norm", *["linear", "reshape", "transpose"] * 3]
@@ -172,6 +173,17 @@ def test_two_processes_write_the_same_bytes(
         trees.append({str(each.relative_to(out)): each.read_bytes() for each in package.rglob("*") if each.is_file()})
     assert trees[0] == trees[1]
     assert len(trees[0]) == 3
+
+
+def test_precisions_lie_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint, out = make_checkpoint(), tmp_path / "out"
+    names = []
+    for precision in TARGET.precisions:
+        written = Case(TARGET, "separate", precision).write(checkpoint, (2,), tmp_path / precision)
+        names += [artifact.path for artifact in written]
+        shutil.copytree(tmp_path / precision, out, dirs_exist_ok=True)
+    assert names == ["tiny-k2.mlpackage", "tiny-k2-fp32.mlpackage"]
+    assert sorted(each.name for each in out.iterdir()) == sorted(names)
 
 
 def test_files_are_as_open_as_the_umask_says(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
