@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import os
 import resource
@@ -23,7 +24,8 @@ import pytest
 
 from hydra_export import errors
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName
-from hydra_export.worker import Call, Progress, Worker, _num_at_once, available_memory_mib, run_side_by_side
+from hydra_export.worker import Call, Progress, Worker, available_memory_mib, run_side_by_side
+from hydra_export.worker.side_by_side import _num_at_once
 
 ROOT = Path(__file__).parents[1]
 HERE = "tests.test_worker"
@@ -292,7 +294,7 @@ def test_functions_of_other_packages_are_not_run(worker: Worker, name: str) -> N
 
 def test_by_default_it_runs_functions_of_this_package() -> None:
     with Worker() as own:
-        assert own.call("hydra_export.worker:_signal_name", status=-9) == "SIGKILL"
+        assert own.call("hydra_export.worker.process:_signal_name", status=-9) == "SIGKILL"
         with pytest.raises(ValueError, match="no function"):
             own.call(f"{HERE}:identify")
         with pytest.raises(CheckFailed, match="AttributeError"):
@@ -415,6 +417,8 @@ def test_a_time_limit_ends_a_call(tmp_path: Path) -> None:
     with own_worker() as worker:
         with pytest.raises(CheckFailed, match=r"The trial was stopped: it took longer than 0\.5 s"):
             worker.call(f"{HERE}:hold", path=str(tmp_path / "fifo"), what="The trial", seconds=0.5)
+        with pytest.raises(CheckFailed, match=r"took longer than 0\.1 s"):  # and never stops talking
+            worker.call(f"{HERE}:tell_steps", num_steps=10**9, seconds=0.1)
         assert worker.call(f"{HERE}:echo", value=1, seconds=SOON) == 1
     os.close(fifo)
 
@@ -501,6 +505,34 @@ def test_nothing_is_left_behind() -> None:
     assert num_open_files() == before
     assert not any(Path(folder).exists() for folder in folders)
     assert all(map(gone, pids))
+
+
+def test_a_worker_that_nobody_closed_ends_when_it_is_collected() -> None:
+    worker = own_worker()
+    pid, _, _, folder = worker.call(f"{HERE}:identify")
+    del worker
+    gc.collect()
+    assert gone(pid)
+    assert not Path(folder).exists()
+
+
+def test_a_program_that_closes_nothing_ends_cleanly_and_a_fork_of_it_has_no_say_in_that() -> None:
+    program = (
+        "import gc, os, warnings\n"
+        "from hydra_export.worker import Worker\n"
+        f"worker = Worker(package='tests'); pid, _, _, folder = worker.call('{HERE}:identify')\n"
+        "fork = os.fork()\n"
+        "if not fork: warnings.simplefilter('ignore'); del worker; gc.collect(); os._exit(0)\n"
+        "os.waitpid(fork, 0)\n"
+        f"assert worker.call('{HERE}:identify')[0] == pid and os.path.isdir(folder)\n"
+        "print(pid, folder)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+    pid, folder = done.stdout.split()
+    assert gone(int(pid))
+    assert not Path(folder).exists()
 
 
 def test_a_worker_that_was_killed_takes_no_more_calls(tmp_path: Path) -> None:
