@@ -204,9 +204,8 @@ def save_pretrained(model: HydraViT, folder: Path) -> None:
         info = CheckpointInfo(name=folder.name, config=model.config, preprocessing=imagenet(model.config.image_size))
     save(folder / "model.safetensors", model.state_dict(), info)
     # The Hub counts downloads by this file, and shows it.
-    (folder / "config.json").write_text(
-        '{"architecture": "hydravit", "library_name": "hydra-export"}\n', encoding="utf-8"
-    )
+    with files.replaced_file(folder / "config.json") as partial:
+        partial.write_text('{"architecture": "hydravit", "library_name": "hydra-export"}\n', encoding="utf-8")
 
 
 def _with_preprocessing(info: CheckpointInfo, chosen: Preprocessing, notes: list[str]) -> CheckpointInfo:

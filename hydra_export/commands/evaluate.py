@@ -1,19 +1,22 @@
-"""``hydra-export evaluate``: top-1, parameters and GMACs per head count."""
+"""``hydra-export evaluate``: accuracy and cost per head count, as the paper tables them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from hydra_export.commands import Result, table, talk, tell, titled
-from hydra_export.errors import BadData, BadInput, UnknownName
+from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.checkpoint import Checkpoint, CheckpointInfo
     from hydra_export.data import ImageSet
+    from hydra_export.train.data import Images
 
 
 def evaluate(
@@ -23,62 +26,130 @@ def evaluate(
     heads: str | None = None,
     head_dim: int = 64,
     preprocessing: str | None = None,
+    measure: Annotated[bool, Parameter(negative="")] = False,
+    batch_size: int = 64,
+    threads: int = 1,
+    plot: Path | None = None,
 ) -> Result:
-    """Measure the top-1 accuracy of each subnetwork on labelled images.
+    """Measure the accuracy of each subnetwork on labelled images, and what it costs.
 
     Args:
         checkpoint: The universal model; by default the packaged one.
         data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
-            folder with one folder of images per class, or with the idx files of Fashion-MNIST.
+            folder with one folder of images per class, or with the idx files of Fashion-MNIST. For models of the
+            1,000 classes of ImageNet, folders may be named by synset or number, as ImageNet's variants have them.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         head_dim: Channels per head, for checkpoints that do not say.
         preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
+        measure: Add throughput, peak memory and load time in PyTorch on this machine's CPU.
+        batch_size: Images per call while measuring throughput and memory.
+        threads: CPU threads while measuring.
+        plot: Draw accuracy over GMACs and over measured throughput into this file, such as tradeoff.png.
     """
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
-    from hydra_export.train.evaluate import top1
+    from hydra_export.train.evaluate import accuracy
 
+    _check(batch_size, threads, plot)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
     info = loaded.info
     chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
-    images = _images(data, info)
-    assert images.labels is not None
+    images, classes, source = _images(data, info)
     console = talk()
     tell(console, loaded.notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
     with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
-        accuracy = top1(loaded.model, info.preprocessing, images.pixels, images.labels, chosen)
+        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=classes)
+    num_images = found[chosen[0]].num_images
     subnetworks = [
         {
             "heads": k,
             "trained": k in info.trained_heads if info.trained_heads else None,
-            "top1": accuracy[k],
+            "top1": found[k].top1,
+            "top5": found[k].top5,
             "params": info.config.num_params(k),
             "macs": info.config.macs(k),
+            **(_cost(loaded, k, batch_size, threads) if measure or plot else {}),
         }
         for k in chosen
     ]
+    title = f"{info.name} on {source}"
+    if plot is not None:
+        from hydra_export.train.plot import tradeoff
+
+        tradeoff(subnetworks, title, plot)
     document = {
         "model": info.name,
         "sha256": loaded.sha256,
-        "data": images.source,
-        "num_images": len(images),
+        "data": source,
+        "num_images": num_images,
+        "unreadable_images": len(images) - num_images,
+        "plot": None if plot is None else plot.as_posix(),
         "subnetworks": subnetworks,
     }
-    return Result(document, shown_subnetworks(subnetworks, f"{info.name} on {images.source}"))
+    return Result(document, shown_subnetworks(subnetworks, title))
+
+
+def _check(batch_size: int, threads: int, plot: Path | None) -> None:
+    if min(batch_size, threads) < 1:
+        raise BadInput(f"--batch-size {batch_size} and --threads {threads} cannot be.", "Give 1 or more of each.")
+    if plot is None:
+        return
+    if plot.suffix not in (".png", ".pdf", ".svg"):
+        raise BadInput(f"--plot {plot} names no format.", "Give a .png, .pdf or .svg file.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtra("--plot", "matplotlib", "plot") from None
+
+
+def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:
+    import msgspec
+
+    from hydra_export.train.measure import measure
+
+    return dict(msgspec.to_builtins(measure(loaded, heads, batch_size=batch_size, threads=threads)))
 
 
 def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
-    shown = table("heads", "top-1 %", "parameters", "GMACs")
+    columns = {"top-1 %": "top1", "top-5 %": "top5", "parameters": "params", "GMACs": "macs"}
+    columns |= {"images/s": "images_per_second", "peak MiB": "peak_mib", "load ms": "load_ms"}
+    there = {title: field for title, field in columns.items() if field in subnetworks[0]}
+    shown = table("heads", *there)
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
-        gmacs = row["macs"] / 1e9
-        shown_gmacs = f"{gmacs:.2f}" if gmacs >= 1 else f"{gmacs:.2g}"
-        shown.add_row(f"{row['heads']}{untrained}", f"{row['top1']:.2f}", f"{row['params']:,}", shown_gmacs)
+        shown.add_row(f"{row['heads']}{untrained}", *(_shown(field, row[field]) for field in there.values()))
     return titled(title, shown)
 
 
-def _images(name: str, info: CheckpointInfo) -> ImageSet:
+def _shown(field: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if field == "macs":
+        gmacs = value / 1e9
+        return f"{gmacs:.2f}" if gmacs >= 1 else f"{gmacs:.2g}"
+    return f"{value:,}" if field == "params" else f"{value:,.2f}" if field in ("top1", "top5") else f"{value:,.1f}"
+
+
+def _images(name: str, info: CheckpointInfo) -> tuple[Images, tuple[int, ...] | None, str]:
+    """The labelled images called *name*, the classes that they are of where not all, and what to call them."""
+    from hydra_export.train import imagenet
+    from hydra_export.train.data import Split
+
+    if info.config.num_classes == 1000 and Path(name).is_dir() and imagenet.folder_classes(Path(name)):
+        images, classes = imagenet.images(Path(name))
+        of = f", {len(classes)} classes" if classes else ""
+        return images, classes, f"{len(images):,} images of the folder {Path(name).resolve().name}{of}"
+    fitted = _fitted(name, info)
+    assert fitted.labels is not None
+    return Split(fitted.pixels, fitted.labels), None, fitted.source
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:3]) + ", ..." if labels else "names unknown"
+
+
+def _fitted(name: str, info: CheckpointInfo) -> ImageSet:
     """The labelled images called *name*, refused where they do not have the classes of the model."""
     from hydra_export import data
     from hydra_export.train import data as datasets
@@ -102,7 +173,3 @@ def _images(name: str, info: CheckpointInfo) -> ImageSet:
             "Give --data with images of the model's classes.",
         )
     return images
-
-
-def _few(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:3]) + ", ..." if labels else "names unknown"

@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 
 from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
+from hydra_export.train import sampling
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.slices import cuts
 
 # Their update of an element depends on that element's own gradients alone, so shells may be updated apart.
+_DRAWS = 4000
 _ELEMENTWISE = {"adam", "adamw", "adamax", "lion", "nadam", "nadamw", "sgd", "nesterov", "momentum", "rmsprop"}
 
 
@@ -88,11 +90,13 @@ class ActiveSlices:
         self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
         self._shells: list[_Shell] = []
         names = {id(parameter): name for name, parameter in self._parameters.items()}
-        groups = []
+        groups: list[dict[str, Any]] = []
+        draw = sampling.get(config)
+        drawn = [draw(step) for step in range(_DRAWS)]
         for group in _groups(config, model):
             shells = self._shells_of([names[id(parameter)] for parameter in group["params"]], config.trained_heads)
             self._shells += shells
-            groups.append({**group, "params": [shell.vector for shell in shells]})
+            groups += [_scaled(group, shell, drawn) for shell in shells]
         self.optimizer = _optimizer(config, groups)
 
     def _shells_of(self, names: list[str], heads: tuple[int, ...]) -> list[_Shell]:
@@ -149,11 +153,11 @@ class _Shell:
         sizes = [place.numel() for place in self._places]
         return [part.view(place.shape) for part, place in zip(torch.split(vector, sizes), self._places, strict=True)]
 
-    def _used(self, heads: Collection[int]) -> bool:
+    def used(self, heads: Collection[int]) -> bool:
         return self._owner in heads if self._owner is not None else self._high <= max(heads)
 
     def take(self, gradients: Mapping[str, Tensor], heads: Collection[int]) -> None:
-        if not self._used(heads):
+        if not self.used(heads):
             self.vector.grad = None
             return
         blocks = [self._cuts[name].block(gradients[name], spans) for name, spans in self._blocks]
@@ -161,11 +165,21 @@ class _Shell:
         self.vector.grad = self._gradient
 
     def give(self, heads: Collection[int]) -> None:
-        if self._used(heads):
+        if self.used(heads):
             torch._foreach_copy_(self._places, self._parts)
 
     def refresh(self) -> None:
         torch._foreach_copy_(self._parts, self._places)
+
+
+def _scaled(group: dict[str, Any], shell: _Shell, drawn: list[tuple[int, ...]]) -> dict[str, Any]:
+    """The group of *shell*, its learning rate raised by one over the root of the share of steps that use it.
+
+    Over whole parameters Adam divides by the root of a mean of squares that counts unused steps as zero, and so makes
+    longer steps where few are made: without that, outer shells learn too slowly.
+    """
+    share = max(sum(map(shell.used, drawn)), 1) / len(drawn)
+    return {**group, "params": [shell.vector], "lr_scale": group.get("lr_scale", 1.0) * share**-0.5}
 
 
 def _groups(config: TrainConfig, model: HydraViT) -> list[dict[str, Any]]:

@@ -73,6 +73,16 @@ def load(path: str, held_out: float) -> Dataset[Images]:
     return Dataset(Path(path).name, "", names, train, test)
 
 
+def images(path: Path) -> tuple[Listed, tuple[str, ...]]:
+    """All images of *path* and their classes.
+
+    Raises:
+        BadData: there are none.
+    """
+    reader, names = _reader(path)
+    return _all_of(reader), names
+
+
 def renumbered(dataset: Dataset[Images], names: Sequence[str]) -> Dataset[Images] | None:
     """*dataset* with the classes counted as in *names*, or None where they are others; spelling is taken loosely."""
     plain = [_plain(name) for name in names]

@@ -1,0 +1,75 @@
+"""The command ``train``: options, overrides and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydra_export.cli import main
+from hydra_export.commands.train import train
+from hydra_export.errors import BadInput, UnknownName
+from hydra_export.train import record
+
+QUICK = ["--recipe", "digits", "--steps", "3", "--batch-size", "8"]
+
+
+def test_overrides_reach_the_run_and_its_resolved_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--override", "model.depth=1", "--override", "augmentation.shift=0", "--weights", "1,1,1,1,1,5"]
+    assert main(["train", *QUICK, *options, "--out", str(tmp_path / "run"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    config = record.stored_config(tmp_path / "run")
+    assert (config.model.depth, config.augmentation.shift) == (1, 0)
+    assert (config.sampling, config.weights) == ("weighted", (1, 1, 1, 1, 1, 5))
+    assert document["unreadable_images"] == []
+    assert document["plot"] is None or Path(document["plot"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"override": ("drop_pth=0.1",)}, "'drop_path'"),
+        ({"override": ("drop_path",)}, "sets nothing"),
+        ({"override": ("drop_path=much",)}, "drop_path=much"),
+        ({"weights": "1,2"}, "2 sampling weights"),
+        ({"weights": "1,0,1,1,1,1"}, "positive numbers"),
+        ({"start": "nowhere.pth"}, "There is no checkpoint at nowhere.pth"),
+        ({"recipe": "finetune"}, "Give --data FOLDER"),
+        ({"recipe": "imagenet-base", "data": "nowhere"}, "There is no folder or .tar file nowhere"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        train(out=tmp_path / "run", **{"recipe": "digits", **options})  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_may_say_again_what_it_was_and_nothing_else(tmp_path: Path) -> None:
+    def stopped(**options: object) -> None:
+        train(out=tmp_path, recipe="digits", batch_size=8, override=("drop_path=0.1",), **options)  # type: ignore[arg-type]
+
+    stopped(steps=3)
+    stopped(resume=True)
+    with pytest.raises(BadInput, match=r"has --override drop_path 0.1, not 0.2"):
+        train(out=tmp_path, override=("drop_path=0.2",), resume=True)
+    with pytest.raises(BadInput, match="has --override sampling uniform, not weighted"):
+        train(out=tmp_path, weights="1,1,1,1,1,1", resume=True)
+
+
+def test_a_run_that_starts_from_another_says_so_in_its_command(tmp_path: Path) -> None:
+    first = train(out=tmp_path / "first", recipe="digits", steps=2, batch_size=8).document["checkpoint"]
+    train(out=tmp_path / "second", recipe="digits", steps=2, batch_size=8, start=first)
+    from hydra_export import checkpoint
+
+    command = checkpoint.load(tmp_path / "second" / record.CHECKPOINT).info.training["command"]
+    assert f"--start {first}" in command
+
+
+def test_unknown_recipes_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="'finetune'"):
+        train(out=tmp_path / "run", recipe="fine-tune")
