@@ -129,7 +129,10 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
         (["--target", "onnx,,onnx"], "--target 'onnx,,onnx' has an empty name"),
         (["--target", "onnx,onnx"], "--target 'onnx,onnx' lists a name twice"),
         (["--graph", "seperate"], "Target 'onnx' has no graph kind 'seperate'. Did you mean 'separate'?"),
-        (["--graph", "whole"], "Target 'onnx' has no graph kind 'whole'. Give --graph separate or shared or universal."),
+        (
+            ["--graph", "whole"],
+            "Target 'onnx' has no graph kind 'whole'. Give --graph separate or shared or universal.",
+        ),
         (["--precision", "fp23"], "Target 'onnx' has no precision 'fp23'. Did you mean 'fp32'?"),
         (["--precision", "int4"], "Target 'onnx' has no precision 'int4'. Give --precision fp32."),
         (["--input", "picture"], 'Invalid value "picture" for --input. Choose from: "tensor", "image".'),

@@ -143,8 +143,8 @@ def _slices(
     features_BD = Emitter(sliced, config, spec, opset).emit(image_BCHW)
     if config.num_classes and not config.separate_classifiers:
         features_BD = sliced.linear(features_BD, "head", "logits")
-    g.nodes += sliced.nodes
-    g.constants |= sliced.constants
+    g.nodes += sliced.before.nodes + sliced.nodes
+    g.constants |= sliced.before.constants | sliced.constants
     if not config.separate_classifiers:
         return features_BD
     branches = {}
