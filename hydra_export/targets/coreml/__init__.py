@@ -72,13 +72,13 @@ class CoreMLTarget:
         return separate.write(checkpoint, heads, spec, out)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
-        """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"; numpy chooses threads."""
+        """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"."""
         from hydra_export.targets.coreml import session
 
         if runtime in ("", "mil"):
-            return session.EvaluatorSession(path, heads, "fp32")
+            return session.EvaluatorSession(path, heads, "fp32", threads)
         if runtime == "mil-fp16":
-            return session.EvaluatorSession(path, heads, "fp16")
+            return session.EvaluatorSession(path, heads, "fp16", threads)
         if runtime == "coreml":
             return session.CoreMLSession(path, heads)
         raise UnknownName("Core ML runtime", runtime, ("mil", "mil-fp16", "coreml"))

@@ -13,7 +13,10 @@ FILES = (MANIFEST, MODEL, WEIGHTS)
 
 
 def manifest(model_sha256: str) -> bytes:
-    """Manifest.json, with identifiers that follow from the content of the model file: Core ML's own are random."""
+    """Manifest.json, with identifiers that follow from the content of the model file: Core ML's own are random.
+
+    Byte for byte as coremltools would write it, which it does again whenever it opens a package.
+    """
     items = {
         _identifier("model", model_sha256): _item("Model Specification", "model.mlmodel"),
         _identifier("weights", model_sha256): _item("Model Weights", "weights"),
@@ -23,7 +26,7 @@ def manifest(model_sha256: str) -> bytes:
         "itemInfoEntries": items,
         "rootModelIdentifier": _identifier("model", model_sha256),
     }
-    return json.dumps(content, indent=4).encode() + b"\n"
+    return json.dumps(content, indent=4, sort_keys=True).encode() + b"\n"
 
 
 def _identifier(what: str, model_sha256: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,10 +18,14 @@ _OUTPUTS = {"logits", "features"}
 
 
 class EvaluatorSession:
-    """Our evaluator: it runs anywhere, and proves the file."""
+    """Our evaluator: it runs anywhere, and proves the file.
 
-    def __init__(self, path: Path, heads: int, compute: mil.Compute) -> None:
-        self.package, self.compute = mil.load(path), compute
+    One thread by default: attention's products are so small that BLAS spends more on waking its threads than they
+    save, and twenty times the work itself where other processes want the cores.
+    """
+
+    def __init__(self, path: Path, heads: int, compute: mil.Compute, threads: int = 0) -> None:
+        self.package, self.compute, self.threads = mil.load(path), compute, threads or 1
         self.function, self.input, self.output = _interface(self.package, heads)
 
     def run(self, image: Array) -> Array:
@@ -28,7 +34,9 @@ class EvaluatorSession:
 
     def _run(self, batches_BCHW: list[Array]) -> list[Array]:
         batches = [{self.input.name: image_BCHW} for image_BCHW in batches_BCHW]
-        return [outputs[self.output] for outputs in self.package.run_each(batches, self.function, self.compute)]
+        with _blas_threads(self.threads):
+            results = self.package.run_each(batches, self.function, self.compute)
+        return [outputs[self.output] for outputs in results]
 
 
 class CoreMLSession:
@@ -63,6 +71,15 @@ class CoreMLSession:
         except Exception as error:  # its errors share no base
             raise CheckFailed(f"Core ML cannot run {self.path}: {error}.") from error
         return np.asarray(outputs[self.output], np.float32)
+
+
+def _blas_threads(count: int) -> contextlib.AbstractContextManager[object]:
+    """Limits numpy's BLAS to *count* threads, where threadpoolctl is there to do it (scikit-learn brings it)."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return contextlib.nullcontext()
+    import threadpoolctl
+
+    return cast(contextlib.AbstractContextManager[object], threadpoolctl.threadpool_limits(count, "blas"))
 
 
 def _interface(package: mil.Package, heads: int) -> tuple[str, mil.Feature, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -173,6 +174,25 @@ def test_two_processes_write_the_same_bytes(
         trees.append({str(each.relative_to(out)): each.read_bytes() for each in package.rglob("*") if each.is_file()})
     assert trees[0] == trees[1]
     assert len(trees[0]) == 3
+
+
+_OPENED = """
+import sys
+sys.modules["tensorflow"] = None
+import torch, torchvision
+import coremltools
+spec = coremltools.models.MLModel(sys.argv[1], skip_model_load=True).get_spec()
+print(spec.description.metadata.author, spec.WhichOneof("Type"))
+"""
+
+
+def test_coremltools_opens_a_package_and_leaves_its_bytes_alone(write: Write) -> None:
+    """It writes Manifest.json again when it opens a package: the bundle's hashes must still hold."""
+    _, _, path = write()
+    before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    done = subprocess.run([sys.executable, "-c", _OPENED, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["hydra-export", "mlProgram"]
+    assert {each: each.read_bytes() for each in path.rglob("*") if each.is_file()} == before
 
 
 def test_precisions_lie_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
