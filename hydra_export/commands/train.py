@@ -83,7 +83,8 @@ def train(
             raise BadInput(f"--threads {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
     # torchrun starts all processes again with the same command where one has died.
-    resume = resume or (distributed.restarted() and (out / record.CONFIG).is_file())
+    again = distributed.restarted() or record.belongs_to(out, distributed.launch_id())
+    resume = resume or (again and (out / record.CONFIG).is_file())
     stored = record.stored_config(out) if resume else None
     base = stored.recipe if stored is not None and recipe is None else recipe
     begin = stored.start if stored is not None and start is None else start

@@ -115,8 +115,17 @@ def joined(device: torch.device | None = None) -> Iterator[World]:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after one of them died."""
+    """Whether torchrun started this process again after one beside it died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def launch_id() -> str:
+    """What torchrun calls this launch, the same after restarts; empty where it has no name.
+
+    On several nodes only the node where a process died counts a restart, but all have to resume.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if name == "none" else name
 
 
 def best_device() -> torch.device:

@@ -16,12 +16,13 @@ from hydra_export import files
 from hydra_export.errors import BadInput, MissingExtra, OutputRefused
 from hydra_export.train.config import TrainConfig
 
-CONFIG, METRICS, STATE, CHECKPOINT, PLOT = (
+CONFIG, METRICS, STATE, CHECKPOINT, PLOT, LAUNCH = (
     "config.json",
     "metrics.jsonl",
     "state.pt",
     "checkpoint.safetensors",
     "run.png",
+    "launch-id",
 )
 
 
@@ -40,8 +41,17 @@ def stored_config(out: Path) -> TrainConfig:
         raise BadInput(f"The configuration {path} is not valid: {error}.", "Start the run again.") from error
 
 
-def write_config(out: Path, config: TrainConfig) -> None:
-    """Writes the resolved configuration."""
+def belongs_to(out: Path, launch: str) -> bool:
+    """Whether the run in *out* was begun by the torchrun of that name."""
+    path = out / LAUNCH
+    return bool(launch) and path.is_file() and path.read_text(encoding="utf-8").strip() == launch
+
+
+def write_config(out: Path, config: TrainConfig, launch: str = "") -> None:
+    """Writes the resolved configuration, and the name of the torchrun that began the run."""
+    if launch:
+        with files.replaced_file(out / LAUNCH) as partial:
+            partial.write_text(f"{launch}\n", encoding="utf-8")
     with files.replaced_file(out / CONFIG) as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
 

@@ -93,7 +93,7 @@ def run(
         trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world)
         seconds = _restored(trainer, out) if resume else 0.0
         if world.is_first and not resume:
-            record.write_config(out, config)
+            record.write_config(out, config, distributed.launch_id())
         world.barrier()
         return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
