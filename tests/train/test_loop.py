@@ -238,3 +238,40 @@ def test_separate_classifiers_are_trained_measured_and_stored(tmp_path: Path) ->
     assert set(outcome.accuracy) == {1, 2, 3}
     model = checkpoint.load(outcome.checkpoint).model
     assert all(model.get_parameter(f"head.k{k}.weight").any() for k in (1, 2, 3))
+
+
+@pytest.mark.parametrize("classifiers", [(), (1, 2, 3)])
+def test_steps_are_those_of_autograd_through_the_whole_model(classifiers: tuple[int, ...]) -> None:
+    """The reference has no leaves and no optimiser of ours: sliced forward, full-size gradients, torch's AdamW."""
+    wanted = calm(precision="float64", weight_decay=0.3, **{"model.separate_classifiers": list(classifiers)})
+    made = trainer(wanted)
+    reference = copy.deepcopy(made.model)
+    decayed = [p for name, p in reference.named_parameters() if p.ndim > 1 and name not in ("cls_token", "pos_embed")]
+    others = [p for p in reference.parameters() if all(p is not q for q in decayed)]
+    adamw = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}])
+    drawn = set()
+    for step in range(12):
+        images, labels = made._batches.batch(step)
+        (k,) = made.train_step().heads
+        drawn.add(k)
+        loss = F.cross_entropy(reference(images.double(), k), labels)
+        for parameter in reference.parameters():  # unlike None, zeros are decayed and moved
+            parameter.grad = torch.zeros_like(parameter)
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        for group in adamw.param_groups:
+            group["lr"] = made.lr
+        adamw.step()
+    assert drawn == {1, 2, 3}
+    assert distance(dict(made.model.state_dict()), dict(reference.state_dict())) < 1e-10
+
+
+def test_the_moving_average_follows_the_weights() -> None:
+    made = trainer(calm(ema_decay=0.5, ema_warmup=False))
+    made.train_step()  # timm starts from the weights after the first
+    expected = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    for _ in range(4):
+        made.train_step()
+        for name, tensor in made.model.state_dict().items():
+            expected[name].lerp_(tensor, 0.5)
+    assert distance(dict(made.result().state_dict()), expected) < 1e-6
