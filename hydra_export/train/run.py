@@ -120,6 +120,12 @@ def resolved(
             f"The data has {len(dataset.label_names)} classes, the model to train {config.model.num_classes}.",
             "Give the data that belongs to it, or set model.num_classes; recipe finetune takes the data's classes.",
         )
+    elif start is not None and start.info.config.num_classes not in (0, config.model.num_classes):
+        raise BadInput(
+            f"{start.info.name} tells {start.info.config.num_classes} classes apart, the data has "
+            f"{config.model.num_classes}.",
+            "Give --override classes=data to train a new classifier, or start from another checkpoint.",
+        )
     if not config.steps:
         steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))
         config = msgspec.structs.replace(config, steps=steps)

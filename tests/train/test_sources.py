@@ -212,3 +212,17 @@ def test_finetuning_keeps_the_classifier_for_the_same_classes_and_replaces_it_fo
     assert other.info.labels == ("a", "b", "c")
     assert other.model.state_dict()["head.weight"].shape == (3, 192)
     np.testing.assert_allclose(other.model.state_dict()["norm.weight"], packaged["norm.weight"], atol=1e-6)
+
+
+def test_a_checkpoint_of_other_classes_is_no_start_unless_the_data_may_replace_them(
+    folder: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    info = checkpoint.load(tiny_checkpoint).info
+    model = {"model.head_dim": 8, "model.depth": 2, "model.patch_size": 4, "model.image_size": 16, "model.channels": 3}
+    data = {"preprocessing.mean": info.preprocessing.mean, "preprocessing.std": info.preprocessing.std}
+    wanted = on_folder(folder, **model, **data, start=str(tiny_checkpoint), steps=1)
+    with pytest.raises(BadInput, match="tiny tells 7 classes apart, the data has 10"):
+        run.run(overridden(wanted, {"classes": "recipe"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    outcome = run.run(wanted, tmp_path / "run")
+    assert checkpoint.load(outcome.checkpoint).info.config.num_classes == 10
