@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -24,9 +25,13 @@ def export(tiny_checkpoint: Path, out: Path, *arguments: str) -> subprocess.Pope
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def children(pid: int) -> Iterator[int]:
+def converters(pid: int) -> Iterator[int]:
+    """The workers that process *pid* has started; it also asks ldconfig and the like for libraries."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, path.read_text().split())
+        for child in path.read_text().split():
+            with contextlib.suppress(OSError):
+                if b"hydra_export" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    yield int(child)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -36,7 +41,7 @@ def test_a_converter_that_is_killed_stops_the_export_with_one_clear_error(
     before = sorted(tmp_path.iterdir())
     running = export(tiny_checkpoint, tmp_path / "out")
     deadline = time.monotonic() + 60
-    while not (found := list(children(running.pid))):
+    while not (found := list(converters(running.pid))):
         assert time.monotonic() < deadline
         assert running.poll() is None
         time.sleep(0.01)

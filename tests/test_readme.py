@@ -34,7 +34,7 @@ def test_the_quick_start_and_the_python_run_in_order(tmp_path: Path, monkeypatch
 
 
 def test_every_option_that_it_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("export", "verify", "bench", "train", "evaluate"):
+    for command in ("export", "verify", "bench", "train", "evaluate", "doctor", "profile"):
         assert main([command, "--help"]) == 0
     known = capsys.readouterr().out
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}:
