@@ -69,6 +69,9 @@ class Trainer:
         self._mix = _mixer(config)
         self._batches = batches
         self._forwards: dict[int, Forward] = {}
+        if config.compile:  # torch counts the graphs of all head counts as those of one function, and stops at eight
+            limit = torch.compiler.config.recompile_limit
+            torch.compiler.config.recompile_limit = max(limit, 2 * len(config.trained_heads))
 
     @property
     def lr(self) -> float:

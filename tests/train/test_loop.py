@@ -228,8 +228,9 @@ def test_tensorboard_is_an_extra(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_steps_compute_the_same() -> None:
-    compiled = calm(compile=True, sampling="sandwich")
-    assert distance(weights(compiled, 3), weights(calm(sampling="sandwich"), 3)) < 1e-4
+    compiled, plain = trainer(calm(compile=True, sampling="fixed")), trainer(calm(sampling="fixed"))
+    for _ in range(2):
+        assert compiled.train_step().loss == pytest.approx(plain.train_step().loss, abs=1e-5)
 
 
 def test_separate_classifiers_are_trained_measured_and_stored(tmp_path: Path) -> None:
