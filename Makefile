@@ -23,7 +23,7 @@ help:
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
 	@echo "make pytest     the tests alone; ARGS='-k checkpoint' chooses some"
-	@echo "make benchmark  latency, size and export time at ViT-B size"
+	@echo "make benchmark  latency, size and export time of ONNX and Core ML at ViT-B size (TFLite: benchmarks/README.md)"
 	@echo "make format     rewrites the code to the format that make lint asks for"
 	@echo "make clean      deletes .venv, the demo's bundle and caches"
 
@@ -59,6 +59,7 @@ pytest: $(BIN)/.installed-dev
 
 benchmark: $(BIN)/.installed-dev
 	$(BIN)/python benchmarks/onnx_target.py
+	$(BIN)/python benchmarks/coreml_target.py
 
 format: $(BIN)/.installed-dev
 	$(BIN)/ruff format .

@@ -35,7 +35,7 @@ _PARITY_MACS, _GATE_MACS = 2e11, 4e12
 _PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
 _GOLDEN_IMAGES = 4
 # What a converter needs: the packages that it loads, and the model so many times.
-_CONVERTER_MIB, _CONVERTER_COPIES = 1500, 4
+_CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 
 
