@@ -47,6 +47,7 @@ class TFLiteTarget:
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session on the CPU; *heads* is the file's own choice for this graph kind. The file is linted first."""
+        self.requires()
         from hydra_export.targets.tflite.session import TFLiteSession
 
         known = [found.name for found in self.runtimes("fp32")]
@@ -56,6 +57,7 @@ class TFLiteTarget:
 
     def lint(self, path: Path) -> None:
         """Everything inside the file, operators and shapes that fit, rank, types, signature, nothing unused."""
+        self.requires()  # for the names of its operators
         from hydra_export.targets.tflite.lint import lint
 
         lint(path)
