@@ -1,6 +1,6 @@
 """One universal model against independent ones at equal total compute, and both optimisers, on Fashion-MNIST.
 
-    python benchmarks/training_universal.py --out FOLDER [--seeds 0,1,2] [--budgets 1600,6400]
+    python benchmarks/training_universal.py --out FOLDER [--seeds 0,1,2] [--budgets 1600,6400] [--plot FILE]
 
 Widths are 1 to 4 heads of 16 channels, depth 3, patches of 7. A universal model of N steps draws each width in a
 quarter of them, and each independent model of one width has N / 4 steps. Finished runs in FOLDER are not repeated.
@@ -56,18 +56,43 @@ def seconds(out: Path) -> float:
     return float(json.loads((out / "accuracy.json").read_text())["seconds"])
 
 
+def draw(measured: dict[int, dict[str, list[list[float]]]], path: Path) -> None:
+    """Mean accuracy over the widths, one panel per budget, with the range of the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(measured), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (budget, rows) in zip(panels, measured.items(), strict=True):
+        for name, by_seed in rows.items():
+            columns = list(zip(*by_seed, strict=True))
+            mean = [statistics.mean(column) for column in columns]
+            ranges = [[m - min(c) for m, c in zip(mean, columns, strict=True)]]
+            ranges += [[max(c) - m for m, c in zip(mean, columns, strict=True)]]
+            axes.errorbar(HEADS, mean, yerr=ranges, fmt="o-", capsize=3, label=name)
+        axes.set(title=f"{budget:,} steps in all", xlabel="heads", ylabel="top-1 %", xticks=HEADS)
+        axes.legend()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budgets", default="1600,6400")
+    parser.add_argument("--optimizers", default="plain,slices")
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
+    optimizers = {name: OPTIMIZERS[name] for name in given.optimizers.split(",")}
+    measured: dict[int, dict[str, list[list[float]]]] = {}
     for budget in map(int, given.budgets.split(",")):
-        rows: dict[str, list[list[float]]] = {"independent": [], "universal plain": [], "universal slices": []}
+        rows: dict[str, list[list[float]]] = {
+            name: [] for name in ("independent", *(f"universal {o}" for o in optimizers))
+        }
+        measured[budget] = rows
         spent: dict[str, list[float]] = {name: [] for name in rows}
         for seed in map(int, given.seeds.split(",")):
             place = given.out / f"{budget}-{seed}"
-            for name, active_slices in OPTIMIZERS.items():
+            for name, active_slices in optimizers.items():
                 universal = place / f"universal-{name}"
                 found = accuracy(universal, config(4, HEADS, budget, seed, active_slices))
                 rows[f"universal {name}"].append([found[k] for k in HEADS])
@@ -85,6 +110,8 @@ def main() -> None:
             print(f"{name:18s} {shown}   {statistics.mean(spent[name]):.0f} s")
             for top1 in by_seed:
                 print(f"{'':18s} {'  '.join(f'{value:.2f}' for value in top1)}")
+    if given.plot:
+        draw(measured, given.plot)
 
 
 if __name__ == "__main__":
