@@ -134,7 +134,7 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
             "Target 'onnx' has no graph kind 'whole'. Give --graph separate or shared or universal.",
         ),
         (["--precision", "fp23"], "Target 'onnx' has no precision 'fp23'. Did you mean 'fp32'?"),
-        (["--precision", "int4"], "Target 'onnx' has no precision 'int4'. Give --precision fp32."),
+        (["--precision", "int4"], "Target 'onnx' has no precision 'int4'. Give --precision fp32 or fp16."),
         (["--input", "picture"], 'Invalid value "picture" for --input. Choose from: "tensor", "image".'),
         (["--batch", "0"], "--batch '0' is not a batch size. Give a number of images, or 'dynamic'."),
         (["--batch", "-3"], "--batch '-3' is not a batch size."),
