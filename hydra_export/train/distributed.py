@@ -59,6 +59,14 @@ class World:
         dist.all_reduce(added)
         return [float(number) for number in added.tolist()]
 
+    def union(self, names: set[str]) -> set[str]:
+        """The *names* of all processes."""
+        if self.size == 1:
+            return names
+        everyone: list[set[str]] = [set()] * self.size
+        dist.all_gather_object(everyone, names)
+        return set().union(*everyone)
+
     def barrier(self) -> None:
         """Waits for all processes."""
         if self.size > 1:

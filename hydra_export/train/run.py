@@ -260,6 +260,7 @@ class _Run:
         )
         top1 = {k: row.top1 for k, row in found.items()}
         num_images = found[heads[0]].num_images
+        self._batches.unreadable = self._world.union(self._batches.unreadable)
         measured_on = f"{num_images:,} test images of {self._dataset.title}"
         path = self._out / record.CHECKPOINT
         outcome = Outcome(

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from hydra_export import checkpoint
-from hydra_export.train import record
+from hydra_export.train import record, run
+from hydra_export.train.config import overridden
+from tests.train.test_run import tiny
+from tests.train.test_sources import write_folder
 
 # Every strategy, everything that a step may do and that does not draw per process.
 RUNS = {
@@ -152,3 +155,16 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> N
     assert finished.returncode != 0
     assert "A batch of 7 images is not divided by 2 processes" in finished.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_images_of_all_processes_are_named(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "images", range(80))
+    for path in sorted(data.rglob("*.png"))[::5]:
+        path.write_bytes(path.read_bytes()[:60])
+    whole = overridden(tiny(), {"dataset": "folder", "data": str(data)})
+    expected = run.run(whole, tmp_path / "one").unreadable  # 40 steps of 16 images: all of them have been met
+    assert len(expected) > 8
+    values = ["--override=dataset=folder", f"--data={data}", *(f"--override={n}={v}" for n, v in COMMON.items())]
+    finished = torchrun("-m", "hydra_export.train", "--recipe=digits", f"--out={tmp_path / 'two'}", "--json", *values)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["unreadable_images"] == list(expected)
