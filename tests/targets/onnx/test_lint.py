@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import onnx
 import pytest
 
 from hydra_export import targets
 from hydra_export.errors import CheckFailed
-from hydra_export.target import ExportSpec, GraphKind
+from hydra_export.target import ExportSpec, GraphKind, Precision
 from tests.targets.conftest import MakeCheckpoint
 
 ONNX = targets.get("onnx")
 Change = Callable[[onnx.ModelProto], object]
 
 
+class Break(Protocol):
+    """Writes a graph, checks that it is good, changes it, and says where it is."""
+
+    def __call__(self, kind: GraphKind, change: Change, precision: Precision = "fp32") -> Path: ...
+
+
 @pytest.fixture
-def broken(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Callable[[GraphKind, Change], Path]:
+def broken(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Break:
     """The path of a graph that was good, then changed."""
 
-    def make(kind: GraphKind, change: Change) -> Path:
+    def make(kind: GraphKind, change: Change, precision: Precision = "fp32") -> Path:
         (tmp_path / "out").mkdir()
-        artifact = ONNX.write(make_checkpoint(), (1, 2), ExportSpec(graph=kind), tmp_path / "out")[-1]
+        spec = ExportSpec(graph=kind, precision=precision)
+        artifacts = ONNX.write(make_checkpoint(head_dim=16), (1, 2), spec, tmp_path / "out")
+        artifact = artifacts[0 if kind == "universal" else -1]
         path = tmp_path / "out" / artifact.path
         ONNX.lint(path)
         model = onnx.load(path, load_external_data=False)
@@ -114,9 +124,7 @@ def _missing_input(model: onnx.ModelProto) -> None:
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
-def test_a_file_that_breaks_a_promise_is_refused(
-    broken: Callable[[GraphKind, Change], Path], change: Change, said: str
-) -> None:
+def test_a_file_that_breaks_a_promise_is_refused(broken: Break, change: Change, said: str) -> None:
     path = broken("separate", change)
     with pytest.raises(CheckFailed, match=said) as caught:
         ONNX.lint(path)
@@ -147,16 +155,14 @@ def test_a_file_that_breaks_a_promise_is_refused(
     ],
     ids=str,
 )
-def test_weights_that_lie_elsewhere_are_refused(
-    broken: Callable[[GraphKind, Change], Path], entries: dict[str, str | None]
-) -> None:
+def test_weights_that_lie_elsewhere_are_refused(broken: Break, entries: dict[str, str | None]) -> None:
     path = broken("shared", _moved(**entries))
     with pytest.raises(CheckFailed) as caught:
         ONNX.lint(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_linked_weight_file_is_refused(broken: Callable[[GraphKind, Change], Path]) -> None:
+def test_a_linked_weight_file_is_refused(broken: Break) -> None:
     path = broken("shared", lambda _model: None)
     shell = path.with_name("tiny-shared-k2.bin")
     shell.rename(path.parent.parent / "elsewhere.bin")
@@ -165,7 +171,7 @@ def test_a_linked_weight_file_is_refused(broken: Callable[[GraphKind, Change], P
         ONNX.lint(path)
 
 
-def test_a_truncated_weight_file_is_refused(broken: Callable[[GraphKind, Change], Path]) -> None:
+def test_a_truncated_weight_file_is_refused(broken: Break) -> None:
     path = broken("shared", lambda _model: None)
     shell = path.with_name("tiny-shared-k2.bin")
     shell.write_bytes(shell.read_bytes()[:-1])
@@ -181,8 +187,156 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
         ONNX.lint(path)
 
 
-def test_a_name_that_is_not_utf8_is_refused(broken: Callable[[GraphKind, Change], Path]) -> None:
+def test_a_name_that_is_not_utf8_is_refused(broken: Break) -> None:
     path = broken("shared", lambda _model: None)
     path.write_bytes(path.read_bytes().replace(b"length", b"l\xffngth", 1))
     with pytest.raises(CheckFailed, match="is not UTF-8"):
         ONNX.lint(path)
+
+
+# Branches: what is inside of them is held to the same
+
+
+def _branch(model: onnx.ModelProto) -> onnx.GraphProto:
+    """That of two heads."""
+    node = next(node for node in model.graph.node if node.name == "k2/If")
+    branch: onnx.GraphProto = next(attribute.g for attribute in node.attribute if attribute.name == "then_branch")
+    return branch
+
+
+def _unused_inside(model: onnx.ModelProto) -> None:
+    _branch(model).initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "left over"))
+
+
+def _rank_5_inside(model: onnx.ModelProto) -> None:
+    inputs = ["k2/patch_embed/Conv", "k2/cls/axis"]
+    _branch(model).node.add(op_type="Unsqueeze", name="five", input=inputs, output=["five"])
+
+
+def _unknown_shape_inside(model: onnx.ModelProto) -> None:
+    nodes = _branch(model).node
+    nodes.add(op_type="Squeeze", name="places", input=["k/NonZero", "k2/cls/start"], output=["places"])
+    nodes.add(op_type="Reshape", name="unknown", input=["k2/patch_embed/Conv", "places"], output=["unknown"])
+
+
+def _outside_data_inside(model: onnx.ModelProto) -> None:
+    tensor = _branch(model).initializer.add(name="secret", dims=[1], data_type=1)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    _branch(model).node.add(op_type="Identity", name="read", input=["secret"], output=["read"])
+
+
+def _beyond_the_end_inside(model: onnx.ModelProto) -> None:
+    tensor = _branch(model).initializer.add(name="far", dims=[1], data_type=1)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "tiny-universal.bin"), ("offset", str(10**9)), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    _branch(model).node.add(op_type="Identity", name="read", input=["far"], output=["read"])
+
+
+def _if_in_an_if(model: onnx.ModelProto) -> None:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(next(node for node in model.graph.node if node.name == "k1/If"))
+    copied.name, copied.output[0] = "deep", "deep"
+    _branch(model).node.append(copied)
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    inputs = [onnx.helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("go", 9))]
+    outputs = [onnx.helper.make_tensor_value_info(name, kind, []) for name, kind in (("go_on", 9), ("seen", 7))]
+    nodes = [onnx.helper.make_node("Identity", [a], [b]) for a, b in (("go", "go_on"), ("i", "seen"))]
+    body = onnx.helper.make_graph(nodes, "body", inputs, outputs)
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["all_seen"], name="loop", body=body))
+
+
+def _constant_inside(model: onnx.ModelProto) -> None:
+    node = _branch(model).node.add(op_type="Constant", name="inside", output=["inside"])
+    node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1, np.float32))))
+
+
+def _missing_input_inside(model: onnx.ModelProto) -> None:
+    _branch(model).node[3].input[0] = "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_unused_inside, "initializer left over is not used"),
+        (_rank_5_inside, "five has rank 5"),
+        (_unknown_shape_inside, "the shape of unknown cannot be inferred"),
+        (_outside_data_inside, "secret"),
+        (_beyond_the_end_inside, "far lies beyond the end of 'tiny-universal.bin'"),
+        (_if_in_an_if, "deep has a graph inside"),
+        (_loop, "loop has a graph inside"),
+        (_constant_inside, "inside has a tensor or graphs inside"),
+        (_missing_input_inside, "nowhere"),
+    ],
+    ids=lambda value: value.__name__.strip("_") if callable(value) else "",
+)
+def test_a_branch_that_breaks_a_promise_is_refused(broken: Break, change: Change, said: str) -> None:
+    path = broken("universal", change)
+    with pytest.raises(CheckFailed, match=said) as caught:
+        ONNX.lint(path)
+    assert str(path) in str(caught.value)
+
+
+# Precisions: a quantization that did nothing is an error
+
+
+def _said(precision: str) -> Change:
+    """The file says that it is of another precision."""
+
+    def change(model: onnx.ModelProto) -> None:
+        next(entry for entry in model.metadata_props if entry.key == "hydra_export.precision").value = precision
+
+    change.__name__ = f"said_{precision}"
+    return change
+
+
+def _widened(model: onnx.ModelProto) -> None:
+    """One weight as float32; the graph stays valid."""
+    index, tensor = next((i, t) for i, t in enumerate(model.graph.initializer) if t.name == "blocks.1.mlp.fc2.weight")
+    wide = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    node = model.graph.node.add(op_type="Cast", name="narrow", input=["wide"], output=[tensor.name])
+    node.attribute.append(onnx.helper.make_attribute("to", tensor.data_type))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(wide, "wide"))
+    del model.graph.initializer[index]
+    model.graph.node.insert(0, node)
+    del model.graph.node[-1]
+
+
+def _float_product(model: onnx.ModelProto) -> None:
+    """A Linear that stayed as it was."""
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 2), np.float32), "small")
+    model.graph.initializer.append(weight)
+    model.graph.node.add(op_type="Gemm", name="kept", input=["small", "small"], output=["kept"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "said"),
+    [
+        ("fp16", _widened, r"initializer wide is float \[128, 32\] in a file that is fp16"),
+        ("int8", _widened, r"initializer wide is float \[128, 32\] in a file that is int8"),
+        ("int8", _float_product, r"it is int8 and its products are \['Gemm', 'MatMulInteger'\]"),
+        ("fp32", _said("int8"), "is float .* in a file that is int8"),
+        ("fp32", _said("fp16"), "is float .* in a file that is fp16"),
+        ("fp16", _said("fp32"), "is float16 .* in a file that is fp32"),
+        ("int8", _said("fp32"), "is int8 .* in a file that is fp32"),
+        ("int8", _said("int4"), "its precision is 'int4'"),
+        ("int8", lambda model: model.ClearField("metadata_props"), "its precision is ''"),
+    ],
+)
+def test_weights_of_another_precision_than_the_file_says_are_refused(
+    broken: Break, precision: Precision, change: Change, said: str
+) -> None:
+    with pytest.raises(CheckFailed, match=said):
+        ONNX.lint(broken("separate", change, precision))
+
+
+def test_integers_without_a_product_of_integers_are_refused(broken: Break) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for node in [node for node in model.graph.node if node.op_type == "MatMulInteger"]:
+            node.op_type = "ConvInteger"
+
+    with pytest.raises(CheckFailed, match=r"its products are \[\]|ConvInteger"):
+        ONNX.lint(broken("separate", change, "int8"))
