@@ -17,7 +17,7 @@ from hydra_export.train import batches, distill, initial, loop, record, run
 from hydra_export.train.config import TrainConfig, overridden
 from hydra_export.train.data import digits
 from hydra_export.train.distributed import World
-from tests.train.test_run import tiny
+from tests.train.test_run import stop_at, tiny
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -276,3 +276,21 @@ def test_the_moving_average_follows_the_weights() -> None:
         for name, tensor in made.model.state_dict().items():
             expected[name].lerp_(tensor, 0.5)
     assert distance(dict(made.result().state_dict()), expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"active_slices": True}, {"sampling": "sandwich", "augmentation.mixup": 0.8, "precision": "float16"}],
+)
+def test_every_kind_of_run_resumes_bit_for_bit(changes: dict[str, object], tmp_path: Path) -> None:
+    wanted = overridden(tiny(steps=24), changes)
+    run.run(wanted, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(wanted, tmp_path / "cut", report=stop_at(17))  # type: ignore[arg-type]
+    run.run(wanted, tmp_path / "cut", resume=True)
+    whole, cut = (record.read_state(tmp_path / name, torch.device("cpu")) for name in ("whole", "cut"))
+    assert whole is not None
+    assert cut is not None
+    for part in ("model", "ema"):
+        assert distance(whole[part], cut[part]) == 0
+    assert whole["scaler"] == cut["scaler"]
