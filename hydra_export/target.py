@@ -3,6 +3,7 @@
 # B batch, H height, W width, C channels
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -21,6 +22,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 InputForm = Literal["tensor", "image"]
 Pixels = NDArray[np.uint8]  # [B, H, W, C], 0-255
 Array = NDArray[Any]
+
+METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
 
 
 class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,3 +142,18 @@ class Target(Protocol):
 
     def lint(self, path: Path) -> None:
         """Raises CheckFailed where the written file is not as portable as promised."""
+
+
+def described(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[str, str]:
+    """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured."""
+    info = checkpoint.info
+    pairs = {
+        "model": info.name,
+        "heads": ",".join(map(str, heads)),
+        "precision": spec.precision,
+        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
+        "labels": json.dumps(list(info.labels), ensure_ascii=False) if info.labels else "",
+        "checkpoint_sha256": checkpoint.sha256,
+        "license": info.license,
+    }
+    return {f"{METADATA_PREFIX}{name}": text for name, text in pairs.items() if text}

@@ -100,6 +100,7 @@ def test_the_manifest_says_of_each_artifact_what_it_is(tiny_checkpoint: Path, tm
         assert (artifact.inputs[0].name, artifact.inputs[0].shape) == ("image", (1, 3, 16, 16))
         assert (artifact.outputs[0].name, artifact.outputs[0].shape) == ("logits", (1, 7))
         (record,) = artifact.parity.values()
+        assert record.bound is not None
         assert 0 < record.max_abs_error <= record.bound < 1e-3
         assert record.top1_agreement == 1
         assert record.cosine == pytest.approx(1)

@@ -48,6 +48,7 @@ def test_a_whole_bundle_passes_and_every_artifact_ran(folder: Path) -> None:
         ("onnx/tiny-shared-k4.onnx", 4),
     }
     for run in verified:
+        assert run.record.bound is not None
         assert 0 < run.record.max_abs_error <= run.record.bound
         assert run.record.num_images == 4
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.model import array
-from hydra_export.target import Artifact, ExportSpec
+from hydra_export.target import Artifact, ExportSpec, described
 from hydra_export.targets.coreml import MACOS, TARGET, folder, graph
 from hydra_export.version import VERSION
 
@@ -134,26 +132,12 @@ def _described(model: Any, checkpoint: Checkpoint, heads: int, spec: ExportSpec)
         f"{info.name}, subnetwork of {heads} of {info.config.heads} attention heads: a Vision Transformer of width "
         f"{width} for images of {size} x {size} pixels."
     )
-    for name, text in metadata(checkpoint, heads).items():
+    for name, text in described(checkpoint, (heads,), spec).items():
         said.userDefined[name] = text
     texts = _texts(checkpoint, spec)
     for feature in (*model.description.input, *model.description.output):
         feature.shortDescription = texts[feature.name]
     return model
-
-
-def metadata(checkpoint: Checkpoint, heads: int) -> dict[str, str]:
-    """What the package says of itself to programs: strings, JSON where structured."""
-    info = checkpoint.info
-    pairs = {
-        "model": info.name,
-        "heads": str(heads),
-        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
-        "labels": json.dumps(list(info.labels), ensure_ascii=False),
-        "checkpoint_sha256": checkpoint.sha256,
-        "license": info.license,
-    }
-    return {f"hydra_export.{name}": value for name, value in pairs.items() if value and value != "[]"}
 
 
 def _texts(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, str]:

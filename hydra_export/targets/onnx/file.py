@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
 import onnx_ir as ir
 
 from hydra_export.architecture import HydraConfig
-from hydra_export.target import Artifact, ExportSpec, TensorInfo
+from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-METADATA_PREFIX = "hydra_export."
 _DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int64": ir.DataType.INT64}
 
 
@@ -68,7 +65,7 @@ def model(
         ir_version=IR_VERSIONS[opset],
         producer_name="hydra-export",
         producer_version=VERSION,
-        metadata_props=_metadata(checkpoint, heads, spec),
+        metadata_props=described(checkpoint, heads, spec),
     )
 
 
@@ -97,21 +94,6 @@ def artifact(
         outputs=(output,),
         needs={"opset": str(opset), "ir_version": str(IR_VERSIONS[opset])},
     )
-
-
-def _metadata(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[str, str]:
-    """For Netron and for programs: strings, JSON where structured."""
-    info = checkpoint.info
-    pairs = {
-        "model": info.name,
-        "heads": ",".join(map(str, heads)),
-        "precision": spec.precision,
-        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
-        "labels": json.dumps(list(info.labels), ensure_ascii=False),
-        "checkpoint_sha256": checkpoint.sha256,
-        "license": info.license,
-    }
-    return {f"{METADATA_PREFIX}{name}": value for name, value in pairs.items() if value and value != "[]"}
 
 
 def name(checkpoint: Checkpoint, spec: ExportSpec, *parts: str) -> str:

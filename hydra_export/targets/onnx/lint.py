@@ -10,7 +10,8 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from hydra_export.errors import CheckFailed
-from hydra_export.targets.onnx.file import IR_VERSIONS, METADATA_PREFIX
+from hydra_export.target import METADATA_PREFIX
+from hydra_export.targets.onnx.file import IR_VERSIONS
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
 _BRANCHES = ("then_branch", "else_branch")

@@ -6,7 +6,6 @@ and MediaPipe read (mediapipe/tasks/metadata/metadata_schema.fbs; the archive is
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,14 +15,14 @@ import flatbuffers  # type: ignore[import-untyped]
 import msgspec
 
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import InputForm, TensorInfo
+from hydra_export.target import METADATA_PREFIX, InputForm, TensorInfo
 from hydra_export.targets.tflite.operators import Operator, oldest_runtime
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 RUNTIME_VERSION = "min_runtime_version"
-LABELS = "hydra_export.labels"
+LABELS = f"{METADATA_PREFIX}labels"
 _RUNTIME_VERSION_BYTES = 16
 
 _LABELS_FILE = "labels.txt"
@@ -38,20 +37,6 @@ _RGB, _GRAYSCALE = 1, 2
 def runtime_version(operators: Iterable[Operator]) -> bytes:
     """The entry ``min_runtime_version``: the release of TensorFlow Lite that runs *operators*, filled up with zeros."""
     return oldest_runtime(operators).encode().ljust(_RUNTIME_VERSION_BYTES, b"\0")
-
-
-def own(checkpoint: Checkpoint, heads: int) -> dict[str, bytes]:
-    """Our own entries: texts, JSON where structured."""
-    info = checkpoint.info
-    pairs = {
-        "model": info.name,
-        "heads": str(heads),
-        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
-        "labels": json.dumps(list(info.labels), ensure_ascii=False),
-        "checkpoint_sha256": checkpoint.sha256,
-        "license": info.license,
-    }
-    return {f"hydra_export.{name}": value.encode() for name, value in pairs.items() if value and value != "[]"}
 
 
 def labels_archive(own_labels: bytes, at: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra_export.target import Artifact, ExportSpec
+from hydra_export.target import Artifact, ExportSpec, described
 from hydra_export.targets.tflite import graph, metadata
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant
@@ -37,12 +37,13 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
         file.graph(SIGNATURE, g, {inputs[0].name: image}, {outputs[0].name: result}, name)
         file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators))
         file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, k, spec.input, inputs[0], outputs[0]))
-        for entry, content in metadata.own(checkpoint, k).items():
-            file.metadata(entry, content)
+        said = described(checkpoint, (k,), spec)
+        for entry, text in said.items():
+            file.metadata(entry, text.encode())
         with (out / f"{name}.tflite").open("wb") as stream:
             file.write(name, stream)
             if info.labels:
-                stream.write(metadata.labels_archive(metadata.own(checkpoint, k)[metadata.LABELS], stream.tell()))
+                stream.write(metadata.labels_archive(said[metadata.LABELS].encode(), stream.tell()))
         artifacts.append(
             Artifact(
                 path=f"{name}.tflite",
