@@ -25,7 +25,7 @@ ONNX = targets.get("onnx")
 KINDS = pytest.mark.parametrize("kind", ONNX.graphs)
 FORMS = pytest.mark.parametrize("form", ["tensor", "image"])
 NARROW: tuple[Precision, ...] = ("fp16", "int8")
-# Seven bits of weights and eight of activations, through two blocks of few channels.
+# Eight bits, through two blocks of few channels.
 SMALLEST_COSINE = 0.99
 
 
@@ -146,7 +146,6 @@ def test_int8_has_the_operators_that_onnxruntime_s_own_quantization_gives(
             tmp_path / "fp32" / wide.path,
             peer,
             per_channel=True,
-            reduce_range=True,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
         )
@@ -174,7 +173,7 @@ def test_every_linear_is_in_integers_and_attention_is_not(
 
 
 @pytest.mark.parametrize("heads", [2, 4])
-def test_int8_weights_are_the_nearest_of_seven_bits(
+def test_int8_weights_are_the_nearest_in_units_of_their_channel(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, heads: int
 ) -> None:
     checkpoint = make_checkpoint()
@@ -184,16 +183,27 @@ def test_int8_weights_are_the_nearest_of_seven_bits(
     assert len(quantized) == 6 * 2 + 1
     for name in quantized:
         wanted_IO, scale_O = expected[name].detach().numpy().T, found[name.replace(".weight", ".scale")]
-        assert np.abs(found[name]).max(axis=0).tolist() == [64] * len(scale_O)
         np.testing.assert_allclose(found[name] * scale_O, wanted_IO, atol=float(scale_O.max()) * 0.501)
-        np.testing.assert_allclose(scale_O, np.abs(wanted_IO).max(axis=0) / 64, rtol=1e-6)
+        largest_O = np.abs(wanted_IO).max(axis=0)
+        assert (scale_O >= largest_O / 127 * (1 - 1e-6)).all()
+        assert (scale_O <= 2 * largest_O / 127).all()  # no channel is coarser than seven bits
+        assert np.abs(found[name]).max() > 100
 
 
-def test_products_in_integers_cannot_saturate_in_sixteen_bits(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    (artifact,) = Case(ONNX, "separate", "int8").write(make_checkpoint(), (4,), tmp_path / "out")
-    for array in weights_of(tmp_path / "out" / artifact.path).values():
-        if array.dtype == np.int8:
-            assert 2 * 255 * int(np.abs(array.astype(int)).max()) < 2**15
+@KINDS
+@pytest.mark.parametrize("architecture", [{}, {"head_dim": 1, "mlp_ratio": 1.0}, {"head_dim": 3}], ids=str)
+def test_two_products_of_integers_never_saturate_in_sixteen_bits(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, architecture: dict[str, object]
+) -> None:
+    checkpoint = make_checkpoint(**architecture)
+    for artifact in Case(ONNX, kind, "int8").write(checkpoint, (1, 3, 4), tmp_path / "out"):
+        matrices = [array for array in weights_of(tmp_path / "out" / artifact.path).values() if array.dtype == np.int8]
+        assert matrices
+        for matrix in matrices:
+            rows = np.concatenate([matrix, np.zeros((len(matrix) % 2, matrix.shape[1]))]).astype(int)
+            pairs = rows.reshape(-1, 2, matrix.shape[1])
+            assert 255 * np.clip(pairs, 0, None).sum(axis=1).max() < 2**15
+            assert 255 * np.clip(pairs, None, 0).sum(axis=1).min() >= -(2**15)
 
 
 def test_a_channel_of_zeros_stays_zero(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
