@@ -205,7 +205,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         inside = [file for path, file in listed.items() if path.startswith(f"{artifact.path}/")]
         whole = _package_entry(artifact.path, inside) if inside else listed.get(artifact.path)
         own_paths = {file.path for file in inside} or {artifact.path}
-        if whole != own or own_paths - set(artifact.files):
+        needless = len(set(artifact.files)) < len(artifact.files) or (inside and set(artifact.files) != own_paths)
+        if whole != own or own_paths - set(artifact.files) or needless:
             yield f"{artifact.path} is listed in two ways"
         for path in set(artifact.files) - listed.keys():
             yield f"{path}, which {artifact.path} needs, is not listed"

@@ -9,7 +9,10 @@ from hydra_export.parity import ParityRecord
 _PROGRAMS = {
     "onnx": (
         "import numpy as np\nimport onnxruntime as ort",
-        'session = ort.InferenceSession("{path}")\n({output},) = session.run(["{output}"], {{"image": {image}}})',
+        (
+            'session = ort.InferenceSession("{path}")\n'
+            '({output},) = session.run(["{output}"], {{"image": {image}{chosen}}})'
+        ),
     ),
     "tflite": (
         "import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter",
@@ -84,12 +87,11 @@ def _snippet(entry: ArtifactEntry) -> str:
     batch = form.shape[0] if isinstance(form.shape[0], int) else 1
     rows = "[:1]" if batch == 1 else f"[[0] * {batch}]"
     golden = f'golden["{"pixels" if entry.input == "image" else "image"}"]{rows}'
-    channels_last = entry.target == "tflite" and entry.input == "tensor"
-    program = lines.format(
-        path=entry.path,
-        image=f"{golden}.transpose(0, 2, 3, 1)" if channels_last else golden,
-        output=output,
-    )
+    # Pixels have their channels last, the normalised image has them first; some targets want the other.
+    turned = {("tflite", "tensor"): ".transpose(0, 2, 3, 1)", ("coreml", "image"): ".transpose(0, 3, 1, 2)"}
+    image = golden + turned.get((entry.target, entry.input), "")
+    chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
+    program = lines.format(path=entry.path, image=image, chosen=chosen, output=output)
     return f"""```python
 {imports}
 

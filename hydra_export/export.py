@@ -296,12 +296,19 @@ def _converted(
         ]
         results = worker.run_side_by_side(
             calls,
-            jobs=side_by_side or os.cpu_count() or 1,
+            jobs=side_by_side or _usable_cores(),
             memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
             memory_cap_mib=memory_mib,
             progress=progress,
         )
     return [msgspec.convert(result, list[Artifact]) for result in results]
+
+
+def _usable_cores() -> int:
+    """The cores that this process may use; a container may have fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def convert(

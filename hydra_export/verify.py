@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import bundle, files, parity, targets
-from hydra_export.errors import BadInput, ParityFailed, UnknownName, VerificationFailed
+from hydra_export.errors import BadInput, MissingExtra, ParityFailed, UnknownName, VerificationFailed
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
@@ -98,9 +98,12 @@ def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
         target = targets.get(artifact.target)
     except UnknownName as error:
         raise _failed(folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
+    if artifact.graph not in target.graphs or artifact.precision not in target.precisions:
+        what = f"{artifact.graph} {artifact.precision}"
+        raise _failed(folder, [f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"])
     path, images = folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
-    target.lint(path)
     try:
+        target.lint(path)
         record, _agreed = parity.prove(
             target,
             path,
@@ -110,6 +113,8 @@ def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
             lambda session: session.run(images),
             artifact.path,
         )
-    except ParityFailed as error:
+    except MissingExtra:
+        raise
+    except (ParityFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
         raise VerificationFailed(f"{folder / artifact.path}: {error.message}", "Export it again.") from error
     return record

@@ -31,7 +31,7 @@ from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
 from hydra_export.verify import verify
-from tests.conftest import perturbed
+from tests.conftest import available_targets, perturbed
 
 KILLS = 30
 BOTH = ("separate", "shared")
@@ -142,13 +142,18 @@ def test_the_card_is_for_whoever_finds_the_folder(tiny_checkpoint: Path, tmp_pat
         assert said in card
 
 
-def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    for form, batch in (("tensor", 1), ("image", 3), ("tensor", "dynamic")):
-        exported(tiny_checkpoint, tmp_path / form, form=form, batch=batch)
-        code = (tmp_path / form / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        run = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path / form, capture_output=True, text=True, check=True
-        )
+@pytest.mark.parametrize("target", available_targets())
+def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path, target: str) -> None:
+    for number, (form, batch) in enumerate((("tensor", 1), ("image", 1), ("tensor", 3), ("tensor", "dynamic"))):
+        try:
+            listed = jobs([target], form=form, batch=batch)  # type: ignore[arg-type]
+        except BadInput:
+            assert (target, batch) == ("coreml", "dynamic")
+            continue
+        out = tmp_path / str(number)
+        export(checkpoint.load(tiny_checkpoint), out, listed)
+        code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        run = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
         found, expected = run.stdout.split()
         assert found == expected
 

@@ -30,7 +30,7 @@ def converters(pid: int) -> Iterator[int]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in path.read_text().split():
             with contextlib.suppress(OSError):
-                if b"hydra_export" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"hydra_export.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     yield int(child)
 
 

@@ -21,6 +21,8 @@ _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
 def lint(path: Path) -> None:
     """Raises CheckFailed naming *path* and the first promise that it breaks."""
+    if not path.is_file():
+        raise CheckFailed(f"{path} is not a file.")
     try:
         onnx.checker.check_model(path)
         model = onnx.load(path, load_external_data=False)
