@@ -189,6 +189,7 @@ def change(folder: Path, edit: Callable[[Any], Any]) -> None:
         (lambda m: m["artifacts"].clear(), "no artifact is listed"),
         (lambda m: m["artifacts"][0].update(bytes=1), "listed in two ways"),
         (lambda m: m["artifacts"][0].update(sha256="0" * 64), "listed in two ways"),
+        (lambda m: m["artifacts"][0].update(files=m["artifacts"][0]["files"] * 2), "listed in two ways"),
         (lambda m: m["artifacts"][0].update(path="../../evil.onnx"), "listed in two ways"),
         (lambda m: m["artifacts"][0].update(path="/etc/passwd", files=["/etc/passwd"]), "listed in two ways"),
         (lambda m: m["artifacts"][0]["files"].append("onnx/more.bin"), "onnx/more.bin, which .* needs, is not listed"),

@@ -351,3 +351,20 @@ def test_one_flipped_byte_in_any_file_of_the_packaged_models_shared_bundle_is_fo
         assert name in capsys.readouterr().err
         (folder / name).write_bytes(good)
     assert main(["verify", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda a: a.update(target="coreml"), r"onnx/tiny-k2\.onnx"),
+        (lambda a: a.update(input="image"), r"onnx/tiny-k2\.onnx"),
+        (lambda a: a.update(target="tflite", graph="shared"), "which target 'tflite' does not write"),
+    ],
+    ids=["another target", "another form", "a graph kind that the target lacks"],
+)
+def test_an_artifact_that_is_said_to_be_another_is_a_failed_check(
+    folder: Path, edit: Callable[[Any], object], said: str
+) -> None:
+    reseal(folder, lambda manifest: edit(manifest["artifacts"][0]))
+    with pytest.raises(CheckFailed, match=said):
+        verify(folder)
