@@ -251,6 +251,7 @@ def _written(
         progress(write.what, done)
         found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
     if apart:
+        progress(apart[0].what, len(here))
         converted = _converted(
             apart, checkpoint, folder, lambda what, done, _: progress(what, len(here) + done), side_by_side, memory_mib
         )

@@ -723,8 +723,7 @@ def test_progress_says_whose_it_is_and_comes_in_the_thread_that_waits() -> None:
     listed = calls((tell_steps, {"num_steps": 2}), (tell_steps, {"num_steps": 1}))
     assert run_side_by_side(listed, jobs=1, package="tests", progress=see) == [2, 1]
     first, second = "Task 0: counting", "Task 1: counting"
-    told = [("Task 0", 0), (first, 0), (first, 0), ("Task 0", 1), ("Task 1", 1), (second, 1), ("Task 1", 2)]
-    assert seen == [(what, done, 2) for what, done in told]
+    assert seen == [(first, 0, 2), (first, 0, 2), ("Task 0", 1, 2), (second, 1, 2), ("Task 1", 2, 2)]
     assert threads == {threading.current_thread()}
 
 

@@ -67,7 +67,6 @@ def run_side_by_side(
 
     def run(index: int) -> None:
         call = calls[index]
-        events.put(lambda: tell(call.what))
         try:
             with workers[index] as worker:
                 result = worker.call(
