@@ -14,7 +14,7 @@ from hydra_export.target import METADATA_PREFIX
 from hydra_export.targets.onnx.file import IR_VERSIONS
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
-_BRANCHES = ("then_branch", "else_branch")
+_BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else
 _WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1}
 _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
@@ -98,7 +98,7 @@ def _nesting(model: onnx.ModelProto) -> Iterator[str]:
                     yield f"node {node.name} has a sparse tensor inside"
                 elif not attribute.HasField("g"):
                     continue
-                elif node.op_type != "If" or attribute.name not in _BRANCHES or graph is not model.graph:
+                elif attribute.name not in _BRANCHES or graph is not model.graph:
                     yield f"node {node.name} has a graph inside"
 
 

@@ -333,10 +333,21 @@ def test_weights_of_another_precision_than_the_file_says_are_refused(
         ONNX.lint(broken("separate", change, precision))
 
 
-def test_integers_without_a_product_of_integers_are_refused(broken: Break) -> None:
+def test_a_file_that_says_int8_without_a_product_of_integers_is_refused(broken: Break) -> None:
     def change(model: onnx.ModelProto) -> None:
-        for node in [node for node in model.graph.node if node.op_type == "MatMulInteger"]:
-            node.op_type = "ConvInteger"
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.output[0].CopyFrom(model.graph.input[0])
+        model.graph.output[0].name = "logits"
+        model.graph.node.add(op_type="Identity", name="nothing", input=["image"], output=["logits"])
 
-    with pytest.raises(CheckFailed, match=r"its products are \[\]|ConvInteger"):
+    with pytest.raises(CheckFailed, match=r"it is int8 and its products are \[\]"):
         ONNX.lint(broken("separate", change, "int8"))
+
+
+def test_a_file_that_says_fp32_with_a_product_of_integers_is_refused(broken: Break) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((2, 2), np.int8), "small"))
+        model.graph.node.add(op_type="MatMulInteger", name="more", input=["small", "small"], output=["more"])
+
+    with pytest.raises(CheckFailed, match=r"it is fp32 and its products are \['Gemm', 'MatMulInteger'\]"):
+        ONNX.lint(broken("separate", change))

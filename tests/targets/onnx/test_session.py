@@ -59,3 +59,11 @@ def test_logits_are_float32_one_row_per_image(path: Path, make_checkpoint: MakeC
     logits = OnnxSession(path).run(given(make_checkpoint(), ExportSpec()))
     assert logits.dtype == np.float32
     assert logits.shape == (5, 7)
+
+
+def test_a_graph_with_another_input_than_the_head_count_is_a_failed_check(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.INT32, []))
+    onnx.save(model, path)
+    with pytest.raises(CheckFailed, match="other inputs and outputs"):
+        OnnxSession(path, heads=2)
