@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -112,8 +113,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, as_json)
 
 
+class _Terminated(KeyboardInterrupt):
+    """A signal that asks to end: what is half done is cleared away as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def run() -> NoReturn:
     """The console script."""
+
+    def terminate(number: int, _frame: object) -> NoReturn:
+        raise _Terminated(number)
+
+    for asked in (signal.SIGTERM, signal.SIGHUP):  # of a CI's time limit, of a terminal that was closed
+        if signal.getsignal(asked) is signal.SIG_DFL:  # nohup lets the latter be ignored
+            signal.signal(asked, terminate)
     sys.exit(main())
 
 
@@ -137,8 +152,8 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def _fail(error: BaseException, as_json: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
-        known, status = HydraExportError("Interrupted.", "Nothing was left half-written."), INTERRUPTED
-        code = "interrupted"
+        known, code = HydraExportError("Interrupted.", "Nothing was left half-written."), "interrupted"
+        status = 128 + error.number if isinstance(error, _Terminated) else INTERRUPTED
     elif isinstance(error, HydraExportError):
         known, status, code = error, error.exit_status, error.code
     elif isinstance(error, CycloptsError):

@@ -132,7 +132,8 @@ def export(
         ParityFailed: an artifact does not compute its subnetwork.
     """
     config, data, listed = checkpoint.info.config, checkpoint.info.preprocessing, listed or jobs()
-    _check_exportable(checkpoint)
+    _check_exportable(checkpoint, listed)
+    _check_converters(listed, side_by_side, memory_mib)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     for k in heads:
         config.classifier(k)
@@ -206,13 +207,24 @@ def _gate(gate: parity.Gate, listed: Sequence[Job], images: ImageSet, of_the_mod
     return replace(gate, labels=images.labels)
 
 
-def _check_exportable(checkpoint: Checkpoint) -> None:
+def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
+    if any(job.target.isolated for job in listed):
+        return
+    for option, value in (("--jobs", side_by_side), ("--memory", memory_mib)):
+        if value:
+            names = " and ".join(dict.fromkeys(job.target.name for job in listed))
+            raise BadInput(f"{option} {value} is for converters, and {names} needs none.", "Leave it out.")
+
+
+def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
     name = checkpoint.info.name
     if not _FILE_STEM.fullmatch(name):
         raise BadInput(
             f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
             "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters.",
         )
+    if any(job.spec.classifier for job in listed) and not checkpoint.info.labels:
+        raise BadInput(f"A classifier needs labels, and {name} has none.", "Give --labels FILE, a class name per line.")
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,11 @@ class _Write:
     def what(self) -> str:
         spec, counts = self.job.spec, ", ".join(map(str, self.heads))
         return f"writing {self.job.target.name} {spec.graph} {spec.precision}, k = {counts}"
+
+    @property
+    def converter(self) -> str:
+        """What does it, for messages."""
+        return f"The {self.job.target.name} converter for k = {', '.join(map(str, self.heads))}"
 
 
 def _apart(job: Job, heads: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -251,7 +268,7 @@ def _written(
         progress(write.what, done)
         found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
     if apart:
-        progress(apart[0].what, len(here))
+        progress(apart[0].converter, len(here))
         converted = _converted(
             apart, checkpoint, folder, lambda what, done, _: progress(what, len(here) + done), side_by_side, memory_mib
         )
@@ -291,7 +308,7 @@ def _converted(
                     "spec": msgspec.to_builtins(write.job.spec),
                     "out": str(folder / write.job.target.name),
                 },
-                what=write.what,
+                what=write.converter,
             )
             for write in writes
         ]

@@ -156,7 +156,7 @@ def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
         raise ParityFailed(
             f"{name} does not compute subnetwork {heads}{where and f' in {where}'}: its logits differ by "
             f"{record.max_abs_error:.3g}, allowed is {bound:.3g} ({_figures(record)}).",
-            "The export was stopped and nothing was kept. Try another --opset, or report it with this message.",
+            "The export was stopped and nothing was kept. Report it with this message; for ONNX, try another --opset.",
         )
 
 
@@ -175,7 +175,7 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
 def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, where: str = "") -> None:
     """Raises ParityFailed where the accuracy of *record*, or its agreement without labels, is below the *gate*."""
     place = f"{name} at k = {heads}{where and f' in {where}'}"
-    remedy = "The export was stopped and nothing was kept. Try --precision fp16"
+    remedy = "The export was stopped and nothing was kept. Try another --precision"
     if not record.max_abs_error < math.inf:
         raise ParityFailed(f"{place} gives numbers that are none.", f"{remedy}.")
     if gate.open:

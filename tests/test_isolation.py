@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from hydra_export import targets
+from hydra_export import checkpoint, targets
+from hydra_export.cli import main
+from hydra_export.errors import BadInput
+from hydra_export.export import export as export_bundle
+from hydra_export.export import jobs
 from tests.conftest import available_targets
 
 ISOLATED = [name for name in available_targets() if targets.get(name).isolated]
@@ -34,23 +43,27 @@ def converters(pid: int) -> Iterator[int]:
                     yield int(child)
 
 
+def await_converter(running: subprocess.Popen[str]) -> int:
+    deadline = time.monotonic() + 60
+    while not (found := list(converters(running.pid))):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.01)
+    return found[0]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_converter_that_is_killed_stops_the_export_with_one_clear_error(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.iterdir())
     running = export(tiny_checkpoint, tmp_path / "out")
-    deadline = time.monotonic() + 60
-    while not (found := list(converters(running.pid))):
-        assert time.monotonic() < deadline
-        assert running.poll() is None
-        time.sleep(0.01)
-    subprocess.run(["kill", "-9", str(found[0])], check=True)
+    os.kill(await_converter(running), signal.SIGKILL)
     out, said = running.communicate(timeout=60)
     assert running.returncode == 1
     assert out == ""
     assert said.count("error:") == 1
-    assert "k = " in said
+    assert "converter for k = " in said
     assert "was killed by SIGKILL" in said
     assert sorted(tmp_path.iterdir()) == before
 
@@ -66,6 +79,52 @@ def test_a_converter_with_too_little_memory_stops_the_export_with_one_clear_erro
     assert said.count("error:") == 1
     assert "150 MiB" in said
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda asked: asked.name)
+def test_an_export_that_is_asked_to_end_clears_everything_away(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: signal.Signals
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    before = sorted(tmp_path.iterdir())
+    running = export(tiny_checkpoint, tmp_path / "out", "--json")
+    await_converter(running)
+    assert list(temporary.iterdir())  # the model that the converter reads
+    running.send_signal(asked)
+    out, _said = running.communicate(timeout=60)
+    assert running.returncode == 128 + asked
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert sorted(tmp_path.iterdir()) == before
+    assert not [path for path in temporary.iterdir() if path.name.startswith("hydra")]
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--memory"])
+def test_options_of_converters_are_refused_where_none_is_needed(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "out"), option, "3"]) == 2
+    assert f"{option} 3 is for converters, and onnx needs none." in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_without_labels_is_refused_before_anything_is_written(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    loaded = checkpoint.load(tiny_checkpoint)
+    bare = replace(loaded, info=msgspec.structs.replace(loaded.info, labels=()))
+    told: list[str] = []
+    with pytest.raises(BadInput, match="tiny has none") as refused:
+        export_bundle(
+            bare,
+            tmp_path / "out",
+            jobs(["coreml"], classifier=True),
+            progress=lambda what, _done, _all: told.append(what),
+        )
+    assert "--labels" in refused.value.remedy
+    assert told == []
 
 
 def test_what_a_converter_prints_stays_off_our_output(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -69,8 +69,12 @@ def _litert(opening: Opening) -> Call:
 
 
 def _tensorflow(opening: Opening) -> Call:
-    import tensorflow as tf  # type: ignore[import-untyped]
-
+    try:
+        import tensorflow as tf  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise CheckFailed(
+            f"tensorflow is installed but cannot be imported: {error}.", "Install it again, or uninstall it."
+        ) from error
     return _signature_runner(tf.lite.Interpreter, opening)
 
 
