@@ -78,7 +78,8 @@ def test_a_dynamic_batch_gives_each_image_the_logits_that_it_has_alone(
     session = case.target.load(tmp_path / "out" / artifact.path, 2)
     images = given(checkpoint, artifact.spec)
     alone = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
-    np.testing.assert_allclose(session.run(images), alone, atol=1e-6)  # float32 sums in another order
+    # float32 sums in another order; a call's images may share the scale of their int8 activations
+    np.testing.assert_allclose(session.run(images), alone, atol=0.05 if case.precision == "int8" else 1e-6)
 
 
 def test_a_fixed_batch_takes_any_number_of_images_and_gives_as_many_logits(

@@ -21,7 +21,7 @@ class OnnxTarget:
 
     name: ClassVar[str] = "onnx"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared", "universal")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
     isolated: ClassVar[bool] = False
 
