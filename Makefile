@@ -14,11 +14,14 @@ COMMA := ,
 TARGETS ?= $(if $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m)),onnx$(COMMA)tflite,onnx$(COMMA)tflite$(COMMA)coreml)
 OLDEST := .venv-oldest
 
-.PHONY: help demo oldest test lint types architecture pytest benchmark format clean
+BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
+
+.PHONY: help demo oldest browser test lint types architecture pytest benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
+	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -41,6 +44,11 @@ oldest: $(BIN)/.installed
 	$(OLDEST)/bin/hydra-export verify $(OUT)-oldest
 	$(BIN)/hydra-export --heads all --graph separate,shared --input image --batch dynamic --out $(OUT)-oldest >/dev/null
 	$(OLDEST)/bin/hydra-export verify $(OUT)-oldest
+
+browser: $(BIN)/.installed-dev
+	@test -n "$(BROWSER)" || { echo "No Chromium or Chrome is on PATH. Install one, or give BROWSER=/path/to/it." >&2; exit 2; }
+	npm ci --silent --no-audit --no-fund --prefix examples/browser
+	HYDRA_EXPORT_BROWSER="$(BROWSER)" $(BIN)/pytest tests/browser
 
 test: lint types architecture pytest
 

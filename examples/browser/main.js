@@ -1,0 +1,150 @@
+// The page: choose an artifact and a head count, see what it says of the golden images, check every artifact.
+//
+//   ?bundle=URL        the bundle, "bundle/" by default
+//   ?provider=webgpu   another execution provider than wasm
+
+import { Bundle } from "./bundle.js";
+
+const query = new URLSearchParams(location.search);
+const provider = query.get("provider") ?? "wasm";
+const ort = await import(`./node_modules/onnxruntime-web/dist/ort.${provider}.bundle.min.mjs`);
+const options = { executionProviders: [provider] };
+ort.env.logLevel = "error";
+
+const byId = (id) => document.getElementById(id);
+let bundle;
+let chosen; // {artifact, model}
+
+async function start() {
+  bundle = await Bundle.open(query.get("bundle") ?? "bundle/");
+  byId("title").textContent = bundle.manifest.model.name;
+  byId("artifact").replaceChildren(...bundle.artifacts.map((artifact, i) => new Option(shortName(artifact), i)));
+  byId("artifact").onchange = () => reported(choose);
+  byId("check").onclick = () => reported(checkAll);
+  const universal = bundle.artifacts.findIndex((artifact) => artifact.inputs.length > 1);
+  byId("artifact").value = Math.max(universal, 0);
+  drawImages();
+  await choose();
+  byId("check").disabled = false;
+}
+
+/** Loads the chosen artifact and offers its head counts. */
+async function choose() {
+  const artifact = bundle.artifacts[byId("artifact").value];
+  byId("status").textContent = `Loading ${artifact.path} …`;
+  await chosen?.model.release();
+  chosen = { artifact, model: await bundle.load(ort, artifact, options) };
+  byId("heads").replaceChildren(
+    ...artifact.heads.map((k, i) => {
+      const label = document.createElement("label");
+      const button = Object.assign(document.createElement("input"), { type: "radio", name: "k", value: k });
+      button.checked = i === 0;
+      button.onchange = () => reported(() => classify(k));
+      label.append(button, ` ${k}`);
+      return label;
+    }),
+  );
+  await classify(artifact.heads[0]);
+}
+
+/** Says under each golden image what the chosen artifact takes it for with *heads* heads. */
+async function classify(heads) {
+  const { artifact, model } = chosen;
+  const { labels } = bundle.manifest.model;
+  await model.run(bundle.image(artifact, 0), heads); // the first run is slower
+  let milliseconds = 0;
+  for (const [index, figure] of [...byId("images").children].entries()) {
+    const started = performance.now();
+    const logits = await model.run(bundle.image(artifact, index), heads);
+    milliseconds += performance.now() - started;
+    const best = logits.indexOf(Math.max(...logits));
+    const share = 1 / logits.reduce((sum, logit) => sum + Math.exp(logit - logits[best]), 0);
+    figure.lastChild.textContent = `${labels[best] ?? `class ${best}`}, ${(100 * share).toFixed(0)} %`;
+  }
+  const each = (milliseconds / bundle.numImages).toFixed(1);
+  byId("status").textContent = `${heads} heads on ${provider}: ${each} ms an image.`;
+}
+
+/** Runs every artifact at every head count, image by image in another order of head counts each time. */
+async function checkAll() {
+  byId("check").disabled = true;
+  byId("results").replaceChildren();
+  byId("results").parentElement.hidden = false;
+  for (const artifact of bundle.artifacts) {
+    const model = await bundle.load(ort, artifact, options);
+    const worst = new Map(artifact.heads.map((k) => [k, { error: 0, agreed: true }]));
+    for (const { k, index } of shuffled(artifact.heads.flatMap((k) => indices().map((index) => ({ k, index }))))) {
+      const logits = await model.run(bundle.image(artifact, index), k);
+      const { logits: expected } = bundle.expected(artifact, k, index);
+      const found = worst.get(k);
+      found.error = Math.max(found.error, ...expected.map((value, i) => Math.abs(value - logits[i])));
+      found.agreed &&= logits.indexOf(Math.max(...logits)) === expected.indexOf(Math.max(...expected));
+    }
+    await model.release();
+    for (const [k, { error, agreed }] of worst) {
+      // int8 has no bound: there the accuracy was what the export held it to.
+      const { allowed } = bundle.expected(artifact, k, 0);
+      addResult(artifact, k, error, allowed, Number.isFinite(error) && (allowed === null ? agreed : error <= allowed));
+    }
+  }
+  const failed = document.querySelectorAll(".failed").length;
+  byId("status").textContent = failed ? `${failed} checks failed.` : "Every artifact gives the golden logits.";
+  byId("check").disabled = false;
+}
+
+function addResult(artifact, k, error, allowed, passed) {
+  const cells = [shortName(artifact), k, error.toExponential(1), allowed?.toExponential(1) ?? "same class"];
+  const tr = byId("results").insertRow();
+  tr.append(...[...cells, passed ? "passed" : "failed"].map((text) => cell(text)));
+  tr.lastChild.className = passed ? "passed" : "failed";
+}
+
+function cell(text) {
+  const td = document.createElement("td");
+  td.textContent = text;
+  if (typeof text === "number" || /^\d/.test(text)) td.className = "number";
+  return td;
+}
+
+function drawImages() {
+  const [, height, width, channels] = bundle.golden.pixels.shape;
+  byId("images").replaceChildren(
+    ...indices().map((index) => {
+      const pixels = bundle.image({ input: "image" }, index).data;
+      const canvas = Object.assign(document.createElement("canvas"), { width, height });
+      const shown = new ImageData(width, height);
+      for (let at = 0; at < width * height; at++) {
+        const rgb = [0, 1, 2].map((c) => pixels[at * channels + Math.min(c, channels - 1)]);
+        shown.data.set([...rgb, 255], at * 4);
+      }
+      canvas.getContext("2d").putImageData(shown, 0, 0);
+      const figure = document.createElement("figure");
+      figure.append(canvas, document.createElement("figcaption"));
+      return figure;
+    }),
+  );
+}
+
+function shortName(artifact) {
+  return artifact.path.replace(/^onnx\//, "");
+}
+
+function indices() {
+  return Array.from({ length: bundle.numImages }, (_, index) => index);
+}
+
+function shuffled(list) {
+  return list.map((each) => [Math.random(), each]).sort(([a], [b]) => a - b).map(([, each]) => each);
+}
+
+async function reported(action) {
+  byId("error").textContent = "";
+  try {
+    await action();
+  } catch (error) {
+    byId("error").textContent = error.message ?? String(error);
+  }
+}
+
+await reported(start);
+document.body.dataset.ready = "true";
