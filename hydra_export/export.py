@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import bundle, card, parity, targets, worker
+from hydra_export import bundle, card, parity, quantization, targets, worker
 from hydra_export import checkpoint as checkpoints
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.data.packaged import FASHION_MNIST_LABELS
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadInput, ParityFailed
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session, Target
 from hydra_export.version import VERSION
@@ -34,6 +34,7 @@ from hydra_export.version import VERSION
 _PARITY_MACS, _GATE_MACS = 2e11, 4e12
 _PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
 _GOLDEN_IMAGES = 4
+_WORST_LAYERS = 4  # that a message names
 # What a converter needs: the packages that it loads, and the model so many times.
 _CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
@@ -165,7 +166,12 @@ def export(
             for needed in ("fp32", precision):
                 if needed not in references[k]:
                     references[k][needed] = parity.reference(checkpoint.model, k, pixels[needed], data, needed)
-            record, agreeing = _prove(artifact, k, data, pixels[precision], references[k], folder, gate)
+            try:
+                record, agreeing = _prove(artifact, k, data, pixels[precision], references[k], folder, gate)
+            except ParityFailed as failed:
+                if precision == "int8":
+                    raise _with_layers(failed, checkpoint, k, pixels["fp32"]) from failed
+                raise
             records[artifact.path][k] = record
             agreed &= agreeing[: len(agreed)]
         progress("sealing", total, total)
@@ -361,6 +367,16 @@ def _prove(
 
     target, precision = targets.get(artifact.target), artifact.spec.precision
     return parity.prove(target, folder / artifact.path, heads, precision, expected, run, artifact.path, gate)
+
+
+def _with_layers(failed: ParityFailed, checkpoint: Checkpoint, heads: int, pixels: Pixels) -> ParityFailed:
+    """The same, with the layers that int8 changes most."""
+    errors = quantization.layer_errors(checkpoint.model, heads, pixels, checkpoint.info.preprocessing)
+    worst = ", ".join(f"{each.name} by {each.both:.1%} ({each.weights:.1%})" for each in errors[:_WORST_LAYERS])
+    return ParityFailed(
+        f"{failed} int8 activations and weights (weights alone) change the outputs of these layers most: {worst}.",
+        failed.remedy,
+    )
 
 
 def _write_golden(
