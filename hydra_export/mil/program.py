@@ -94,10 +94,16 @@ class Function:
     def types(self) -> Iterator[ValueType]:
         """Of every value in it."""
         yield from self.inputs.values()
-        yield from (constant.type for constant in self.constants.values())
+        yield from (constant.type for constant in self.every_constant)
         for step in self.steps:
             yield from (declared for _, declared in step.outputs)
-            yield from (each.type for each in step.arguments if isinstance(each, Constant))
+
+    @property
+    def every_constant(self) -> Iterator[Constant]:
+        """Those of their own, and those that are written inside an operation and are tensors to it."""
+        yield from self.constants.values()
+        for step in self.steps:
+            yield from (each for each in step.arguments if isinstance(each, Constant))
 
 
 def read_function(name: str, message: Any, open_file: Callable[[str], WeightFile], limits: Limits) -> Function:

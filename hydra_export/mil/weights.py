@@ -15,10 +15,10 @@ from hydra_export.mil.types import NAMED, InvalidProgram, TensorType
 # Storage format 2: a header of 64 bytes (number of records, version), then records, each a header of 64 bytes
 # (sentinel, data type, size and place of its data, unused bits at its end) and its data, everything at multiples of 64.
 ALIGNMENT = 64
-_HEADER = struct.Struct("<II56x")
-_RECORD = struct.Struct("<IIQQQ32x")
-_VERSION = 2
-_SENTINEL = 0xDEADBEEF
+HEADER = struct.Struct("<II56x")
+RECORD = struct.Struct("<IIQQQ32x")
+VERSION = 2
+SENTINEL = 0xDEADBEEF
 
 
 class WeightFile:
@@ -27,28 +27,28 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if path.stat().st_size < _HEADER.size:
+            if path.stat().st_size < HEADER.size:
                 raise InvalidProgram(f"{path.name} is too short for a weight file")
             self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
         except OSError as error:
             raise InvalidProgram(f"{path.name} cannot be read: {error}") from error
-        self.num_records, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
-        if version != _VERSION:
-            raise InvalidProgram(f"{path.name} has storage version {version}; {_VERSION} is understood here")
+        self.num_records, version = HEADER.unpack(self._bytes[: HEADER.size].tobytes())
+        if version != VERSION:
+            raise InvalidProgram(f"{path.name} has storage version {version}; {VERSION} is understood here")
 
     def check(self, offset: int, declared: TensorType) -> int:
         """Where the data of the record at *offset* begins, after checking that it is what *declared* says."""
         what = f"the weight at {offset} of {self.path.name}"
-        if offset % ALIGNMENT or not _HEADER.size <= offset <= len(self._bytes) - _RECORD.size:
+        if offset % ALIGNMENT or not HEADER.size <= offset <= len(self._bytes) - RECORD.size:
             raise InvalidProgram(f"{what} is at no place of the file where one can be")
-        header = self._bytes[offset : offset + _RECORD.size].tobytes()
-        sentinel, number, size, start, padding_bits = _RECORD.unpack(header)
+        header = self._bytes[offset : offset + RECORD.size].tobytes()
+        sentinel, number, size, start, padding_bits = RECORD.unpack(header)
         dtype = NAMED[declared.dtype]
-        if sentinel != _SENTINEL:
+        if sentinel != SENTINEL:
             raise InvalidProgram(f"{what} is none: its mark is {sentinel:#x}")
         if number != dtype.blob_number:
             raise InvalidProgram(f"{what} holds data of type {number}, declared is {declared}")
-        if start % ALIGNMENT or start < offset + _RECORD.size or start > len(self._bytes) or size > len(self._bytes):
+        if start % ALIGNMENT or start < offset + RECORD.size or start > len(self._bytes) or size > len(self._bytes):
             raise InvalidProgram(f"{what} has its data at {start}, where it cannot be")
         if start + size > len(self._bytes):
             raise InvalidProgram(f"{what} goes beyond the end of the file")

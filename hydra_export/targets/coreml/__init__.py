@@ -1,4 +1,4 @@
-"""Core ML: one ML Program package per head count, emitted with coremltools' builder, proven by our own evaluator."""
+"""Core ML: ML Program packages, emitted with coremltools' builder, proven by our own evaluator."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 # An iOS version and the macOS of the same year.
 MACOS = {15: "12", 16: "13", 17: "14", 18: "15"}
 
+_OLDEST_INT8 = 16
+_OLDEST_UNIVERSAL = 18
+
 
 class CoreMLTarget:
-    """Packages for Core ML on iOS and macOS.
+    """Packages for Core ML on iOS and macOS: one per head count, or one with a function for each (experimental).
 
     Tensor inputs and outputs are float32 whatever the precision: what Swift code hands over without converting, and
     the same at every iOS version.
     """
 
     name: ClassVar[str] = "coreml"
-    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32")
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     isolated: ClassVar[bool] = True
 
@@ -45,7 +48,7 @@ class CoreMLTarget:
     def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
         """Our evaluator, and on macOS Core ML itself."""
         found = [Runtime("mil", timed=False)]
-        if precision == "fp16":
+        if precision != "fp32":
             found.append(Runtime("mil-fp16", exact=False, timed=False))
         if sys.platform == "darwin" and _has_coremltools():
             found.append(Runtime("coreml", exact=False))
@@ -55,6 +58,16 @@ class CoreMLTarget:
         """Refuses what a package cannot be: of any batch, or of images by the batch."""
         if spec.ios not in MACOS:
             raise BadInput(f"--ios {spec.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
+        if spec.precision == "int8" and spec.ios < _OLDEST_INT8:
+            raise BadInput(
+                f"--precision int8 needs iOS {_OLDEST_INT8} or newer: --ios {spec.ios} has no quantized weights.",
+                f"Give --ios {_OLDEST_INT8} or newer, or --precision fp16.",
+            )
+        if spec.graph == "universal" and spec.ios < _OLDEST_UNIVERSAL:
+            raise BadInput(
+                f"--graph universal needs iOS {_OLDEST_UNIVERSAL}: --ios {spec.ios} has no packages of functions.",
+                f"Give --ios {_OLDEST_UNIVERSAL}, or --graph separate.",
+            )
         if spec.batch == "dynamic":
             raise BadInput(
                 "Core ML packages have a fixed batch: with another one the Neural Engine is not used.",
@@ -65,11 +78,12 @@ class CoreMLTarget:
             raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give --batch 1.")
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-        """Writes ``<model>-k3.mlpackage``, ... into *out*; imports coremltools."""
-        from hydra_export.targets.coreml import separate
+        """Writes ``<model>-k3.mlpackage``, ... or ``<model>-universal.mlpackage`` into *out*; imports coremltools."""
+        from hydra_export.targets.coreml import separate, universal
 
         self.check(spec)
-        return separate.write(checkpoint, heads, spec, out)
+        write = {"separate": separate.write, "universal": universal.write}[spec.graph]
+        return write(checkpoint, heads, spec, out)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"."""

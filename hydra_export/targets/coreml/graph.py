@@ -1,54 +1,57 @@
-"""The ML Program of one subnetwork, emitted operation by operation with coremltools' builder."""
+"""The ML Program of one subnetwork, emitted operation by operation with coremltools' builder.
 
-# B batch, N tokens, D width of subnetwork k, H heads, C head width
+Weights may be cut into *shells*: what each of several listed head counts adds to the one before. A Linear is then one
+product for the rows that a shell adds, of all columns so far, and one for the columns that it adds to the older rows.
+A smaller subnetwork's program holds the same blocks, up to its own head count.
+"""
+
+# B batch, N tokens, D width of subnetwork k, H heads, C head width, d channels that a shell adds
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.model import Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.targets.coreml.weights import Quantized, Weights
 
 LOGITS, FEATURES = "logits", "features"
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # what coremltools calls them, and Xcode expects
 # The output that becomes LABEL and PROBABILITIES when coremltools adds its classify operation.
 SHARES = "probabilities"
 
-Fetch = Callable[[str], NDArray[np.float32]]
 
-
-def signature(config: HydraConfig, heads: int, spec: ExportSpec) -> tuple[TensorInfo, TensorInfo]:
-    """What a program takes, and the output that parity is measured on."""
+def signature(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> tuple[TensorInfo, TensorInfo]:
+    """What a program takes, and the output that parity is measured on; features are as many as the chosen width."""
     assert isinstance(spec.batch, int)
     batch, size, channels = spec.batch, config.image_size, config.channels
     if spec.input == "image":
         image = TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, channels))
     else:
         image = TensorInfo(name="image", dtype="float32", shape=(batch, channels, size, size))
-    return image, TensorInfo(name=config.output, dtype="float32", shape=(batch, config.num_outputs(heads)))
+    sizes = {config.num_outputs(k) for k in heads}
+    output = TensorInfo(name=config.output, dtype="float32", shape=(batch, sizes.pop() if len(sizes) == 1 else "width"))
+    return image, output
 
 
-def build(config: HydraConfig, heads: int, spec: ExportSpec, data: Preprocessing, weights: Fetch) -> Any:
-    """The program of subnetwork *heads*, with one function, ``main``.
-
-    Args:
-        weights: the normalised form of that subnetwork, a tensor at a time.
-    """
+def build(spans: Sequence[Span], spec: ExportSpec, data: Preprocessing, weights: Weights) -> Any:
+    """The program of the subnetwork that the shells of *spans* make up, with one function, ``main``."""
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813 (its documented name)
     from coremltools.converters.mil.mil import types
 
+    config = weights.config
     size = config.image_size
     given = mb.TensorSpec(shape=(spec.batch, config.channels, size, size), dtype=types.fp32)
 
     @mb.program(input_specs=[given], opset_version=getattr(ct.target, f"iOS{spec.ios}"))  # type: ignore[untyped-decorator]
     def program(image: Any) -> Any:
-        return Emitter(mb, config, heads, spec, weights).emit(image, data)
+        return Emitter(mb, spans, spec, weights).emit(image, data)
 
     return program
 
@@ -64,19 +67,14 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
 
 
 class Emitter:
-    """Emits subnetwork *heads*; the last block is computed for the class token's query only."""
+    """Emits the subnetwork that ends with the last of *spans*; its last block is computed for the class token alone."""
 
-    def __init__(self, mb: Any, config: HydraConfig, heads: int, spec: ExportSpec, weights: Fetch) -> None:
-        self.mb, self.config, self.heads, self.spec = mb, config, heads, spec
+    def __init__(self, mb: Any, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
+        self.mb, self.spans, self.spec, self.weights = mb, spans, spec, weights
         assert isinstance(spec.batch, int)
-        self.width, self.batch = config.width(heads), spec.batch
-        self.dtype: type[np.float16 | np.float32] = np.float16 if spec.precision == "fp16" else np.float32
-        self._weights = weights
-
-    def weight(self, name: str, factor: float = 1.0) -> NDArray[Any]:
-        """A tensor of the normalised form, rounded to the program's precision, times *factor*."""
-        rounded: NDArray[Any] = self._weights(name).astype(self.dtype)
-        return rounded if factor == 1.0 else rounded * np.asarray(factor, self.dtype)
+        self.config, self.batch, self.heads = weights.config, spec.batch, spans[-1][1]
+        self.width, self.dtype = self.config.width(self.heads), weights.dtype
+        self._parts: dict[tuple[str, Span], Any] = {}
 
     def emit(self, image_BCHW: Any, data: Preprocessing) -> Any:
         """From the input to the outputs, which are float32 whatever the precision."""
@@ -91,10 +89,11 @@ class Emitter:
         x_BD = mb.squeeze(x=self._norm(x_BND, "norm"), axes=[1], name="cls")
         if not config.num_classes:
             return self._output(x_BD, FEATURES)
+        classifier = config.classifier(self.heads)
         if self.dtype == np.float32:
-            logits_BK = self._linear(x_BD, "head", name=LOGITS)
+            logits_BK = self._linear(x_BD, classifier, name=LOGITS)
         else:
-            logits_BK = self._output(self._linear(x_BD, "head"), LOGITS)
+            logits_BK = self._output(self._linear(x_BD, classifier, name="head"), LOGITS)
         return (logits_BK, mb.softmax(x=logits_BK, axis=-1, name=SHARES)) if self.spec.classifier else logits_BK
 
     def _output(self, x: Any, name: str) -> Any:
@@ -110,21 +109,28 @@ class Emitter:
         return self.mb.add(x=scaled, y=(-mean / std).astype(np.float32), name="image_normalised")
 
     def _tokens(self, image_BCHW: Any) -> Any:
+        shells = [self._shell_of_tokens(image_BCHW, span) for span in self.spans]
+        return shells[0] if len(shells) == 1 else self.mb.concat(values=shells, axis=2, name="tokens")
+
+    def _shell_of_tokens(self, image_BCHW: Any, span: Span) -> Any:
+        """The channels of *span* of every token."""
         mb, config, B = self.mb, self.config, self.batch
-        patches_BDhw = mb.conv(
+        label = _label(span) if len(self.spans) > 1 else ""
+        patches_Bdhw = mb.conv(
             x=image_BCHW,
-            weight=self.weight("patch_embed.weight"),
-            bias=self.weight("patch_embed.bias"),
+            weight=self._matrix("patch_embed.weight", span, (0, 0), f"patch_embed{label}_weight"),
+            bias=self.weights.vector("patch_embed.bias", span),
             strides=[config.patch_size] * 2,
             pad_type="valid",
-            name="patch_embed",
+            name=f"patch_embed{label}",
         )
-        x = mb.reshape(x=patches_BDhw, shape=[B, self.width, config.num_tokens - 1], name="patch_embed_rows")
-        x_BND = mb.transpose(x=x, perm=[0, 2, 1], name="patch_embed_tokens")
-        tokens_1ND = self.weight("tokens")
-        x_BND = mb.add(x=x_BND, y=tokens_1ND[:, 1:], name="positions")
-        cls_B1D = np.repeat(tokens_1ND[:, :1], B, axis=0)
-        return mb.concat(values=[mb.const(val=cls_B1D, name="cls_token"), x_BND], axis=1, name="tokens")
+        width = config.width(span[1] - span[0])
+        x = mb.reshape(x=patches_Bdhw, shape=[B, width, config.num_tokens - 1], name=f"patch_embed{label}_rows")
+        x_BNd = mb.transpose(x=x, perm=[0, 2, 1], name=f"patch_embed{label}_tokens")
+        tokens_1Nd = self.weights.vector("tokens", span)
+        x_BNd = mb.add(x=x_BNd, y=tokens_1Nd[:, 1:], name=f"positions{label}")
+        cls_B1d = mb.const(val=np.repeat(tokens_1Nd[:, :1], B, axis=0), name=f"cls_token{label}")
+        return mb.concat(values=[cls_B1d, x_BNd], axis=1, name=f"tokens{label}")
 
     def _block(self, x_BND: Any, index: int, last: bool) -> Any:
         mb, block, scope = self.mb, f"blocks.{index}", f"blocks_{index}"
@@ -165,15 +171,64 @@ class Emitter:
         return self.mb.transpose(x=x_BNHC, perm=[0, 2, 1, 3], name=f"{scope}_heads")
 
     def _linear(self, x: Any, layer: str, factor: float = 1.0, name: str = "") -> Any:
-        weight, bias = self.weight(f"{layer}.weight", factor), self.weight(f"{layer}.bias", factor)
-        return self.mb.linear(x=x, weight=weight, bias=bias, name=name or layer.replace(".", "_"))
+        """The product with all blocks of a weight, shell by shell."""
+        mb, name = self.mb, name or layer.replace(".", "_")
+        taller, wider = self.weights.grows(f"{layer}.weight")
+        (_, first), *later = self.spans if wider else [(0, self.heads)]
+
+        def product(rows: Span, columns: Span, name: str, biased: bool = True) -> Any:
+            weight = self._matrix(f"{layer}.weight", rows, columns, f"{name}_weight", factor)
+            bias = self.weights.vector(f"{layer}.bias", rows, factor) if biased else None
+            given = self._part(x, columns) if wider else x
+            return mb.linear(x=given, weight=weight, bias=bias, name=name)
+
+        y = product((0, first), (0, first), f"{name}{_label((0, first))}" if later else name)
+        for low, high in later:
+            label, last = f"{name}{_label((low, high))}", high == self.heads
+            older = product((0, low), (low, high), f"{label}_older", biased=False)
+            y = mb.add(x=y, y=older, name=name if last and not taller else f"{label}_sum")
+            if taller:
+                y = mb.concat(
+                    values=[y, product((low, high), (0, high), label)], axis=-1, name=name if last else f"{label}_all"
+                )
+        return y
+
+    def _part(self, x: Any, span: Span) -> Any:
+        """The channels of *x* that the heads of *span* have."""
+        low, high = (x.shape[-1] // self.heads * k for k in span)
+        if span == (0, self.heads):
+            return x
+        if (x.name, span) not in self._parts:
+            begin, end = [*(0 for _ in x.shape[:-1]), low], [*x.shape[:-1], high]
+            self._parts[x.name, span] = self.mb.slice_by_index(
+                x=x, begin=begin, end=end, name=f"{x.name}{_label(span)}"
+            )
+        return self._parts[x.name, span]
+
+    def _matrix(self, weight: str, rows: Span, columns: Span, name: str, factor: float = 1.0) -> Any:
+        """A block of *weight*, which the operation *name* makes where it is quantized."""
+        block = self.weights.matrix(weight, rows, columns, factor)
+        if not isinstance(block, Quantized):
+            return block
+        mb = self.mb
+        if self.spec.ios >= 18:
+            scale = block.scale.reshape(-1, *(1,) * (block.data.ndim - 1))
+            return mb.constexpr_blockwise_shift_scale(data=block.data, scale=scale, name=name)
+        return mb.constexpr_affine_dequantize(
+            quantized_data=block.data, zero_point=np.int8(0), scale=block.scale, axis=0, name=name
+        )
 
     def _norm(self, x_BND: Any, layer: str) -> Any:
+        whole = (0, self.heads)
         return self.mb.layer_norm(
             x=x_BND,
             axes=[-1],
-            gamma=self.weight(f"{layer}.weight"),
-            beta=self.weight(f"{layer}.bias"),
+            gamma=self.weights.vector(f"{layer}.weight", whole),
+            beta=self.weights.vector(f"{layer}.bias", whole),
             epsilon=self.dtype(LAYER_NORM_EPS),
             name=layer.replace(".", "_"),
         )
+
+
+def _label(span: Span) -> str:
+    return "_heads_{}_{}".format(*span)

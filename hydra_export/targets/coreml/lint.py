@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hydra_export import mil
 from hydra_export.errors import CheckFailed
+from hydra_export.mil.constants import Constant
 from hydra_export.mil.types import NAMED, TensorType
+from hydra_export.target import METADATA_PREFIX
 from hydra_export.targets.coreml import folder, graph
 
 _LARGEST_RANK = 4  # what the Neural Engine takes
@@ -17,6 +21,9 @@ _OPERATIONS = {
     *("mul", "reshape", "slice_by_index", "softmax", "squeeze", "transpose", "classify"),
 }
 _ATTENTION = ({"matmul"}, {"scaled_dot_product_attention"})
+_DEQUANTIZE = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")  # of iOS 16, of iOS 18
+_PRODUCTS = ("linear", "conv")
+_WIDTHS = {"fp32": ("fp32", "fp32"), "fp16": ("fp16", "fp16"), "int8": ("int8", "fp16")}  # of matrices, of all else
 _METADATA = {"description", "version", "author", "license"}
 
 
@@ -38,12 +45,12 @@ def _files(path: Path) -> Iterator[str]:
 
 
 def _program(package: mil.Package) -> Iterator[str]:
-    if set(package.functions) != {"main"}:
-        yield f"it has functions {sorted(package.functions)}"
+    yield from _functions(package)
+    allowed = _OPERATIONS | ({_DEQUANTIZE[package.ios >= 18]} if _precision(package) == "int8" else set())
     for function in package.functions.values():
         if function.ios != package.ios:
             yield f"it says iOS {package.ios} and its operations are those of iOS {function.ios}"
-        others = function.operations - _OPERATIONS
+        others = function.operations - allowed
         if others not in _ATTENTION:
             yield f"it uses operations {sorted(others)}"
         for declared in function.types:
@@ -51,35 +58,99 @@ def _program(package: mil.Package) -> Iterator[str]:
                 yield f"a value has rank {rank}"
         for name in function.unused:
             yield f"constant {name} is not used"
+        yield from _precisions(function, _precision(package))
     if package.weight_files != (folder.WEIGHTS,):
         yield f"its weights lie in {list(package.weight_files)}"
         return
     yield from _weights(package)
+    yield from _sharing(package)
+
+
+def _functions(package: mil.Package) -> Iterator[str]:
+    """Of one head count ``main``, or a function for each that it lists, of which the last is the default."""
+    listed = package.user_metadata.get(f"{METADATA_PREFIX}heads", "").split(",")
+    names = ["main"] if set(package.functions) == {"main"} and len(listed) == 1 else [f"k{each}" for each in listed]
+    if set(package.functions) != set(names):
+        yield f"it has functions {sorted(package.functions)} and says that it holds heads {','.join(listed)}"
+    elif package.default_function != names[-1]:
+        yield f"it runs {package.default_function} where none is named, and {names[-1]} is the largest"
+
+
+def _precision(package: mil.Package) -> str:
+    return package.user_metadata.get(f"{METADATA_PREFIX}precision", "")
+
+
+def _precisions(function: mil.Function, said: str) -> Iterator[str]:
+    """Everything is as narrow as the package says: a quantization that did nothing is an error."""
+    if said not in _WIDTHS:
+        yield f"its precision is {said!r}"
+        return
+    matrix, other = _WIDTHS[said]
+    for name, constant in _matrices(function):
+        if (dtype := _dtype(constant)) != matrix:
+            yield f"the weight of {name} is {dtype} in a package that is {said}"
+    for constant in function.every_constant:
+        if constant.offset is not None and _dtype(constant) not in (matrix, other):
+            yield f"a constant is {constant.type} in a package that is {said}"
+
+
+def _dtype(constant: Constant | None) -> str:
+    return constant.type.dtype if constant and isinstance(constant.type, TensorType) else "computed"
+
+
+def _matrices(function: mil.Function) -> Iterator[tuple[str, Constant | None]]:
+    """What the products multiply with, as it is stored, by the names of their results."""
+    made = {name: step for step in function.steps if step.operation.is_constexpr for name, _ in step.outputs}
+    for step in function.steps:
+        if step.operation.name in _PRODUCTS:
+            weight = step.values["weight"]
+            if weight in made:
+                values = made[weight].values
+                weight = values.get("data", values.get("quantized_data"))
+            yield step.outputs[0][0], weight if isinstance(weight, Constant) else function.constants.get(weight)
 
 
 def _weights(package: mil.Package) -> Iterator[str]:
-    """The weight file holds what the program uses, one after the other, and nothing else."""
-    sizes = {
-        constant.offset: constant.type.size * NAMED[constant.type.dtype].bits // 8
+    """The weight file holds what the program uses, one after the other, each once, and nothing else."""
+    saved = {
+        constant.offset: constant
         for function in package.functions.values()
-        for constant in function.constants.values()
-        if constant.offset is not None and isinstance(constant.type, TensorType)
+        for constant in function.every_constant
+        if constant.offset is not None
     }
-    place = 64
-    for offset in sorted(sizes):
+    place, seen = 64, set()
+    for offset in sorted(saved):
+        constant = saved[offset]
+        assert isinstance(constant.type, TensorType)
         if offset != place:
             yield f"its weight file holds something at {place} that is not used"
             return
-        place = offset + 64 + -(-sizes[offset] // 64) * 64
+        place = offset + 64 + -(-constant.type.size * NAMED[constant.type.dtype].bits // 512) * 64
+        key = (constant.type.dtype, hashlib.sha256(np.ascontiguousarray(constant.read()).data).digest())
+        if key in seen:
+            yield f"its weight file holds the same at {offset} as before"
+        seen.add(key)
     size = (package.path / folder.WEIGHTS).stat().st_size
     if not place - 64 < size <= place:
         yield f"its weight file has {size} bytes, used are {place}"
 
 
+def _sharing(package: mil.Package) -> Iterator[str]:
+    """Smaller subnetworks use the matrices of the largest; a classifier may be their own."""
+    offsets = {
+        name: {constant.offset for _, constant in _matrices(function) if constant}
+        for name, function in package.functions.items()
+    }
+    for name, used in offsets.items():
+        own = used - offsets[package.default_function] - {None}
+        if len(own) > 1:
+            yield f"{len(own)} matrices of function {name} are not those of {package.default_function}"
+
+
 def _description(package: mil.Package) -> Iterator[str]:
     if package.build_info or set(package.metadata) - _METADATA:
         yield "it says how it was built, which differs between machines"
-    foreign = [name for name in package.user_metadata if not name.startswith("hydra_export.")]
+    foreign = [name for name in package.user_metadata if not name.startswith(METADATA_PREFIX)]
     if foreign:
         yield f"it has the metadata {foreign[0]!r}"
     for signature in package.signatures.values():

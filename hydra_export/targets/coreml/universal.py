@@ -1,0 +1,42 @@
+"""One package that holds every listed subnetwork: a function for each, over weights that are stored once.
+
+Experimental until it was run on Apple hardware. What is proven of each function is what it computes, by our evaluator,
+and that coremltools reads it back; not what Core ML makes of many products of small constant blocks, which stand for
+each Linear (see ``graph``), nor that it loads a block once for several functions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra_export.target import Artifact, ExportSpec
+from hydra_export.targets.coreml import graph, package
+from hydra_export.targets.coreml.weights import Weights
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+    """Writes ``<model>-universal.mlpackage``, ``-universal-fp32`` or ``-universal-int8``, into *out*.
+
+    Its functions are ``k3``, ``k6``, ...; the one that runs where none is named is the largest.
+    """
+    package.check_labels(checkpoint, spec)
+    info, weights = checkpoint.info, Weights(checkpoint, spec)
+    spans = list(itertools.pairwise((0, *heads)))
+    size, listed = info.config.image_size, ", ".join(map(str, heads))
+    text = (
+        f"{info.name}, subnetworks of {listed} of {info.config.heads} attention heads, as functions k{heads[0]} to "
+        f"k{heads[-1]} over common weights: Vision Transformers for images of {size} x {size} pixels. Experimental: it "
+        f"has not been run on Apple hardware."
+    )
+    with package.quiet_coremltools() as ct:
+        programs = (
+            (f"k{k}", graph.build(spans[:count], spec, info.preprocessing, weights))
+            for count, k in enumerate(heads, start=1)
+        )
+        return [package.write(ct, checkpoint, heads, spec, out, "universal", programs, text)]

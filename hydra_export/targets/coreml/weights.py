@@ -1,0 +1,81 @@
+"""The normalised weights as Core ML packages hold them: cut at head counts, rounded or quantized."""
+
+# O output channels of a Linear or of the patch embedding
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_export.errors import BadInput
+from hydra_export.model import Span, array
+from hydra_export.target import ExportSpec
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+_LARGEST_FP16 = float(np.finfo(np.float16).max)
+_SMALLEST_FP16 = float(np.finfo(np.float16).smallest_subnormal)
+_LARGEST_INT8 = 127  # symmetric: -128 would have no counterpart
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix, or a convolution's kernel, as int8 in units of *scale* [O], one for each output channel."""
+
+    data: NDArray[np.int8]
+    scale: NDArray[np.float16]
+
+
+class Weights:
+    """Hands out blocks of the normalised form, one at a time.
+
+    Attributes:
+        dtype: what they are rounded to, and computed with: int8 packages compute in fp16.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, spec: ExportSpec) -> None:
+        self.config, self._name = checkpoint.info.config, checkpoint.info.name
+        self._normalised = checkpoint.model.normalised_weights()
+        self._quantized = spec.precision == "int8"
+        self.dtype: type[np.float16 | np.float32] = np.float32 if spec.precision == "fp32" else np.float16
+
+    def grows(self, name: str) -> tuple[bool, ...]:
+        """Per axis of *name*, whether more heads make it longer."""
+        return tuple(map(bool, self._normalised[name].units))
+
+    def vector(self, name: str, span: Span, factor: float = 1.0) -> NDArray[Any]:
+        """What the heads of *span* bring to *name*, which is never quantized: it grows on one axis at most."""
+        return _scaled(self._rounded(name, self._part(name, (span,) * len(self.grows(name)))), factor)
+
+    def matrix(self, name: str, rows: Span, columns: Span, factor: float = 1.0) -> NDArray[Any] | Quantized:
+        """The block of *name* between head counts on its first axis, and on its second."""
+        part = self._part(name, (rows, columns, *((0, 0),) * (len(self.grows(name)) - 2)))
+        rounded = self._rounded(name, part)
+        return _quantized(_scaled(part, factor)) if self._quantized else _scaled(rounded, factor)
+
+    def _part(self, name: str, spans: tuple[Span, ...]) -> NDArray[np.float32]:
+        return array(self._normalised[name].part(spans))
+
+    def _rounded(self, name: str, part: NDArray[np.float32]) -> NDArray[Any]:
+        if self.dtype == np.float16 and not np.abs(part).max() <= _LARGEST_FP16:
+            raise BadInput(
+                f"{self._name}: {name} holds {np.abs(part).max():.3g}, and fp16 ends at {_LARGEST_FP16:g}.",
+                "Give --precision fp32.",
+            )
+        return part.astype(self.dtype)
+
+
+def _scaled(part: NDArray[Any], factor: float) -> NDArray[Any]:
+    return part if factor == 1.0 else part * part.dtype.type(factor)
+
+
+def _quantized(matrix: NDArray[np.float32]) -> Quantized:
+    """In units of the scale as it is stored, so that its own rounding costs nothing."""
+    along = tuple(range(1, matrix.ndim))
+    largest_O = np.abs(matrix).max(axis=along)
+    scale_O = np.maximum(largest_O / _LARGEST_INT8, _SMALLEST_FP16).astype(np.float16)
+    data = np.rint(matrix / np.expand_dims(scale_O.astype(np.float32), along))
+    return Quantized(data.clip(-_LARGEST_INT8, _LARGEST_INT8).astype(np.int8), scale_O)
