@@ -289,7 +289,7 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
     if record.date == UNKNOWN:
         if record.provenance == "measured":
             yield "date: a measurement needs its date, YYYY-MM-DD"
-    elif not _is_date(record.date):
+    elif not is_date(record.date):
         yield f"date: '{record.date}' is not YYYY-MM-DD"
     if record.provenance == "estimated" and not (record.anchors and record.formula):
         yield "anchors: an estimate names its anchors and its formula"
@@ -316,7 +316,8 @@ def ends(value: Range) -> tuple[float, float]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """YYYY-MM-DD, of a day that there was."""
     try:
         return bool(re.fullmatch(r"\d{4}-\d\d-\d\d", text)) and bool(datetime.date.fromisoformat(text))
     except ValueError:

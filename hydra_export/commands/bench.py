@@ -1,66 +1,259 @@
-"""``hydra-export bench``: how long do a bundle's artifacts take on this machine?"""
+"""``hydra-export bench``: how long do a bundle's artifacts take on this machine, or on a board?"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from hydra_export.commands import Result, kind, percent, size, table, talk, titled
+from cyclopts import Parameter
+
+from hydra_export.commands import Result, kind, size, table, talk, titled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+    from hydra_export.bench import Comparison, Report, Timing
+    from hydra_export.bundle import ArtifactEntry, Manifest
+
+Row = TypeVar("Row")
 
 
-def bench(*, bundle: Path = Path("hydra-bundle"), runs: int = 50, threads: int = 1) -> Result:
-    """Time a bundle's artifacts on this machine, interleaved, one image (or the fixed batch) a call.
+def bench(
+    *,
+    bundle: Path = Path("hydra-bundle"),
+    runs: int = 50,
+    threads: str = "1",
+    runtime: str | None = None,
+    save: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    device: str | None = None,
+    profiles: Path | None = None,
+    compare: Path | None = None,
+    max_regression: float = 10.0,
+    standalone: Path | None = None,
+    heads: str | None = None,
+) -> Result:
+    """Time a bundle's artifacts on this machine, each loaded by a process of its own, which take turns.
 
     Args:
         bundle: The bundle's folder.
-        runs: Timed calls per artifact, after a warm-up.
-        threads: Threads that the runtime may use.
+        runs: Timed calls of each artifact, head count, runtime and number of threads, after a warm-up.
+        threads: Threads that the runtime may use; several, separated by commas, are tried one after the other.
+        runtime: Only these, separated by commas: onnxruntime, openvino, openvino-bf16, litert, onnxruntime-cuda or
+            coreml; by default all that are installed.
+        save: Keep the times among your profiles, for the device that this is; profile then answers from them.
+        device: With --save: the device that this is, where it is not recognised.
+        profiles: With --save: the folder of your own profiles, instead of the one among your settings.
+        compare: An older output of bench --json: say how the times changed, with 95 % intervals.
+        max_regression: With --compare: percent that anything may take longer; if it surely does, the exit status is 1.
+        standalone: Time nothing here; write a folder to copy to a board, which needs only numpy and a runtime there.
+        heads: With --standalone: only these head counts.
     """
-    from hydra_export.bench import bench as bench_bundle
+    from hydra_export import bench as measuring
+    from hydra_export import bundle as bundles
     from hydra_export.commands.progress import shown_progress
     from hydra_export.errors import BadInput
 
-    for option, value in (("--runs", runs), ("--threads", threads)):
-        if not 1 <= value <= 100_000:
-            raise BadInput(f"{option} is {value}.", "Give a number from 1 to 100000.")
+    if not 1 <= runs <= 100_000:
+        raise BadInput(f"--runs is {runs}.", "Give a number from 1 to 100000.")
+    if not 0 <= max_regression <= 1000:
+        raise BadInput(f"--max-regression is {max_regression}.", "Give percent from 0 to 1000.")
+    counts = _threads(threads)
+    for given, option, needed, name in (
+        (device, "--device", save, "--save"),
+        (profiles, "--profiles", save, "--save"),
+        (heads, "--heads", standalone, "--standalone"),
+    ):
+        if given is not None and not needed:
+            raise BadInput(f"{option} is for {name}.", f"Add {name}, or leave it out.")
+    if standalone is not None:
+        return _standalone(bundle, standalone, heads, save or compare is not None)
+    manifest = bundles.read(bundle)
+    old = None
+    if compare is not None:  # what is wrong with it is said before minutes of measuring
+        old = measuring.read(compare)
+        measuring.check_model(old, manifest, compare, bundle)
+    if device is not None:
+        from hydra_export import profiles as registry
+
+        registry.get(device, profiles)
+    chosen = [name.strip() for name in runtime.split(",")] if runtime is not None else []
     with shown_progress(talk()) as progress:
-        manifest, timings = bench_bundle(bundle, runs=runs, threads=threads, progress=progress)
-    subnetworks = {s.heads: s for s in manifest.model.subnetworks}
+        report = measuring.bench(bundle, runs=runs, threads=counts, runtimes=chosen, progress=progress)
+    left_out = sorted({kind(artifact) for artifact in measuring.not_timed(manifest, report)})
+    shown, notes = _table(manifest, report), _notes(report, left_out)
+    document = _document(report) | {"bundle": str(bundle), "threads": counts, "not_timed": left_out}
+    if save:
+        known, path, count = measuring.save(report, profiles, device or "")
+        document["saved"] = {"device": known.profile.id, "file": str(path), "records": count}
+        notes += [f"Saved {count} times of {known.profile.name} ({known.profile.id}) in {path}."]
+        notes += [f"Now: hydra-export profile --device {known.profile.id} --bundle {bundle}"]
+    whole = titled(_title(manifest, report, counts), shown, *notes)
+    if old is None or compare is None:
+        return Result(document, whole)
+    return _compared(manifest, report, old, compare, max_regression, Result(document, whole))
+
+
+def _threads(text: str) -> list[int]:
+    from hydra_export.errors import BadInput
+
+    counts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in counts):
+        raise BadInput(f"--threads is {text}.", "Give a number from 1 to 1024, or several: --threads 1,2.")
+    return list(dict.fromkeys(map(int, counts)))
+
+
+def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> Result:
+    from hydra_export import bench as measuring
+    from hydra_export import bundle as bundles
+    from hydra_export.architecture import parse_heads
+    from hydra_export.errors import BadInput
+
+    if measures:
+        raise BadInput("--standalone times nothing here.", "Leave out --save and --compare, or --standalone.")
+    wanted = parse_heads(heads, bundles.read(bundle).model.config.heads) if heads is not None else ()
+    artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
+    shown = titled(
+        f"{out}: {len(artifacts)} artifacts, {size(total)}",
+        "",
+        f"1. Copy it:           scp -r {out} BOARD:hydra-bench",
+        "2. On the board:      pip install numpy onnxruntime      (and ai-edge-litert, where TFLite files are to run)",
+        "                      python3 hydra-bench/bench.py --out bench.json",
+        "3. Take it back:      scp BOARD:bench.json .",
+        "                      hydra-export profile --import bench.json",
+    )
+    files = [artifact.path for artifact in artifacts]
+    return Result({"standalone": str(out), "artifacts": files, "bytes": total}, shown)
+
+
+def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
+    batches = sorted({timing.batch for timing in report.timings})
+    images = "1 image" if batches == [1] else f"{' or '.join(map(str, batches))} images"
+    threads = f"{' or '.join(map(str, counts))} thread{'s' if counts != [1] else ''}"
+    says = next(iter(report.machine.says.values()), ("this machine",))[0]
+    return f"{manifest.model.name} on {says}: {threads}, {images} a call, {report.runs} runs taking turns"
+
+
+def _named(artifact: ArtifactEntry) -> str:
+    """Its kind; of a universal graph there is one that takes k as an input, and one per k that fixes it."""
+    return kind(artifact) + (" fixed" if artifact.graph == "universal" and len(artifact.heads) == 1 else "")
+
+
+def _table(manifest: Manifest, report: Report) -> Table:
+    """Columns that say the same of all are left out."""
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
-    sizes = {file.path: file.bytes for file in manifest.files}
-    unit = f"{threads} thread{'s' if threads > 1 else ''}"
-    batch = timings[0].batch
-    images = "1 image" if batch == 1 else f"{batch} images"
-    title = f"{manifest.model.name} here: {unit}, {images} a call, median of {runs} interleaved runs"
-    shown = table("artifact", "k", "top-1 %", "to fetch", "error", "load ms", "ms", "p90")
-    rows = []
-    for timing in timings:
-        subnetwork, artifact = subnetworks[timing.heads], artifacts[timing.path]
-        fetched = sum(sizes[path] for path in artifact.files)
-        error = artifact.parity[timing.heads].max_abs_error
-        shown.add_row(
-            kind(artifact),
-            str(timing.heads),
-            percent(subnetwork.accuracy),
-            size(fetched),
-            f"{error:.0e}",
-            f"{timing.load_ms:.0f}",
-            f"{timing.median_ms:.3g}",
-            f"{timing.p90_ms:.3g}",
+    runtimes, threads = ({getattr(t, name) for t in report.timings} for name in ("runtime", "threads"))
+    columns: dict[str, Callable[[Timing], str] | None] = {
+        "artifact": lambda t: _named(artifacts[t.path]),
+        "k": lambda t: str(t.heads),
+        "runtime": (lambda t: t.runtime) if len(runtimes) > 1 else None,
+        "threads": (lambda t: str(t.threads)) if len(threads) > 1 else None,
+        "ms": lambda t: f"{t.median_ms:.3g}",
+        "p90": lambda t: f"{t.p90_ms:.3g}",
+        "p99": lambda t: f"{t.p99_ms:.3g}",
+        "min": lambda t: f"{t.min_ms:.3g}",
+        "load ms": lambda t: f"{t.load_ms:.0f}",
+        "peak MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
+        "": (lambda t: "noisy" if t.noise else "") if any(t.noise for t in report.timings) else None,
+    }
+    return _filled(columns, report.timings)
+
+
+def _filled(columns: dict[str, Callable[[Row], str] | None], rows: Sequence[Row]) -> Table:
+    said = {name: tell for name, tell in columns.items() if tell is not None}
+    shown = table(*said)
+    for row in rows:
+        shown.add_row(*(tell(row) for tell in said.values()))
+    return shown
+
+
+_NOISE = {
+    "scattered": "times are scattered",
+    "drifted": "the last differ from the first, as of a chip that gets hot",
+    "waited": "others had the core",
+}
+
+
+def _notes(report: Report, left_out: list[str]) -> list[str]:
+    notes = ["load: without the runtime's own start. peak: of the process that ran it alone."]
+    found = [told for word, told in _NOISE.items() if any(word in timing.noise for timing in report.timings)]
+    notes += [f"noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
+    notes += [
+        f"{timing.runtime}: logits are off by up to {timing.max_abs_error:.0e}, as it computes in {timing.compute}."
+        for timing in _worst_rounding(report)
+    ]
+    notes += [f"{one.runtime} does not run {one.path}: {_first_line(one.why)}" for one in report.failed]
+    return notes + ([f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else [])
+
+
+def _worst_rounding(report: Report) -> list[Timing]:
+    rounding: dict[str, Timing] = {}
+    for timing in sorted(report.timings, key=lambda t: t.max_abs_error):
+        if timing.compute != "fp32" and timing.precision != "int8":
+            rounding[timing.runtime] = timing
+    return [*rounding.values()]
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().split("\n")[0]
+    return line if len(line) <= 150 else f"{line[:150]} ..."
+
+
+def _document(report: Report) -> dict[str, object]:
+    import msgspec
+
+    document: dict[str, object] = msgspec.to_builtins(report)
+    return document
+
+
+def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, limit: float, result: Result) -> Result:
+    from rich.console import Group
+
+    from hydra_export import bench as measuring
+    from hydra_export.errors import BadInput, CheckFailed
+
+    both, added, gone = measuring.compare(report, old)
+    if not both:
+        raise BadInput(
+            f"{old_path}: timings: nothing in it was timed now as well.", "Time the same runtimes and threads again."
         )
-        rows.append(
-            {
-                "path": timing.path,
-                "runtime": timing.runtime,
-                "heads": timing.heads,
-                "batch": timing.batch,
-                "bytes": fetched,
-                "load_ms": timing.load_ms,
-                "median_ms": timing.median_ms,
-                "p90_ms": timing.p90_ms,
-                "min_ms": min(timing.runs_ms),
-            }
+    artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
+    rows, regressed = [], [one for one in both if one.regressed(limit / 100)]
+
+    def verdict(one: Comparison) -> str:
+        return "slower" if one in regressed else "faster" if one.high < 1 / (1 + limit / 100) else ""
+
+    runtimes, threads = ({getattr(one.timing, name) for one in both} for name in ("runtime", "threads"))
+    columns: dict[str, Callable[[Comparison], str] | None] = {
+        "artifact": lambda one: _named(artifacts[one.timing.path]),
+        "k": lambda one: str(one.timing.heads),
+        "runtime": (lambda one: one.timing.runtime) if len(runtimes) > 1 else None,
+        "threads": (lambda one: str(one.timing.threads)) if len(threads) > 1 else None,
+        "was": lambda one: f"{one.old_ms:.3g}",
+        "is, ms": lambda one: f"{one.timing.median_ms:.3g}",
+        "ratio": lambda one: f"{one.ratio:.3f}",
+        "95 % interval": lambda one: f"{one.low:.3f} to {one.high:.3f}",
+        "": verdict if any(map(verdict, both)) else None,
+    }
+    shown = _filled(columns, both)
+    for one in both:
+        timing = one.timing
+        rows += [{"path": timing.path, "heads": timing.heads, "runtime": timing.runtime, "threads": timing.threads}]
+        rows[-1] |= {"ratio": one.ratio, "low": one.low, "high": one.high, "of_fastest": one.of_fastest}
+        rows[-1] |= {"regressed": one in regressed}
+    notes = [f"Only timed now: {len(added)}; only then: {len(gone)}."] if added or gone else []
+    if old.machine.says != report.machine.says:
+        then = next(iter(old.machine.says.values()), ("another machine",))[0]
+        notes += [f"It was another machine then: {then}. The ratios compare machines."]
+    whole = Group(result.shown, titled(f"\nCompared with {old_path} of {old.date}", shown, *notes))
+    if regressed:
+        talk().print(whole, markup=False)
+        worst = max(regressed, key=lambda one: one.ratio)
+        raise CheckFailed(
+            f"{len(regressed)} of {len(both)} take surely more than {limit:g} % longer than in {old_path}: "
+            f"{worst.timing.path} at k = {worst.timing.heads} in {worst.timing.runtime} by "
+            f"{100 * worst.ratio - 100:.1f} %.",
+            "Repeat it on a quiet machine, or raise --max-regression.",
         )
-    left_out = sorted({kind(a) for a in manifest.artifacts} - {kind(artifacts[timing.path]) for timing in timings})
-    notes = [f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else []
-    document = {"bundle": str(bundle), "runs": runs, "threads": threads, "timings": rows, "not_timed": left_out}
-    return Result(document, titled(title, shown, *notes))
+    return Result(result.document | {"compared": {"with": str(old_path), "cells": rows}}, whole)

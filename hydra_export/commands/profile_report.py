@@ -80,7 +80,8 @@ def shown(advice: Advice, context: Context) -> RenderableType:
 
 
 def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
-    whose = "" if advice.wish.budget_ms is not None else f"{advice.profile.id}'s own: "
+    whose = f"{advice.profile.id}'s own: " if advice.profile.budget else "the usual: "
+    whose = "" if advice.wish.budget_ms is not None else whose
     budget = f"{rounded(advice.budget.ms)} ms ({whose}{advice.budget.reason})"
     chance = _chance(choice.chance)
     if choice.heads is None:
@@ -181,13 +182,11 @@ def _measure(advice: Advice, context: Context) -> str:
         delegate = "--external_delegate_path=libQnnTFLiteDelegate.so" if on_npu else "--num_threads=4"
         return _TIMERS[runtime].format(name=name, k=k, delegate=delegate)
     where = "" if context.recognised_by else " on the device"
-    return f"hydra-export bench --bundle {context.bundle or 'DIR'}{where}"
+    return f"hydra-export bench --bundle {context.bundle or 'DIR'} --save{where}"
 
 
 def _where_to_write(advice: Advice, context: Context) -> str:
-    known = advice.known
-    path = known.files[-1] if known.own else context.folder / f"{advice.profile.id}.toml"
-    return f"A [[latency]] table of yours in {path} outranks all of this."
+    return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
 
 
 # Where a budget fails

@@ -1,24 +1,27 @@
-"""The device profiles: one TOML per device here, and the user's own beside them, which outrank ours."""
+"""The device profiles: one TOML per device here, and the user's own beside them, which outrank ours.
+
+What the user writes is never changed: what is measured for them goes into a folder ``measured`` beside it.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import os
-import platform
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from hydra_export import device
+from hydra_export import board, device, files
 from hydra_export.device import DeviceProfile, LatencyRecord, Match
 from hydra_export.errors import BadInput, UnknownName
 
+MEASURED = "measured"
 _HERE = Path(__file__).parent
 _MATCH_KEYS = ("android_model", "ios_machine", "devicetree_model", "android_soc_model", "cpu_name")  # surest first
 _TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
@@ -67,9 +70,10 @@ def known(folder: Path | None = None) -> dict[str, Known]:
     """
     if folder is not None and not folder.is_dir():
         raise BadInput(f"--profiles {folder} is not a folder.", "Give a folder of device profiles (TOML).")
-    own = read_folder(folder or user_folder())
-    ours = packaged()
-    return ours | {name: _merged(ours.get(name), profile, path) for name, (profile, path) in own.items()}
+    place, found = folder or user_folder(), packaged()
+    for part in (place, place / MEASURED):
+        found |= {name: _merged(found.get(name), profile, path) for name, (profile, path) in read_folder(part).items()}
+    return found
 
 
 def packaged() -> dict[str, Known]:
@@ -113,19 +117,56 @@ def match(keys: Match, folder: Path | None = None) -> tuple[Known, str] | None:
 
 def here() -> Match:
     """What the machine that this runs on says of itself."""
-    if hasattr(sys, "getandroidapilevel") or Path("/system/build.prop").exists():
-        properties = {name: _asked("getprop", name) for name in ("ro.product.model", "ro.soc.model")}
-        return Match(
-            android_model=_said(properties["ro.product.model"]), android_soc_model=_said(properties["ro.soc.model"])
-        )
-    if sys.platform == "darwin":
-        return Match(
-            ios_machine=_said(_asked("sysctl", "-n", "hw.machine")),
-            cpu_name=_said(_asked("sysctl", "-n", "machdep.cpu.brand_string")),
-        )
-    board = _text(Path("/proc/device-tree/model")).strip("\0\n ")
-    processor = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
-    return Match(devicetree_model=_said(board), cpu_name=_said(processor[1] if processor else platform.processor()))
+    return msgspec.convert(board.says(), Match)
+
+
+def new_id(name: str, taken: Iterable[str]) -> str:
+    """An id for a device that calls itself *name*."""
+    stem = "-".join(_words(name))[:50].strip("-") or "device"
+    return next(
+        one for number in itertools.count(1) if (one := stem if number == 1 else f"{stem}-{number}") not in taken
+    )
+
+
+def add_measured(
+    about: DeviceProfile, records: Iterable[LatencyRecord], sources: Mapping[str, str], folder: Path | None = None
+) -> Path:
+    """Adds records to what was measured of a device; they replace those of the same model, run in the same way.
+
+    Args:
+        about: the device, known already or new.
+        sources: of the records.
+
+    Returns:
+        the file.
+    """
+    path = (folder or user_folder()) / MEASURED / f"{about.id}.toml"
+    fresh = tuple(records)
+    kept: tuple[LatencyRecord, ...] = ()
+    if path.exists():
+        before = device.read(path)
+        new = {_same(record) for record in fresh}
+        kept = tuple(record for record in before.latency if _same(record) not in new)
+        sources = {**before.sources, **sources}
+    used = {record.source for record in (*kept, *fresh)} | ({about.match.source} - {device.UNVERIFIED})
+    profile = DeviceProfile(
+        id=about.id,
+        name=about.name,
+        device_class=about.device_class,
+        match=about.match if about.id not in packaged() else Match(),
+        sources={key: text for key, text in sources.items() if key in used},
+        latency=(*kept, *fresh),
+    )
+    with files.refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replaced_file(path) as partial:
+        partial.write_text(device.encode(profile), encoding="utf-8")
+    return path
+
+
+def _same(record: LatencyRecord) -> tuple[object, ...]:
+    """What a newer record has to share to replace this one."""
+    return record.model, record.k, record.runtime, record.precision, record.unit, record.threads, record.batch
 
 
 def problems(folder: Path | None = None) -> list[str]:
@@ -195,7 +236,7 @@ def _merged(known: Known | None, own: DeviceProfile, path: Path) -> Known:
         sources=ours.sources | own.sources,
         latency=(*ours.latency, *own.latency),
     )
-    return Known(profile, own.latency, (*known.files, path))
+    return Known(profile, (*known.own, *own.latency), (*known.files, path))
 
 
 def _values(entry: Known, key: str) -> tuple[str, ...]:
@@ -219,21 +260,3 @@ def _words(text: str) -> Iterator[str]:
 
 def _or(texts: list[str]) -> str:
     return f"{', '.join(texts[:-1])} or {texts[-1]}"
-
-
-def _said(text: str) -> tuple[str, ...]:
-    return (text,) if text else ()
-
-
-def _asked(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,0 +1,27 @@
+"""Measuring artifacts: here, on a board, with others' tools; comparing and keeping what was measured."""
+
+from __future__ import annotations
+
+from hydra_export.bench.compare import Comparison, compare
+from hydra_export.bench.foreign import Asked, read_results
+from hydra_export.bench.report import Report, Timing, check_model, decode, read
+from hydra_export.bench.run import bench, not_timed
+from hydra_export.bench.save import records, save
+from hydra_export.bench.standalone import write_standalone
+
+__all__ = [
+    "Asked",
+    "Comparison",
+    "Report",
+    "Timing",
+    "bench",
+    "check_model",
+    "compare",
+    "decode",
+    "not_timed",
+    "read",
+    "read_results",
+    "records",
+    "save",
+    "write_standalone",
+]

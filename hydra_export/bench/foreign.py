@@ -1,0 +1,272 @@
+"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what TFLite's benchmark_model prints."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hydra_export.bench.report import Report, decode
+from hydra_export.board import KIND
+from hydra_export.device import ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
+from hydra_export.errors import BadInput
+from hydra_export.latency import Model
+
+AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
+SOURCES = {
+    AI_HUB: "Qualcomm AI Hub, a profile job of yours",
+    BENCHMARK_MODEL: "TFLite's benchmark_model, on the device",
+}
+_NUMBER = r"([\d.]+(?:e[+-]?\d+)?)"
+_TIMINGS = re.compile(
+    rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
+    rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
+)
+_COUNTED = re.compile(
+    rf"\bcount=(\d+)\b.*?\bavg={_NUMBER} std={_NUMBER}(?: p5={_NUMBER} median={_NUMBER} p95={_NUMBER})?"
+)
+_GRAPH = re.compile(r"\bGraph: \[(.+?)\]")
+_THREADS = re.compile(r"(?:Num threads: \[|#threads used for CPU inference: \[)(\d+)\]")
+_PEAK = re.compile(rf"(?:periodic monitoring: |\boverall=){_NUMBER}")
+_PARTLY = re.compile(r"\bpartially executed by the delegate")
+_DELEGATES: dict[str, ComputeUnit] = {
+    r"\bUse gpu: \[1\]|Explicitly applied GPU delegate": "gpu",
+    r"\bUse NNAPI: \[1\]|Explicitly applied (?:NNAPI|EXTERNAL|Hexagon) delegate|External delegate path: \[.+?\]": "npu",
+}
+_Z_80 = 1.2816  # standard deviations on each side of 80 %
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One time, as the tool told it; *graph* is the file's name, empty where it does not say."""
+
+    ms: float
+    low: float | None
+    high: float | None
+    statistic: Statistic
+    unit: ComputeUnit
+    source: str
+    graph: str = ""
+    threads: int | None = None
+    peak_memory_mb: float | None = None
+    ops: Ops | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user says of the results, as far as the file does not.
+
+    Attributes:
+        model: whose results they are; *named* how messages call it.
+        graphs: of that model: file name -> head count and precision; empty where no bundle was given.
+        date: YYYY-MM-DD; that of the file where it is empty.
+    """
+
+    model: Model
+    named: str
+    graphs: Mapping[str, tuple[int, NumberFormat]]
+    heads: int | None = None
+    runtime: str = ""
+    precision: NumberFormat | None = None
+    date: str = ""
+
+
+def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
+    """What is in *path*, whoever wrote it: a report of ours, or records.
+
+    Raises:
+        BadInput: it is none of the known forms, of another model, or does not say enough.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.", "Give a file of results.") from error
+    if content.lstrip()[:1] == b"{":
+        try:
+            document = msgspec.json.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
+        if document.get("kind") == KIND:
+            return decode(content, path)
+        if "execution_summary" in document:
+            measured = [_ai_hub(document, path)]
+        else:
+            raise BadInput(f"{path}: {_NONE}", _FORMS)
+    else:
+        measured = list(_benchmark_model(content.decode("utf-8", errors="replace"), path))
+        if not measured:
+            raise BadInput(f"{path}: {_NONE}", _FORMS)
+    return [_record(one, path, asked) for one in measured]
+
+
+_NONE = "it holds no results that are known here."
+_FORMS = (
+    "Give a board's bench.json or the output of bench --json, the JSON of a Qualcomm AI Hub profile "
+    "(download_profile), or all that TFLite's benchmark_model printed."
+)
+
+
+# Qualcomm AI Hub: qai_hub's ProfileJob.download_profile(), times in us, memory in bytes
+
+
+def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
+    summary = document["execution_summary"]
+    if not isinstance(summary, dict):
+        raise BadInput(f"{path}: execution_summary: it is no table.", _FORMS)
+    counts = {"npu": 0, "gpu": 0, "cpu": 0}
+    for at, layer in enumerate(_listed(document, "execution_detail", path)):
+        unit = str(layer.get("compute_unit", "")).lower() if isinstance(layer, dict) else ""
+        if unit not in counts:
+            raise BadInput(f"{path}: execution_detail[{at}].compute_unit: '{unit}' is not NPU, GPU or CPU.", _FORMS)
+        counts[unit] += 1
+    runs = _listed({**document, **summary}, "all_inference_times", path)
+    peak = summary.get("estimated_inference_peak_memory")
+    unit = next((one for one in ("npu", "gpu", "cpu") if counts[one]), "")
+    if not unit:
+        raise BadInput(f"{path}: execution_detail: it does not say on which compute unit it ran.", _FORMS)
+    if runs:
+        times = [_positive(us, f"all_inference_times[{at}]", path) / 1e3 for at, us in enumerate(runs)]
+        low, ms, high = (float(np.percentile(times, share)) for share in (10, 50, 90))
+        spread: tuple[float, float | None, float | None, Statistic] = ms, low, high, "median"
+    else:
+        us = _positive(summary.get("estimated_inference_time"), "execution_summary.estimated_inference_time", path)
+        spread = us / 1e3, None, None, "unknown"
+    ms, low_ms, high_ms, statistic = spread
+    return Measured(
+        ms=ms,
+        low=low_ms,
+        high=high_ms,
+        statistic=statistic,
+        unit=unit,  # type: ignore[arg-type]  # one of the three
+        source=AI_HUB,
+        peak_memory_mb=_positive(peak, "execution_summary.estimated_inference_peak_memory", path) / 1e6
+        if peak
+        else None,
+        ops=Ops(**counts),
+    )
+
+
+def _listed(document: Mapping[str, Any], name: str, path: Path) -> list[Any]:
+    value = document.get(name) or []
+    if not isinstance(value, list):
+        raise BadInput(f"{path}: {name}: it is no list.", _FORMS)
+    return value
+
+
+def _positive(value: object, name: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise BadInput(f"{path}: {name}: {value} is not a number above 0.", "Give the file unchanged.")
+    return float(value)
+
+
+# benchmark_model: tensorflow/lite/tools/benchmark, times in us, one or several runs in one file
+
+
+def _benchmark_model(text: str, path: Path) -> Iterator[Measured]:
+    begins = 0
+    for at, timings in enumerate(_TIMINGS.finditer(text)):
+        ends = text.find("STARTING!", timings.end())
+        yield _run(text[begins : ends if ends >= 0 else len(text)], timings, f"run {at + 1}", path)
+        begins = timings.end()
+
+
+def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
+    ms = _positive(float(timings[4]), f"{which}: Inference (avg)", path) / 1e3
+    low = high = None
+    statistic: Statistic = "mean"
+    counted = list(_COUNTED.finditer(text))
+    if counted:
+        deviation, middle = float(counted[-1][3]) / 1e3, counted[-1][5]
+        if middle is not None:
+            ms, statistic = _positive(float(middle), f"{which}: median", path) / 1e3, "median"
+        low, high = max(ms - _Z_80 * deviation, ms / 10), ms + _Z_80 * deviation
+    threads, graph, peak = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
+    unit: ComputeUnit = next((unit for said, unit in _DELEGATES.items() if re.search(said, text)), "cpu")
+    return Measured(
+        ms=ms,
+        low=low,
+        high=high,
+        statistic=statistic,
+        unit=unit,
+        source=BENCHMARK_MODEL,
+        graph=PurePosixPath(graph[1]).name if graph else "",
+        threads=int(threads[1]) if threads and unit == "cpu" else None,
+        peak_memory_mb=float(peak[-1]) or None if peak else None,
+        note="part of it ran on the CPU" if _PARTLY.search(text) else "",
+    )
+
+
+# Records
+
+
+def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
+    model = asked.model
+    heads, precision = _which(measured, path, asked)
+    runtime = "litert" if measured.source == BENCHMARK_MODEL else asked.runtime
+    if not runtime:
+        raise BadInput(f"{path} does not say which runtime ran it.", "Say it: --runtime litert, onnxruntime or qnn.")
+    return LatencyRecord(
+        model=model.name,
+        k=heads,
+        gmacs=model.gmacs[heads],
+        model_gmacs=model.full,
+        resolution=model.resolution,
+        tokens=model.tokens,
+        runtime=runtime,
+        precision=asked.precision or precision,
+        unit=measured.unit,
+        threads=measured.threads,
+        ms=_digits(measured.ms),
+        low=None if measured.low is None else _digits(min(measured.low, measured.ms)),
+        high=None if measured.high is None else _digits(max(measured.high, measured.ms)),
+        statistic=measured.statistic,
+        peak_memory_mb=None if measured.peak_memory_mb is None else round(measured.peak_memory_mb, 1),
+        ops=measured.ops,
+        date=_date(path, asked),
+        provenance="measured",
+        source=measured.source,
+        note=measured.note,
+    )
+
+
+def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFormat]:
+    """Head count and precision, by the graph's name or as the user says."""
+    told = asked.graphs.get(measured.graph)
+    named = re.fullmatch(rf"{re.escape(asked.model.name)}-k(\d+)\b.*", measured.graph)
+    if told is None and named is not None and not asked.graphs:
+        told = int(named[1]), "int8" if "int8" in measured.graph else "fp32"
+    if told is None and asked.heads is None:
+        if not measured.graph:
+            raise BadInput(f"{path} does not say which head count it is of.", "Say it: --heads K.")
+        raise BadInput(
+            f"{path}: Graph: '{measured.graph}' is of another model than {asked.named}"
+            + (f", which has {', '.join(asked.graphs)}." if asked.graphs else "."),
+            "Give --bundle DIR of the model that it was, or --heads K where the file only has another name.",
+        )
+    heads = told[0] if told else asked.heads
+    assert heads is not None
+    if asked.heads not in (None, heads):
+        raise BadInput(f"{path}: Graph: '{measured.graph}' is of k = {heads}, and --heads says {asked.heads}.")
+    if heads not in asked.model.gmacs:
+        raise BadInput(f"{asked.named} has no k = {heads}.", f"It has {', '.join(map(str, asked.model.gmacs))}.")
+    return heads, told[1] if told else "float"
+
+
+def _date(path: Path, asked: Asked) -> str:
+    if not asked.date:
+        return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).astimezone().date().isoformat()
+    if not is_date(asked.date):
+        raise BadInput(f"--date {asked.date} is not a date.", "Give YYYY-MM-DD.")
+    return asked.date
+
+
+def _digits(ms: float) -> float:
+    return float(f"{ms:.5g}")

@@ -1,0 +1,118 @@
+"""Timing a bundle on the machine that this runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hydra_export import board, bundle, targets
+from hydra_export.bench.report import Report
+from hydra_export.errors import BadInput, CheckFailed, UnknownName
+
+
+def bench(
+    folder: Path,
+    *,
+    runs: int = 50,
+    threads: Sequence[int] = (1,),
+    runtimes: Sequence[str] = (),
+    progress: bundle.Progress = bundle.silent,
+) -> Report:
+    """Times every artifact of a bundle at every head count, in every runtime that is installed.
+
+    Args:
+        runtimes: only these; all that are installed by default.
+
+    Raises:
+        BadInput: *folder* is no bundle, or nothing here runs any of it.
+        CheckFailed: the usual runtime of an artifact does not run it, or it computes something else than the model.
+    """
+    manifest = bundle.read(folder)
+    bundle.read_golden(folder, manifest)
+    chosen = _chosen(runtimes)
+    timed = [a for a in manifest.artifacts if any(board.RUNTIMES[name]["target"] == a.target for name in chosen)]
+    if not timed:
+        raise BadInput(
+            f"Nothing in {folder} can be timed on this machine: here is {_listed(chosen) or 'no runtime'}, "
+            f"and it holds {_listed(a.target for a in manifest.artifacts)}.",
+            "Core ML runs on a Mac; for TFLite run: pip install 'hydra-export[tflite]'.",
+        )
+    for artifact in timed:
+        progress(f"checking {artifact.path}", 0, len(timed))
+        targets.get(artifact.target).lint(folder / artifact.path)  # no runtime opens a damaged file
+    measured = board.measure(folder, plan(manifest, timed), runs, threads, chosen, progress)
+    first = {target: name for name in reversed(chosen) for target in [board.RUNTIMES[name]["target"]]}
+    usual = {artifact.path: first[artifact.target] for artifact in timed}
+    for failure in measured["failed"]:
+        if usual[failure["path"]] == failure["runtime"]:
+            raise CheckFailed(f"{failure['runtime']} cannot run {folder / failure['path']}: {failure['why']}.")
+    report = msgspec.convert(measured, Report)
+    for timing in report.timings:
+        if timing.wrong and usual[timing.path] == timing.runtime:
+            raise CheckFailed(
+                f"{folder / timing.path} at heads {timing.heads} is off by {timing.max_abs_error:.1e} in "
+                f"{timing.runtime}, allowed are {timing.bound or 0:.1e}: its time means nothing.",
+                "hydra-export verify says more.",
+            )
+    return report
+
+
+def not_timed(manifest: bundle.Manifest, report: Report) -> list[bundle.ArtifactEntry]:
+    """The artifacts that no runtime here runs."""
+    timed = {timing.path for timing in report.timings}
+    return [artifact for artifact in manifest.artifacts if artifact.path not in timed]
+
+
+def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -> dict[str, Any]:
+    """What ``board.measure`` is to do, as plain data."""
+    model, sizes = manifest.model, {file.path: file.bytes for file in manifest.files}
+    return {
+        "schema_version": 1,
+        "kind": f"{board.KIND} plan",
+        "golden": bundle.GOLDEN,
+        "model": {
+            "name": model.name,
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "resolution": model.config.image_size,
+            "tokens": model.config.num_tokens,
+            "gmacs": model.config.macs(model.config.heads) / 1e9,
+            "subnetworks": [{"heads": s.heads, "gmacs": model.config.macs(s.heads) / 1e9} for s in model.subnetworks],
+        },
+        "artifacts": [
+            {
+                "path": artifact.path,
+                "target": artifact.target,
+                "graph": artifact.graph,
+                "precision": artifact.precision,
+                "input": artifact.input,
+                "batch": batch(artifact),
+                "bytes": sum(sizes[path] for path in artifact.files),
+                "heads": list(artifact.heads),
+                "bounds": {str(k): record.bound for k, record in artifact.parity.items()},
+            }
+            for artifact in artifacts
+        ],
+    }
+
+
+def batch(artifact: bundle.ArtifactEntry) -> int:
+    """Images a call: the graph's own number, or one."""
+    size = artifact.inputs[0].shape[0]
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _chosen(runtimes: Sequence[str]) -> list[str]:
+    here = board.installed()
+    for name in runtimes:
+        if name not in board.RUNTIMES:
+            raise UnknownName("runtime", name, board.RUNTIMES)
+        if name not in here:
+            raise BadInput(f"Runtime '{name}' is not installed here.", f"Here are {_listed(here)}.")
+    return [name for name in here if not runtimes or name in runtimes]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

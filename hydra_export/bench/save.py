@@ -1,0 +1,112 @@
+"""Measurements as latency records among the user's profiles, where they outrank everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hydra_export import profiles
+from hydra_export.bench.report import Report, Timing
+from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match
+from hydra_export.errors import BadInput
+from hydra_export.profiles import Known
+
+SOURCE = "own-bench"
+_SOURCES = {SOURCE: "hydra-export bench, or the folder that bench --standalone writes"}
+_RUNTIMES = {"onnxruntime-cuda": "onnxruntime", "openvino-bf16": "openvino"}
+# Of several artifacts for one head count, the plainest: what else there is takes about as long.
+_GRAPHS = ("separate", "shared", "universal")
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_MIB_IN_MB = 2**20 / 1e6
+
+
+def records(report: Report) -> list[LatencyRecord]:
+    """One record per runtime, arithmetic, head count and number of threads."""
+    found: dict[tuple[object, ...], Timing] = {}
+    for timing in sorted(report.timings, key=_plainness):
+        how = (_RUNTIMES.get(timing.runtime, timing.runtime), timing.unit, timing.precision == "int8")
+        if not timing.wrong:
+            found.setdefault((how, timing.heads, timing.threads), timing)
+    return [_record(report, timing) for timing in found.values()]
+
+
+def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[Known, Path, int]:
+    """Adds a report's records to the user's profiles.
+
+    Args:
+        folder: of the user's profiles. *device*: whose they are; by default the one that the report says it ran on, a
+            new one where that is none of the known.
+
+    Returns:
+        the device, the file, and how many records.
+    """
+    added = records(report)
+    if not added:
+        raise BadInput("Nothing is worth saving: every artifact computed something else than the model.")
+    profile = profiles.get(device, folder).profile if device else _device(report, folder)
+    path = profiles.add_measured(profile, added, _SOURCES, folder)
+    return profiles.known(folder)[profile.id], path, len(added)
+
+
+def _device(report: Report, folder: Path | None) -> DeviceProfile:
+    """Which one the report says it ran on."""
+    says = msgspec.convert(report.machine.says, Match)
+    found = profiles.match(says, folder)
+    if found is not None:
+        return found[0].profile
+    own = says.android_model or says.ios_machine or says.devicetree_model or says.cpu_name
+    if not own:
+        raise BadInput("The machine says nothing of itself that it could be known by.", "Name it with --device.")
+    name = own[0]
+    kind: DeviceClass = "board" if says.devicetree_model else "phone" if says.android_model else "desktop"
+    return DeviceProfile(
+        id=profiles.new_id(name, profiles.known(folder)),
+        name=name,
+        device_class=kind,
+        match=msgspec.structs.replace(says, source=SOURCE),
+        sources=_SOURCES,
+    )
+
+
+def _plainness(timing: Timing) -> tuple[int, ...]:
+    precision = timing.compute if timing.compute == "bf16" else timing.precision
+    return _GRAPHS.index(timing.graph), _PRECISIONS.index(precision), timing.input == "image"
+
+
+def _record(report: Report, timing: Timing) -> LatencyRecord:
+    images, model = timing.batch, report.model
+    return LatencyRecord(
+        model=model.name,
+        k=timing.heads,
+        gmacs=model.gmacs_at(timing.heads),
+        model_gmacs=model.gmacs,
+        resolution=model.resolution,
+        tokens=model.tokens,
+        runtime=_RUNTIMES.get(timing.runtime, timing.runtime),
+        runtime_version=timing.runtime_version,
+        precision=timing.compute if timing.compute == "bf16" else timing.precision,
+        unit=timing.unit,
+        threads=timing.threads,
+        batch=images,
+        ms=_digits(timing.median_ms / images),
+        low=_digits(min(timing.p10_ms, timing.median_ms) / images),
+        high=_digits(max(timing.p90_ms, timing.median_ms) / images),
+        statistic="median",
+        peak_memory_mb=round(timing.peak_mib * _MIB_IN_MB, 1) if timing.peak_mib else None,
+        date=report.date,
+        provenance="measured",
+        source=SOURCE,
+        note=_note(timing),
+    )
+
+
+def _note(timing: Timing) -> str:
+    said = [f"{timing.graph} graph"] if timing.graph != "separate" else []
+    said += ["uint8 image"] if timing.input == "image" else []
+    said += [f"noisy: {', '.join(timing.noise)}"] if timing.noise else []
+    return ", ".join(said)
+
+
+def _digits(ms: float) -> float:
+    return float(f"{ms:.5g}")

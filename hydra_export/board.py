@@ -1,0 +1,592 @@
+"""Times artifacts on the machine that this runs on: load, warm-up, calls that take turns, memory.
+
+It is one file and needs Python 3.8, numpy and a runtime, nothing else. ``hydra-export bench`` runs it from its package;
+``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, beside artifacts and a plan of them, for a board:
+``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import`` takes.
+
+Each artifact is loaded by a process of its own, this file again, so that the memory it takes is its own, and the
+processes take turns: a noisy spell hits all head counts alike.
+"""
+
+# B batch, C channels, H height, W width, as einsum-like suffixes of names
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # Python 3.8 does not know these forms
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    Run = Callable[[Any], Any]  # images [B, C, H, W], or uint8 [B, H, W, C] -> logits
+    Timing = dict[str, Any]
+    Progress = Callable[[str, int, int], None]
+
+KIND = "hydra-export bench"
+PLAN, RESULT = "plan.json", "bench.json"
+# What runs which target, the usual one first: the name of each, and what a record of it says.
+RUNTIMES = {
+    "onnxruntime": {"target": "onnx", "unit": "cpu", "compute": "fp32"},
+    "onnxruntime-cuda": {"target": "onnx", "unit": "gpu", "compute": "fp32"},
+    "openvino": {"target": "onnx", "unit": "cpu", "compute": "fp32"},
+    "openvino-bf16": {"target": "onnx", "unit": "cpu", "compute": "bf16"},
+    "litert": {"target": "tflite", "unit": "cpu", "compute": "fp32"},
+    "coreml": {"target": "coreml", "unit": "npu", "compute": "fp16"},
+}
+# Warm is what no longer gets faster: the fastest of so many calls is not faster than all before by so much.
+_WARM_CALLS, _WARM_GAIN, _WARM_SECONDS = 4, 0.02, 10.0
+_TURN_MS = 20.0  # of calls in a row; the first of several is not timed, as others used the caches meanwhile
+_MOST_SECONDS, _LEAST_RUNS = 60.0, 5  # of one artifact at one head count, where a board is slow
+_SCATTERED, _DRIFTED, _WAITED = 1.2, 1.1, 1.1
+_KEPT_FREE = 0.2  # of the memory
+
+
+class CannotRunError(Exception):
+    """An artifact that a runtime here does not run, and why."""
+
+
+# The machine
+
+
+def says() -> dict[str, tuple[str, ...]]:
+    """What this machine says of itself, under the names of a device profile's ``[match]``."""
+    if hasattr(sys, "getandroidapilevel") or Path("/system/build.prop").exists():
+        keys = {
+            "android_model": _asked("getprop", "ro.product.model"),
+            "android_soc_model": _asked("getprop", "ro.soc.model"),
+        }
+    elif sys.platform == "darwin":
+        keys = {
+            "ios_machine": _asked("sysctl", "-n", "hw.machine"),
+            "cpu_name": _asked("sysctl", "-n", "machdep.cpu.brand_string"),
+        }
+    else:
+        named = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+        keys = {
+            "devicetree_model": _text("/proc/device-tree/model").strip("\0\n "),
+            "cpu_name": named.group(1) if named else platform.processor(),
+        }
+    return {name: (value,) for name, value in keys.items() if value}
+
+
+def machine() -> dict[str, Any]:
+    """What a time depends on, besides the artifact."""
+    governor = _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    return {
+        "says": says(),
+        "system": platform.platform(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "cores": usable_cores(),
+        "memory_mib": _memory_mib("MemTotal"),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "governor": governor or None,
+    }
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_mib(field: str) -> int | None:
+    found = re.search(rf"^{field}:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    return int(found.group(1)) // 1024 if found else None
+
+
+def _asked(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+# The runtimes: each opens an artifact and gives a function per head count. They raise whatever they raise.
+
+
+def installed() -> tuple[str, ...]:
+    """The runtimes of this machine."""
+    return tuple(name for name, (here, _open) in _RUNTIMES_HERE.items() if here())
+
+
+def _has(*modules: str) -> bool:
+    return any(importlib.util.find_spec(module) is not None for module in modules)
+
+
+def _has_cuda() -> bool:
+    if not _has("onnxruntime"):
+        return False
+    import onnxruntime as ort
+
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def _has_bf16() -> bool:
+    if not _has("openvino"):
+        return False
+    ov = importlib.import_module("openvino")
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _onnxruntime(path: Path, threads: int, provider: str = "CPUExecutionProvider") -> Callable[[int], Run]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal: errors are raised
+    options.intra_op_num_threads = threads
+    # Between calls others have the cores: threads that wait busily for the next one would take them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(
+        str(path), options, providers=list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+    )
+    if session.get_providers()[0] != provider:
+        raise CannotRunError(f"{provider} could not be used")
+    names = [one.name for one in session.get_inputs()]
+
+    def at(heads: int) -> Run:
+        chosen = {"k": np.array(heads, np.int64)} if "k" in names else {}
+        return lambda image: session.run(None, {names[0]: image, **chosen})[0]
+
+    return at
+
+
+def _openvino(path: Path, threads: int, compute: str = "f32") -> Callable[[int], Run]:
+    ov = importlib.import_module("openvino")
+
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": compute,
+    }
+    compiled = ov.Core().compile_model(str(path), "CPU", config)
+    request = compiled.create_infer_request()
+    names = [one.get_any_name() for one in compiled.inputs]
+
+    def at(heads: int) -> Run:
+        chosen = {"k": np.array(heads, np.int64)} if "k" in names else {}
+
+        def run(image: Any) -> Any:
+            request.infer({names[0]: image, **chosen})
+            return np.array(request.get_output_tensor(0).data)
+
+        return run
+
+    return at
+
+
+def _litert(path: Path, threads: int) -> Callable[[int], Run]:
+    module = "ai_edge_litert" if _has("ai_edge_litert") else "tflite_runtime"
+    interpreter = importlib.import_module(f"{module}.interpreter").Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    signatures = interpreter.get_signature_list()
+
+    def at(heads: int) -> Run:
+        key = f"k{heads}" if f"k{heads}" in signatures else next(iter(signatures))
+        runner = interpreter.get_signature_runner(key)
+        (output,) = signatures[key]["outputs"]
+        chosen = {"k": np.array([heads], np.int32)} if "k" in signatures[key]["inputs"] else {}
+        return lambda image_BHWC: runner(image=image_BHWC, **chosen)[output]
+
+    return at
+
+
+def _coreml(path: Path, _threads: int) -> Callable[[int], Run]:
+    ct = importlib.import_module("coremltools")
+
+    def at(heads: int) -> Run:
+        model = ct.models.MLModel(str(path))
+        if f"k{heads}" in (model._get_function_names() if hasattr(model, "_get_function_names") else ()):
+            model = ct.models.MLModel(str(path), function_name=f"k{heads}")
+        return lambda image: model.predict({"image": image})["logits"]
+
+    return at
+
+
+_RUNTIMES_HERE: dict[str, tuple[Callable[[], bool], Callable[[Path, int], Callable[[int], Run]]]] = {
+    "onnxruntime": (lambda: _has("onnxruntime"), _onnxruntime),
+    "onnxruntime-cuda": (_has_cuda, lambda path, threads: _onnxruntime(path, threads, "CUDAExecutionProvider")),
+    "openvino": (lambda: _has("openvino"), _openvino),
+    "openvino-bf16": (_has_bf16, lambda path, threads: _openvino(path, threads, "bf16")),
+    "litert": (lambda: _has("ai_edge_litert", "tflite_runtime"), _litert),
+    "coreml": (lambda: sys.platform == "darwin" and _has("coremltools"), _coreml),
+}
+_PACKAGES = {"onnxruntime-cuda": "onnxruntime", "openvino-bf16": "openvino", "coreml": "coremltools"}
+
+
+def _version(runtime: str) -> str:
+    package = _PACKAGES.get(runtime, runtime)
+    if package == "litert":
+        package = "ai_edge_litert" if _has("ai_edge_litert") else "tflite_runtime"
+    return str(importlib.import_module(package).__version__)
+
+
+# One artifact in a process of its own: requests are lines on standard input, answers lines on what was standard output
+
+
+class _Loaded:
+    """What the process holds."""
+
+    def __init__(self, folder: str, artifact: dict[str, Any], runtime: str, threads: int, golden: str) -> None:
+        self.artifact, self.golden = artifact, Path(folder, golden)
+        self.version = _version(runtime)
+        self.base_mib = _peak_mib()
+        start = time.perf_counter()
+        self.at = _RUNTIMES_HERE[runtime][1](Path(folder, artifact["path"]), threads)
+        self.runs = {k: self.at(k) for k in artifact["heads"]}
+        self.load_ms = (time.perf_counter() - start) * 1e3
+        self.image = self._image(artifact["batch"])
+
+    def _image(self, batch: int) -> Any:
+        with np.load(self.golden, allow_pickle=False) as arrays:
+            first = arrays["pixels" if self.artifact["input"] == "image" else "image"][[0] * batch]
+        if self.artifact["target"] == "tflite" and self.artifact["input"] == "tensor":
+            first = first.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(first)
+
+    def warm(self, heads: int) -> dict[str, Any]:
+        run, taken = self.runs[heads], []
+        logits = run(self.image)
+        start = time.perf_counter()
+        while time.perf_counter() - start < _WARM_SECONDS:
+            taken.append(_timed(run, self.image)[0])
+            newest, before = taken[-_WARM_CALLS:], taken[:-_WARM_CALLS]
+            if before and min(newest) > (1 - _WARM_GAIN) * min(before):
+                break
+        with np.load(self.golden, allow_pickle=False) as arrays:
+            name = ("fp16_" if self.artifact["precision"] == "fp16" else "") + f"logits_k{heads}"
+            expected = arrays[name][0]
+        return {
+            "calls": len(taken) + 1,
+            "ms": statistics.median(taken[-_WARM_CALLS:]),
+            "error": float(np.abs(np.asarray(logits, np.float64)[0] - expected).max()),
+        }
+
+    def time(self, heads: int, calls: int) -> list[tuple[float, float]]:
+        run = self.runs[heads]
+        if calls > 1:
+            run(self.image)
+        return [_timed(run, self.image) for _ in range(calls)]
+
+
+def _timed(run: Run, image: Any) -> tuple[float, float]:
+    """Milliseconds of one call: by the clock, and of all cores' work for this process."""
+    cpu, start = time.process_time(), time.perf_counter()
+    run(image)
+    return (time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3
+
+
+def _peak_mib() -> float | None:
+    """The most memory that this process had."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
+    if found:
+        return int(found.group(1)) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+
+
+def _serve() -> None:
+    """Until standard input ends. What runtimes print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    loaded = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "open" in request:
+                loaded = _Loaded(**request["open"])
+                answer: Any = {"load_ms": loaded.load_ms, "version": loaded.version, "base_mib": loaded.base_mib}
+            elif "warm" in request:
+                answer = loaded.warm(request["warm"]) if loaded else None
+            elif "time" in request:
+                answer = loaded.time(*request["time"]) if loaded else None
+            else:
+                answer = _peak_mib()
+            answers.write(json.dumps({"answer": answer}) + "\n")
+        except Exception as error:  # noqa: BLE001 (runtimes' errors share no base; the other process tells them)
+            answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+        answers.flush()
+
+
+class _Process:
+    """An artifact loaded in a runtime by a process of its own."""
+
+    def __init__(self, task: Timing, folder: Path, golden: str) -> None:
+        self.task, self.cells = task, []  # type: ignore[var-annotated]
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(task["threads"])}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            encoding="utf-8",
+            env=environment,
+        )
+        try:
+            opening = {name: task[name] for name in ("artifact", "runtime", "threads")}
+            self.opened = self.ask("open", {**opening, "folder": str(folder), "golden": golden})
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, what: str, about: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps({what: about}) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline() or "{}")
+        except BrokenPipeError:
+            answer = {}
+        if "answer" in answer:
+            return answer["answer"]
+        raise CannotRunError(answer.get("error") or self._died())
+
+    def _died(self) -> str:
+        status = self.process.wait()
+        self.said.seek(0)
+        last = self.said.read()[-300:].decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+        ended = f"signal {signal.Signals(-status).name} ended it" if status < 0 else f"it ended with status {status}"
+        return f"{ended}: {last}" if last else ended
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.said.close()
+
+
+class _Cell:
+    """One artifact at one head count, in one runtime, with so many threads."""
+
+    def __init__(self, process: _Process, heads: int, runs: int) -> None:
+        self.process, self.heads = process, heads
+        self.warmed = process.ask("warm", heads)
+        self.calls_ms: list[tuple[float, float]] = []
+        ms = max(self.warmed["ms"], 1e-6)
+        self.runs = max(min(runs, _LEAST_RUNS), min(runs, int(_MOST_SECONDS * 1e3 / ms)))
+        self.turn = max(1, int(_TURN_MS / ms))
+
+    @property
+    def missing(self) -> int:
+        return self.runs - len(self.calls_ms)
+
+    def take_turn(self) -> None:
+        self.calls_ms += self.process.ask("time", [self.heads, min(self.turn, self.missing)])
+
+
+# All of it
+
+
+def measure(
+    folder: Path,
+    plan: dict[str, Any],
+    runs: int,
+    threads: Sequence[int],
+    runtimes: Sequence[str],
+    progress: Progress = lambda _what, _done, _total: None,
+) -> dict[str, Any]:
+    """Times every artifact of *plan* at every head count, in every one of *runtimes* that takes it.
+
+    Returns:
+        what bench.json holds.
+    """
+    tasks = [
+        {"artifact": artifact, "runtime": runtime, "threads": count}
+        for count in threads
+        for runtime in runtimes
+        for artifact in plan["artifacts"]
+        if RUNTIMES[runtime]["target"] == artifact["target"]
+    ]
+    about = machine()
+    timings: list[Timing] = []
+    failed: list[dict[str, str]] = []
+    total, done = sum(runs * len(task["artifact"]["heads"]) for task in tasks), 0
+    while tasks:
+        group: list[_Process] = []
+        try:
+            cells = []
+            for task in list(_fitting(tasks)):
+                progress(f"loading {task['artifact']['path']}", done, total)
+                try:
+                    process = _Process(task, folder, plan["golden"])
+                    group.append(process)
+                    cells += [_Cell(process, k, runs) for k in task["artifact"]["heads"]]
+                except CannotRunError as error:
+                    failed.append({"path": task["artifact"]["path"], "runtime": task["runtime"], "why": str(error)})
+            for cell in _turns(cells):
+                progress("timing", done + sum(len(one.calls_ms) for one in cells), total)
+                cell.take_turn()
+            done += runs * len(cells)
+            peaks = {process: process.ask("peak", None) for process in dict.fromkeys(cell.process for cell in cells)}
+            timings += [_timing(cell, peaks[cell.process]) for cell in cells]
+        finally:
+            for process in group:
+                process.close()
+    return {
+        "schema_version": 1,
+        "kind": KIND,
+        "date": time.strftime("%Y-%m-%d"),
+        "model": plan["model"],
+        "machine": about,
+        "runs": runs,
+        "timings": timings,
+        "failed": failed,
+    }
+
+
+def _fitting(tasks: list[Timing]) -> Iterator[Timing]:
+    """Takes tasks away for as long as memory lasts, one at least."""
+    yield tasks.pop(0)
+    while tasks:
+        free, total = _memory_mib("MemAvailable"), _memory_mib("MemTotal")
+        # A runtime keeps weights as they were read, and packed.
+        needed = 3 * tasks[0]["artifact"]["bytes"] / 2**20
+        if free is not None and total is not None and free - needed < _KEPT_FREE * total:
+            return
+        yield tasks.pop(0)
+
+
+def _turns(cells: Sequence[_Cell]) -> Iterator[_Cell]:
+    while any(cell.missing for cell in cells):
+        yield from (cell for cell in cells if cell.missing)
+
+
+def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
+    task, opened = cell.process.task, cell.process.opened
+    artifact, runtime = task["artifact"], RUNTIMES[task["runtime"]]
+    wall = [clock for clock, _cpu in cell.calls_ms]
+    cpu = statistics.median(work for _clock, work in cell.calls_ms)
+    p10, p90, p99 = (float(np.percentile(wall, share)) for share in (10, 90, 99))
+    names = ("path", "target", "graph", "precision", "input", "batch", "bytes")
+    return {
+        **{name: artifact[name] for name in names},
+        "heads": cell.heads,
+        "runtime": task["runtime"],
+        "runtime_version": opened["version"],
+        "unit": runtime["unit"],
+        "compute": runtime["compute"],
+        "threads": task["threads"],
+        "load_ms": opened["load_ms"],
+        "peak_mib": peak_mib,
+        "base_mib": opened["base_mib"],
+        "warmup_calls": cell.warmed["calls"],
+        "max_abs_error": cell.warmed["error"],
+        "bound": artifact["bounds"].get(str(cell.heads)),
+        "median_ms": statistics.median(wall),
+        "mean_ms": statistics.mean(wall),
+        "min_ms": min(wall),
+        "p10_ms": p10,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "cpu_ms": cpu,
+        "noise": list(noise(wall, cpu if task["threads"] == 1 and runtime["unit"] == "cpu" else None)),
+        "runs_ms": [float(f"{ms:.5g}") for ms in wall],
+    }
+
+
+def noise(runs_ms: Sequence[float], cpu_ms: float | None) -> Iterator[str]:
+    """Why these times may say little; *cpu_ms* is the work of one thread, where it was one.
+
+    scattered: one in ten calls took far longer than half of them. drifted: the last third was slower or faster than
+    the first, as of a chip that gets hot. waited: others had the core.
+    """
+    median = statistics.median(runs_ms)
+    if len(runs_ms) >= _LEAST_RUNS and float(np.percentile(runs_ms, 90)) > _SCATTERED * median:
+        yield "scattered"
+    third = len(runs_ms) // 3
+    if third >= _LEAST_RUNS:
+        ratio = statistics.median(runs_ms[-third:]) / statistics.median(runs_ms[:third])
+        if not 1 / _DRIFTED < ratio < _DRIFTED:
+            yield "drifted"
+    if cpu_ms is not None and median > _WAITED * cpu_ms:
+        yield "waited"
+
+
+# On a board
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of bench.py."""
+    cores = usable_cores()
+    parser = argparse.ArgumentParser(description="Times the artifacts in this folder on this machine.")
+    parser.add_argument(
+        "--threads", default=f"1,{cores}" if cores > 1 else "1", help="such as 1,4; by default 1 and all"
+    )
+    parser.add_argument("--runs", type=int, default=50, help="timed calls of each (default 50)")
+    parser.add_argument("--runtime", default="", help=f"only these of {', '.join(RUNTIMES)}")
+    parser.add_argument("--out", default=RESULT, help=f"where the result goes (default {RESULT})")
+    asked = parser.parse_args(arguments)
+    folder = Path(__file__).resolve().parent
+    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    runtimes = [name for name in installed() if not asked.runtime or name in asked.runtime.split(",")]
+    threads = [int(count) for count in asked.threads.split(",")]
+    if not runtimes or asked.runs < 1 or min(threads) < 1:
+        parser.error("nothing to do: no such runtime is installed, or --runs or --threads is not above 0")
+    result = measure(folder, plan, asked.runs, threads, runtimes, _progress)
+    Path(asked.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stderr.write("\r" + " " * 79 + "\r")
+    sys.stdout.write("\n".join(_table(result)) + "\n\n")
+    sys.stdout.write(f"Take {asked.out} back:  hydra-export profile --import {Path(asked.out).name}\n")
+    return 1 if not result["timings"] else 0
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{f'{what} {done}/{total}'[:79]:<79}")
+        sys.stderr.flush()
+
+
+def _table(result: dict[str, Any]) -> Iterator[str]:
+    widest = max([len(one["path"]) for one in result["timings"]] or [8])
+    yield f"{'artifact':{widest}}   k  runtime          threads       ms      p90  load ms  peak MiB  error"
+    for one in result["timings"]:
+        wrong = one["bound"] is not None and one["compute"] == "fp32" and one["max_abs_error"] > one["bound"]
+        marks = [*one["noise"], *(["WRONG RESULT"] if wrong else [])]
+        yield (
+            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} {one['median_ms']:8.3g} "
+            f"{one['p90_ms']:8.3g} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
+            + (f"  {', '.join(marks)}" if marks else "")
+        )
+    for one in result["failed"]:
+        yield f"{one['path']}: {one['runtime']} does not run it: {one['why']}"
+
+
+if __name__ == "__main__":
+    if "--serve" in sys.argv[1:]:
+        _serve()
+    else:
+        sys.exit(main())
