@@ -74,7 +74,7 @@ class Emitter:
         assert isinstance(spec.batch, int)
         self.config, self.batch, self.heads = weights.config, spec.batch, spans[-1][1]
         self.width, self.dtype = self.config.width(self.heads), weights.dtype
-        self._parts: dict[tuple[str, Span], Any] = {}
+        self._made: dict[str, Any] = {}  # what several operations take, by name
 
     def emit(self, image_BCHW: Any, data: Preprocessing) -> Any:
         """From the input to the outputs, which are float32 whatever the precision."""
@@ -110,7 +110,7 @@ class Emitter:
 
     def _tokens(self, image_BCHW: Any) -> Any:
         shells = [self._shell_of_tokens(image_BCHW, span) for span in self.spans]
-        return shells[0] if len(shells) == 1 else self.mb.concat(values=shells, axis=2, name="tokens")
+        return shells[0] if len(shells) == 1 else self._concat(shells, "tokens")
 
     def _shell_of_tokens(self, image_BCHW: Any, span: Span) -> Any:
         """The channels of *span* of every token."""
@@ -188,22 +188,34 @@ class Emitter:
             older = product((0, low), (low, high), f"{label}_older", biased=False)
             y = mb.add(x=y, y=older, name=name if last and not taller else f"{label}_sum")
             if taller:
-                y = mb.concat(
-                    values=[y, product((low, high), (0, high), label)], axis=-1, name=name if last else f"{label}_all"
-                )
+                added = product((low, high), (0, high), label)
+                y = self._concat([y, added], name if last else f"{label}_all")
         return y
 
     def _part(self, x: Any, span: Span) -> Any:
         """The channels of *x* that the heads of *span* have."""
-        low, high = (x.shape[-1] // self.heads * k for k in span)
         if span == (0, self.heads):
             return x
-        if (x.name, span) not in self._parts:
-            begin, end = [*(0 for _ in x.shape[:-1]), low], [*x.shape[:-1], high]
-            self._parts[x.name, span] = self.mb.slice_by_index(
-                x=x, begin=begin, end=end, name=f"{x.name}{_label(span)}"
-            )
-        return self._parts[x.name, span]
+        name = f"{x.name}{_label(span)}"
+        if name not in self._made:
+            low, high = (x.shape[-1] // self.heads * k for k in span)
+            begin, end = self._place([*(0 for _ in x.shape[:-1]), low]), self._place([*x.shape[:-1], high])
+            self._made[name] = self.mb.slice_by_index(x=x, begin=begin, end=end, name=name)
+        return self._made[name]
+
+    def _place(self, numbers: list[int]) -> Any:
+        return self._shared(f"place_{'_'.join(map(str, numbers))}", np.array(numbers, np.int32))
+
+    def _concat(self, values: list[Any], name: str) -> Any:
+        """Along the last axis."""
+        axis, interleave = self._shared("last_axis", -1), self._shared("not_interleaved", False)
+        return self.mb.concat(values=values, axis=axis, interleave=interleave, name=name)
+
+    def _shared(self, name: str, value: Any) -> Any:
+        """A constant that many operations take: one of its own for each would be a third of all operations."""
+        if name not in self._made:
+            self._made[name] = self.mb.const(val=value, name=name)
+        return self._made[name]
 
     def _matrix(self, weight: str, rows: Span, columns: Span, name: str, factor: float = 1.0) -> Any:
         """A block of *weight*, which the operation *name* makes where it is quantized."""
@@ -231,4 +243,4 @@ class Emitter:
 
 
 def _label(span: Span) -> str:
-    return "_heads_{}_{}".format(*span)
+    return "_{}_{}".format(*span)
