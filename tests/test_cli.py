@@ -650,7 +650,7 @@ def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -
     for name in inspect.signature(function).parameters:
         explained = re.search(rf"^ +{name}: (.+)", documented, re.MULTILINE)
         assert explained, f"{command} does not document {name}"
-        option = name.replace("_", "-")
+        option = name.strip("_").replace("_", "-")
         assert f"--{option} " in shown or option.upper() in shown
         assert " ".join(explained[1].split()[:3]) in shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.bench.compare import Comparison, compare
+from hydra_export.bench.foreign import SOURCES as FOREIGN_SOURCES
 from hydra_export.bench.foreign import Asked, read_results
 from hydra_export.bench.report import Report, Timing, check_model, decode, read
 from hydra_export.bench.run import bench, not_timed
@@ -10,6 +11,7 @@ from hydra_export.bench.save import records, save
 from hydra_export.bench.standalone import write_standalone
 
 __all__ = [
+    "FOREIGN_SOURCES",
     "Asked",
     "Comparison",
     "Report",

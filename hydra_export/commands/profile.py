@@ -30,6 +30,10 @@ def profile(
     list: Flag = False,  # noqa: A002 (the option's name)
     show: Flag = False,
     profiles: Path | None = None,
+    fleet: Path | None = None,
+    import_: Annotated[Path | None, Parameter(name="--import")] = None,
+    heads: int | None = None,
+    date: str | None = None,
 ) -> Result:
     """Say which subnetwork fits a device: from times taken there, or estimated from the nearest that were.
 
@@ -46,6 +50,11 @@ def profile(
         list: List the devices.
         show: Show what is known of the device, with its sources.
         profiles: The folder of your own profiles, instead of the one among your settings.
+        fleet: A text file with a device a line (and a runtime, behind a comma): say it of all, and what each fetches.
+        import_: Keep times that were measured elsewhere: what a board's bench.py or bench --json wrote, the JSON of a
+            Qualcomm AI Hub profile, or what TFLite's benchmark_model printed.
+        heads: With --import: the head count, where the file does not say.
+        date: With --import: the day of the measurement, YYYY-MM-DD; by default the file's own.
     """
     from hydra_export import profiles as registry
     from hydra_export.commands.profile_report import Context
@@ -59,14 +68,25 @@ def profile(
         from hydra_export.commands.profile_facts import listed, shown_device
 
         return listed(registry.known(profiles)) if list else shown_device(_device(device, profiles)[0])
+    if import_ is None and (heads is not None or date is not None):
+        raise BadInput("--heads and --date are for --import.", "Add --import FILE, or leave them out.")
+    model, manifest = _model(bundle)
+    if import_ is not None:
+        from hydra_export.commands.profile_import import imported
+
+        said = {"heads": heads, "runtime": runtime or "", "precision": precision, "date": date or ""}
+        return imported(import_, device, profiles, model, bundle, manifest, **said)
+    wish = Wish(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
+    if fleet is not None:
+        from hydra_export.commands.profile_fleet import listed_fleet
+
+        return listed_fleet(fleet, profiles, model, bundle, manifest, wish)
     known, recognised_by = _device(device, profiles)
     if plot is not None:
         from hydra_export.latency.plot import check_plot
 
         check_plot(plot)
-    model, manifest = _model(bundle)
     evidence = Evidence(registry.known(profiles))
-    wish = Wish(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
     advice = advise(evidence, known, model, wish)
     if plot is not None:
         _plot(plot, advice)

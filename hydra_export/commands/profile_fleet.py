@@ -1,0 +1,172 @@
+"""``hydra-export profile --fleet``: which subnetwork each of many devices runs, and what each has to fetch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra_export import profiles as registry
+from hydra_export.commands import Result, size, table, talk, titled
+from hydra_export.errors import BadInput, CheckFailed
+from hydra_export.latency import Evidence, Wish, advise
+from hydra_export.latency.spread import rounded
+from hydra_export.latency.ways import FORMATS
+
+if TYPE_CHECKING:
+    from hydra_export.bundle import ArtifactEntry, Manifest
+    from hydra_export.latency import Advice, Model
+    from hydra_export.profiles import Known
+
+_GRAPHS = ("separate", "shared", "universal")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One line of the fleet and what it runs."""
+
+    name: str
+    advice: Advice
+    artifacts: dict[str, ArtifactEntry]
+
+    @property
+    def heads(self) -> int | None:
+        return self.advice.choice.heads if self.advice.choice else None
+
+
+def listed_fleet(
+    path: Path, folder: Path | None, model: Model, bundle: Path | None, manifest: Manifest | None, wish: Wish
+) -> Result:
+    """The choice for every device that *path* lists, one a line, with a runtime behind a comma where it matters."""
+    evidence = Evidence(registry.known(folder))
+    members = []
+    for known, runtime in _read(path, folder):
+        asked = Wish(
+            budget_ms=wish.budget_ms,
+            max_ram_mib=wish.max_ram_mib,
+            runtime=runtime or wish.runtime,
+            precision=wish.precision,
+        )
+        advice = advise(evidence, known, model, asked)
+        members.append(_Member(known.profile.id, advice, _artifacts(advice, manifest)))
+    sizes = {file.path: file.bytes for file in manifest.files} if manifest else {}
+    chosen = sorted({member.heads for member in members if member.heads is not None})
+    result = Result(_document(members, chosen, sizes), _shown(members, chosen, sizes, model, bundle))
+    without = [member.name for member in members if member.heads is None]
+    if wish.budget_ms is not None and without:
+        talk().print(result.shown, markup=False)
+        raise CheckFailed(
+            f"Nothing is known to fit {rounded(wish.budget_ms)} ms on {', '.join(without)}.",
+            "hydra-export profile --device NAME says why, and what would settle it.",
+        )
+    return result
+
+
+def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
+        if not name:
+            continue
+        if runtime and runtime not in FORMATS:
+            raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(FORMATS)}.")
+        try:
+            found.append((registry.get(name, folder), runtime))
+        except BadInput as error:
+            raise BadInput(f"{path} line {number}: {error.message}", error.remedy) from error
+    if not found:
+        raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")
+    return found
+
+
+def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactEntry]:
+    """By graph kind, what the device would run."""
+    if manifest is None or advice.choice is None or advice.choice.heads is None:
+        return {}
+    precisions = ("int8",) if advice.way.arithmetic == "int8" else ("fp32", "fp16")
+    fitting = [
+        artifact
+        for precision in precisions
+        for artifact in manifest.artifacts
+        if artifact.target == FORMATS[advice.way.runtime] and artifact.precision == precision
+    ]
+    found: dict[str, ArtifactEntry] = {}
+    for artifact in fitting:
+        fixes = artifact.graph == "universal" and len(artifact.heads) == 1  # beside the one that takes k as an input
+        if advice.choice.heads in artifact.heads and not fixes:
+            found.setdefault(artifact.graph, artifact)
+    return found
+
+
+def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], model: Model, bundle: Path | None) -> Any:
+    graphs = [graph for graph in _GRAPHS if any(graph in member.artifacts for member in members)]
+    shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
+    for member in members:
+        advice, k = member.advice, member.heads
+        row = ["-", "-" if advice.choice is None else "no"]
+        if k is not None and advice.choice is not None:
+            one, sure = advice.estimates[k], "surely" if advice.choice.sure else f"{100 * advice.choice.chance:.0f} %"
+            row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", sure]
+        fetched = [_fetched(member, graph, sizes) for graph in graphs]
+        runtime = f"{advice.way.runtime} {advice.way.unit.upper()}"
+        shown.add_row(
+            member.name,
+            runtime,
+            str(k or "-"),
+            rounded(advice.budget.ms),
+            *row,
+            *(size(count) if count is not None else "-" for count in fetched),
+        )
+    if graphs:
+        published = [size(_published(members, graph, sizes)) for graph in graphs]
+        shown.add_section()
+        shown.add_row("all together", *[""] * 5, *published)
+    about = f"of {bundle}" if bundle else "the reference model; --bundle DIR speaks of yours, and of bytes"
+    return titled(f"{model.name} ({about}) on {len(members)} devices", shown, *_notes(members, chosen, graphs))
+
+
+def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list[str]:
+    covered = sum(member.heads is not None for member in members)
+    heads = f"k = {', '.join(map(str, chosen))}" if chosen else "nothing"
+    count = f"{len(chosen)} head count{'s' * (len(chosen) != 1)}: {heads}"
+    lines = [f"{covered} of {len(members)} devices are covered by {count}."]
+    unknown = [member.name for member in members if member.advice.choice is None]
+    nothing = [member.name for member in members if member.advice.choice and member.heads is None]
+    lines += [f"No number: {', '.join(unknown)}. Measure them: hydra-export bench."] if unknown else []
+    lines += [f"Nothing fits: {', '.join(nothing)}."] if nothing else []
+    if graphs:
+        lines += ["Bytes are what the device fetches; all together: what has to be published."]
+    return lines
+
+
+def _fetched(member: _Member, graph: str, sizes: dict[str, int]) -> int | None:
+    artifact = member.artifacts.get(graph)
+    return sum(sizes[path] for path in artifact.files) if artifact else None
+
+
+def _published(members: list[_Member], graph: str, sizes: dict[str, int]) -> int:
+    return sum(sizes[path] for path in {p for m in members if graph in m.artifacts for p in m.artifacts[graph].files})
+
+
+def _document(members: list[_Member], chosen: list[int], sizes: dict[str, int]) -> dict[str, Any]:
+    rows = []
+    for member in members:
+        advice, k = member.advice, member.heads
+        row: dict[str, Any] = {
+            "device": member.name,
+            "runtime": advice.way.runtime,
+            "unit": advice.way.unit,
+            "heads": k,
+        }
+        row |= {"budget_ms": advice.budget.ms}
+        if k is not None and advice.choice is not None:
+            one = advice.estimates[k]
+            row |= {"ms": one.ms, "low": one.low, "high": one.high, "provenance": one.provenance}
+            row |= {"sure": advice.choice.sure, "chance": advice.choice.chance}
+        row["bytes"] = {graph: _fetched(member, graph, sizes) for graph in _GRAPHS}
+        rows.append(row)
+    return {"devices": rows, "heads": chosen, "covered": sum(member.heads is not None for member in members)}

@@ -1,0 +1,90 @@
+"""``hydra-export profile --import``: results that were measured elsewhere become times of a device."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from hydra_export import bench as measuring
+from hydra_export import profiles as registry
+from hydra_export.bench import Asked, Report
+from hydra_export.commands import Result, table, titled
+from hydra_export.errors import BadInput
+from hydra_export.latency.spread import rounded
+
+if TYPE_CHECKING:
+    from hydra_export.bundle import Manifest
+    from hydra_export.device import LatencyRecord
+    from hydra_export.latency import Model
+
+
+def imported(
+    path: Path,
+    device: str,
+    folder: Path | None,
+    model: Model,
+    bundle: Path | None,
+    manifest: Manifest | None,
+    **said: Any,
+) -> Result:
+    """Reads *path* and keeps what it says.
+
+    Args:
+        device: "auto" for the one that the file names.
+        said: what else the user says of it, as ``Asked`` has it.
+    """
+    graphs = {
+        PurePosixPath(artifact.path).name: (artifact.heads[0], artifact.precision)
+        for artifact in (manifest.artifacts if manifest else ())
+        if len(artifact.heads) == 1
+    }
+    named = f"{model.name} in {bundle}" if bundle else f"{model.name}, the reference model"
+    results = measuring.read_results(path, Asked(model=model, named=named, graphs=graphs, **said))
+    notes = []
+    if isinstance(results, Report):
+        if manifest is not None and bundle is not None:
+            measuring.check_model(results, manifest, path, bundle)
+        _refuse_said(path, said)
+        records = measuring.records(results)
+        known, file, _count = measuring.save(results, folder, "" if device == "auto" else device)
+        wrong = sorted({timing.path for timing in results.timings if timing.wrong})
+        notes += [f"Left out, as they computed something else than the model: {', '.join(wrong)}."] if wrong else []
+        notes += [f"{one.runtime} did not run {one.path} there: {one.why}" for one in results.failed]
+    else:
+        if device == "auto":
+            raise BadInput(f"{path} does not say which device it is of.", "Say it: --device NAME.")
+        records = results
+        profile = registry.get(device, folder).profile
+        file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
+        known = registry.known(folder)[profile.id]
+    shown = table("k", "runtime", "precision", "unit", "threads", "ms", "p10 to p90", "date")
+    for record in records:
+        spread = f"{rounded(record.low)} to {rounded(record.high)}" if record.low and record.high else "-"
+        how = (record.runtime, record.precision, record.unit.upper(), str(record.threads or "-"))
+        shown.add_row(str(record.k), *how, rounded(record.ms), spread, record.date)
+    noisy = sum("noisy" in record.note for record in records)
+    notes += [f"{noisy} of {len(records)} are noisy: repeat them on a quiet, cool device."] if noisy else []
+    where = f" --bundle {bundle}" if bundle else ""
+    profile = known.profile
+    return Result(
+        {"device": profile.id, "file": str(file), "records": [_fields(record) for record in records]},
+        titled(
+            f"{records[0].model} on {profile.name} ({profile.id})",
+            shown,
+            *notes,
+            f"Kept in {file}.",
+            f"Now: hydra-export profile --device {profile.id}{where}",
+        ),
+    )
+
+
+def _refuse_said(path: Path, said: dict[str, Any]) -> None:
+    for name, value in said.items():
+        if value:
+            raise BadInput(f"{path} says its {name} itself.", f"Leave out --{name}.")
+
+
+def _fields(record: LatencyRecord) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(record)
