@@ -32,7 +32,7 @@ def written(
     artifacts: list[Artifact] = []
     for chosen in [(k,) for k in heads] if target.isolated and spec.graph == "separate" else [tuple(heads)]:
         found = worker.call(
-            "hydra_export.export:convert",
+            "hydra_export.conversion:convert",
             checkpoint=str(path),
             sha256=checkpoint.load(path).sha256,
             target=target.name,

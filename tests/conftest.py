@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,17 @@ def available_targets() -> list[str]:
             targets.get(name).requires()
             found.append(name)
     return found
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+    """Mode and content of everything below *folder*."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            stat.S_IMODE(path.lstat().st_mode),
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 @pytest.fixture

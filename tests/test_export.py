@@ -31,7 +31,7 @@ from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
 from hydra_export.verify import verify
-from tests.conftest import available_targets, perturbed
+from tests.conftest import available_targets, perturbed, snapshot
 
 KILLS = 30
 BOTH = ("separate", "shared")
@@ -40,17 +40,6 @@ BOTH = ("separate", "shared")
 def exported(path: Path, out: Path, graphs: Sequence[str] = BOTH, **choices: Any) -> bundle.Manifest:
     keywords = {name: choices.pop(name) for name in ("heads", "images", "progress") if name in choices}
     return export(checkpoint.load(path), out, jobs(["onnx"], graphs, ["fp32"], **choices), **keywords)
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
-    """Mode and content of everything below *folder*."""
-    return {
-        path.relative_to(folder).as_posix(): (
-            stat.S_IMODE(path.lstat().st_mode),
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder",
-        )
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def test_the_manifest_says_what_was_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -294,12 +283,15 @@ def wrong_target(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: OnnxTarget, source: Any, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         artifacts = write(self, source, heads, spec, out)
-        path = out / next(artifact.path for artifact in artifacts if 4 in artifact.heads)
+        for path in (out / artifact.path for artifact in artifacts if 4 in artifact.heads):
+            spoil(path)
+        return artifacts
+
+    def spoil(path: Path) -> None:
         model = onnx.load(path)
         bias = next(tensor for tensor in model.graph.initializer if tensor.name == "head.bias")
         bias.raw_data = (np.frombuffer(bias.raw_data, "<f4") + np.float32(0.01)).tobytes()
         onnx.save(model, path)
-        return artifacts
 
     monkeypatch.setattr(OnnxTarget, "write", wrong)
 
@@ -417,9 +409,10 @@ def test_a_target_whose_packages_are_missing_says_what_to_install(monkeypatch: p
 def test_progress_is_told_from_start_to_end(tiny_checkpoint: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     exported(tiny_checkpoint, tmp_path / "out", progress=lambda *step: told.append(step))
-    assert [done for _what, done, _total in told] == [0, 1, 2, 3, 4, 5, 6]
-    assert {total for _what, _done, total in told} == {6}  # two graph kinds are written, then each of two head counts
-    assert told[0][0] == "writing onnx separate fp32, k = 2, 4"
+    assert [done for _what, done, _total in told] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert {total for _what, _done, total in told} == {7}  # two separate graphs, both shared ones, and four proofs
+    assert told[0][0] == "writing onnx separate fp32, k = 2"
+    assert told[2][0] == "writing onnx shared fp32, k = 2, 4"
     assert told[-1][0] == "sealing"
 
 

@@ -59,7 +59,7 @@ class Case:
         if not self.target.isolated:
             return self.target.write(checkpoint, heads, self.spec(**choices), out)
         written = _worker().call(
-            "hydra_export.export:convert",
+            "hydra_export.conversion:convert",
             checkpoint=str(checkpoint.path),
             sha256=checkpoint.sha256,
             target=self.target.name,

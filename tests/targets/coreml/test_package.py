@@ -202,7 +202,7 @@ def test_precisions_lie_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: 
         written = Case(TARGET, "separate", precision).write(checkpoint, (2,), tmp_path / precision)
         names += [artifact.path for artifact in written]
         shutil.copytree(tmp_path / precision, out, dirs_exist_ok=True)
-    assert names == ["tiny-k2.mlpackage", "tiny-k2-fp32.mlpackage"]
+    assert names == ["tiny-k2.mlpackage", "tiny-k2-fp32.mlpackage", "tiny-k2-int8.mlpackage"]
     assert sorted(each.name for each in out.iterdir()) == sorted(names)
 
 
@@ -222,7 +222,7 @@ def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) ->
     """Writes in a process that nothing else was written in."""
     with Worker() as worker:
         worker.call(
-            "hydra_export.export:convert",
+            "hydra_export.conversion:convert",
             checkpoint=str(checkpoint.path),
             sha256=checkpoint.sha256,
             target="coreml",

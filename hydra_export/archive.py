@@ -1,0 +1,135 @@
+"""A bundle as one .zip file that is the same wherever it is made, and reading one that may have been made by anybody.
+
+Nothing is compressed: weights hardly shrink, what zlib makes of them differs between its versions, and an archive whose
+entries are stored cannot unpack to more than it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from hydra_export import bundle, files
+from hydra_export.errors import BadInput, VerificationFailed
+
+SUFFIX = ".zip"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that the format can say
+_MODE = stat.S_IFREG | 0o644
+_UNIX = 3
+_FORBIDDEN = frozenset('\\:*?"<>|')  # in names of files on Windows, or separators there
+_MOST_ENTRIES = 100_000
+_PIECE = 2**20
+
+
+def write(folder: Path, file: Path, name: str) -> None:
+    """Writes every file of the bundle *folder* into the archive *file*, below a folder *name*."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(bundle.tree(folder)):
+            with (folder / path).open("rb") as source:
+                _add(archive, f"{name}/{path}", source, (folder / path).stat().st_size)
+
+
+def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO, size: int) -> None:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.create_system, entry.external_attr, entry.file_size = _UNIX, _MODE << 16, size
+    with archive.open(entry, "w") as target:
+        shutil.copyfileobj(source, target, _PIECE)
+
+
+@contextmanager
+def unpacked(file: Path) -> Iterator[Path]:
+    """The bundle in the archive *file*, in a temporary folder.
+
+    Raises:
+        BadInput: *file* is no archive, or cannot be read.
+        VerificationFailed: it is one, and is damaged or not as ``write`` writes it; nothing was written outside of the
+            temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
+        try:
+            with file.open("rb") as stream:
+                folder = _unpack(stream, file, Path(place))
+        except OSError as error:
+            raise BadInput(f"{file} cannot be read: {error.strerror}.", "Give a bundle's folder or archive.") from error
+        yield folder
+
+
+def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
+        if stream.seek(0) or stream.read(4) != b"PK\x03\x04":
+            raise BadInput(f"{file} is no archive.", "Give a bundle's folder or archive.") from error
+        raise _failed(file, f"its end is damaged: {error}") from error
+    with archive:
+        entries = archive.infolist()
+        if problem := next(_problems(entries), None):
+            raise _failed(file, problem)
+        for entry in entries:
+            path = place / entry.filename
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with archive.open(entry) as source, path.open("xb") as target:
+                    shutil.copyfileobj(source, target, _PIECE)
+            except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+                raise _failed(file, f"{entry.filename} is damaged: {error}") from error
+        (name,) = {PurePosixPath(entry.filename).parts[0] for entry in entries}
+    _check_nothing_else(file, place / name)
+    return place / name
+
+
+def _problems(entries: list[zipfile.ZipInfo]) -> Iterator[str]:
+    """What keeps entries from being unpacked as plain files below one folder."""
+    if not entries:
+        yield "it is empty"
+    if len(entries) > _MOST_ENTRIES:
+        yield f"it has {len(entries)} entries"
+    seen: dict[str, str] = {}
+    for entry in entries:
+        name, shown = entry.filename, repr(entry.filename[:200])
+        path = PurePosixPath(name)
+        if name != str(path) or path.is_absolute() or ".." in path.parts or "\0" in entry.orig_filename:
+            yield f"{shown} lies outside of it, or is not a plain path"
+        elif any(ord(letter) < ord(" ") or letter in _FORBIDDEN for letter in name):
+            yield f"{shown} has letters that no file's name may have everywhere"
+        elif len(path.parts) < 2:
+            yield f"{shown} is not in the bundle's folder"
+        elif not stat.S_ISREG(entry.external_attr >> 16):
+            yield f"{shown} is a link, a folder or a special file"
+        elif entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+            yield f"{shown} is compressed or encrypted"
+        elif (twin := seen.setdefault(name.casefold(), name)) != name:
+            yield f"{shown} and {twin!r} differ only in capitals"
+        seen.setdefault(name.casefold(), name)
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        yield f"{twice!r} is in it twice"
+    parents = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    for name in sorted(parents.intersection(names)):
+        yield f"{name!r} is a file and a folder"
+    if len(roots := {PurePosixPath(name).parts[0] for name in names}) > 1:
+        yield f"it has {len(roots)} folders"
+
+
+def _check_nothing_else(file: Path, folder: Path) -> None:
+    """The archive that ``write`` makes of what was unpacked is the same to the last byte: it says nothing else."""
+    again = folder.parent / f"{folder.name}{SUFFIX}"
+    write(folder, again, folder.name)
+    if files.sha256(again) != files.sha256(file):
+        raise _failed(file, "its headers are not those that go with its files")
+    again.unlink()
+
+
+def _failed(file: Path, problem: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"{file} failed: {problem}.",
+        "Copy or bundle it again; where another tool packed it, unpack it and give the folder.",
+    )

@@ -1,0 +1,185 @@
+"""Checkpoints into artifacts: which writes there are, in which process each runs, and what was written before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from hydra_export import bundle, targets, worker
+from hydra_export import checkpoint as checkpoints
+from hydra_export.cache import Cache
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.target import Artifact, ExportSpec, Target
+
+# What a converter needs: the packages that it loads, and the model so many times.
+_CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One target with one choice of everything else."""
+
+    target: Target
+    spec: ExportSpec
+
+
+@dataclass(frozen=True)
+class Write:
+    """One call of a target's ``write``."""
+
+    job: Job
+    heads: tuple[int, ...]
+
+    @property
+    def what(self) -> str:
+        """What it does, for progress."""
+        spec, counts = self.job.spec, ", ".join(map(str, self.heads))
+        return f"writing {self.job.target.name} {spec.graph} {spec.precision}, k = {counts}"
+
+    @property
+    def converter(self) -> str:
+        """What does it, for messages."""
+        return f"The {self.job.target.name} converter for k = {', '.join(map(str, self.heads))}"
+
+
+def writes(listed: Sequence[Job], heads: tuple[int, ...]) -> list[Write]:
+    """What has to be written; what is self-contained is written for itself, so that it can be kept for itself."""
+    return [
+        Write(job, chosen)
+        for job in listed
+        for chosen in ([(k,) for k in heads] if job.spec.graph == "separate" else [heads])
+    ]
+
+
+def written(
+    listed: Sequence[Write],
+    checkpoint: Checkpoint,
+    folder: Path,
+    progress: Callable[[str, int], None],
+    *,
+    side_by_side: int = 0,
+    memory_mib: int = 0,
+    cache: Cache | None = None,
+) -> list[Artifact]:
+    """Writes everything into *folder*, or copies it out of *cache*, and lints it; paths come back relative to it."""
+    keys = _keys(listed, checkpoint) if cache else {}
+    found: dict[Write, list[Artifact]] = {}
+    for write in listed:
+        place = folder / write.job.target.name
+        place.mkdir(exist_ok=True)
+        if cache and (artifacts := cache.fetch(keys[write], place)) is not None:
+            found[write] = artifacts
+    here = [write for write in listed if write not in found and not write.job.target.isolated]
+    apart = [write for write in listed if write not in found and write.job.target.isolated]
+    done = len(found)
+    for write in here:
+        progress(write.what, done)
+        found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
+        done += 1
+    if apart:
+        progress(apart[0].converter, done)
+        converted = _converted(
+            apart, checkpoint, folder, lambda what, more, _: progress(what, done + more), side_by_side, memory_mib
+        )
+        found |= zip(apart, converted, strict=True)
+    for write in listed:
+        for artifact in found[write]:
+            write.job.target.lint(folder / write.job.target.name / artifact.path)
+    for write in [*here, *apart] if cache else ():
+        cast(Cache, cache).keep(keys[write], found[write], folder / write.job.target.name)
+    return [_below(write.job.target.name, artifact) for write in listed for artifact in found[write]]
+
+
+def _below(name: str, artifact: Artifact) -> Artifact:
+    files = tuple(f"{name}/{file}" for file in artifact.files)
+    return msgspec.structs.replace(artifact, path=f"{name}/{artifact.path}", files=files)
+
+
+def _keys(listed: Sequence[Write], checkpoint: Checkpoint) -> dict[Write, str]:
+    """What each write is made from: the model, the choices, and every program that has a part in it."""
+    model = hashlib.sha256(msgspec.json.encode([checkpoint.info, checkpoint.sha256]))
+    for name, tensor in sorted(checkpoint.model.state_dict().items()):
+        model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        model.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    ours = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        ours.update(path.read_bytes())
+    common = [model.hexdigest(), ours.hexdigest(), platform.machine(), platform.python_version()]
+    packages = {"numpy", "torch"}.union(*(write.job.target.packages for write in listed))
+    versions = {name: version(name) for name in packages}
+
+    def key(write: Write) -> str:
+        own = [[name, versions[name]] for name in sorted({"numpy", "torch", *write.job.target.packages})]
+        what = [*common, own, write.job.target.name, write.heads, write.job.spec]
+        return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
+
+    return {write: key(write) for write in listed}
+
+
+def _converted(
+    listed: Sequence[Write],
+    checkpoint: Checkpoint,
+    folder: Path,
+    progress: bundle.Progress,
+    side_by_side: int,
+    memory_mib: int,
+) -> list[list[Artifact]]:
+    """The same in processes of their own, which read the model from a file."""
+    config = checkpoint.info.config
+    weights_mib = 4 * config.num_params(config.heads) // 2**20
+    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
+        path = Path(place) / "checkpoint.safetensors"
+        checkpoints.save(path, checkpoint.model.state_dict(), checkpoint.info)
+        calls = [
+            worker.Call(
+                function=f"{__name__}:convert",
+                arguments={
+                    "checkpoint": str(path),
+                    "sha256": checkpoint.sha256,
+                    "target": write.job.target.name,
+                    "heads": list(write.heads),
+                    "spec": msgspec.to_builtins(write.job.spec),
+                    "out": str(folder / write.job.target.name),
+                },
+                what=write.converter,
+            )
+            for write in listed
+        ]
+        results = worker.run_side_by_side(
+            calls,
+            jobs=side_by_side or _usable_cores(),
+            memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
+            memory_cap_mib=memory_mib,
+            progress=progress,
+        )
+    return [msgspec.convert(result, list[Artifact]) for result in results]
+
+
+def _usable_cores() -> int:
+    """The cores that this process may use; a container may have fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def convert(
+    checkpoint: str, sha256: str, target: str, heads: Sequence[int], spec: dict[str, Any], out: str
+) -> list[dict[str, Any]]:
+    """What a worker runs: the target's ``write``, with everything as plain data.
+
+    Args:
+        checkpoint: a file of ours, made for this.
+        sha256: of the file that the user gave.
+    """
+    loaded = replace(checkpoints.load(Path(checkpoint)), sha256=sha256)
+    artifacts = targets.get(target).write(loaded, heads, msgspec.convert(spec, ExportSpec), Path(out))
+    return [msgspec.to_builtins(artifact) for artifact in artifacts]
