@@ -50,7 +50,7 @@ def unpacked(file: Path) -> Iterator[Path]:
     Raises:
         BadInput: *file* is no archive, or cannot be read.
         VerificationFailed: it is one, and is damaged or not as ``write`` writes it; nothing was written outside of the
-            temporary folder.
+            temporary folder. That it says nothing else than its files is checked last, when the caller is done.
     """
     with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
         try:
@@ -59,6 +59,7 @@ def unpacked(file: Path) -> Iterator[Path]:
         except OSError as error:
             raise BadInput(f"{file} cannot be read: {error.strerror}.", "Give a bundle's folder or archive.") from error
         yield folder
+        _check_nothing_else(file, folder)
 
 
 def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
@@ -81,7 +82,6 @@ def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
             except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
                 raise _failed(file, f"{entry.filename} is damaged: {error}") from error
         (name,) = {PurePosixPath(entry.filename).parts[0] for entry in entries}
-    _check_nothing_else(file, place / name)
     return place / name
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra_export import bundle, files, parity, targets
+from hydra_export import archive, bundle, files, parity, targets
 from hydra_export.errors import BadInput, MissingExtra, ParityFailed, UnknownName, VerificationFailed
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
@@ -21,13 +21,27 @@ class Verified:
     record: parity.ParityRecord
 
 
-def verify(folder: Path, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
+def verify(path: Path, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
     """Checks hashes, then runs everything.
 
+    Args:
+        path: of the bundle's folder, or of its archive.
+
     Raises:
-        BadInput: *folder* is no bundle at all.
+        BadInput: *path* is no bundle at all.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
+    if not path.is_file():
+        return _verify(path, progress)
+    progress("unpacking", 0, 1)
+    with archive.unpacked(path) as folder:
+        try:
+            return _verify(folder, progress)
+        except VerificationFailed as error:  # nobody knows the temporary folder
+            raise VerificationFailed(error.message.replace(str(folder), str(path)), error.remedy) from error
+
+
+def _verify(folder: Path, progress: bundle.Progress) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)
     try:

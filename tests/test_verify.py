@@ -176,7 +176,7 @@ def test_a_missing_folder_and_one_that_is_no_bundle_are_bad_input(tmp_path: Path
     with pytest.raises(BadInput, match="is not a bundle"):
         verify(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="There is no folder"):
+    with pytest.raises(BadInput, match="is no archive"):
         verify(tmp_path / "file")
 
 

@@ -1,4 +1,4 @@
-"""``hydra-export verify DIR``: is this bundle whole, and does it still compute what it should?"""
+"""``hydra-export verify BUNDLE``: is this bundle whole, and does it still compute what it should?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from hydra_export.commands import Result, allowed, table, talk, titled
 
 
-def verify(folder: Path, /) -> Result:
+def verify(bundle: Path, /) -> Result:
     """Check a bundle: every file listed and hashed, every artifact run on its golden input.
 
     Args:
-        folder: The bundle.
+        bundle: Its folder, or its archive.
     """
     from hydra_export.commands.progress import shown_progress
     from hydra_export.verify import verify as verify_bundle
 
     with shown_progress(talk()) as progress:
-        verified = verify_bundle(folder, progress)
+        verified = verify_bundle(bundle, progress)
     shown = table("artifact", "k", "error", "allowed", "run in")
     for run in verified:
         errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))
         shown.add_row(run.path, str(run.heads), *errors, ", ".join(run.record.runtimes))
-    title = f"{folder} is whole, and every artifact computes its golden logits"
+    title = f"{bundle} is whole, and every artifact computes its golden logits"
     artifacts = [
         {
             "path": run.path,
@@ -33,4 +33,4 @@ def verify(folder: Path, /) -> Result:
         }
         for run in verified
     ]
-    return Result({"folder": str(folder), "artifacts": artifacts}, titled(title, shown))
+    return Result({"folder": str(bundle), "artifacts": artifacts}, titled(title, shown))
