@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
-from hydra_export.model import Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.coreml.weights import Quantized, Weights
+
+if TYPE_CHECKING:
+    from hydra_export.model import Span
 
 LOGITS, FEATURES = "logits", "features"
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # what coremltools calls them, and Xcode expects
@@ -178,7 +180,7 @@ class Emitter:
 
         def product(rows: Span, columns: Span, name: str, biased: bool = True) -> Any:
             weight = self._matrix(f"{layer}.weight", rows, columns, f"{name}_weight", factor)
-            bias = self.weights.vector(f"{layer}.bias", rows, factor) if biased else None
+            bias = self.weights.vector(f"{layer}.bias", rows, factor) if biased else self._zeros(weight.shape[0])
             given = self._part(x, columns) if wider else x
             return mb.linear(x=given, weight=weight, bias=bias, name=name)
 
@@ -210,6 +212,10 @@ class Emitter:
         """Along the last axis."""
         axis, interleave = self._shared("last_axis", -1), self._shared("not_interleaved", False)
         return self.mb.concat(values=values, axis=axis, interleave=interleave, name=name)
+
+    def _zeros(self, count: int) -> Any:
+        """A bias that is none: the builder would write one of its own for each product."""
+        return self._shared(f"zeros_{count}", np.zeros(count, self.dtype))
 
     def _shared(self, name: str, value: Any) -> Any:
         """A constant that many operations take: one of its own for each would be a third of all operations."""

@@ -86,7 +86,8 @@ def _interface(package: mil.Package, heads: int) -> tuple[str, mil.Feature, str]
     """The function of *heads*, its image input, and the output that parity is measured on."""
     function = "main" if set(package.functions) == {"main"} else f"k{heads}"
     if function not in package.functions:
-        raise CheckFailed(f"{package.path} has functions {list(package.functions)}, none for heads {heads}.")
+        listed = ", ".join(sorted(package.functions, key=lambda name: (len(name), name)))
+        raise CheckFailed(f"{package.path} has functions {listed}, none for heads {heads}.")
     signature = package.signatures[function]
     outputs = [each.name for each in signature.outputs if each.kind == "tensor" and each.name in _OUTPUTS]
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4 or len(outputs) != 1:

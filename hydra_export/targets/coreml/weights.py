@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
-from hydra_export.model import Span, array
 from hydra_export.target import ExportSpec
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # running and linting a package needs no torch
     from hydra_export.checkpoint import Checkpoint
+    from hydra_export.model import Span
 
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 _SMALLEST_FP16 = float(np.finfo(np.float16).smallest_subnormal)
@@ -57,6 +57,8 @@ class Weights:
         return _quantized(_scaled(part, factor)) if self._quantized else _scaled(rounded, factor)
 
     def _part(self, name: str, spans: tuple[Span, ...]) -> NDArray[np.float32]:
+        from hydra_export.model import array
+
         return array(self._normalised[name].part(spans))
 
     def _rounded(self, name: str, part: NDArray[np.float32]) -> NDArray[Any]:

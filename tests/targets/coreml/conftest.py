@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from hydra_export import parity, targets
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import MissingExtra
 from hydra_export.mil.proto import model_class
+from hydra_export.model import assembled
 from hydra_export.parity import ParityRecord
-from hydra_export.target import Artifact, Precision
+from hydra_export.target import Artifact, GraphKind, Precision
+from hydra_export.targets.coreml.weights import Quantized, Weights
 from tests.targets.conftest import Case, MakeCheckpoint, given, pixels
 
 COREML = targets.get("coreml")
@@ -42,13 +45,18 @@ def write(make_checkpoint: MakeCheckpoint, tmp_path: Path, tmp_path_factory: pyt
     """A copy of subnetwork 2 of a tiny checkpoint; *architecture* is HydraConfig's, the rest ExportSpec's."""
 
     def written(
-        architecture: dict[str, Any] | None = None, precision: Precision = "fp16", heads: int = 2, **choices: Any
+        architecture: dict[str, Any] | None = None,
+        precision: Precision = "fp16",
+        heads: int | tuple[int, ...] = 2,
+        graph: GraphKind = "separate",
+        **choices: Any,
     ) -> tuple[Checkpoint, Artifact, Path]:
-        key = repr((architecture, precision, heads, sorted(choices.items())))
+        key = repr((architecture, precision, heads, graph, sorted(choices.items())))
         if key not in _written:
             checkpoint = make_checkpoint(**{"head_dim": 16, "num_classes": 11, **(architecture or {})})
             out = tmp_path_factory.mktemp("written") / "out"
-            (artifact,) = Case(COREML, "separate", precision).write(checkpoint, (heads,), out, **choices)
+            listed = (heads,) if isinstance(heads, int) else heads
+            (artifact,) = Case(COREML, graph, precision).write(checkpoint, listed, out, **choices)
             _written[key] = checkpoint, artifact, out / artifact.path
         checkpoint, artifact, path = _written[key]
         return checkpoint, artifact, Path(shutil.copytree(path, tmp_path / path.name))
@@ -57,28 +65,79 @@ def write(make_checkpoint: MakeCheckpoint, tmp_path: Path, tmp_path_factory: pyt
 
 
 class Proof:
-    """Parity in every runtime, as an export does it; what torch computes is computed once."""
+    """Parity in every runtime, as an export does it; what torch computes is computed once.
 
-    def __init__(self, checkpoint: Checkpoint, artifact: Artifact) -> None:
+    An int8 package is held to float32's own noise as well: of torch with the weights that it is to hold.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, artifact: Artifact, heads: int = 0) -> None:
         config, data = checkpoint.info.config, checkpoint.info.preprocessing
-        self.precision, (self.heads,) = artifact.spec.precision, artifact.heads
+        self.precision, self.heads = artifact.spec.precision, heads or artifact.heads[0]
         self.image = given(checkpoint, artifact.spec)
         self.expected = {
             kind: parity.reference(checkpoint.model, self.heads, pixels(config), data, kind)
             for kind in dict.fromkeys((self.precision, "fp32"))
         }
+        if self.precision == "int8":
+            self.expected["int8"] = _of_quantized(checkpoint, artifact, self.heads)
 
     def of(self, path: Path) -> ParityRecord:
         """The record of the package at *path*; ParityFailed where it computes something else."""
+        if self.precision == "int8":
+            record = parity.compare(COREML.load(path, self.heads).run(self.image), self.expected["int8"])
+            parity.check(str(path), self.heads, record)
+            return record
         run = lambda session: session.run(self.image)  # noqa: E731
         return parity.prove(COREML, path, self.heads, self.precision, self.expected, run)[0]
 
 
-class Opened:
-    """The model and the weights of a package, to change and save."""
+def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[str, NDArray[np.float32]]:
+    """The normalised form of subnetwork *heads* as an int8 package is to hold it, put together from its shells."""
+    listed = artifact.heads if artifact.spec.graph == "universal" else (heads,)
+    spans = list(itertools.pairwise((0, *(k for k in listed if k <= heads))))
+    stored = Weights(checkpoint, artifact.spec)
+    whole = {name: np.zeros(tensor.shape, np.float32) for name, tensor in checkpoint.model.weights(heads).items()}
+    for name, full in whole.items():
+        source = name.replace("head", checkpoint.info.config.classifier(heads)) if name.startswith("head.") else name
+        grows = stored.grows(source)
+        if full.ndim not in (2, 4):
+            full[:] = stored.vector(source, (0, heads)).astype(np.float32)
+            continue
+        for high in spans if any(grows[:2]) else [(0, heads)]:
+            blocks = [(high, (0, high[1]) if grows[1] else high)]
+            if all(grows[:2]) and high[0]:
+                blocks.append(((0, high[0]), high))
+            elif not grows[0]:
+                blocks = [((0, heads), high)]
+            for rows, columns in blocks:
+                block = stored.matrix(source, rows, columns)
+                assert isinstance(block, Quantized)
+                place = tuple(
+                    slice(*(size // heads * k for k in span)) if grow else slice(None)
+                    for span, size, grow in zip((rows, columns), full.shape, grows, strict=False)
+                )
+                scale = block.scale.astype(np.float32).reshape(-1, *(1,) * (full.ndim - 1))
+                full[place] = block.data.astype(np.float32) * scale
+    return whole
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+def _of_quantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> parity.Reference:
+    import torch
+
+    weights = {name: torch.from_numpy(full) for name, full in dequantized(checkpoint, artifact, heads).items()}
+    data = checkpoint.info.preprocessing
+    dense = assembled(checkpoint.info.config, heads, weights)
+    with torch.inference_mode():
+        normalised = (data.normalise(pixels(checkpoint.info.config), kind) for kind in (np.float32, np.float64))
+        torch_fp32 = dense(torch.from_numpy(next(normalised))).numpy()
+        return parity.Reference(dense.double()(torch.from_numpy(next(normalised))).numpy(), torch_fp32)
+
+
+class Opened:
+    """The model and the weights of a package, to change and save; operations and constants are those of *function*."""
+
+    def __init__(self, path: Path, function: str = "main") -> None:
+        self.path, self.function = path, function
         self.model: Any = model_class()()
         self.model.ParseFromString((path / MODEL).read_bytes())
         self.weights = bytearray((path / WEIGHTS).read_bytes())
@@ -89,8 +148,8 @@ class Opened:
 
     @property
     def block(self) -> Any:
-        """Of the function ``main``."""
-        return self.model.mlProgram.functions[0].value.block_specializations[0].value
+        functions = {entry.key: entry.value for entry in self.model.mlProgram.functions}
+        return functions[self.function].block_specializations[0].value
 
     def operation(self, output: str) -> Any:
         """The operation that gives *output*."""
@@ -101,8 +160,13 @@ class Opened:
         return [each.type for each in self.block.operations if each.type != "const"]
 
     def constant(self, name: str) -> Any:
-        """The Value message of a const operation."""
-        return next(each.value for each in self.operation(name).attributes if each.key == "val")
+        """The Value message of a const operation, or of what is written inside another: ``operation.parameter``."""
+        name, _, parameter = name.partition(".")
+        operation = self.operation(name)
+        for each in operation.inputs:
+            if each.key == parameter:
+                return each.value.arguments[0].value
+        return next(each.value for each in operation.attributes if each.key == (parameter or "val"))
 
     def named(self, *names: str) -> str:
         """The first of *names* that there is."""
@@ -115,7 +179,7 @@ class Opened:
         assert value.WhichOneof("value") == "blobFileValue"
         kind = value.type.tensorType
         shape = [each.constant.size for each in kind.dimensions]
-        dtype = np.dtype({10: "<f2", 11: "<f4"}[kind.dataType])
+        dtype = np.dtype({10: "<f2", 11: "<f4", 21: "i1"}[kind.dataType])
         start = struct.unpack_from("<Q", self.weights, value.blobFileValue.offset + 16)[0]
         raw = np.frombuffer(self.weights, dtype, int(np.prod(shape)), start)
         return raw.reshape(shape)
