@@ -1,0 +1,176 @@
+"""The module that times artifacts, here and alone on a board."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydra_export import bench, board, bundle, profiles, targets
+from hydra_export.bench.run import plan
+from hydra_export.errors import BadInput, OutputRefused
+from tests.conftest import available_targets, perturbed
+
+RUNS = 6
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every graph kind of everything that can be timed here."""
+    from hydra_export import checkpoint
+    from hydra_export.architecture import HydraConfig
+    from hydra_export.export import export, jobs
+    from hydra_export.preprocess import Preprocessing
+
+    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
+    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    place = tmp_path_factory.mktemp("every")
+    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    names = [name for name in ("onnx", "tflite") if name in available_targets()]
+    listed = [job for name in names for job in jobs([name], targets.get(name).graphs)]
+    export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", listed)
+    return place / "bundle"
+
+
+@pytest.fixture(scope="module")
+def measured(every: Path) -> dict[str, Any]:
+    manifest = bundle.read(every)
+    here = [name for name in board.installed() if name in ("onnxruntime", "litert")]
+    return board.measure(every, plan(manifest, manifest.artifacts), RUNS, [1, 2], here)
+
+
+def test_every_artifact_is_timed_at_every_head_count_with_every_number_of_threads(
+    every: Path, measured: dict[str, Any]
+) -> None:
+    assert measured["failed"] == []
+    timed = {(t["path"], t["heads"], t["threads"]) for t in measured["timings"]}
+    assert timed == {(a.path, k, count) for a in bundle.read(every).artifacts for k in a.heads for count in (1, 2)}
+    assert {t["runtime"] for t in measured["timings"]} >= {"onnxruntime"}
+    for timing in measured["timings"]:
+        assert len(timing["runs_ms"]) == RUNS
+        assert 0 < timing["min_ms"] <= timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
+        assert timing["load_ms"] > 0
+        assert timing["cpu_ms"] > 0
+
+
+def test_what_is_timed_computes_the_head_count_that_it_is_said_to(measured: dict[str, Any]) -> None:
+    """The golden logits of k = 2 and 4 differ, so a graph that runs another k than asked is far off."""
+    universal = [t for t in measured["timings"] if t["graph"] == "universal"]
+    assert {t["heads"] for t in universal} == {2, 4}
+    for timing in measured["timings"]:
+        assert 0 <= timing["max_abs_error"] <= timing["bound"]
+
+
+def test_memory_is_of_the_artifact_and_not_of_this_process(measured: dict[str, Any]) -> None:
+    big = np.ones(2**26)  # 512 MiB here
+    manifest_free = max(timing["peak_mib"] for timing in measured["timings"])
+    assert manifest_free < big.nbytes / 2**20
+    assert all(20 < timing["base_mib"] < timing["peak_mib"] for timing in measured["timings"])
+
+
+def test_a_process_that_dies_is_named_and_the_others_go_on(every: Path) -> None:
+    manifest = bundle.read(every)
+    artifact = plan(manifest, manifest.artifacts)["artifacts"][0]
+    process = board._Process({"artifact": artifact, "runtime": "onnxruntime", "threads": 1}, every, bundle.GOLDEN)
+    process.process.kill()
+    with pytest.raises(board.CannotRunError, match="signal SIGKILL ended it"):
+        process.ask("time", [2, 1])
+    process.close()
+
+
+def test_an_artifact_that_a_runtime_does_not_take_is_told_and_the_others_are_timed(every: Path, tmp_path: Path) -> None:
+    manifest = bundle.read(every)
+    whole = plan(manifest, [a for a in manifest.artifacts if a.path.endswith("tiny-k2.onnx")])
+    broken = {**whole["artifacts"][0], "path": "onnx/none.onnx"}
+    result = board.measure(every, {**whole, "artifacts": [broken, *whole["artifacts"]]}, 2, [1], ["onnxruntime"])
+    assert [failure["path"] for failure in result["failed"]] == ["onnx/none.onnx"]
+    assert "none.onnx" in result["failed"][0]["why"]
+    assert [timing["path"] for timing in result["timings"]] == ["onnx/tiny-k2.onnx"]
+
+
+QUIET = [1.0] * 30
+
+
+@pytest.mark.parametrize(
+    ("runs", "cpu", "expected"),
+    [
+        (QUIET, 1.0, []),
+        (QUIET, None, []),
+        ([1.0] * 26 + [2.0] * 4, 1.0, ["scattered"]),
+        ([1.0] * 28 + [2.0] * 2, 1.0, []),
+        ([1.0] * 15 + [1.15] * 15, None, ["drifted"]),
+        ([1.15] * 15 + [1.0] * 15, None, ["drifted"]),
+        (QUIET, 0.8, ["waited"]),
+        ([1.0, 3.0, 1.0], None, []),
+    ],
+)
+def test_noise_is_named(runs: list[float], cpu: float | None, expected: list[str]) -> None:
+    assert list(board.noise(runs, cpu)) == expected
+
+
+def test_the_module_needs_numpy_and_python_3_8_alone() -> None:
+    source = Path(board.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 8))
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    foreign = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"__future__"}
+    assert foreign == {"numpy", "onnxruntime"}
+    newer = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "removeprefix"]
+    assert newer == []
+
+
+# The folder for a board
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    return profiles.user_folder()
+
+
+def test_a_board_times_it_and_the_answer_comes_from_its_times(
+    every: Path, tmp_path: Path, settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hydra_export.cli import main
+
+    out = tmp_path / "hydra-bench"
+    assert main(["bench", "--bundle", str(every), "--standalone", str(out), "--heads", "2"]) == 0
+    assert "scp -r" in capsys.readouterr().out
+    assert (out / "bench.py").read_bytes() == Path(board.__file__).read_bytes()
+    assert {a["path"] for a in json.loads((out / "plan.json").read_bytes())["artifacts"]} >= {"onnx/tiny-k2.onnx"}
+    assert not (out / "onnx/tiny-k4.onnx").exists()
+    command = [sys.executable, "bench.py", "--runs", "3", "--threads", "1", "--runtime", "onnxruntime"]
+    ran = subprocess.run(command, cwd=out, capture_output=True, text=True, check=True)
+    assert "onnx/tiny-k2.onnx" in ran.stdout
+    assert "hydra-export profile --import bench.json" in ran.stdout
+    assert main(["profile", "--import", str(out / "bench.json"), "--bundle", str(every)]) == 0
+    capsys.readouterr()
+    assert main(["profile", "--bundle", str(every), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["device"]["recognised_by"]
+    assert answer["estimates"][0]["provenance"] == "measured"
+    result = bench.read(out / "bench.json")
+    fastest = next(t for t in result.timings if t.path == "onnx/tiny-k2.onnx")
+    assert answer["estimates"][0]["ms"] == pytest.approx(fastest.median_ms, rel=1e-4)
+    with pytest.raises(OutputRefused, match="holds a result"):
+        bench.write_standalone(every, out)
+
+
+def test_a_folder_for_a_board_replaces_its_own_kind_alone(every: Path, tmp_path: Path) -> None:
+    bench.write_standalone(every, tmp_path / "out", heads=(2,))
+    bench.write_standalone(every, tmp_path / "out", heads=(4,))
+    assert (tmp_path / "out/onnx/tiny-k4.onnx").exists()
+    assert not (tmp_path / "out/onnx/tiny-k2.onnx").exists()
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    with pytest.raises(OutputRefused, match="something else"):
+        bench.write_standalone(every, tmp_path / "out")
+    assert (tmp_path / "out/thesis.txt").exists()
+    with pytest.raises(BadInput, match="holds nothing of what was asked for"):
+        bench.write_standalone(every, tmp_path / "new", targets=("coreml",))

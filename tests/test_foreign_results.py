@@ -1,0 +1,184 @@
+"""Results of Qualcomm AI Hub and of TFLite's benchmark_model, in the forms that these tools write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydra_export import profiles
+from hydra_export.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+AI_HUB: dict[str, Any] = {
+    "execution_summary": {
+        "estimated_inference_time": 5900,
+        "estimated_inference_peak_memory": 190_000_000,
+        "first_load_time": 311_671,
+        "first_load_peak_memory": 14_786_560,
+        "warm_load_time": 198_597,
+        "warm_load_peak_memory": 14_573_568,
+        "compile_time": None,
+        "compile_peak_memory": None,
+        "all_inference_times": [5900, 6000, 6100, 6200, 6900],
+    },
+    "execution_detail": [
+        {"name": "conv", "type": "Conv2d", "compute_unit": "NPU"},
+        {"name": "linear", "type": "FullyConnected", "compute_unit": "NPU"},
+        {"name": "gather", "type": "Gather", "compute_unit": "CPU"},
+    ],
+}
+BENCHMARK_MODEL = """\
+INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Num threads: [4]
+INFO: Graph: [/data/local/tmp/{name}]
+INFO: #threads used for CPU inference: [4]
+INFO: Loaded model /data/local/tmp/{name}
+INFO: Initialized session in 17.187ms.
+INFO: Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding 150 seconds.
+INFO: count=4 first=170000 curr=151000 min=150000 max=170000 avg=155000 std=9000
+INFO: Running benchmark for at least 50 iterations and at least 1 seconds but terminate if exceeding 150 seconds.
+INFO: count=50 first=151000 curr=150100 min=147000 max=161000 avg=150250 std=2000{more}
+INFO: Inference timings in us: Init: 17187, First inference: 170000, Warmup (avg): 155000, Inference (avg): 150250
+INFO: Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE.
+INFO: Memory footprint delta from the start of the tool (MB): init=54.2852 overall=173.4102
+"""
+REFERENCE = "hydravit_base_patch16_224"
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    monkeypatch.setenv("COLUMNS", "160")
+    return profiles.user_folder()
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def taken(path: Path, capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
+    assert main(["profile", "--import", str(path), *arguments, "--json"]) == 0, capsys.readouterr().err
+    records: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["records"]
+    return records
+
+
+def refused(path: Path, capsys: Capture, *arguments: str) -> str:
+    assert main(["profile", "--import", str(path), *arguments]) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_ai_hub_times_are_taken_with_what_they_say_and_what_the_user_says(results: Path, capsys: Capture) -> None:
+    results.write_text(json.dumps(AI_HUB))
+    said = ("--device", "galaxy-s24", "--heads", "12", "--runtime", "qnn", "--date", "2026-02-03")
+    (record,) = taken(results, capsys, *said)
+    assert (record["k"], record["runtime"], record["unit"], record["date"]) == (12, "qnn", "npu", "2026-02-03")
+    assert (record["ms"], record["statistic"]) == (6.1, "median")
+    assert record["low"] < 6.0 < 6.2 < record["high"]
+    assert record["peak_memory_mb"] == 190.0
+    assert record["ops"] == {"npu": 2, "cpu": 1}
+    assert main(["profile", "--device", "galaxy-s24", "--runtime", "qnn", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["estimates"][-1]
+    assert (answer["ms"], answer["provenance"]) == (6.1, "measured")
+
+
+def test_an_ai_hub_file_without_single_times_gives_its_estimate(results: Path, capsys: Capture) -> None:
+    summary = {**AI_HUB["execution_summary"], "all_inference_times": []}
+    results.write_text(json.dumps({**AI_HUB, "execution_summary": summary}))
+    (record,) = taken(results, capsys, "--device", "galaxy-s24", "--heads", "6", "--runtime", "litert")
+    assert (record["ms"], record.get("statistic", "unknown")) == (5.9, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"execution_detail": []}, "execution_detail: it does not say on which compute unit"),
+        ({"execution_detail": [{"compute_unit": "TPU"}]}, "execution_detail[0].compute_unit: 'tpu'"),
+        ({"execution_detail": 3}, "execution_detail: it is no list"),
+        (
+            {"execution_summary": {"estimated_inference_time": -5}},
+            "estimated_inference_time: -5 is not a number above 0",
+        ),
+        ({"execution_summary": {"all_inference_times": [5900, None]}}, "all_inference_times[1]: None"),
+        ({"execution_summary": 5}, "execution_summary: it is no table"),
+    ],
+)
+def test_a_damaged_ai_hub_file_is_refused_by_field(
+    results: Path, capsys: Capture, change: dict[str, Any], told: str
+) -> None:
+    results.write_text(json.dumps({**AI_HUB, **change}))
+    message = refused(results, capsys, "--device", "galaxy-s24", "--heads", "12", "--runtime", "qnn")
+    assert str(results) in message
+    assert told in message
+
+
+def test_what_an_ai_hub_file_does_not_say_is_asked_for(results: Path, capsys: Capture) -> None:
+    results.write_text(json.dumps(AI_HUB))
+    assert "does not say which device" in refused(results, capsys, "--heads", "12", "--runtime", "qnn")
+    assert "--heads K" in refused(results, capsys, "--device", "galaxy-s24", "--runtime", "qnn")
+    assert "does not say which runtime" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "12")
+    assert "has no k = 2" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "2", "--runtime", "qnn")
+    date = ("--device", "galaxy-s24", "--heads", "12", "--runtime", "qnn", "--date", "3.2.2026")
+    assert "3.2.2026 is not a date" in refused(results, capsys, *date)
+
+
+def test_benchmark_model_says_head_count_threads_time_and_memory(results: Path, capsys: Capture) -> None:
+    results.write_text(BENCHMARK_MODEL.format(name=f"{REFERENCE}-k6.tflite", more=""))
+    (record,) = taken(results, capsys, "--device", "pixel7")
+    assert (record["k"], record["runtime"], record["unit"], record["threads"]) == (6, "litert", "cpu", 4)
+    assert (record["ms"], record["statistic"], record["precision"]) == (150.25, "mean", "fp32")
+    assert record["low"] == pytest.approx(150.25 - 2.563, abs=0.01)
+    assert record["peak_memory_mb"] == 173.4
+    assert main(["profile", "--device", "pixel7", "--json"]) == 0
+    estimates = {one["heads"]: one for one in json.loads(capsys.readouterr().out)["estimates"]}
+    assert (estimates[6]["ms"], estimates[6]["provenance"]) == (150.25, "measured")
+    assert estimates[12]["provenance"] == "estimated"
+    assert 4 * 150 > estimates[12]["ms"] > 3 * 150
+
+
+def test_several_runs_in_one_file_are_all_taken(results: Path, capsys: Capture) -> None:
+    more = " p5=148000 median=150100 p95=155000"
+    runs = [BENCHMARK_MODEL.format(name=f"{REFERENCE}-k{k}.tflite", more=more) for k in (3, 6, 12)]
+    gpu = (
+        "INFO: Use gpu: [1]\nINFO: Explicitly applied GPU delegate, and the model graph will be completely executed.\n"
+    )
+    runs[1] = runs[1].replace("INFO: Graph", f"{gpu}INFO: Graph")
+    results.write_text("".join(runs))
+    records = taken(results, capsys, "--device", "pixel7")
+    assert [(r["k"], r["unit"], r["ms"]) for r in records] == [(3, "cpu", 150.1), (6, "gpu", 150.1), (12, "cpu", 150.1)]
+    assert all(r["statistic"] == "median" for r in records)
+
+
+def test_times_of_another_model_are_refused_naming_file_and_field(
+    results: Path, capsys: Capture, exported: Path
+) -> None:
+    results.write_text(BENCHMARK_MODEL.format(name="mobilenet_v1.tflite", more=""))
+    told = refused(results, capsys, "--device", "pixel7")
+    assert f"{results}: Graph: 'mobilenet_v1.tflite' is of another model than {REFERENCE}" in told
+    told = refused(results, capsys, "--device", "pixel7", "--bundle", str(exported))
+    assert f"is of another model than tiny in {exported}, which has tiny-k2.onnx" in told
+    (record,) = taken(results, capsys, "--device", "pixel7", "--heads", "6")
+    assert record["k"] == 6, "the user says that only its name is another"
+    results.write_text(BENCHMARK_MODEL.format(name=f"{REFERENCE}-k6.tflite", more=""))
+    assert "is of k = 6, and --heads says 12" in refused(results, capsys, "--device", "pixel7", "--heads", "12")
+
+
+@pytest.mark.parametrize("content", ["", "Inference took 5 ms", "{", '{"kind": "toaster"}', "\x00\xff"])
+def test_what_is_no_result_is_refused_with_what_would_be(results: Path, capsys: Capture, content: str) -> None:
+    results.write_text(content)
+    message = refused(results, capsys, "--device", "pixel7")
+    assert str(results) in message
+
+
+def test_a_file_that_is_not_there_is_refused(results: Path, capsys: Capture) -> None:
+    assert f"{results} cannot be read: No such file" in refused(results, capsys, "--device", "pixel7")
+
+
+def test_options_of_the_import_are_refused_without_it(capsys: Capture) -> None:
+    assert main(["profile", "--device", "pixel7", "--heads", "3"]) == 2
+    assert "--heads and --date are for --import" in capsys.readouterr().err
