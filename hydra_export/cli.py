@@ -44,6 +44,7 @@ for _name, _help in {
     "verify": "Check a bundle: hashes, and every artifact on its golden input.",
     "bench": "Time a bundle's artifacts on this machine.",
     "profile": "Say which subnetwork fits a device, and how sure that is.",
+    "report": "Write a report of a bundle: one HTML page, or Markdown.",
     "evaluate": "Measure accuracy, parameters and GMACs per head count.",
     "train": "Train a universal model.",
     "doctor": "Say what is installed here, and try every target on a tiny model.",
@@ -135,6 +136,9 @@ def run() -> NoReturn:
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
         _print_json(result.document)
+        return
+    if isinstance(result.shown, str):  # a document, such as Markdown: no line of it may be wrapped or cut
+        print(result.shown, end="")  # noqa: T201 (a result, as below)
         return
     from rich.console import Console
 

@@ -1,0 +1,221 @@
+"""The charts, as inline SVG: a title and a description for who cannot see them, colours from the page's style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra_export.report import words
+from hydra_export.report.devices import DeviceTimes
+from hydra_export.report.markup import Markup, tag
+from hydra_export.report.scale import Scale, apart, over, thinned
+
+# The same on a phone and on a desk, where several stand side by side: letters keep their size.
+_WIDTH, _HEIGHT = 380, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 58, 14, 44
+_GAP = 14  # between the lines of text
+_ROW = 30  # of an interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark: *told* is what its tooltip says; *low* and *high* of x, where there is an interval."""
+
+    x: float
+    y: float
+    told: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Marks that belong together; *precision* gives their colour and line, *graph* their shape."""
+
+    precision: str
+    graph: str
+    points: tuple[Point, ...]
+
+
+def scatter(
+    ident: str,
+    title: str,
+    description: str,
+    series: Sequence[Series],
+    levels: Mapping[int, float],
+    x_title: str,
+    x_text: Callable[[float], str],
+) -> Markup:
+    """Top-1 over something.
+
+    Args:
+        levels: the accuracy of each head count, which the right edge names.
+        x_text: a tick in words.
+    """
+    points = [point for each in series for point in each.points]
+    values = [v for p in points for v in (p.x, p.low, p.high) if v is not None]
+    x = over(values, _LEFT, _WIDTH - _RIGHT, from_zero=True)
+    y = over([*(p.y for p in points), *levels.values()], _HEIGHT - _BOTTOM, _TOP)
+    return _figure(
+        ident,
+        title,
+        description,
+        (_WIDTH, _HEIGHT),
+        _x_axis(x, x_title, x_text),
+        _y_axis(y),
+        _levels(levels, y),
+        [_line(each, x, y) for each in series],
+        [_mark(each, point, x, y) for each in series for point in each.points],
+    )
+
+
+def intervals(ident: str, title: str, description: str, device: DeviceTimes) -> Markup:
+    """Times of one device, a row for each head count, against the budget."""
+    rows = device.times
+    height = _TOP + 16 + _ROW * len(rows) + _BOTTOM
+    left, right, bottom = 52, 14, height - _BOTTOM
+    values = [device.budget_ms, *(end for row in rows for end in (row.low, row.high))]
+    x = over(values, left, _WIDTH - right, from_zero=True)
+    drawn = []
+    for at, row in enumerate(rows):
+        middle = _TOP + 16 + _ROW * (at + 0.5)
+        chosen = row.heads == device.choice
+        told = (
+            f"k = {row.heads}: {words.milliseconds(row.ms)}, {words.interval(row.low, row.high)}, "
+            f"{row.provenance.replace('_', ', ')}"
+        )
+        drawn += [
+            tag(
+                "g",
+                tag("title", told),
+                tag("text", f"k = {row.heads}", x=left - 8, y=_n(middle + 4), class_="end strong" if chosen else "end"),
+                tag("line", x1=_n(x(row.low)), x2=_n(x(row.high)), y1=_n(middle), y2=_n(middle), class_="span"),
+                tag("circle", cx=_n(x(row.ms)), cy=_n(middle), r=5, class_="chosen" if chosen else "centre"),
+                class_="row",
+            )
+        ]
+    budget = x(device.budget_ms)
+    near_end = budget > _WIDTH - 110
+    limit = [
+        tag("line", x1=_n(budget), x2=_n(budget), y1=_TOP + 4, y2=bottom, class_="budget"),
+        tag(
+            "text",
+            f"budget {words.milliseconds(device.budget_ms)}",
+            x=_n(budget + (-5 if near_end else 5)),
+            y=_TOP + 8,
+            class_="budget-text end" if near_end else "budget-text",
+        ),
+    ]
+    axis = _x_axis(x, "milliseconds per image", _plain, top=_TOP + 16, bottom=bottom)
+    return _figure(ident, title, description, (_WIDTH, height), axis, limit, drawn)
+
+
+def swatch(precision: str | None = None, graph: str | None = None) -> Markup:
+    """A sign for the legend."""
+    line = tag("line", x1=1, x2=27, y1=8, y2=8, class_=f"line {precision}") if precision else None
+    mark = _shape(graph or "", 14, 8, f"mark {precision or 'any'}")
+    return tag("svg", line, mark, viewBox="0 0 28 16", width=28, height=16, class_="swatch", aria_hidden="true")
+
+
+def bar(part: float, failed: bool = False) -> Markup:
+    """A share of what is allowed, under its number."""
+    filled = max(1.0, 56 * min(part, 1.0))
+    return tag(
+        "svg",
+        tag("rect", x=0, y=0, width=56, height=5, class_="track"),
+        tag("rect", x=0, y=0, width=_n(filled), height=5, class_="over" if failed else "filled"),
+        viewBox="0 0 56 5",
+        width=56,
+        height=5,
+        class_="bar",
+        aria_hidden="true",
+    )
+
+
+def _figure(ident: str, title: str, description: str, size: tuple[int, int], *parts: object) -> Markup:
+    return tag(
+        "svg",
+        tag("title", title, id=f"{ident}-title"),
+        tag("desc", description, id=f"{ident}-desc"),
+        *parts,
+        viewBox=f"0 0 {size[0]} {size[1]}",
+        role="img",
+        aria_labelledby=f"{ident}-title {ident}-desc",
+        class_="chart",
+    )
+
+
+def _x_axis(
+    x: Scale, title: str, text: Callable[[float], str], top: float = _TOP, bottom: float = _HEIGHT - _BOTTOM
+) -> list[Markup]:
+    drawn = [tag("line", x1=_n(x.start), x2=_n(x.end), y1=_n(bottom), y2=_n(bottom), class_="axis")]
+    for tick in x.ticks(4):
+        at = _n(x(tick))
+        drawn += [
+            tag("line", x1=at, x2=at, y1=_n(top), y2=_n(bottom), class_="grid"),
+            tag("text", text(tick), x=at, y=_n(bottom + 16), class_="middle muted"),
+        ]
+    note = f"{title}, logarithmic" if x.logarithmic else title
+    return [*drawn, tag("text", note, x=_n((x.start + x.end) / 2), y=_n(bottom + 35), class_="middle")]
+
+
+def _y_axis(y: Scale) -> list[Markup]:
+    drawn = []
+    for tick in y.ticks(4):
+        at = y(tick)
+        drawn += [
+            tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_n(at), y2=_n(at), class_="grid"),
+            tag("text", _plain(tick), x=_LEFT - 6, y=_n(at + 4), class_="end muted"),
+        ]
+    return drawn
+
+
+def _levels(levels: Mapping[int, float], y: Scale) -> list[Markup]:
+    """The head counts at the right edge, at their accuracy, moved apart where they would touch."""
+    ordered = sorted(levels, key=lambda k: (y(levels[k]), -k))
+    most = int((y.start - y.end) / _GAP) + 1
+    named = [ordered[at] for at in thinned(len(ordered), most)]
+    places = apart([y(levels[k]) for k in named], _GAP, y.end, y.start)
+    edge, drawn = _WIDTH - _RIGHT, []
+    for k, place in zip(named, places, strict=True):
+        at = y(levels[k])
+        drawn += [
+            tag("path", d=f"M{edge} {_n(at)}L{edge + 10} {_n(place)}h3", class_="leader"),
+            tag("text", f"k = {k}", x=edge + 16, y=_n(place + 4)),
+        ]
+    return drawn
+
+
+def _line(series: Series, x: Scale, y: Scale) -> Markup | None:
+    if len(series.points) < 2:
+        return None
+    path = "L".join(f"{_n(x(point.x))} {_n(y(point.y))}" for point in series.points)
+    return tag("path", d=f"M{path}", class_=f"line {series.precision}")
+
+
+def _mark(series: Series, point: Point, x: Scale, y: Scale) -> Markup:
+    at, level = x(point.x), y(point.y)
+    reach = None
+    if point.low is not None and point.high is not None:
+        ends = {"x1": _n(x(point.low)), "x2": _n(x(point.high))}
+        reach = tag("line", **ends, y1=_n(level), y2=_n(level), class_=f"reach {series.precision}")
+    mark = _shape(series.graph, at, level, f"mark {series.precision}")
+    return tag("g", tag("title", point.told), reach, mark)
+
+
+def _shape(graph: str, x: float, y: float, styled: str) -> Markup:
+    """A disc for separate graphs; larger hollow shapes for others, so that marks at one place are all seen."""
+    if graph == "shared":
+        return tag("rect", x=_n(x - 5.5), y=_n(y - 5.5), width=11, height=11, class_=f"{styled} hollow")
+    if graph == "universal":
+        return tag("path", d=f"M{_n(x)} {_n(y - 9)}l9 9l-9 9l-9 -9z", class_=f"{styled} hollow")
+    return tag("circle", cx=_n(x), cy=_n(y), r=4, class_=styled)
+
+
+def _n(value: float) -> str:
+    """A coordinate: a tenth of a pixel is enough."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _plain(value: float) -> str:
+    return f"{value:.6g}"

@@ -1,0 +1,37 @@
+"""Writing a report: whole or not at all, and never over what is not a report of ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hydra_export import files
+from hydra_export.errors import OutputRefused
+from hydra_export.report import markdown, page
+
+_HEAD_BYTES = 4096  # the mark stands in front of all that others wrote
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuses an output path that holds anything but nothing or a report of ours."""
+    remedy = "Choose another --out, or move it away yourself."
+    if not os.path.lexists(out):
+        return
+    if not out.is_file():
+        what = "a folder" if out.is_dir() else "a broken link" if out.is_symlink() else "no file"
+        raise OutputRefused(f"{out} is {what}.", remedy)
+    with files.refusing(out), out.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head.startswith((b"<!doctype html>\n", markdown.MARK.encode())) or not _is_ours(head):
+        raise OutputRefused(f"{out} is not a report of ours and would be lost.", remedy)
+
+
+def write(out: Path, text: str) -> None:
+    """Replaces *out*."""
+    check_replaceable(out)
+    with files.replaced_file(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _is_ours(head: bytes) -> bool:
+    return any(mark.encode() in head for mark in (page.MARK, markdown.MARK))
