@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hydra_export.report.gather import Findings, gather
-from hydra_export.report.markdown import markdown
-from hydra_export.report.page import page
-from hydra_export.report.write import check_replaceable, write
+from hydra_export.report.as_html import page
+from hydra_export.report.as_markdown import markdown
+from hydra_export.report.findings import Findings, gather
+from hydra_export.report.output import check_replaceable, write
 
 __all__ = ["Findings", "check_replaceable", "gather", "markdown", "page", "write"]

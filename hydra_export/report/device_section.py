@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hydra_export.report import charts, words
 from hydra_export.report.devices import DeviceTimes
-from hydra_export.report.gather import Findings
+from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, anchor, linked, tag
 from hydra_export.report.sections import section
 from hydra_export.report.tables import folded, table
@@ -43,8 +43,10 @@ def choice(device: DeviceTimes) -> str:
     sure = words.chance(device.chance or 0)
     if device.choice is None:
         return f"Nothing fits {budget}: {device.why}; the chance is {sure}."
-    kind = "Choice" if device.sure else "Best guess"
-    said = f"{kind} for {budget}: k = {device.choice}, {sure} sure: {device.why}."
+    if device.sure:
+        said = f"Choice for {budget}: k = {device.choice}, {sure} sure: {device.why}."
+    else:
+        said = f"Best guess for {budget}: k = {device.choice}, {sure}; {device.why}."
     if device.larger is not None:
         said += f" k = {device.larger} may fit as well ({words.chance(device.larger_chance or 0)})."
     return said

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from hydra_export.report import charts, words
 from hydra_export.report.charts import Point, Series
 from hydra_export.report.facts import Product, Proof, accuracy_of, by_kind, proofs
-from hydra_export.report.gather import Findings
+from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, anchor, linked, tag
 from hydra_export.report.tables import folded, table
 from hydra_export.report.timings import Moment, Timed

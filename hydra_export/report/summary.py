@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hydra_export.report import words
 from hydra_export.report.facts import Proof, proofs
-from hydra_export.report.gather import Findings
+from hydra_export.report.findings import Findings
 
 
 def glance(findings: Findings) -> dict[str, str]:

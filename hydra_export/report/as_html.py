@@ -9,7 +9,7 @@ from importlib import resources
 from hydra_export.report import summary
 from hydra_export.report.change_section import changed
 from hydra_export.report.device_section import devices
-from hydra_export.report.gather import Findings
+from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, tag
 from hydra_export.report.sections import accuracy, card, measured, parity, sizes
 

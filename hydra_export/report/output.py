@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra_export import files
 from hydra_export.errors import OutputRefused
-from hydra_export.report import markdown, page
+from hydra_export.report import as_html, as_markdown
 
 _HEAD_BYTES = 4096  # the mark stands in front of all that others wrote
 
@@ -22,7 +22,7 @@ def check_replaceable(out: Path) -> None:
         raise OutputRefused(f"{out} is {what}.", remedy)
     with files.refusing(out), out.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if not head.startswith((b"<!doctype html>\n", markdown.MARK.encode())) or not _is_ours(head):
+    if not head.startswith((b"<!doctype html>\n", as_markdown.MARK.encode())) or not _is_ours(head):
         raise OutputRefused(f"{out} is not a report of ours and would be lost.", remedy)
 
 
@@ -34,4 +34,4 @@ def write(out: Path, text: str) -> None:
 
 
 def _is_ours(head: bytes) -> bool:
-    return any(mark.encode() in head for mark in (page.MARK, markdown.MARK))
+    return any(mark.encode() in head for mark in (as_html.MARK, as_markdown.MARK))

@@ -11,7 +11,7 @@ from hydra_export.report.changes import Changes
 from hydra_export.report.device_section import choice
 from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.facts import by_kind
-from hydra_export.report.gather import Findings
+from hydra_export.report.findings import Findings
 from hydra_export.report.markup import escaped
 
 MARK = "<!-- hydra-export report -->"
