@@ -33,6 +33,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         opset: of ONNX.
         weight_files: of ONNX's graph kind ``shared``: one per listed head count, or one for all.
         ios: of Core ML: the oldest iOS that the package must run on; macOS of the same year goes with it.
+        overlap: of TFLite's graph kind ``universal``: subnetworks share bytes; without, each has all of its own.
         classifier: of Core ML: the package says the label itself, as Vision and Xcode expect of a classifier.
     """
 
@@ -44,6 +45,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     weight_files: Literal["each", "one"] = "each"
     ios: Literal[15, 16, 17, 18] = 18
     classifier: bool = False
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.batch, int) and self.batch < 1:

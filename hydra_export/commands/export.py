@@ -10,15 +10,21 @@ from cyclopts import Parameter
 from hydra_export.commands import Result, allowed, kind, percent, size, table, talk, tell, titled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
-    from hydra_export.bundle import Manifest
+    from hydra_export.bundle import DeviceEntry, Manifest
+    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.conversion import Job
 
 
 def export(
     *,
     checkpoint: Path | None = None,
     target: str = "onnx",
+    device: str | None = None,
+    budget_ms: float | None = None,
     heads: str | None = None,
     graph: str = "separate",
     precision: str | None = None,
@@ -28,6 +34,7 @@ def export(
     weight_files: Literal["each", "one"] = "each",
     ios: Literal[15, 16, 17, 18] = 18,
     coreml_classifier: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    no_overlap: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     images: Path | None = None,
     labels: Path | None = None,
     head_dim: int = 64,
@@ -44,9 +51,13 @@ def export(
     Args:
         checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
         target: Formats, separated by commas: onnx, tflite, coreml.
+        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5 (see hydra-export profile --list).
+            Each gets the target of its best known runtime (or of another: rpi5:litert) and the head count that fits.
+        budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
+            it, the exit status is 1.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         graph: Graph kinds, separated by commas: separate (one file each), shared (ONNX: graphs over common weight
-            files).
+            files), universal (ONNX, TFLite: one artifact for all, which takes the head count when it runs).
         precision: Precisions, separated by commas: fp32, fp16 (Core ML); by default fp32, for Core ML fp16.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
         batch: Images at a time: a number, or dynamic.
@@ -54,6 +65,8 @@ def export(
         weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
             fetch), or one file for all (loads faster at the larger head counts).
         ios: Core ML: the oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it.
+        no_overlap: For --graph universal of TFLite: every subnetwork has bytes of its own, for runtimes that take no
+            shared ones; the file is larger.
         coreml_classifier: Core ML: the packages give the label and every class's probability as well.
         images: Your own images for the parity check: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
@@ -82,22 +95,31 @@ def export(
         from hydra_export.errors import BadInput
 
         raise BadInput(f"--max-drop is {max_drop}.", "Give percentage points from 0 to 100.")
-    listed = listed_jobs(
-        _names("--target", target),
-        _names("--graph", graph),
-        _names("--precision", precision) if precision is not None else (),
-        form=input,
-        batch=_batch(batch),
-        opset=opset,
-        weight_files=weight_files,
-        ios=ios,
-        classifier=coreml_classifier,
-    )
+
+    def listed_for(targets: Sequence[str]) -> list[Job]:
+        return listed_jobs(
+            targets,
+            _names("--graph", graph),
+            _names("--precision", precision) if precision is not None else (),
+            form=input,
+            batch=_batch(batch),
+            opset=opset,
+            weight_files=weight_files,
+            ios=ios,
+            classifier=coreml_classifier,
+            overlap=not no_overlap,
+        )
+
+    _check_devices(device, budget_ms, target)
+    listed = listed_for(_names("--target", target)) if device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
     info = loaded.info
     wanted = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
     tell(console, loaded.notes, checkpoints.check_trained(info, wanted, allow_untrained))
+    devices = _devices(device, info, wanted, budget_ms) if device is not None else []
+    if devices:
+        listed = listed_for(list(dict.fromkeys(entry.target for entry in devices)))
     if labels is not None:
         loaded = checkpoints.with_labels(loaded, _labels(labels))
     chosen = None
@@ -117,6 +139,7 @@ def export(
             progress=progress,
             side_by_side=jobs,
             memory_mib=memory,
+            devices=devices,
         )
     return Result({"out": str(out), "manifest": _document(manifest)}, _shown(manifest, out))
 
@@ -130,6 +153,33 @@ def _names(option: str, text: str) -> list[str]:
     if len(set(names)) < len(names):
         raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
     return names
+
+
+def _check_devices(device: str | None, budget_ms: float | None, target: str) -> None:
+    from hydra_export.errors import BadInput
+
+    if device is not None and target != "onnx":
+        raise BadInput("--device says what each device needs.", "Leave out --target, or --device.")
+    if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
+        raise BadInput(f"--budget-ms {budget_ms:g} is for --device, and above 0.", "Add --device NAME.")
+
+
+def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
+    """What is chosen for each; CheckFailed where a budget was given and nothing is known to fit it."""
+    from hydra_export.errors import CheckFailed
+    from hydra_export.fitting import fit
+
+    devices = fit(_names("--device", names), info, heads, budget_ms)
+    missed = [entry for entry in devices if not entry.fits]
+    if missed and budget_ms is not None:
+        told = "; ".join(f"{entry.id}: {entry.why}" for entry in missed)
+        raise CheckFailed(
+            f"Nothing is known to fit {budget_ms:g} ms on {told}.",
+            "hydra-export profile --device NAME says what would settle it.",
+        )
+    for entry in missed:
+        tell(talk(), (), f"{entry.id}: {entry.why}.")
+    return devices
 
 
 def _check_not_negative(option: str, value: int) -> None:
@@ -178,5 +228,16 @@ def _shown(manifest: Manifest, out: Path) -> RenderableType:
             shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."
+    choices = [_choice(entry) for entry in manifest.devices]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
-    return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.")
+    return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.", *choices)
+
+
+def _choice(device: DeviceEntry) -> str:
+    from hydra_export.latency.spread import rounded
+
+    if device.heads is None or device.ms is None or device.low is None or device.high is None:
+        return f"{device.id}: {device.runtime}, every k: it is not known how long they take."
+    time = f"{rounded(device.ms)} ms ({rounded(device.low)} to {rounded(device.high)}, {device.provenance})"
+    sure = "surely" if device.sure else f"{100 * (device.chance or 0):.0f} % sure to be"
+    return f"{device.id}: {device.runtime}, k = {device.heads}: {time}, {sure} within {rounded(device.budget_ms)} ms."
