@@ -108,6 +108,34 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     subnetworks: tuple[SubnetworkEntry, ...]
 
 
+class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen for a device, where the export was asked for devices.
+
+    Attributes:
+        heads: None where no time is known, so that every head count was exported.
+        fits: it is known to fit, by its central estimate at least; *sure*: by its high bound; *chance*: that it does.
+        ms, low, high: the time and its 80 % interval. *provenance*: measured, published, estimated, ...
+        artifacts: paths of what it may run.
+    """
+
+    id: str
+    name: str
+    runtime: str
+    unit: str
+    target: str
+    heads: int | None
+    fits: bool
+    sure: bool
+    chance: float | None
+    why: str
+    budget_ms: float
+    ms: float | None
+    low: float | None
+    high: float | None
+    provenance: str | None
+    artifacts: tuple[str, ...] = ()
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle holds.
 
@@ -116,6 +144,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         tool: versions of everything that shaped an artifact.
         images: the images that parity was measured on, in words.
         files: every file of the bundle but the manifest itself and SHA256SUMS.
+        devices: what was chosen for whom; empty where the export was not asked for devices.
     """
 
     generator: Literal["hydra-export"] = "hydra-export"
@@ -125,6 +154,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     images: str
     artifacts: tuple[ArtifactEntry, ...]
     files: tuple[FileEntry, ...]
+    devices: tuple[DeviceEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,6 +230,11 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield "a file is listed twice"
     if not manifest.artifacts:
         yield "no artifact is listed"
+    runnable = {artifact.path: artifact.heads for artifact in manifest.artifacts}
+    for device in manifest.devices:
+        for path in device.artifacts:
+            if path not in runnable or (device.heads is not None and device.heads not in runnable[path]):
+                yield f"{path}, which {device.id} is to run at heads {device.heads}, is not listed as such"
     for artifact in manifest.artifacts:
         own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
         inside = [file for path, file in listed.items() if path.startswith(f"{artifact.path}/")]

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import os
 import platform
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import bundle, card, parity, quantization, targets, worker
-from hydra_export import checkpoint as checkpoints
+from hydra_export import bundle, card, conversion, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
+from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint, default_heads
+from hydra_export.conversion import Job
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.data.packaged import FASHION_MNIST_LABELS
 from hydra_export.errors import BadInput, ParityFailed
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session, Target
+from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session
 from hydra_export.version import VERSION
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
@@ -35,17 +33,7 @@ _PARITY_MACS, _GATE_MACS = 2e11, 4e12
 _PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
 _GOLDEN_IMAGES = 4
 _WORST_LAYERS = 4  # that a message names
-# What a converter needs: the packages that it loads, and the model so many times.
-_CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
-
-
-@dataclass(frozen=True)
-class Job:
-    """One target with one choice of everything else."""
-
-    target: Target
-    spec: ExportSpec
 
 
 def jobs(
@@ -119,6 +107,8 @@ def export(
     progress: bundle.Progress = bundle.silent,
     side_by_side: int = 0,
     memory_mib: int = 0,
+    cache: Cache | None = None,
+    devices: Sequence[bundle.DeviceEntry] = (),
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
@@ -129,6 +119,8 @@ def export(
         gate: how much accuracy int8 may lose; its labels are taken from *images*.
         side_by_side: converters that may run at once; 0 for as many as there are cores and memory for.
         memory_mib: what one converter may take; 0 for all that is there.
+        cache: of what was written before; everything is proven again.
+        devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
 
     Raises:
         BadInput: no such subnetwork or classifier, a name of the model that cannot name files, or int8 without images
@@ -140,6 +132,8 @@ def export(
     _check_exportable(checkpoint, listed)
     _check_converters(listed, side_by_side, memory_mib)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
+    run_by = _run_by(devices, heads)
+    heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
     for k in heads:
         config.classifier(k)
     limits = num_images(config, heads[-1], listed)
@@ -150,7 +144,7 @@ def export(
     pixels = {precision: images.pixels[:limit] for precision, limit in limits.items()}
     if gate.labels is not None:
         gate = replace(gate, labels=gate.labels[: len(pixels.get("int8", ()))])
-    writes = [_Write(job, chosen) for job in listed for chosen in _apart(job, heads)]
+    writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
 
     with bundle.written(out) as folder:
         total = len(writes) + len(listed) * len(heads)
@@ -158,7 +152,9 @@ def export(
         def writing(what: str, done: int) -> None:
             progress(what, done, total)
 
-        artifacts = _written(writes, checkpoint, folder, writing, side_by_side, memory_mib)
+        artifacts = conversion.written(
+            writes, checkpoint, folder, writing, side_by_side=side_by_side, memory_mib=memory_mib, cache=cache
+        )
         proofs = [(k, artifact) for k in heads for artifact in artifacts if k in artifact.heads]
         total = len(writes) + len(proofs)
         records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
@@ -184,8 +180,22 @@ def export(
         used = max(map(len, pixels.values()))
         described = f"{images.source} ({used} used)" if used < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
+        manifest = msgspec.structs.replace(manifest, devices=tuple(_with_artifacts(d, artifacts) for d in devices))
         (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
         return bundle.seal(folder, manifest)
+
+
+def _run_by(devices: Sequence[bundle.DeviceEntry], heads: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The head counts that each target's devices run; all of *heads* where one of them may run any."""
+    run: dict[str, set[int]] = {}
+    for device in devices:
+        run.setdefault(device.target, set()).update(heads if device.heads is None else [device.heads])
+    return {target: tuple(sorted(chosen)) for target, chosen in run.items()}
+
+
+def _with_artifacts(device: bundle.DeviceEntry, artifacts: Sequence[Artifact]) -> bundle.DeviceEntry:
+    runs = (a for a in artifacts if a.target == device.target and (device.heads is None or device.heads in a.heads))
+    return msgspec.structs.replace(device, artifacts=tuple(artifact.path for artifact in runs))
 
 
 def num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
@@ -235,122 +245,6 @@ def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
         )
     if any(job.spec.classifier for job in listed) and not checkpoint.info.labels:
         raise BadInput(f"A classifier needs labels, and {name} has none.", "Give --labels FILE, a class name per line.")
-
-
-@dataclass(frozen=True)
-class _Write:
-    """One call of a target's ``write``."""
-
-    job: Job
-    heads: tuple[int, ...]
-
-    @property
-    def what(self) -> str:
-        spec, counts = self.job.spec, ", ".join(map(str, self.heads))
-        return f"writing {self.job.target.name} {spec.graph} {spec.precision}, k = {counts}"
-
-    @property
-    def converter(self) -> str:
-        """What does it, for messages."""
-        return f"The {self.job.target.name} converter for k = {', '.join(map(str, self.heads))}"
-
-
-def _apart(job: Job, heads: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Head counts that a converter takes one at a time, so that they are converted side by side."""
-    return [(k,) for k in heads] if job.target.isolated and job.spec.graph == "separate" else [heads]
-
-
-def _written(
-    writes: Sequence[_Write],
-    checkpoint: Checkpoint,
-    folder: Path,
-    progress: Callable[[str, int], None],
-    side_by_side: int,
-    memory_mib: int,
-) -> list[Artifact]:
-    """Writes and lints; paths come back relative to the bundle."""
-    here = [write for write in writes if not write.job.target.isolated]
-    apart = [write for write in writes if write.job.target.isolated]
-    found: dict[_Write, list[Artifact]] = {}
-    for write in writes:
-        (folder / write.job.target.name).mkdir(exist_ok=True)
-    for done, write in enumerate(here):
-        progress(write.what, done)
-        found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
-    if apart:
-        progress(apart[0].converter, len(here))
-        converted = _converted(
-            apart, checkpoint, folder, lambda what, done, _: progress(what, len(here) + done), side_by_side, memory_mib
-        )
-        found |= zip(apart, converted, strict=True)
-    artifacts = []
-    for write in writes:
-        name = write.job.target.name
-        for artifact in found[write]:
-            write.job.target.lint(folder / name / artifact.path)
-            files = tuple(f"{name}/{file}" for file in artifact.files)
-            artifacts.append(msgspec.structs.replace(artifact, path=f"{name}/{artifact.path}", files=files))
-    return artifacts
-
-
-def _converted(
-    writes: Sequence[_Write],
-    checkpoint: Checkpoint,
-    folder: Path,
-    progress: bundle.Progress,
-    side_by_side: int,
-    memory_mib: int,
-) -> list[list[Artifact]]:
-    """The same in processes of their own, which read the model from a file."""
-    config = checkpoint.info.config
-    weights_mib = 4 * config.num_params(config.heads) // 2**20
-    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
-        path = Path(place) / "checkpoint.safetensors"
-        checkpoints.save(path, checkpoint.model.state_dict(), checkpoint.info)
-        calls = [
-            worker.Call(
-                function=f"{__name__}:convert",
-                arguments={
-                    "checkpoint": str(path),
-                    "sha256": checkpoint.sha256,
-                    "target": write.job.target.name,
-                    "heads": list(write.heads),
-                    "spec": msgspec.to_builtins(write.job.spec),
-                    "out": str(folder / write.job.target.name),
-                },
-                what=write.converter,
-            )
-            for write in writes
-        ]
-        results = worker.run_side_by_side(
-            calls,
-            jobs=side_by_side or _usable_cores(),
-            memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
-            memory_cap_mib=memory_mib,
-            progress=progress,
-        )
-    return [msgspec.convert(result, list[Artifact]) for result in results]
-
-
-def _usable_cores() -> int:
-    """The cores that this process may use; a container may have fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def convert(
-    checkpoint: str, sha256: str, target: str, heads: Sequence[int], spec: dict[str, Any], out: str
-) -> list[dict[str, Any]]:
-    """What a worker runs: the target's ``write``, with everything as plain data.
-
-    Args:
-        checkpoint: a file of ours, made for this.
-        sha256: of the file that the user gave.
-    """
-    loaded = replace(checkpoints.load(Path(checkpoint)), sha256=sha256)
-    artifacts = targets.get(target).write(loaded, heads, msgspec.convert(spec, ExportSpec), Path(out))
-    return [msgspec.to_builtins(artifact) for artifact in artifacts]
 
 
 def _prove(

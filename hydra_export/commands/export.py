@@ -51,8 +51,8 @@ def export(
     Args:
         checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
         target: Formats, separated by commas: onnx, tflite, coreml.
-        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5 (see hydra-export profile --list).
-            Each gets the target of its best known runtime (or of another: rpi5:litert) and the head count that fits.
+        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile --list shows them. Each
+            gets the target of its best known runtime (rpi5:litert: of this one) and the head count that fits.
         budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
             it, the exit status is 1.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.

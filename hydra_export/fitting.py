@@ -1,0 +1,77 @@
+"""Which target and which subnetwork each of several devices needs, by the latency model or by what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra_export import profiles
+from hydra_export.bundle import DeviceEntry
+from hydra_export.checkpoint import CheckpointInfo
+from hydra_export.errors import BadInput
+from hydra_export.latency import Advice, Evidence, Model, Wish, advise
+from hydra_export.latency.ways import FORMATS
+
+
+def fit(
+    names: Sequence[str],
+    info: CheckpointInfo,
+    heads: Sequence[int],
+    budget_ms: float | None = None,
+    folder: Path | None = None,
+) -> list[DeviceEntry]:
+    """The choice for every device.
+
+    Args:
+        names: of devices, each with ``:RUNTIME`` behind it where another than the best known is meant.
+        heads: to choose from.
+        budget_ms: by default each device's own.
+        folder: of the user's own profiles.
+
+    Raises:
+        UnknownName, BadInput: no such device or runtime; one is listed twice.
+    """
+    evidence = Evidence(profiles.known(folder))
+    model = Model.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
+    chosen: dict[tuple[str, str], DeviceEntry] = {}
+    for name in names:
+        wanted, _, runtime = (part.strip() for part in name.partition(":"))
+        wish = Wish(budget_ms=budget_ms, runtime=runtime)
+        entry = _entry(advise(evidence, profiles.get(wanted, folder), model, wish), min(heads))
+        if (entry.id, entry.runtime) in chosen:
+            raise BadInput(f"--device lists {entry.id} twice.", "List each once.")
+        chosen[entry.id, entry.runtime] = entry
+    return [*chosen.values()]
+
+
+def targets(entries: Sequence[DeviceEntry]) -> list[str]:
+    """The targets that *entries* need."""
+    return list(dict.fromkeys(entry.target for entry in entries))
+
+
+def _entry(advice: Advice, smallest: int) -> DeviceEntry:
+    choice = advice.choice
+    heads = (choice.heads or smallest) if choice else None
+    why = (
+        choice.why if choice else "no number: nothing like it was timed on such a device; every head count was exported"
+    )
+    if choice and choice.heads is None:
+        why += "; the smallest was exported"
+    estimate = advice.estimates[heads] if heads is not None else None
+    return DeviceEntry(
+        id=advice.profile.id,
+        name=advice.profile.name,
+        runtime=advice.way.runtime,
+        unit=advice.way.unit,
+        target=FORMATS[advice.way.runtime],
+        heads=heads,
+        fits=choice is not None and choice.heads is not None,
+        sure=choice is not None and choice.sure,
+        chance=choice.chance if choice else None,
+        why=why,
+        budget_ms=advice.budget.ms,
+        ms=estimate.ms if estimate else None,
+        low=estimate.low if estimate else None,
+        high=estimate.high if estimate else None,
+        provenance=estimate.provenance if estimate else None,
+    )
