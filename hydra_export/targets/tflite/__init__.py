@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class TFLiteTarget:
-    """Separate files."""
+    """Separate files, or one with a signature for every head count and one that takes it as an input."""
 
     name: ClassVar[str] = "tflite"
-    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
     isolated: ClassVar[bool] = False
 
@@ -40,20 +40,21 @@ class TFLiteTarget:
         """Everything that an ExportSpec can say of this target can be written."""
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-        """Writes one file per head count into *out*."""
-        from hydra_export.targets.tflite import separate
+        """Writes one file per head count into *out*, or one for all."""
+        from hydra_export.targets.tflite import separate, universal
 
-        return separate.write(checkpoint, heads, spec, out)
+        write = universal.write if spec.graph == "universal" else separate.write
+        return write(checkpoint, heads, spec, out)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
-        """A session on the CPU; *heads* is the file's own choice for this graph kind. The file is linted first."""
+        """A session on the CPU; a file of one head count runs that one whatever *heads* is. It is linted first."""
         self.requires()
         from hydra_export.targets.tflite.session import TFLiteSession
 
         known = [found.name for found in self.runtimes("fp32")]
         if runtime and runtime not in known:
             raise UnknownName("runtime of target 'tflite'", runtime, known)
-        return TFLiteSession(path, threads, runtime or known[0])
+        return TFLiteSession(path, threads, runtime or known[0], heads)
 
     def lint(self, path: Path) -> None:
         """Everything inside the file, operators and shapes that fit, rank, types, signature, nothing unused."""

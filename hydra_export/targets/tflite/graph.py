@@ -1,5 +1,7 @@
 """The graph of one subnetwork, emitted operator by operator: builtins alone, of rank 4 at most.
 
+In a file that holds several, weights may be cut at their head counts: then a Linear is a sum over parts of its input.
+
 Every activation has the batch as its first axis: the GPU delegate takes that axis for the batch and refuses a graph
 where it differs from tensor to tensor (tensorflow/lite/delegates/gpu/common/model.cc, CheckBatchSizeForAllValues).
 """
@@ -7,19 +9,24 @@ where it differs from tensor to tensor (tensorflow/lite/delegates/gpu/common/mod
 # B batch, N tokens, D width of subnetwork k, H heads, C head width
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.tflite.operators import (
+    BOOL,
     DYNAMIC,
+    FLOAT16,
     FLOAT32,
+    INT8,
     INT32,
     OPERATORS,
     UINT8,
@@ -29,7 +36,10 @@ from hydra_export.targets.tflite.operators import (
     Shape,
 )
 
-_TYPES = {"float32": FLOAT32, "int32": INT32, "uint8": UINT8}
+if TYPE_CHECKING:
+    from hydra_export.model import Span  # which needs torch; lint does not
+
+_TYPES = {"float32": FLOAT32, "float16": FLOAT16, "int32": INT32, "uint8": UINT8, "bool": BOOL, "int8": INT8}
 
 
 @dataclass(frozen=True)
@@ -41,24 +51,26 @@ class Value(Operand):
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor whose content lies in the file: its shape, and the buffer that holds it."""
+    """A tensor whose content lies in the file: its shape, the buffer that holds it, and the scale of int8 rows."""
 
     shape: Shape
     buffer: int
+    dtype: str = "float32"
+    scales: NDArray[np.float32] | None = None
 
 
 class GraphBuilder:
     """Collects tensors and operators; every tensor is named after its place in the model.
 
     Args:
-        weight: where the content of a model's weight lies, by its name.
+        weight: where the content of a model's weight lies, by its name; of a part of a matrix by its input's heads too.
         store: puts the content of a small constant into the file, and says where it lies.
         opcode: the place of an operator in the file's list of those that it uses.
     """
 
     def __init__(
         self,
-        weight: Callable[[str], Constant],
+        weight: Callable[[str, Span | None], Constant],
         store: Callable[[NDArray[Any]], Constant],
         opcode: Callable[[Operator], int],
     ) -> None:
@@ -67,22 +79,30 @@ class GraphBuilder:
         self._weight, self._store, self._opcode = weight, store, opcode
         self._constants: dict[str, Value] = {}
 
+    @staticmethod
+    def shape(info: TensorInfo) -> Shape:
+        """As tensors have it."""
+        return tuple(DYNAMIC if isinstance(size, str) else size for size in info.shape)
+
     def input(self, info: TensorInfo) -> Value:
         """An input of the graph."""
-        shape = tuple(DYNAMIC if isinstance(size, str) else size for size in info.shape)
-        return self._tensor(info.name, info.dtype, shape)
+        return self._tensor(info.name, info.dtype, self.shape(info))
 
-    def weight(self, name: str) -> Value:
-        """A model's weight, one tensor however often it is asked for."""
-        if name not in self._constants:
-            constant = self._weight(name)
-            self._constants[name] = self._tensor(name, "float32", constant.shape, constant.buffer)
-        return self._constants[name]
+    def weight(self, name: str, columns: Span | None = None) -> Value:
+        """A model's weight, one tensor however often it is asked for; of fp16 ones what runtimes make float32 of."""
+        label = name if columns is None else f"{name}[{columns[0]}:{columns[1]}]"
+        if label not in self._constants:
+            constant = self._weight(name, columns)
+            value = self._tensor(label, constant.dtype, constant.shape, constant.buffer, scales=constant.scales)
+            if constant.dtype == "float16":
+                value = self.op(f"{label}/DEQUANTIZE", "DEQUANTIZE", [value])
+            self._constants[label] = value
+        return self._constants[label]
 
     def constant(self, name: str, content: Any) -> Value:
-        """A small constant, one per name: float32 for a number, int32 for lists of numbers."""
+        """A small constant, one per name: int32 for lists of integers, bool for truth, float32 for others."""
         if name not in self._constants:
-            dtype = "float32" if isinstance(content, float) else "int32"
+            dtype = {"i": "int32", "b": "bool"}.get(np.asarray(content).dtype.kind, "float32")
             array = np.asarray(content, np.dtype(dtype).newbyteorder("<"))
             numbers = array if dtype == "int32" else None
             self._constants[name] = self._tensor(name, dtype, array.shape, self._store(array).buffer, numbers)
@@ -92,6 +112,19 @@ class GraphBuilder:
         """Appends the operator *kind*; its output carries *name*."""
         builtin = OPERATORS[kind]
         output = self._tensor(name, builtin.output, builtin.infer(inputs, options))
+        self._append(builtin, inputs, output, options)
+        return output
+
+    def branch(
+        self, name: str, condition: Value, inputs: Sequence[Value], graphs: tuple[int, int], like: Shape
+    ) -> Value:
+        """Appends IF: what the first or the second of *graphs* makes of *inputs*, of the shape *like*."""
+        output = self._tensor(name, "float32", like)
+        options = {"then_subgraph_index": graphs[0], "else_subgraph_index": graphs[1]}
+        self._append(OPERATORS["IF"], [condition, *inputs], output, options)
+        return output
+
+    def _append(self, builtin: Operator, inputs: Sequence[Value], output: Value, options: dict[str, int]) -> None:
         operator = schema.OperatorT()
         operator.opcodeIndex = self._opcode(builtin)
         operator.inputs = np.array([value.index for value in inputs], np.int32)
@@ -102,7 +135,6 @@ class GraphBuilder:
             for option, value in options.items():
                 setattr(operator.builtinOptions, _camel_case(option), value)
         self.operators.append(operator)
-        return output
 
     def finish(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> Any:
         """The subgraph as the schema's object."""
@@ -114,13 +146,22 @@ class GraphBuilder:
         return graph
 
     def _tensor(
-        self, name: str, dtype: str, shape: Shape, buffer: int = 0, numbers: NDArray[np.int32] | None = None
+        self,
+        name: str,
+        dtype: str,
+        shape: Shape,
+        buffer: int = 0,
+        numbers: NDArray[np.int32] | None = None,
+        scales: NDArray[np.float32] | None = None,
     ) -> Value:
         tensor = schema.TensorT()
         tensor.name, tensor.type, tensor.buffer, tensor.hasRank = name, _TYPES[dtype], buffer, True
         tensor.shape = np.array([1 if size == DYNAMIC else size for size in shape], np.int32)
         if DYNAMIC in shape:
             tensor.shapeSignature = np.array(shape, np.int32)
+        if scales is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale, tensor.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
         self.tensors.append(tensor)
         return Value(dtype, shape, numbers, len(self.tensors) - 1)
 
@@ -132,25 +173,54 @@ def _camel_case(name: str) -> str:
 
 
 class Emitter:
-    """Emits subnetwork *heads*; the last block is computed for the class token's query only."""
+    """Emits subnetwork *heads*; the last block is computed for the class token's query only.
 
-    def __init__(self, g: GraphBuilder, config: HydraConfig, heads: int, spec: ExportSpec) -> None:
-        self.g, self.config, self.heads = g, config, heads
+    Args:
+        cuts: the head counts, *heads* the last, at which the inputs of Linears are cut; none for whole matrices.
+    """
+
+    def __init__(
+        self,
+        g: GraphBuilder,
+        config: HydraConfig,
+        heads: int,
+        spec: ExportSpec,
+        pixels: Preprocessing,
+        cuts: Sequence[int] = (),
+    ) -> None:
+        self.g, self.config, self.heads, self.spec, self.pixels = g, config, heads, spec, pixels
         self.width = config.width(heads)
         self.batch = DYNAMIC if spec.batch == "dynamic" else spec.batch
+        self.spans = list(itertools.pairwise((0, *cuts)))
+        self._parts: dict[int, list[Value]] = {}
 
-    def emit(self, image_BHWC: Value, spec: ExportSpec) -> Value:
+    def emit(self, image_BHWC: Value) -> Value:
         """From the input to the logits, or to the features of a model without a classifier."""
-        g, config = self.g, self.config
-        if spec.input == "image":
-            image_BHWC = g.op("image/CAST", "CAST", [image_BHWC], in_data_type=UINT8, out_data_type=FLOAT32)
-        x_BND = self._tokens(image_BHWC)
+        config = self.config
+        x_BND = self._tokens(self._float(image_BHWC))
         for i in range(config.depth):
             x_BND = self._block(x_BND, i, last=i == config.depth - 1)
         x_BND = self._layer_norm(x_BND, "norm", "norm")
         name = "norm/RESHAPE" if config.num_classes else config.output
         features_BD = self._reshape(x_BND, name, "norm/shape", [self.width])
-        return self._linear(features_BD, config.classifier(self.heads), "logits") if config.num_classes else features_BD
+        if not config.num_classes:
+            return features_BD
+        return self._linear(features_BD, config.classifier(self.heads), "head", "logits")
+
+    def _float(self, image_BHWC: Value) -> Value:
+        """As the patch embedding takes it: its weights have absorbed the normalisation of pixels, but for fp16.
+
+        There it is apart, as those of pixels in 0-255 would be subnormal.
+        """
+        g = self.g
+        if self.spec.input == "tensor":
+            return image_BHWC
+        image_BHWC = g.op("image/CAST", "CAST", [image_BHWC], in_data_type=UINT8, out_data_type=FLOAT32)
+        if self.spec.precision != "fp16":
+            return image_BHWC
+        mean, std = (255 * np.array(numbers) for numbers in (self.pixels.mean, self.pixels.std))
+        image_BHWC = g.op("image/SUB", "SUB", [image_BHWC, g.constant("image/mean", mean)])
+        return self._mul(image_BHWC, g.constant("image/over_std", 1 / std), "image/MUL")
 
     def _tokens(self, image_BHWC: Value) -> Value:
         g, config = self.g, self.config
@@ -173,17 +243,22 @@ class Emitter:
         return self._add(x_BND, self._mlp(y_BND, index), f"{name}/mlp/residual/ADD")
 
     def _cls(self, x_BND: Value, scope: str) -> Value:
-        """The class token; STRIDED_SLICE, as XNNPACK takes no SLICE whose batch is chosen at run time."""
-        corners = [self.g.constant(f"cls/{name}", at) for name, at in (("begin", [0, 0, 0]), ("end", [0, 1, 0]))]
-        inputs = [x_BND, *corners, self.g.constant("cls/strides", [1, 1, 1])]
-        every_image_and_channel = 0b101
-        masks = {"begin_mask": every_image_and_channel, "end_mask": every_image_and_channel}
-        return self.g.op(f"{scope}/STRIDED_SLICE", "STRIDED_SLICE", inputs, **masks)
+        """The class token."""
+        return self._part(x_BND, 1, (0, 1), "cls", f"{scope}/STRIDED_SLICE")
+
+    def _part(self, x: Value, axis: int, span: Span, corners: str, name: str) -> Value:
+        """A part of one axis; STRIDED_SLICE, as XNNPACK takes no SLICE whose batch is chosen at run time."""
+        rank = len(x.shape)
+        begin, end = ([at if i == axis else 0 for i in range(rank)] for at in span)
+        numbers = ((f"{corners}/begin", begin), (f"{corners}/end", end), (f"{corners}/strides", [1] * rank))
+        inputs = [x, *(self.g.constant(what, at) for what, at in numbers)]
+        every_other = (1 << rank) - 1 - (1 << axis)
+        return self.g.op(name, "STRIDED_SLICE", inputs, begin_mask=every_other, end_mask=every_other)
 
     def _attention(self, query_BND: Value, x_BND: Value, index: int) -> Value:
         g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
         q_BHNC, k_BHNC, v_BHNC = (
-            self._heads_apart(self._linear(x, f"{name}.{part}", f"{scope}/{part}/FULLY_CONNECTED"), f"{scope}/{part}")
+            self._heads_apart(self._linear(x, f"{name}.{part}", f"{scope}/{part}"), f"{scope}/{part}")
             for part, x in (("q", query_BND), ("k", x_BND), ("v", x_BND))
         )
         scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{scope}/scores", adj_y=True)
@@ -191,7 +266,7 @@ class Emitter:
         a_BNHC = self._exchanged(self._matmul(shares_BHNN, v_BHNC, f"{scope}/values"), f"{scope}/TRANSPOSE")
         N = a_BNHC.shape[1]
         a_BND = self._reshape(a_BNHC, f"{scope}/RESHAPE", f"attn/together_{N}", [N, self.width])
-        return self._linear(a_BND, f"{name}.proj", f"{scope}/proj/FULLY_CONNECTED")
+        return self._linear(a_BND, f"{name}.proj", f"{scope}/proj")
 
     def _heads_apart(self, x_BND: Value, scope: str) -> Value:
         N = x_BND.shape[1]
@@ -207,9 +282,9 @@ class Emitter:
 
     def _mlp(self, x_BND: Value, index: int) -> Value:
         name, scope = f"blocks.{index}.mlp", f"blocks.{index}/mlp"
-        x = self._linear(x_BND, f"{name}.fc1", f"{scope}/fc1/FULLY_CONNECTED")
+        x = self._linear(x_BND, f"{name}.fc1", f"{scope}/fc1")
         x = self.g.op(f"{scope}/GELU", "GELU", [x], approximate=False)
-        return self._linear(x, f"{name}.fc2", f"{scope}/fc2/FULLY_CONNECTED")
+        return self._linear(x, f"{name}.fc2", f"{scope}/fc2")
 
     def _layer_norm(self, x_BND: Value, name: str, scope: str) -> Value:
         """TFLite has no operator for it; no other order or form of these nine that was tried is faster."""
@@ -223,10 +298,43 @@ class Emitter:
         x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{scope}/MUL")
         return self._add(x_BND, g.weight(f"{name}.bias"), f"{scope}/ADD")
 
-    def _linear(self, x: Value, weight: str, name: str) -> Value:
-        """x @ weight.T + bias over the last axis."""
-        inputs = [x, self.g.weight(f"{weight}.weight"), self.g.weight(f"{weight}.bias")]
-        return self.g.op(name, "FULLY_CONNECTED", inputs, keep_num_dims=True)
+    def _linear(self, x: Value, weight: str, scope: str, name: str = "") -> Value:
+        """x @ weight.T + bias over the last axis; a sum over the parts of x where the weight is cut."""
+        bias = self.g.weight(f"{weight}.bias")
+        if not self.spans or weight.startswith("head.k"):  # a classifier of its own
+            return self._fully_connected(
+                [x, self.g.weight(f"{weight}.weight"), bias], name or f"{scope}/FULLY_CONNECTED"
+            )
+        columns, *others = self.spans
+        part, *other_parts = self._cut(x)
+        label = name if name and not others else f"{scope}/FULLY_CONNECTED"
+        total = self._fully_connected([part, self.g.weight(f"{weight}.weight", columns), bias], label)
+        for columns, part in zip(others, other_parts, strict=True):
+            where = f"[{columns[0]}:{columns[1]}]"
+            product = self._fully_connected(
+                [part, self.g.weight(f"{weight}.weight", columns)], f"{scope}/FULLY_CONNECTED{where}"
+            )
+            total = self._add(total, product, name if name and columns == self.spans[-1] else f"{scope}/ADD{where}")
+        return total
+
+    def _fully_connected(self, inputs: list[Value], name: str) -> Value:
+        kind = "FULLY_CONNECTED" if len(inputs) == 3 else "FULLY_CONNECTED/PLAIN"
+        if inputs[1].dtype == "int8":
+            kind = "FULLY_CONNECTED/INT8"
+        return self.g.op(name, kind, inputs, keep_num_dims=True)
+
+    def _cut(self, x: Value) -> list[Value]:
+        """The parts of the last axis, of which every head has as much; several Linears take the same."""
+        if len(self.spans) == 1:
+            return [x]
+        if x.index not in self._parts:
+            axis, unit, of = len(x.shape) - 1, x.shape[-1] // self.heads, self.g.tensors[x.index].name
+            ranges = [(low * unit, high * unit) for low, high in self.spans]
+            self._parts[x.index] = [
+                self._part(x, axis, (low, high), f"part/{low}_{high}_of_{axis}", f"{of}/STRIDED_SLICE[{low}:{high}]")
+                for low, high in ranges
+            ]
+        return self._parts[x.index]
 
     def _add(self, x: Value, y: Value, name: str) -> Value:
         return self.g.op(name, "ADD", [x, y])

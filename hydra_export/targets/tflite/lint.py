@@ -2,58 +2,230 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from hydra_export.errors import CheckFailed
+from hydra_export.target import METADATA_PREFIX
+from hydra_export.targets.tflite.choice import RUN, Places, Question
 from hydra_export.targets.tflite.metadata import LABELS, RUNTIME_VERSION, labels_archive, runtime_version
-from hydra_export.targets.tflite.operators import DYNAMIC, OPERATORS, Operand
-from hydra_export.targets.tflite.reader import OPTIONS_TABLES, Graph, Model, Operation, Signature, Tensor, read
+from hydra_export.targets.tflite.operators import DYNAMIC, OPERATORS, Operand, Operator
+from hydra_export.targets.tflite.reader import (
+    ALIGNMENT,
+    OPTIONS_TABLES,
+    Graph,
+    Model,
+    Operation,
+    Signature,
+    Tensor,
+    read,
+)
 
 SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a model's only signature
 
 _LARGEST_RANK = 4  # GPU delegates take no more
 _OUTPUTS = ("logits", "features")
+_FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixels
 _BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS.values()}
 
 
 def lint(path: Path) -> Model:
     """Raises CheckFailed naming *path* and the first promise that it breaks; what the file says otherwise."""
     model = read(path)
-    for problem in (*_interface(model), *_runtime_version(model), *_unused(model), *_labels(model)):
-        raise CheckFailed(f"{path} is not portable: {problem}.")
-    for graph in model.graphs:
-        for problem in _graph(graph, model):
+    for check in (_interface, _runtime_version, _unused, _labels, _extents, _branches, _graphs, _choice, _precision):
+        for problem in check(model):
             raise CheckFailed(f"{path} is not portable: {problem}.")
     return model
 
 
-def only_signature(model: Model) -> tuple[Signature, Tensor, Tensor]:
-    """The signature of a file that lint passes, its input and its output."""
-    (signature,) = model.signatures
+def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str]:
+    """Of a file that lint passes, the signature of subnetwork *heads*, its image, and the signature that takes both.
+
+    Raises:
+        CheckFailed: the file does not hold that subnetwork.
+    """
+    by_key = {signature.key: signature for signature in model.signatures}
+    key = SIGNATURE if SIGNATURE in by_key else f"k{heads}"
+    if key not in by_key:
+        listed = ", ".join(map(str, _heads(model)))
+        raise CheckFailed(f"{path} does not hold subnetwork {heads}: it has {listed}.")
+    signature = by_key[key]
     tensors = model.graphs[signature.graph].tensors
-    (image,), (result,) = signature.inputs.values(), signature.outputs.values()
-    return signature, tensors[image], tensors[result]
+    return signature, tensors[signature.inputs["image"]], RUN if RUN in by_key else ""
+
+
+def _said(model: Model, name: str) -> str:
+    """An entry of ours."""
+    buffer = model.metadata.get(f"{METADATA_PREFIX}{name}")
+    return "" if buffer is None else model.content(buffer).decode(errors="replace")
+
+
+def _heads(model: Model) -> list[int]:
+    """The head counts that the file says it holds, ascending; none if it says anything else."""
+    listed = _said(model, "heads").split(",")
+    if not all(text.isascii() and text.isdecimal() and len(text) < 6 for text in listed):
+        return []
+    heads = [int(text) for text in listed]
+    return heads if heads == sorted({*heads} - {0}) else []
 
 
 def _interface(model: Model) -> Iterator[str]:
-    if len(model.graphs) != 1 or [signature.key for signature in model.signatures] != [SIGNATURE]:
-        yield f"it has other graphs and signatures than one, '{SIGNATURE}'"
+    """Either one graph and its signature, or the graphs of several subnetworks and those that choose among them."""
+    heads, keys = _heads(model), [signature.key for signature in model.signatures]
+    if not heads:
+        yield f"it says that it holds the head counts {_said(model, 'heads')!r}"
         return
-    (graph,), (signature,) = model.graphs, model.signatures
-    if list(signature.inputs) != ["image"] or list(signature.outputs) not in [[name] for name in _OUTPUTS]:
+    is_universal = keys != [SIGNATURE]
+    if is_universal:
+        by_k = [f"k{k}" for k in reversed(heads)]
+        num_graphs = {tuple(by_k): len(heads), (*by_k, RUN): 4 * len(heads)}.get(tuple(keys), 0)
+    else:
+        num_graphs = 1
+    if len(model.graphs) != num_graphs or [signature.graph for signature in model.signatures] != list(range(len(keys))):
+        yield f"it has other graphs and signatures than '{SIGNATURE}', or those of {heads}: {len(model.graphs)}, {keys}"
+        return
+    for signature in model.signatures:
+        yield from _signature(signature, model)
+
+
+def _signature(signature: Signature, model: Model) -> Iterator[str]:
+    graph = model.graphs[signature.graph]
+    takes = ["image", *(["k"] if signature.key == RUN else [])]
+    if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _OUTPUTS]:
         yield f"it takes {list(signature.inputs)} and gives {list(signature.outputs)}"
         return
     if (tuple(signature.inputs.values()), tuple(signature.outputs.values())) != (graph.inputs, graph.outputs):
         yield "its signature and its graph have other inputs and outputs"
         return
-    _signature, image, result = only_signature(model)
+    image, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     if image.dtype not in ("float32", "uint8") or len(image.shape) != 4 or DYNAMIC in image.shape[1:]:
         yield f"its image is {image.dtype} {list(image.shape)}"
     elif result.dtype != "float32" or len(result.shape) != 2:
         yield f"its output is {result.dtype} {list(result.shape)}"
+
+
+def _choice(model: Model) -> Iterator[str]:
+    """The graphs that choose are the ones that we write, and the last one fails."""
+    heads = _heads(model)
+    if len(model.graphs) < 4 * len(heads):
+        return
+    places = Places(heads)
+    first = places.first_question
+    for k in heads:
+        graph, branch = model.graphs[places.signature(k)], places.branch(k)
+        called = [_branches_of(operation) for operation in graph.operations if _branches_of(operation)]
+        if called not in ([], [(branch, branch)]) or (called and len(graph.operations) > 1):
+            yield f"signature k{k} runs another graph than {branch}"
+        elif called and not _is_true(model, graph.tensors[graph.operations[0].inputs[0]]):
+            yield f"signature k{k} does not always run its graph"
+    for question, graph in zip(places.questions(), model.graphs[first:], strict=False):
+        yield from _question(question, graph, model)
+    names = [_builtin(model, operation).name for operation in model.graphs[-1].operations]
+    if names[-2:] != ["GATHER", "MUL"]:
+        yield f"graph {model.graphs[-1].name} does not fail"
+
+
+def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
+    named = f"graph {graph.name} does not ask whether k is {question.compare} {question.number}"
+    if len(graph.inputs) != 2 or [_builtin(model, operation).name for operation in graph.operations] != [
+        question.compare,
+        "IF",
+    ]:
+        yield named
+        return
+    (image, k), (compare, branch) = graph.inputs, graph.operations
+    number = model.numbers(graph.tensors[compare.inputs[1]])
+    if compare.inputs[0] != k or number is None or number.tolist() != [question.number]:
+        yield named
+    given = (image, k) if question.passed_on else (image,)
+    if (_branches_of(branch), branch.inputs) != (question.graphs, (*compare.outputs, *given)):
+        yield f"graph {graph.name} goes on to other graphs than {question.graphs}"
+
+
+def _builtin(model: Model, operation: Operation) -> Operator:
+    return _BY_CODE[model.opcodes[operation.opcode]]
+
+
+def _branches_of(operation: Operation) -> tuple[int, ...]:
+    """Where an IF goes on to."""
+    named = ("then_subgraph_index", "else_subgraph_index")
+    return tuple(operation.options[name] for name in named if name in operation.options)
+
+
+def _is_true(model: Model, tensor: Tensor) -> bool:
+    return tensor.buffer > 0 and model.content(tensor.buffer) == b"\1"
+
+
+def _branches(model: Model) -> Iterator[str]:
+    """IFs lead to later graphs, which take and make what the IF does; so no graph comes back to itself."""
+    for place, graph in enumerate(model.graphs):
+        for operation in graph.operations:
+            for index in _branches_of(operation):
+                if not place < index < len(model.graphs):
+                    yield f"graph {graph.name} goes on to graph {index} of {len(model.graphs)}"
+                    continue
+                other = model.graphs[index]
+                given, made = (
+                    [_form(graph.tensors[i]) for i in ids] for ids in (operation.inputs[1:], operation.outputs)
+                )
+                takes, makes = ([_form(other.tensors[i]) for i in ids] for ids in (other.inputs, other.outputs))
+                if (takes, makes) != (given, made):
+                    yield f"graph {graph.name} goes on to {other.name}, which takes or makes something else"
+
+
+def _form(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    return tensor.dtype, tensor.shape
+
+
+def _precision(model: Model) -> Iterator[str]:
+    """The weights are as narrow as the file says: a quantization that did nothing is an error."""
+    said = _said(model, "precision")
+    if said not in ("fp32", "fp16", "int8"):
+        yield f"its precision is {said!r}"
+        return
+    for graph in model.graphs:
+        matrices = {
+            operation.inputs[1]
+            for operation in graph.operations
+            if _builtin(model, operation).name == "FULLY_CONNECTED" and len(operation.inputs) > 1
+        }
+        for index, tensor in enumerate(graph.tensors):
+            is_weight = (
+                bool(tensor.buffer) and tensor.dtype not in ("int32", "bool") and math.prod(tensor.shape) > _FEW_NUMBERS
+            )
+            wanted = "float32"
+            if said == "fp16":
+                wanted = "float16"
+            elif said == "int8" and index in matrices:
+                wanted = "int8"
+            if (is_weight or (index in matrices and said != "fp16")) and tensor.dtype != wanted:
+                yield f"{tensor.name} is {tensor.dtype} {list(tensor.shape)} in a file that is {said}"
+            if tensor.quantized != (tensor.dtype == "int8" and bool(tensor.buffer)):
+                yield f"{tensor.name} is {tensor.dtype} with or without a scale"
+
+
+def _extents(model: Model) -> Iterator[str]:
+    """Behind the flatbuffer, content lies side by side, and weights of one name begin at one place."""
+    regions: dict[int, int] = {}
+    for extent in model.buffers:
+        if extent.behind:
+            regions[extent.start] = max(extent.size, regions.get(extent.start, 0))
+    end = 0
+    for start, size in sorted(regions.items()):
+        if end and not end <= start < end + ALIGNMENT:
+            yield f"content at byte {start} begins within or far from what ends at byte {end}"
+        end = start + size
+    places: dict[str, int] = {}
+    for graph in model.graphs:
+        for tensor in graph.tensors:
+            extent = model.buffers[tensor.buffer]
+            if extent.behind and places.setdefault(tensor.name, extent.start) != extent.start:
+                yield f"{tensor.name} lies at byte {places[tensor.name]} and at byte {extent.start}"
+    if len(set(places.values())) != len(places):
+        yield "two weights lie in one place"
 
 
 def _runtime_version(model: Model) -> Iterator[str]:
@@ -62,7 +234,9 @@ def _runtime_version(model: Model) -> Iterator[str]:
         yield f"it uses operators {unknown or list(model.opcodes)} (code and version)"
     elif RUNTIME_VERSION not in model.metadata:
         yield f"it has no {RUNTIME_VERSION}"
-    elif model.content(model.metadata[RUNTIME_VERSION]) != runtime_version(_BY_CODE[code] for code in model.opcodes):
+    elif model.content(model.metadata[RUNTIME_VERSION]) != runtime_version(
+        (_BY_CODE[code] for code in model.opcodes), any(extent.behind for extent in model.buffers)
+    ):
         yield f"its {RUNTIME_VERSION} is not that of its operators"
 
 
@@ -86,6 +260,11 @@ def _labels(model: Model) -> Iterator[str]:
             return
     if model.data[model.end :] != expected:
         yield f"behind the model, at byte {model.end}, is something else than the archive of its labels"
+
+
+def _graphs(model: Model) -> Iterator[str]:
+    for graph in model.graphs:
+        yield from _graph(graph, model)
 
 
 def _graph(graph: Graph, model: Model) -> Iterator[str]:
@@ -118,11 +297,13 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
 
 def _misfit(operation: Operation, graph: Graph, model: Model) -> str:
     """Why an operator does not make its output of its inputs, "" where it does."""
-    builtin = _BY_CODE[model.opcodes[operation.opcode]]
+    builtin = _builtin(model, operation)
     if OPTIONS_TABLES.get(operation.options_type, "") != builtin.options:
         return f"{builtin.name} has options of another operator"
     given = [graph.tensors[index] for index in operation.inputs]
-    if tuple(tensor.dtype for tensor in given) != builtin.inputs:
+    if builtin.name == "IF":
+        return _wrong_if([_form(tensor) for tensor in given], len(operation.outputs))
+    if not builtin.takes(tuple(tensor.dtype for tensor in given)):
         return f"{builtin.name} is given {[tensor.dtype for tensor in given]}"
     try:
         shape = builtin.infer(
@@ -134,3 +315,8 @@ def _misfit(operation: Operation, graph: Graph, model: Model) -> str:
     if made != [(builtin.output, shape)]:
         return f"{builtin.name} makes {builtin.output} {list(shape)}, not {made}"
     return ""
+
+
+def _wrong_if(given: list[tuple[str, tuple[int, ...]]], num_outputs: int) -> str:
+    """What its branches take and make is another check's."""
+    return "" if given[:1] == [("bool", (1,))] and num_outputs == 1 else f"IF is given {given}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import flatbuffers  # type: ignore[import-untyped]
@@ -34,9 +35,9 @@ _IMAGE_PROPERTIES, _FEATURE_PROPERTIES, _NORMALIZATION, _TENSOR_AXIS_LABELS = 2,
 _RGB, _GRAYSCALE = 1, 2
 
 
-def runtime_version(operators: Iterable[Operator]) -> bytes:
-    """The entry ``min_runtime_version``: the release of TensorFlow Lite that runs *operators*, filled up with zeros."""
-    return oldest_runtime(operators).encode().ljust(_RUNTIME_VERSION_BYTES, b"\0")
+def runtime_version(operators: Iterable[Operator], behind: bool) -> bytes:
+    """The entry ``min_runtime_version``: the first release that can run the file, filled up with zeros."""
+    return oldest_runtime(operators, behind).encode().ljust(_RUNTIME_VERSION_BYTES, b"\0")
 
 
 def labels_archive(own_labels: bytes, at: int) -> bytes:
@@ -68,9 +69,34 @@ def labels_archive(own_labels: bytes, at: int) -> bytes:
     return member + entry + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 1, 1, len(entry), at + len(member), 0)
 
 
-def for_android(checkpoint: Checkpoint, heads: int, form: InputForm, image: TensorInfo, output: TensorInfo) -> bytes:
-    """The entry ``TFLITE_METADATA``."""
+@dataclass(frozen=True)
+class Described:
+    """One graph that has a signature: its inputs, the image first, and its output."""
+
+    name: str
+    inputs: Sequence[TensorInfo]
+    output: TensorInfo
+
+
+def for_android(checkpoint: Checkpoint, form: InputForm, graphs: Sequence[Described]) -> bytes:
+    """The entry ``TFLITE_METADATA``: of the file's first graphs, in their order."""
     info, b = checkpoint.info, flatbuffers.Builder(1024)
+    counts = [graph.name.rpartition("-k")[2] for graph in graphs]
+    subnetworks = f"Subnetwork {counts[0]}" if len(counts) == 1 else "Subnetworks"
+    model = {
+        0: b.CreateString(graphs[0].name if len(graphs) == 1 else f"{info.name}-universal"),
+        1: b.CreateString(f"{subnetworks} of the universal model {info.name}, written by hydra-export."),
+        3: _tables(b, [_graph(b, checkpoint, form, graph) for graph in graphs]),
+        **({5: b.CreateString(info.license)} if info.license else {}),
+        7: b.CreateString("1.0.0"),  # the oldest version of the schema that has all of these
+    }
+    b.Finish(_table(b, model), file_identifier=b"M001")
+    return bytes(b.Output())
+
+
+def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: Described) -> int:
+    info = checkpoint.info
+    image, *choice = graph.inputs
     image_table = _table(
         b,
         {
@@ -80,26 +106,29 @@ def for_android(checkpoint: Checkpoint, heads: int, form: InputForm, image: Tens
             4: _tables(b, [_table(b, {0: _Byte(_NORMALIZATION), 1: _normalization(b, form, info.preprocessing)})]),
         },
     )
+    choices = [
+        _table(
+            b,
+            {
+                0: b.CreateString(given.name),
+                1: b.CreateString("the number of heads"),
+                3: _table(b, {0: _Byte(_FEATURE_PROPERTIES), 1: _table(b, {})}),
+            },
+        )
+        for given in choice
+    ]
     labels = {0: b.CreateString(_LABELS_FILE), 2: _Byte(_TENSOR_AXIS_LABELS)}
     output_table = _table(
         b,
         {
-            0: b.CreateString(output.name),
+            0: b.CreateString(graph.output.name),
             1: b.CreateString("one score per class, before softmax" if info.config.num_classes else "the class token"),
             3: _table(b, {0: _Byte(_FEATURE_PROPERTIES), 1: _table(b, {})}),
             **({6: _tables(b, [_table(b, labels)])} if info.labels else {}),
         },
     )
-    graph = _table(b, {2: _tables(b, [image_table]), 3: _tables(b, [output_table])})
-    model = {
-        0: b.CreateString(f"{info.name}-k{heads}"),
-        1: b.CreateString(f"Subnetwork {heads} of the universal model {info.name}, written by hydra-export."),
-        3: _tables(b, [graph]),
-        **({5: b.CreateString(info.license)} if info.license else {}),
-        7: b.CreateString("1.0.0"),  # the oldest version of the schema that has all of these
-    }
-    b.Finish(_table(b, model), file_identifier=b"M001")
-    return bytes(b.Output())
+    name = {0: b.CreateString(graph.name)}
+    return _table(b, {**name, 2: _tables(b, [image_table, *choices]), 3: _tables(b, [output_table])})
 
 
 def _image_described(form: InputForm, pixels: Preprocessing) -> str:

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Of the schema's TensorType and Padding.
-FLOAT32, INT32, UINT8 = 0, 2, 3
+FLOAT32, FLOAT16, INT32, UINT8, BOOL, INT8 = 0, 1, 2, 3, 6, 9
 VALID = 1
+
+# Version 3c of the schema came in autumn 2023 (tensorflow/tensorflow#62413), this release in spring 2024.
+_READS_BEHIND = "2.16.0"
 
 DYNAMIC = -1  # a size that is chosen at run time, as the schema's shape signatures write it
 
@@ -41,6 +44,7 @@ class Operator:
         runtime: the first release of TensorFlow Lite that runs this version.
         inputs: the types that it takes here.
         output: the type that it makes.
+        optional_bias: the last input may be left out.
         infer: the shape of its output; raises ValueError for operands and options that our files do not have.
     """
 
@@ -52,11 +56,17 @@ class Operator:
     infer: Infer
     output: str = "float32"
     version: int = 1
+    optional_bias: bool = False
+
+    def takes(self, types: tuple[str, ...]) -> bool:
+        """Whether these may be the types of its inputs."""
+        return types == self.inputs or (self.optional_bias and types == self.inputs[:-1])
 
 
-def oldest_runtime(operators: Iterable[Operator]) -> str:
-    """The first release of TensorFlow Lite that runs all of *operators*."""
-    releases = [tuple(int(part) for part in operator.runtime.split(".")) for operator in operators]
+def oldest_runtime(operators: Iterable[Operator], behind: bool = False) -> str:
+    """The first release of TensorFlow Lite that runs all of *operators*, and reads content *behind* the flatbuffer."""
+    needed = [operator.runtime for operator in operators] + [_READS_BEHIND] * behind
+    releases = [tuple(int(part) for part in release.split(".")) for release in needed]
     return ".".join(str(part) for part in max(releases))
 
 
@@ -109,11 +119,30 @@ def _conv_2d(operands: Sequence[Operand], options: Options) -> Shape:
 
 
 def _fully_connected(operands: Sequence[Operand], options: Options) -> Shape:
-    x, weight, bias = (operand.shape for operand in operands)
+    x, weight, *bias = (operand.shape for operand in operands)
     _need(len(weight) == 2 and len(x) >= 2 and x[-1] == weight[1] > 0, f"{list(x)} and {list(weight)} do not fit")
-    _need(bias == weight[:1], "its bias is of another size")
+    _need(bias in ([], [weight[:1]]), "its bias is of another size")
     _need(bool(options["keep_num_dims"]), "it flattens its input")
     return (*x[:-1], weight[0])
+
+
+def _gather(operands: Sequence[Operand], options: Options) -> Shape:
+    """Of what is not there alone: it stops a graph."""
+    x, columns = operands[0].shape, operands[1].shape
+    _need(len(x) == 2 and options["axis"] == 1 and len(columns) == 1, "it is not over the last of two axes")
+    _need(min(_numbers(operands[1], columns)) >= x[1] > 0, "it takes what is there")
+    return (x[0], *columns)
+
+
+def _compare(operands: Sequence[Operand], options: Options) -> Shape:
+    """The head count with a number."""
+    _need(operands[0].shape == (1,), "it compares several numbers")
+    _numbers(operands[1], (1,))
+    return (1,)
+
+
+def _if(operands: Sequence[Operand], options: Options) -> Shape:
+    raise ValueError("what it makes depends on other graphs")
 
 
 def _gelu(operands: Sequence[Operand], options: Options) -> Shape:
@@ -149,12 +178,20 @@ def _softmax(operands: Sequence[Operand], options: Options) -> Shape:
 
 
 def _strided_slice(operands: Sequence[Operand], options: Options) -> Shape:
-    """The first token; the masks say that every image and every channel is taken."""
+    """Some of the tokens or channels; the masks say that all of the other axes is taken, every image at least."""
     shape = operands[0].shape
-    begin, end, strides = (_numbers(operand, (3,)) for operand in operands[1:])
-    _need(len(shape) == 3 and (begin, end, strides) == ([0, 0, 0], [0, 1, 0], [1, 1, 1]), "it takes another part")
-    _need(options["begin_mask"] == options["end_mask"] == 0b101, "it takes another part")
-    return (shape[0], 1, shape[2])
+    rank = len(shape)
+    begin, end, strides = (_numbers(operand, (rank,)) for operand in operands[1:])
+    every = options["begin_mask"]
+    cut = [axis for axis in range(rank) if not every >> axis & 1]
+    _need(rank in (2, 3) and every < 1 << rank and every == options["end_mask"], "its masks differ")
+    _need(len(cut) == 1 and cut[0] > 0 and strides == [1] * rank, "it takes more than a part of one axis")
+    (axis,) = cut
+    low, high = begin[axis], end[axis]
+    _need(0 <= low < high <= shape[axis], f"there is no {low}:{high} in {list(shape)}")
+    _need(rank != 3 or axis != 1 or (low, high) == (0, 1), "it takes other tokens than the first")
+    _need(not any(begin[:axis] + begin[axis + 1 :] + end[:axis] + end[axis + 1 :]), "it takes another part")
+    return (*shape[:axis], high - low, *shape[axis + 1 :])
 
 
 def _transpose(operands: Sequence[Operand], options: Options) -> Shape:
@@ -165,10 +202,12 @@ def _transpose(operands: Sequence[Operand], options: Options) -> Shape:
 
 
 _ONE, _TWO, _THREE = ("float32",), ("float32",) * 2, ("float32",) * 3
-_SHAPED = ("float32", "int32")
+_SHAPED, _QUANTIZED = ("float32", "int32"), ("float32", "int8", "float32")
+_NUMBERS = ("int32", "int32")
 
 # Codes and tables: tensorflow/lite/schema/schema.fbs. Versions and releases: op_version.cc and runtime_version.cc in
 # tensorflow/compiler/mlir/lite/tools/versioning.
+_FULLY_CONNECTED = ("FULLY_CONNECTED", 9, "FullyConnectedOptions")
 OPERATORS = {
     operator.name: operator
     for operator in (
@@ -176,8 +215,13 @@ OPERATORS = {
         Operator("BATCH_MATMUL", 126, "BatchMatMulOptions", "2.3.0", _TWO, _batch_matmul),
         Operator("CAST", 53, "CastOptions", "1.5.0", ("uint8",), _cast),
         Operator("CONV_2D", 3, "Conv2DOptions", "1.5.0", _THREE, _conv_2d),
-        Operator("FULLY_CONNECTED", 9, "FullyConnectedOptions", "2.0.0", _THREE, _fully_connected, version=5),
+        Operator("DEQUANTIZE", 6, "", "1.15.0", ("float16",), _same, version=3),
+        Operator("EQUAL", 71, "EqualOptions", "1.14.0", _NUMBERS, _compare, "bool"),
+        Operator(*_FULLY_CONNECTED, "2.0.0", _THREE, _fully_connected, version=5),
+        Operator("GATHER", 36, "GatherOptions", "1.6.0", _SHAPED, _gather),
         Operator("GELU", 150, "GeluOptions", "2.9.0", _ONE, _gelu),
+        Operator("IF", 118, "IfOptions", "1.15.0", (), _if),
+        Operator("LESS", 58, "LessOptions", "1.14.0", _NUMBERS, _compare, "bool"),
         Operator("MEAN", 40, "ReducerOptions", "1.6.0", _SHAPED, _mean),
         Operator("MUL", 18, "MulOptions", "1.5.0", _TWO, _elementwise),
         Operator("PAD", 34, "PadOptions", "1.5.0", _SHAPED, _pad),
@@ -188,4 +232,10 @@ OPERATORS = {
         Operator("SUB", 41, "SubOptions", "1.6.0", _TWO, _elementwise),
         Operator("TRANSPOSE", 39, "TransposeOptions", "1.6.0", _SHAPED, _transpose),
     )
+} | {
+    # The same by what they are given: no bias, and weights of int8 with a scale per output channel.
+    "FULLY_CONNECTED/PLAIN": Operator(*_FULLY_CONNECTED, "2.1.0", _TWO, _fully_connected, version=6),
+    "FULLY_CONNECTED/INT8": Operator(
+        *_FULLY_CONNECTED, "2.17.0", _QUANTIZED, _fully_connected, version=12, optional_bias=True
+    ),
 }

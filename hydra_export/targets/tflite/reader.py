@@ -27,19 +27,28 @@ _LARGEST_BYTES = 2**31 - 1  # of a file, and of a tensor: larger ones do not fit
 # Entries of lists, with tables for eight and letters for less: seconds' work. A ViT of 256 blocks has a fifth of it.
 _MOST_ITEMS = 2_000_000
 _TABLE_ITEMS = 8
-_LETTERS_PER_ITEM = 16
+_LETTERS_PER_ITEM = _NUMBERS_PER_ITEM = 16
 _MOST_SLOTS = 32
 _CONTENT_ALIGNMENT = 16
-_SIZES = {"?": 1, "b": 1, "B": 1, "H": 2, "i": 4, "I": 4, "f": 4, "Q": 8}
-_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 3: np.dtype("u1")}  # of TensorType
+ALIGNMENT = 64  # of the content that we write, in bytes: a cache line
+_SIZES = {"?": 1, "b": 1, "B": 1, "H": 2, "i": 4, "I": 4, "f": 4, "q": 8, "Q": 8}
+_DTYPES: dict[int, np.dtype[Any]] = {  # of TensorType
+    0: np.dtype("<f4"),
+    1: np.dtype("<f2"),
+    2: np.dtype("<i4"),
+    3: np.dtype("u1"),
+    6: np.dtype("?"),
+    9: np.dtype("i1"),
+}
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the content of a buffer lies."""
+    """Where the content of a buffer lies; *behind* the flatbuffer, where several may begin at one place."""
 
     start: int = 0
     size: int = 0
+    behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     buffer: int
+    quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ class _Union:
 
 _Kind = _Scalar | _Text | _Content | _Table | _Vector | _Union
 
-_BYTE, _BOOL, _INT, _UINT, _FLOAT = (_Scalar(code) for code in "b?iIf")
+_BYTE, _BOOL, _INT, _UINT, _FLOAT, _LONG, _ULONG = (_Scalar(code) for code in "b?iIfqQ")
 _INTS = _Vector(_INT)
 _OPTIONS = _Union(
     {
@@ -194,10 +204,14 @@ _OPTIONS = _Union(
         17: _Table("ReshapeOptions", {}),
         21: _Table("MulOptions", {}),
         22: _Table("PadOptions", {}),
+        23: _Table("GatherOptions", {0: ("axis", _INT)}),
         26: _Table("TransposeOptions", {}),
         27: _Table("ReducerOptions", {0: ("keep_dims", _BOOL)}),
         28: _Table("SubOptions", {}),
         32: _Table("StridedSliceOptions", {0: ("begin_mask", _INT), 1: ("end_mask", _INT)}),
+        41: _Table("LessOptions", {}),
+        53: _Table("EqualOptions", {}),
+        92: _Table("IfOptions", {0: ("then_subgraph_index", _INT), 1: ("else_subgraph_index", _INT)}),
         37: _Table("CastOptions", {0: ("in_data_type", _BYTE), 1: ("out_data_type", _BYTE)}),
         101: _Table("BatchMatMulOptions", {0: ("adj_x", _BOOL), 1: ("adj_y", _BOOL)}),
         116: _Table("GeluOptions", {0: ("approximate", _BOOL)}),
@@ -205,6 +219,7 @@ _OPTIONS = _Union(
 )
 OPTIONS_TABLES = {number: table.name for number, table in _OPTIONS.tables.items()}
 _OPERATOR_CODE = _Table("OperatorCode", {0: ("deprecated", _BYTE), 2: ("version", _Scalar("i", 1)), 3: ("code", _INT)})
+_QUANTIZATION = _Table("QuantizationParameters", {2: ("scale", _Vector(_FLOAT)), 3: ("zero_point", _Vector(_LONG))})
 _TENSOR = _Table(
     "Tensor",
     {
@@ -212,6 +227,7 @@ _TENSOR = _Table(
         1: ("type", _BYTE),
         2: ("buffer", _UINT),
         3: ("name", _Text()),
+        4: ("quantization", _QUANTIZATION),
         7: ("signature", _INTS),
         8: ("has_rank", _BOOL),
     },
@@ -236,7 +252,7 @@ _SUBGRAPH = _Table(
         4: ("name", _Text()),
     },
 )
-_BUFFER = _Table("Buffer", {0: ("data", _Content())})
+_BUFFER = _Table("Buffer", {0: ("data", _Content()), 1: ("offset", _ULONG), 2: ("size", _ULONG)})
 _METADATA = _Table("Metadata", {0: ("name", _Text()), 1: ("buffer", _UINT)})
 _TENSOR_MAPS = _Vector(_Table("TensorMap", {0: ("name", _Text()), 1: ("tensor", _UINT)}))
 _SIGNATURE = _Table(
@@ -264,6 +280,7 @@ class _Walker:
         self.data, self.size = data, len(data)
         self.end = 8
         self._items_left = _MOST_ITEMS
+        self._lists: dict[tuple[int, str], tuple[Any, ...]] = {}
 
     def number(self, code: str, at: int) -> Any:
         """One little-endian number."""
@@ -336,12 +353,21 @@ class _Walker:
             self._inside(at + 4, length, "content")
             return Extent(at + 4, length)
         item = kind.item
-        size = _SIZES[item.code] if isinstance(item, _Scalar) else 4
-        self._inside(at + 4, length * size, "a list")
-        self._spend(length)
         if isinstance(item, _Scalar):
-            return struct.unpack_from(f"<{length}{item.code}", self.data, at + 4)
+            return self._numbers(at + 4, length, item.code)
+        self._inside(at + 4, length * 4, "a list")
+        self._spend(length)
         return tuple(self.table(self.follow(at + 4 + 4 * index), item) for index in range(length))
+
+    def _numbers(self, at: int, length: int, code: str) -> tuple[Any, ...]:
+        """A list; many tensors have the same one, which is read once."""
+        self._spend(1)
+        if (at, code) not in self._lists:
+            self._spend(length // _NUMBERS_PER_ITEM)
+            _need(at % _SIZES[code] == 0, f"the list at byte {at} is not aligned")
+            self._inside(at, length * _SIZES[code], "a list")
+            self._lists[at, code] = struct.unpack_from(f"<{length}{code}", self.data, at)
+        return self._lists[at, code]
 
     def _text(self, at: int, length: int) -> str:
         self._spend(1 + length // _LETTERS_PER_ITEM)
@@ -366,14 +392,15 @@ class _Walker:
 def _default(kind: _Kind) -> Any:
     if isinstance(kind, _Scalar):
         return kind.default
-    return {_Text: "", _Vector: (), _Content: Extent()}.get(type(kind))
+    return {_Text: "", _Vector: ()}.get(type(kind))
 
 
 def _model(walker: _Walker) -> Model:
     _need(walker.data[4:8] == IDENTIFIER, "it does not begin as one")
     root = walker.table(walker.follow(0), _MODEL)
     _need(root["version"] == VERSION, f"its schema has version {root['version']}")
-    buffers = tuple(buffer["data"] for buffer in root["buffers"])
+    inside = walker.end
+    buffers = tuple(_extent(buffer, inside, walker) for buffer in root["buffers"])
     _need(bool(buffers) and not buffers[0].size, "its first buffer is not empty")
     opcodes = tuple(_opcode(code) for code in root["opcodes"])
     graphs = tuple(_graph(graph, buffers, len(opcodes)) for graph in root["graphs"])
@@ -386,6 +413,21 @@ def _model(walker: _Walker) -> Model:
         end=walker.end,
         data=walker.data,
     )
+
+
+def _extent(fields: dict[str, Any], flatbuffer_end: int, walker: _Walker) -> Extent:
+    """Inside of the flatbuffer, or behind it; sums of what a file says could wrap where runtimes add them."""
+    data, offset, size = fields["data"], fields["offset"], fields["size"]
+    if not offset and not size:
+        return data or Extent()
+    _need(data is None, f"a buffer has content and says that it lies at byte {offset}")
+    _need(offset % ALIGNMENT == 0, f"the content at byte {offset} is not aligned")
+    _need(
+        flatbuffer_end <= offset and 0 < size <= walker.size and offset <= walker.size - size,
+        f"content of {size} bytes at byte {offset} does not lie behind the flatbuffer",
+    )
+    walker.end = max(walker.end, offset + size)
+    return Extent(offset, size, behind=True)
 
 
 def _opcode(fields: dict[str, Any]) -> tuple[int, int]:
@@ -416,7 +458,13 @@ def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
     if fields["buffer"]:
         size = buffers[fields["buffer"]].size
         _need(size == num_bytes and not signature, f"tensor {name} of {num_bytes} bytes has {size} bytes of content")
-    return Tensor(name, dtype.name, signature or shape, fields["buffer"])
+    quantization = fields["quantization"]
+    if quantization is not None:
+        scales, zero_points = np.array(quantization["scale"]), quantization["zero_point"]
+        _need(len(scales) == len(zero_points) == (shape or (0,))[0], f"tensor {name} has {len(scales)} scales")
+        _need(bool((np.isfinite(scales) & (scales > 0)).all()), f"tensor {name} has a scale that is none")
+        _need(not any(zero_points), f"tensor {name} has other zero points than 0")
+    return Tensor(name, dtype.name, signature or shape, fields["buffer"], quantization is not None)
 
 
 def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Operation:

@@ -13,13 +13,15 @@ import numpy as np
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array
 
-Call = Callable[[Array], Array]
+Call = Callable[..., Array]  # of an image, and of a head count where that is an input
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """What to open, and how: one signature of the file at *path*, in *runtime*.
+    """What to open, and how: signatures of the file at *path*, in *runtime*.
 
     Attributes:
+        signature: what runs where no head count is given.
+        chooser: what runs where one is, "" for a file without.
         output: the signature's name for what it returns.
         threads: 0 for the runtime's choice.
         stamp: when and what file it was, so that another one at the same path is opened anew.
@@ -31,6 +33,7 @@ class Opening(msgspec.Struct, frozen=True):
     output: str
     threads: int
     stamp: tuple[int, ...]
+    chooser: str = ""
 
 
 def open_here(opening: Opening) -> Call:
@@ -44,11 +47,12 @@ def open_here(opening: Opening) -> Call:
     except (RuntimeError, ValueError) as error:
         raise CheckFailed(f"{opening.runtime} cannot load {opening.path}: {error}.") from error
 
-    def checked(image: Array) -> Array:
+    def checked(image: Array, k: Array | None = None) -> Array:
         try:
-            return call(image)
+            return call(image, k)
         except (RuntimeError, ValueError) as error:
-            raise CheckFailed(f"{opening.runtime} cannot run {opening.path}: {error}.") from error
+            with_k = "" if k is None else f" with k = {k.tolist()}"
+            raise CheckFailed(f"{opening.runtime} cannot run {opening.path}{with_k}: {error}.") from error
 
     return checked
 
@@ -56,10 +60,10 @@ def open_here(opening: Opening) -> Call:
 _kept_open = functools.lru_cache(maxsize=1)(open_here)
 
 
-def serve(opening: dict[str, Any], image: Array | None) -> Array | None:
+def serve(opening: dict[str, Any], image: Array | None, k: Array | None) -> Array | None:
     """What a worker does: runs *image*, or opens the file alone. It keeps the last file open."""
     call = _kept_open(msgspec.convert(opening, Opening))
-    return None if image is None else call(image)
+    return None if image is None else call(image, k)
 
 
 def _litert(opening: Opening) -> Call:
@@ -82,8 +86,16 @@ def _signature_runner(interpreter: Any, opening: Opening) -> Call:
     """LiteRT and TensorFlow have the same interface."""
     opened = interpreter(model_path=opening.path, num_threads=opening.threads or None)
     opened.allocate_tensors()
-    runner = opened.get_signature_runner(opening.signature)
-    return lambda image: np.asarray(runner(image=image)[opening.output])
+    by_signature = opened.get_signature_runner(opening.signature)
+    by_k = opened.get_signature_runner(opening.chooser) if opening.chooser else None
+
+    def call(image: Array, k: Array | None) -> Array:
+        if k is None:
+            return np.asarray(by_signature(image=image)[opening.output])
+        assert by_k is not None
+        return np.asarray(by_k(image=image, k=k)[opening.output])
+
+    return call
 
 
 def _litert_compiled(opening: Opening) -> Call:
@@ -93,14 +105,20 @@ def _litert_compiled(opening: Opening) -> Call:
 
     options = Options(cpu_options=CpuOptions(num_threads=opening.threads))
     model = CompiledModel.from_file(opening.path, options=options)
-    index = model.get_signature_index(opening.signature)
-    (image_buffer,), (output_buffer,) = model.create_input_buffers(index), model.create_output_buffers(index)
     shape = tuple(model.get_output_tensor_details(opening.signature)[opening.output]["shape"])
+    buffers = {}
+    for key in filter(None, (opening.signature, opening.chooser)):
+        index = model.get_signature_index(key)
+        inputs = dict(zip(model.get_input_tensor_details(key), model.create_input_buffers(index), strict=True))
+        buffers[key] = (index, inputs, model.create_output_buffers(index))
 
-    def call(image: Array) -> Array:
-        image_buffer.write(image)
-        model.run_by_index(index, [image_buffer], [output_buffer])
-        return np.asarray(output_buffer.read(math.prod(shape), np.float32)).reshape(shape)
+    def call(image: Array, k: Array | None) -> Array:
+        index, inputs, (output,) = buffers[opening.signature if k is None else opening.chooser]
+        inputs["image"].write(image)
+        if k is not None:
+            inputs["k"].write(k)
+        model.run_by_index(index, list(inputs.values()), [output])
+        return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
 
     return call
 

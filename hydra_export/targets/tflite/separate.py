@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra_export.target import Artifact, ExportSpec, described
+from hydra_export.model import Span, Weight
+from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
 from hydra_export.targets.tflite import graph, metadata
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import Constant
+from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
 from hydra_export.targets.tflite.lint import SIGNATURE
+from hydra_export.targets.tflite.metadata import Described
 from hydra_export.targets.tflite.operators import oldest_runtime
-from hydra_export.targets.tflite.weights import tflite_weights
+from hydra_export.targets.tflite.weights import normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -20,40 +22,55 @@ if TYPE_CHECKING:
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
     """Writes ``<model>-k3.tflite``, ... into *out*."""
+    weights = normalised(checkpoint, spec)
+    return [_write(checkpoint, weights, k, spec, out) for k in heads]
+
+
+def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], heads: int, spec: ExportSpec, out: Path) -> Artifact:
+    info, file, kept = checkpoint.info, FileBuilder(), stored(weights, spec.precision, heads)
+
+    def weight(name: str, _columns: Span | None) -> Constant:
+        return file.weight(name, kept[name], heads)
+
+    inputs, (output,) = graph.signature(info.config, heads, spec)
+    g = GraphBuilder(weight, file.store, file.opcode)
+    image = g.input(inputs[0])
+    result = Emitter(g, info.config, heads, spec, info.preprocessing).emit(image)
+    name = f"{info.name}-k{heads}"
+    file.graph(name, g, {inputs[0].name: image}, {output.name: result}, SIGNATURE)
+    return finish(file, checkpoint, (heads,), spec, out, [Described(name, inputs, output)], inputs, output)
+
+
+def finish(
+    file: FileBuilder,
+    checkpoint: Checkpoint,
+    heads: Sequence[int],
+    spec: ExportSpec,
+    out: Path,
+    graphs: Sequence[Described],
+    inputs: Sequence[TensorInfo],
+    output: TensorInfo,
+) -> Artifact:
+    """Adds what the file says of itself, and writes it into *out*."""
     info = checkpoint.info
-    weights = tflite_weights(checkpoint.model, info.preprocessing if spec.input == "image" else None)
-    artifacts = []
-    for k in heads:
-        inputs, outputs = graph.signature(info.config, k, spec)
-        file = FileBuilder()
-
-        def weight(name: str, k: int = k, file: FileBuilder = file) -> Constant:
-            return file.weight(weights[name], k)
-
-        g = graph.GraphBuilder(weight, file.store, file.opcode)
-        image = g.input(inputs[0])
-        result = graph.Emitter(g, info.config, k, spec).emit(image, spec)
-        name = f"{info.name}-k{k}"
-        file.graph(SIGNATURE, g, {inputs[0].name: image}, {outputs[0].name: result}, name)
-        file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators))
-        file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, k, spec.input, inputs[0], outputs[0]))
-        said = described(checkpoint, (k,), spec)
-        for entry, text in said.items():
-            file.metadata(entry, text.encode())
-        with (out / f"{name}.tflite").open("wb") as stream:
-            file.write(name, stream)
-            if info.labels:
-                stream.write(metadata.labels_archive(said[metadata.LABELS].encode(), stream.tell()))
-        artifacts.append(
-            Artifact(
-                path=f"{name}.tflite",
-                files=(f"{name}.tflite",),
-                target="tflite",
-                spec=spec,
-                heads=(k,),
-                inputs=inputs,
-                outputs=outputs,
-                needs={"tflite": oldest_runtime(file.operators)},
-            )
-        )
-    return artifacts
+    which = "universal" if spec.graph == "universal" else f"k{heads[0]}"
+    name = "-".join([info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
+    file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators, file.lies_behind))
+    file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, spec.input, graphs))
+    said = described(checkpoint, heads, spec)
+    for entry, text in said.items():
+        file.metadata(entry, text.encode())
+    with (out / f"{name}.tflite").open("wb") as stream:
+        file.write(name, stream)
+        if info.labels:
+            stream.write(metadata.labels_archive(said[metadata.LABELS].encode(), stream.tell()))
+    return Artifact(
+        path=f"{name}.tflite",
+        files=(f"{name}.tflite",),
+        target="tflite",
+        spec=spec,
+        heads=tuple(heads),
+        inputs=tuple(inputs),
+        outputs=(output,),
+        needs={"tflite": oldest_runtime(file.operators, file.lies_behind)},
+    )

@@ -16,7 +16,7 @@ import numpy as np
 
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array
-from hydra_export.targets.tflite.lint import lint, only_signature
+from hydra_export.targets.tflite.lint import chosen, lint
 from hydra_export.targets.tflite.operators import DYNAMIC
 from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
 from hydra_export.worker import Worker
@@ -31,11 +31,16 @@ _redirecting = threading.Lock()
 
 
 class TFLiteSession:
-    """The signature of a file, in one runtime; the file is linted first."""
+    """One head count of a file, in one runtime; the file is linted first.
 
-    def __init__(self, path: Path, threads: int, runtime: str) -> None:
-        signature, image, _output = only_signature(lint(path))
+    Where the file takes the head count as an input too, the first images are also given to that signature: the logits
+    have to be the same.
+    """
+
+    def __init__(self, path: Path, threads: int, runtime: str, heads: int) -> None:
+        signature, image, chooser = chosen(lint(path), path, heads)
         status = path.stat()
+        self.heads, self._proven = heads, not chooser
         self.opening = Opening(
             runtime=runtime,
             path=str(path.absolute()),
@@ -43,12 +48,36 @@ class TFLiteSession:
             output=next(iter(signature.outputs)),
             threads=threads,
             stamp=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+            chooser=chooser,
         )
         self.dtype, self.shape_BHWC = image.dtype, image.shape
         self._call = _in_a_worker(self.opening) if runtime in _IN_A_WORKER else _quietly(self.opening)
 
     def run(self, image: Array) -> Array:
         """Logits of any number of images, in batches of the graph's own size."""
+        logits = self._run(image, None)
+        if not self._proven:
+            chosen_logits = self.run_choosing(image, self.heads)
+            if not np.array_equal(chosen_logits, logits, equal_nan=True):
+                raise CheckFailed(
+                    f"{self.opening.runtime}: in {self.opening.path}, signature '{self.opening.chooser}' with "
+                    f"k = {self.heads} gives other logits than signature '{self.opening.signature}': they differ by "
+                    f"{np.abs(chosen_logits - logits).max():.3g}."
+                )
+            self._proven = True
+        return logits
+
+    def run_choosing(self, image: Array, heads: int) -> Array:
+        """The same through the signature that takes the head count as an input, whichever this session is of.
+
+        Raises:
+            CheckFailed: the file has no such signature, or does not hold subnetwork *heads*.
+        """
+        if not self.opening.chooser:
+            raise CheckFailed(f"{self.opening.path} has no signature that takes the head count.")
+        return self._run(image, np.array([heads], np.int32))
+
+    def _run(self, image: Array, k: Array | None) -> Array:
         images_BHWC = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if self.dtype == "float32" else image
         if images_BHWC.dtype != self.dtype or images_BHWC.shape[1:] != self.shape_BHWC[1:]:
             raise CheckFailed(
@@ -59,7 +88,7 @@ class TFLiteSession:
         if batch == DYNAMIC:
             batch = 1 if self.opening.runtime in _NEVER_RESIZED else len(images_BHWC)
         padded = np.concatenate([images_BHWC, np.repeat(images_BHWC[-1:], -len(images_BHWC) % batch, axis=0)])
-        batches = [self._call(padded[at : at + batch]) for at in range(0, len(padded), batch)]
+        batches = [self._call(padded[at : at + batch], k) for at in range(0, len(padded), batch)]
         return np.concatenate(batches)[: len(images_BHWC)]
 
 
@@ -72,9 +101,9 @@ def _in_a_worker(opening: Opening) -> Call:
     asked = msgspec.to_builtins(opening)
     worker = _worker(opening.runtime)
 
-    def call(image: Array | None) -> Array:
+    def call(image: Array | None, k: Array | None = None) -> Array:
         what = f"{opening.runtime} with {opening.path}"
-        return worker.call(f"{open_here.__module__}:serve", what=what, opening=asked, image=image)  # type: ignore[no-any-return]
+        return worker.call(f"{open_here.__module__}:serve", what=what, opening=asked, image=image, k=k)  # type: ignore[no-any-return]
 
     call(None)
     _close_at_exit(opening.runtime)

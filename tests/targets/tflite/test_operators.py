@@ -12,6 +12,7 @@ from hydra_export.targets.tflite.operators import OPERATORS, Operand
 PATCH = {"padding": 1, "stride_h": 4, "stride_w": 4}
 MATMUL = {"adj_x": 0, "adj_y": 0}
 MASKS = {"begin_mask": 5, "end_mask": 5}
+CHANNELS = {"begin_mask": 3, "end_mask": 3}
 KEEP, TAKE = {"keep_num_dims": 1}, [[0, 0, 0], [0, 1, 0], [1, 1, 1]]
 
 
@@ -45,6 +46,14 @@ def operands(*given: tuple[int, ...] | list[Any]) -> list[Operand]:
         ("RSQRT", [(2, 5, 1)], {}, (2, 5, 1)),
         ("SOFTMAX", [(2, 3, 5, 5)], {"beta": 1}, (2, 3, 5, 5)),
         ("STRIDED_SLICE", [(-1, 17, 8), *TAKE], MASKS, (-1, 1, 8)),
+        ("STRIDED_SLICE", [(-1, 17, 8), [0, 0, 2], [0, 0, 8], [1, 1, 1]], CHANNELS, (-1, 17, 6)),
+        ("STRIDED_SLICE", [(2, 8), [0, 0], [0, 5], [1, 1]], {"begin_mask": 1, "end_mask": 1}, (2, 5)),
+        ("DEQUANTIZE", [(8, 4)], {}, (8, 4)),
+        ("FULLY_CONNECTED/PLAIN", [(2, 5, 8), (7, 8)], KEEP, (2, 5, 7)),
+        ("FULLY_CONNECTED/INT8", [(2, 5, 8), (7, 8), (7,)], KEEP, (2, 5, 7)),
+        ("LESS", [(1,), [6]], {}, (1,)),
+        ("EQUAL", [(1,), [6]], {}, (1,)),
+        ("GATHER", [(-1, 48), [48, 2**31 - 1]], {"axis": 1}, (-1, 2)),
         ("TRANSPOSE", [(2, 3, 5, 8), [0, 2, 1, 3]], {}, (2, 5, 3, 8)),
     ],
 )
@@ -99,6 +108,25 @@ def test_what_operators_make(name: str, given: list[Any], options: dict[str, int
         ("STRIDED_SLICE", [(1, 17, 8), *TAKE], {**MASKS, "end_mask": 0}),
         ("STRIDED_SLICE", [(1, 17, 8), *TAKE], {**MASKS, "begin_mask": 7}),
         ("STRIDED_SLICE", [(1, 17, 8, 1), *TAKE], MASKS),
+        ("STRIDED_SLICE", [(1, 17, 8), *TAKE], {"begin_mask": 13, "end_mask": 13}),
+        ("STRIDED_SLICE", [(1, 17, 8), *TAKE], {"begin_mask": 4, "end_mask": 4}),
+        ("STRIDED_SLICE", [(4, 17, 8), *TAKE], {"begin_mask": 6, "end_mask": 6}),  # it takes some of the images
+        ("STRIDED_SLICE", [(1, 17, 8), [0, 1, 2], [0, 0, 8], [1, 1, 1]], CHANNELS),
+        ("STRIDED_SLICE", [(1, 17, 8), [0, 0, 2], [0, 0, 9], [1, 1, 1]], CHANNELS),
+        ("STRIDED_SLICE", [(1, 17, 8), [0, 0, -2], [0, 0, 8], [1, 1, 1]], CHANNELS),
+        ("STRIDED_SLICE", [(1, 17, 8), [0, 0, 8], [0, 0, 8], [1, 1, 1]], CHANNELS),
+        ("STRIDED_SLICE", [(1, 17, 8), [0, 0, 2], [0, 0, 8], [1, 1, 2]], CHANNELS),
+        ("FULLY_CONNECTED/PLAIN", [(2, 5, 8), (7, 9)], KEEP),
+        ("FULLY_CONNECTED/INT8", [(2, 5, 8), (7, 8), (8,)], KEEP),
+        ("LESS", [(2,), [6]], {}),  # which of the two?
+        ("LESS", [(1,), (1,)], {}),
+        ("EQUAL", [(1,), [6, 7]], {}),
+        ("GATHER", [(2, 48), [47]], {"axis": 1}),  # it would run
+        ("GATHER", [(2, 48), [-1]], {"axis": 1}),
+        ("GATHER", [(2, 48), [48]], {"axis": 0}),
+        ("GATHER", [(2, 3, 48), [48]], {"axis": 1}),
+        ("GATHER", [(2, 48), []], {"axis": 1}),
+        ("IF", [(1,), (2, 3)], {}),  # a check of its own knows its branches
         ("TRANSPOSE", [(2, 3, 5, 8), [1, 0, 2, 3]], {}),
         ("TRANSPOSE", [(2, 3, 5, 8), [0, 1, 1, 3]], {}),
         ("TRANSPOSE", [(2, 3, 5, 8), [0, 4, 1, 3]], {}),

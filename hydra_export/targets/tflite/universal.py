@@ -1,0 +1,104 @@
+"""One file for several head counts: a signature for each, and ``run``, which takes the head count as an input.
+
+Every weight is stored once. A matrix is cut by its input channels at the listed head counts, and each block lies in one
+piece, so that what a smaller subnetwork needs of it, fewer rows, is its beginning. A Linear is a sum over the blocks.
+
+Without overlap the file is a conventional one: whole matrices, each subnetwork's own, and signatures whose graphs are
+the subnetworks themselves; ``run`` has graphs of its own over the same buffers, which runtimes pack once more.
+
+Overlapping buffers were run on x86 alone. Whether a phone's runtime takes them says TensorFlow's own benchmark_model:
+``adb push FILE benchmark_model /data/local/tmp``, then ``adb shell /data/local/tmp/benchmark_model
+--graph=/data/local/tmp/FILE --signature_to_run_for=k6``; and what it computes, on a board with Python, does
+``hydra-export verify BUNDLE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra_export.model import Span
+from hydra_export.target import Artifact, ExportSpec, TensorInfo
+from hydra_export.targets.tflite import choice, graph
+from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
+from hydra_export.targets.tflite.file import FileBuilder
+from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
+from hydra_export.targets.tflite.metadata import Described
+from hydra_export.targets.tflite.separate import finish
+from hydra_export.targets.tflite.weights import normalised, stored
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+
+
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+    """Writes ``<model>-universal.tflite`` into *out*.
+
+    A model without a classifier has no ``run``: outputs are as wide as the subnetwork, and one tensor has one shape.
+    """
+    file = _Universal(checkpoint, heads, spec)
+    config, places = checkpoint.info.config, Places(heads)
+    described, has_run = [], config.num_classes > 0
+    for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
+        inputs, (output,) = graph.signature(config, k, spec)
+        if has_run and spec.overlap:
+            file.add_call(k, places.branch(k), inputs[0], output)
+        else:
+            file.add_subnetwork(k, inputs[0], output, f"k{k}")
+        described.append(Described(f"{checkpoint.info.name}-k{k}", inputs, output))
+    inputs, (output,) = graph.signature(config, heads[-1], spec)
+    if has_run:
+        file.add_choice(places, inputs[0], output)
+        inputs = (*inputs, HEADS_INFO)
+        described.append(Described(RUN, inputs, output))
+    elif len(heads) > 1:
+        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
+    return [finish(file.builder, checkpoint, heads, spec, out, described, inputs, output)]
+
+
+class _Universal:
+    """Adds graphs to a file."""
+
+    def __init__(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> None:
+        self.checkpoint, self.heads, self.spec = checkpoint, heads, spec
+        self.builder = FileBuilder()
+        self._stored = stored(normalised(checkpoint, spec), spec.precision, heads[-1])
+
+    def add_subnetwork(self, k: int, image_info: TensorInfo, output: TensorInfo, key: str = "") -> None:
+        """Subnetwork *k*."""
+        info, spec = self.checkpoint.info, self.spec
+        cuts = [cut for cut in self.heads if cut <= k] if spec.overlap else []
+        g = self._graph(k)
+        image = g.input(image_info)
+        result = Emitter(g, info.config, k, spec, info.preprocessing, cuts).emit(image)
+        self.builder.graph(f"{info.name}-k{k}", g, {image_info.name: image}, {output.name: result}, key)
+
+    def add_call(self, k: int, branch: int, image_info: TensorInfo, output: TensorInfo) -> None:
+        """The signature of subnetwork *k*, whose graph is another."""
+        g = self._graph(k)
+        image, result = choice.emit_call(g, branch, image_info, output)
+        self.builder.graph(f"k{k}", g, {image_info.name: image}, {output.name: result}, f"k{k}")
+
+    def add_choice(self, places: Places, image_info: TensorInfo, output: TensorInfo) -> None:
+        """``run``, and everything behind it."""
+        for i, question in enumerate(places.questions()):
+            g = self._graph(0)
+            image, k, result = choice.emit(g, question, image_info, output)
+            inputs, key = {image_info.name: image, HEADS_INFO.name: k}, "" if i else RUN
+            self.builder.graph(key or question.name, g, inputs, {output.name: result}, key)
+        for heads in reversed(places.heads):
+            self.add_subnetwork(heads, image_info, output)
+        g = self._graph(0)
+        image, result = choice.emit_failure(g, image_info, output)
+        self.builder.graph(choice.NO_SUCH_HEADS, g, {image_info.name: image}, {output.name: result})
+
+    def _graph(self, k: int) -> GraphBuilder:
+        def weight(name: str, columns: Span | None) -> Constant:
+            kept = self._stored[name]
+            is_beginning = columns is not None or not any(kept.weight.units[1:])
+            if self.spec.overlap and is_beginning:
+                return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
+            return self.builder.weight(name, kept, k)
+
+        return GraphBuilder(weight, self.builder.store, self.builder.opcode)
