@@ -131,7 +131,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     workers: int = 0
     optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
-    active_slices: bool = False
+    active_slices: bool = True
     layer_decay: float = 1.0
     lr: float = 1e-3
     lr_min: float = 1e-6

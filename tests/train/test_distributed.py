@@ -23,7 +23,7 @@ RUNS = {
     "weighted": {"sampling": "weighted", "weights": "1,1,4"},
     "fixed": {"sampling": "fixed"},
     "sandwich": {"sampling": "sandwich", "distill": "largest"},
-    "slices": {"active_slices": "true"},
+    "whole": {"active_slices": "false"},
     "classifiers": {"model.separate_classifiers": "1,2,3", "accumulate": "2"},
     "fp32": {"precision": "float32"},
 }
