@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -222,3 +223,29 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("coremltools is not installed: pip install 'hydra-export[coreml]'")
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
+
+
+@pytest.fixture(scope="session")
+def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own package of int8 weights that several functions share; only where coremltools is, as *converted* says."""
+    import torch
+
+    from hydra_export import checkpoint
+    from hydra_export.architecture import HydraConfig
+    from hydra_export.model import HydraViT
+    from hydra_export.preprocess import imagenet
+    from hydra_export.target import ExportSpec
+    from hydra_export.worker import Worker
+
+    torch.manual_seed(0)
+    config = HydraConfig(heads=3, head_dim=4, depth=1, patch_size=8, image_size=16, num_classes=5)
+    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=imagenet(16))
+    out = tmp_path_factory.mktemp("universal")
+    checkpoint.save(out / "tiny.safetensors", HydraViT(config).state_dict(), info)
+    spec = msgspec.to_builtins(ExportSpec(graph="universal", precision="int8"))
+    arguments = {"target": "coreml", "heads": [1, 3], "spec": spec, "out": str(out)}
+    with Worker() as worker:
+        worker.call(
+            "hydra_export.conversion:convert", checkpoint=str(out / "tiny.safetensors"), sha256="0" * 64, **arguments
+        )
+    return out / "tiny-universal-int8.mlpackage"

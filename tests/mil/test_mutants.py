@@ -17,8 +17,10 @@ _ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("seed", "count"), [(0, 1000), pytest.param(1, 10_000, marks=pytest.mark.slow)], ids=["some", "many"]
 )
-def test_no_mutant_crashes_hangs_or_raises_what_is_not_ours(converted: Path, seed: int, count: int) -> None:
-    paths = [str(converted / f"{name}.mlpackage") for name in _BASES]
+def test_no_mutant_crashes_hangs_or_raises_what_is_not_ours(
+    converted: Path, universal: Path, seed: int, count: int
+) -> None:
+    paths = [*(str(converted / f"{name}.mlpackage") for name in _BASES), str(universal)]
     done = subprocess.run(
         [sys.executable, "tests/mil/mutants.py", str(seed), str(count), *paths],
         capture_output=True,

@@ -166,7 +166,8 @@ class Opened:
         for each in operation.inputs:
             if each.key == parameter:
                 return each.value.arguments[0].value
-        return next(each.value for each in operation.attributes if each.key == (parameter or "val"))
+        known = {each.key: each.value for each in operation.attributes}
+        return known["quantized_data" if parameter == "data" else parameter or "val"]  # iOS 16 calls it that
 
     def named(self, *names: str) -> str:
         """The first of *names* that there is."""

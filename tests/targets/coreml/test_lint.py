@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,4 +144,87 @@ def test_a_value_of_rank_five_is_named(write: Write) -> None:
     sealed(package)
     assert np.isfinite(TARGET.load(path, 2).run(np.zeros((1, 3, 16, 16), np.float32))).all()
     with pytest.raises(CheckFailed, match="a value has rank 5"):
+        TARGET.lint(path)
+
+
+def _said(package: Opened, name: str, text: str) -> None:
+    next(e for e in package.model.description.metadata.userDefined if e.key == f"hydra_export.{name}").value = text
+
+
+def _default(package: Opened) -> None:
+    package.model.description.defaultFunctionName = "k2"
+
+
+def _copied(package: Opened, names: list[str], change: int = 0) -> None:
+    """Gives function k2 records of its own, at the end of the file; *change* is added to every byte."""
+    for name in names:
+        place = package.constant(name).blobFileValue
+        header = package.weights[place.offset : place.offset + 64]
+        size, start = struct.unpack_from("<QQ", header, 8)
+        data = bytes((each + change) % 256 for each in package.weights[start : start + size])
+        package.weights += bytes(-len(package.weights) % 64)
+        place.offset = len(package.weights)
+        struct.pack_into("<Q", header, 16, place.offset + 64)
+        package.weights += header + data
+    package.weights[:4] = struct.pack("<I", struct.unpack_from("<I", package.weights)[0] + len(names))
+
+
+_TWO = ["blocks_0_attn_q_weight_0", "blocks_1_mlp_fc2_weight_0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda package: _said(package, "heads", "2"), "it has functions .* and says that it holds heads 2"),
+        (lambda package: _said(package, "heads", "2,3,4"), "it has functions .* and says that it holds heads 2,3,4"),
+        (lambda package: _said(package, "heads", ""), "it has functions .* and says that it holds heads "),
+        (_default, "it runs k2 where none is named, and k4 is the largest"),
+        (lambda package: _copied(package, _TWO[:1]), "its weight file holds the same at .* as before"),
+        (lambda package: _copied(package, _TWO, 1), "2 matrices of function k2 are not those of k4"),
+        (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, used are"),
+        (lambda package: _said(package, "precision", "int8"), "is fp16 in a package that is int8"),
+        (lambda package: _said(package, "precision", "fp32"), "is fp16 in a package that is fp32"),
+        (lambda package: _said(package, "precision", "4-bit"), "its precision is '4-bit'"),
+    ],
+)
+def test_what_is_not_as_promised_in_a_package_of_several_is_named(write: Write, change: Change, message: str) -> None:
+    _, _, path = write(heads=(2, 4), graph="universal")
+    TARGET.lint(path)
+    package = Opened(path, "k2")
+    change(package)
+    sealed(package)
+    with pytest.raises(CheckFailed, match=message):
+        TARGET.lint(path)
+
+
+@pytest.mark.parametrize("ios", [16, 18])
+def test_quantized_weights_in_a_package_that_says_otherwise_are_named(write: Write, ios: int) -> None:
+    _, _, path = write(precision="int8", ios=ios)
+    TARGET.lint(path)
+    package = Opened(path)
+    _said(package, "precision", "fp16")
+    sealed(package)
+    with pytest.raises(CheckFailed, match=r"it uses operations .*constexpr"):
+        TARGET.lint(path)
+
+
+def test_one_matrix_that_was_not_quantized_is_named(write: Write) -> None:
+    """A quantizer that leaves one out, for its size or its kind."""
+    _, _, path = write(precision="int8")
+    _, _, other = write(precision="fp16")
+    package, whole = Opened(path), Opened(other)
+    place = whole.constant("blocks_1_attn_k_weight_0").blobFileValue.offset
+    size, start = struct.unpack_from("<QQ", whole.weights, place + 8)
+    record, data = whole.weights[place : place + 64], whole.weights[start : start + size]
+    dequantize = package.operation("blocks_1_attn_k_weight")
+    constant = whole.operation("blocks_1_attn_k_weight_0")
+    dequantize.CopyFrom(constant)
+    dequantize.outputs[0].name = "blocks_1_attn_k_weight"
+    package.weights += bytes(-len(package.weights) % 64)
+    package.constant("blocks_1_attn_k_weight").blobFileValue.offset = len(package.weights)
+    struct.pack_into("<Q", record, 16, len(package.weights) + 64)
+    package.weights += record + data
+    sealed(package)
+    assert np.isfinite(TARGET.load(path, 2).run(np.zeros((1, 3, 16, 16), np.float32))).all()
+    with pytest.raises(CheckFailed, match="the weight of blocks_1_attn_k is fp16 in a package that is int8"):
         TARGET.lint(path)

@@ -160,17 +160,29 @@ def test_nothing_says_when_or_with_what_it_was_made(write: Write) -> None:
     assert b"/tmp" not in content
 
 
+@pytest.mark.parametrize(
+    ("name", "choices", "lists"),
+    [
+        ("tiny-k2.mlpackage", {}, ([2], [1, 2])),  # what was written before must not matter either
+        ("tiny-universal-int8.mlpackage", {"graph": "universal", "precision": "int8"}, ([1, 2, 4], [1, 2, 4])),
+    ],
+)
 def test_two_processes_write_the_same_bytes(
-    make_checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    choices: dict[str, Any],
+    lists: Sequence[list[int]],
 ) -> None:
     checkpoint = make_checkpoint()
     trees = []
-    for seed, heads in (("1", [2]), ("2", [1, 2])):  # what was written before must not matter either
-        monkeypatch.setenv("PYTHONHASHSEED", seed)
-        out = tmp_path / seed
+    for seed, heads in enumerate(lists, start=1):
+        monkeypatch.setenv("PYTHONHASHSEED", str(seed))
+        out = tmp_path / str(seed)
         out.mkdir()
-        convert(checkpoint, out, heads)
-        package = out / "tiny-k2.mlpackage"
+        convert(checkpoint, out, heads, **choices)
+        package = out / name
         trees.append({str(each.relative_to(out)): each.read_bytes() for each in package.rglob("*") if each.is_file()})
     assert trees[0] == trees[1]
     assert len(trees[0]) == 3
@@ -227,7 +239,7 @@ def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) ->
             sha256=checkpoint.sha256,
             target="coreml",
             heads=list(heads),
-            spec=msgspec.to_builtins(ExportSpec(precision="fp16", **choices)),
+            spec=msgspec.to_builtins(ExportSpec(**{"precision": "fp16", **choices})),
             out=str(out),
         )
         assert worker.output_tail() == ""  # coremltools talks of Macs, versions and progress
