@@ -44,8 +44,10 @@ def _tables(changes: Changes) -> Iterator[Markup]:
         yield table("changed-choices", "Choice for each device.", ("device", "was", "is"), choices, text=3)
     for ident, caption, facts in (("facts", "Model and data.", changes.facts), ("tools", "Tools.", changes.tools)):
         if facts:
-            rows = [(each.what, each.before or _DASH, each.after or _DASH) for each in facts]
-            yield table(f"changed-{ident}", caption, ("fact", "was", "is"), rows, text=3)
+            rows = [
+                (each.what, words.clipped(each.before) or _DASH, words.clipped(each.after) or _DASH) for each in facts
+            ]
+            yield table(f"changed-{ident}", caption, ("fact", "was", "is"), rows, text=3, wrapped=True)
 
 
 def _accuracies(changes: Changes) -> list[tuple[str, ...]]:
@@ -106,7 +108,7 @@ def both(before: str | None, after: str | None) -> str:
 
 
 def changed_fact(change: Change) -> str:
-    return both(change.before or _DASH, change.after or _DASH)
+    return f"{words.clipped(change.before) or _DASH}{_ARROW}{words.clipped(change.after) or _DASH}"
 
 
 def _choice(heads: int | None) -> str:

@@ -12,7 +12,7 @@ from hydra_export.report.scale import Scale, apart, over, thinned
 
 # The same on a phone and on a desk, where several stand side by side: letters keep their size.
 _WIDTH, _HEIGHT = 380, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 58, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 58, 26, 44
 _GAP = 14  # between the lines of text
 _ROW = 30  # of an interval
 
@@ -72,13 +72,14 @@ def scatter(
 def intervals(ident: str, title: str, description: str, device: DeviceTimes) -> Markup:
     """Times of one device, a row for each head count, against the budget."""
     rows = device.times
-    height = _TOP + 16 + _ROW * len(rows) + _BOTTOM
-    left, right, bottom = 52, 14, height - _BOTTOM
+    top = 30  # below the budget's name
+    height = top + _ROW * len(rows) + _BOTTOM
+    left, right, bottom = 62, 14, height - _BOTTOM
     values = [device.budget_ms, *(end for row in rows for end in (row.low, row.high))]
     x = over(values, left, _WIDTH - right, from_zero=True)
     drawn = []
     for at, row in enumerate(rows):
-        middle = _TOP + 16 + _ROW * (at + 0.5)
+        middle = top + _ROW * (at + 0.5)
         chosen = row.heads == device.choice
         told = (
             f"k = {row.heads}: {words.milliseconds(row.ms)}, {words.interval(row.low, row.high)}, "
@@ -97,16 +98,16 @@ def intervals(ident: str, title: str, description: str, device: DeviceTimes) -> 
     budget = x(device.budget_ms)
     near_end = budget > _WIDTH - 110
     limit = [
-        tag("line", x1=_n(budget), x2=_n(budget), y1=_TOP + 4, y2=bottom, class_="budget"),
+        tag("line", x1=_n(budget), x2=_n(budget), y1=top - 12, y2=bottom, class_="budget"),
         tag(
             "text",
             f"budget {words.milliseconds(device.budget_ms)}",
             x=_n(budget + (-5 if near_end else 5)),
-            y=_TOP + 8,
+            y=top - 8,
             class_="budget-text end" if near_end else "budget-text",
         ),
     ]
-    axis = _x_axis(x, "milliseconds per image", _plain, top=_TOP + 16, bottom=bottom)
+    axis = _x_axis(x, "milliseconds per image", _plain, top=top, bottom=bottom)
     return _figure(ident, title, description, (_WIDTH, height), axis, limit, drawn)
 
 
@@ -160,7 +161,7 @@ def _x_axis(
 
 
 def _y_axis(y: Scale) -> list[Markup]:
-    drawn = []
+    drawn = [tag("text", "top-1, %", x=0, y=_TOP - 12, class_="muted")]
     for tick in y.ticks(4):
         at = y(tick)
         drawn += [

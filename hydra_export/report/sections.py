@@ -15,6 +15,7 @@ from hydra_export.report.timings import Moment, Timed
 _DASH = "\N{EN DASH}"
 _PRECISIONS = ("fp32", "fp16", "int8")
 _GRAPHS = ("separate", "shared", "universal")
+_MOST_LABELS = 20
 
 
 def section(ident: str, title: str, *inside: object) -> Markup:
@@ -272,7 +273,9 @@ def _timing(moment: Moment | None) -> object:
 
 def card(findings: Findings) -> Markup:
     model, config, data = findings.model, findings.model.config, findings.model.preprocessing
-    labels = f"{len(model.labels)}: {', '.join(model.labels)}" if model.labels else "none in the bundle"
+    more = len(model.labels) - _MOST_LABELS
+    named = ", ".join(model.labels[:_MOST_LABELS]) + (f" and {more:,} more" if more > 0 else "")
+    labels = f"{len(model.labels):,}: {named}" if model.labels else "none in the bundle"
     outputs = f"{config.num_classes} classes" if config.num_classes else "features, no classes"
     facts: dict[str, object] = {
         "Name": model.name,

@@ -30,7 +30,7 @@ def parity(findings: Findings) -> str:
     product, proof, share = max(held, key=lambda each: each[2])
     failed = sum(each[2] > 1 for each in held)
     if failed:
-        return f"{failed} of {len(held)} checks are over their bound; the worst is {product.path} at k = {proof.heads}"
+        return f"over the bound are {failed} of {len(held)} checks; the worst is {product.path} at k = {proof.heads}"
     return (
         f"{words.counted(len(held), 'check')} within bounds; the worst error is {words.share(share)} of what is allowed"
     )

@@ -73,6 +73,10 @@ def listed(texts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def clipped(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """``1 file``, ``2 files``."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
