@@ -513,6 +513,7 @@ def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
         "p90_ms": p90,
         "p99_ms": p99,
         "cpu_ms": cpu,
+        "cpu_min_ms": min(work for _clock, work in cell.calls_ms),
         "noise": list(noise(wall, cpu if task["threads"] == 1 and runtime["unit"] == "cpu" else None)),
         "runs_ms": [float(f"{ms:.5g}") for ms in wall],
     }

@@ -25,7 +25,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
         compute: what the runtime computes in, where it may choose.
         peak_mib: of the process that ran it alone; *base_mib* before it was loaded.
         max_abs_error: of the golden image's logits; *bound*: what parity allows runtimes that compute in float32.
-        cpu_ms: median of all cores' work.
+        cpu_ms: median of all cores' work, cpu_min_ms: the least.
         noise: why it may say little.
     """
 
@@ -55,6 +55,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     p90_ms: float
     p99_ms: float
     cpu_ms: float
+    cpu_min_ms: float
     noise: tuple[str, ...]
     runs_ms: tuple[float, ...]
 

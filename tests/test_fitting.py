@@ -1,0 +1,197 @@
+"""Devices instead of targets: what each gets in a bundle, and what many of them together need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydra_export import bundle, commands, profiles
+from hydra_export.cli import main
+from hydra_export.verify import verify
+from tests.conftest import available_targets
+
+Capture = pytest.CaptureFixture[str]
+
+BOX = """
+id = "{id}"
+name = "{id}"
+class = "desktop"
+budget = {{ ms = {budget}, reason = "as it was sold" }}
+[sources]
+bench = "a test"
+"""
+TIME = """
+[[latency]]
+model = "tiny"
+k = {k}
+gmacs = {gmacs}
+model_gmacs = {whole}
+resolution = 16
+runtime = "{runtime}"
+precision = "fp32"
+unit = "cpu"
+ms = {ms}
+date = "2026-02-03"
+provenance = "measured"
+source = "bench"
+"""
+
+
+@pytest.fixture(autouse=True)
+def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two devices on which the tiny model of tests/conftest.py takes 2 ms at k = 2 and 5 ms at k = 4."""
+    from hydra_export.architecture import HydraConfig
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    monkeypatch.setenv("COLUMNS", "100")
+    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+    profiles.user_folder().mkdir(parents=True)
+    for name, budget, runtime in (("fast", 10, "onnxruntime"), ("busy", 3, "onnxruntime"), ("lite", 10, "litert")):
+        sizes = {k: config.macs(k) / 1e9 for k in (2, 4)}
+        times = [
+            TIME.format(k=k, gmacs=sizes[k], whole=sizes[4], runtime=runtime, ms=ms) for k, ms in ((2, 2.0), (4, 5.0))
+        ]
+        text = BOX.format(id=name, budget=budget) + "".join(times)
+        (profiles.user_folder() / f"{name}.toml").write_text(text)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def exported_for(out: Path, checkpoint: Path, *arguments: str) -> dict[str, Any]:
+    assert main(["--checkpoint", str(checkpoint), "--out", str(out), *arguments]) == 0
+    return {entry.id: entry for entry in bundle.read(out).devices}
+
+
+def test_each_device_gets_the_head_count_that_fits_and_no_other_is_written(tiny_checkpoint: Path, out: Path) -> None:
+    busy = exported_for(out, tiny_checkpoint, "--device", "busy")["busy"]
+    assert (busy.heads, busy.target, busy.sure, busy.ms) == (2, "onnx", True, 2.0)
+    assert busy.artifacts == ("onnx/tiny-k2.onnx",)
+    assert "within 3 ms" in busy.why
+    manifest = bundle.read(out)
+    assert [a.path for a in manifest.artifacts] == ["onnx/tiny-k2.onnx"]
+    assert [s.heads for s in manifest.model.subnetworks] == [2]
+    assert [each.path for each in verify(out)] == ["onnx/tiny-k2.onnx"]
+
+
+def test_devices_share_what_they_both_need(tiny_checkpoint: Path, out: Path, capsys: Capture) -> None:
+    both = exported_for(out, tiny_checkpoint, "--device", "busy,fast")
+    assert {name: entry.heads for name, entry in both.items()} == {"busy": 2, "fast": 4}
+    shown = capsys.readouterr().out
+    assert "fast: onnxruntime, k = 4: 5 ms (4.76 to 5.26, measured), surely within 10 ms." in shown
+    same = exported_for(out, tiny_checkpoint, "--device", "busy,fast", "--budget-ms", "4")
+    assert {entry.heads for entry in same.values()} == {2}
+    assert len(bundle.read(out).artifacts) == 1
+
+
+@pytest.mark.skipif("tflite" not in available_targets(), reason="pip install 'hydra-export[tflite]'")
+def test_the_runtime_of_a_device_is_its_target(tiny_checkpoint: Path, out: Path) -> None:
+    entries = exported_for(out, tiny_checkpoint, "--device", "busy,lite")
+    assert entries["lite"].target == "tflite"
+    assert {a.path for a in bundle.read(out).artifacts} == {"onnx/tiny-k2.onnx", "tflite/tiny-k4.tflite"}
+
+
+def test_a_device_of_which_nothing_is_known_gets_every_head_count_and_says_so(
+    tiny_checkpoint: Path, out: Path, capsys: Capture
+) -> None:
+    entry = exported_for(out, tiny_checkpoint, "--device", "rpi5:onnxruntime")["rpi5"]
+    assert (entry.heads, entry.fits, entry.ms) == (None, False, None)
+    assert entry.artifacts == ("onnx/tiny-k2.onnx", "onnx/tiny-k4.onnx")
+    assert "no number" in capsys.readouterr().err
+
+
+def test_where_nothing_fits_the_smallest_is_exported_or_with_a_budget_nothing(
+    tiny_checkpoint: Path, out: Path, capsys: Capture
+) -> None:
+    asked = ["--checkpoint", str(tiny_checkpoint), "--out", str(out), "--device", "fast", "--budget-ms", "1"]
+    assert main(asked) == 1
+    assert "Nothing is known to fit 1 ms on fast: even k = 2 takes 2 ms" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    (profiles.user_folder() / "busy.toml").write_text(
+        (profiles.user_folder() / "busy.toml").read_text().replace("ms = 3,", "ms = 1,")
+    )
+    entry = exported_for(out, tiny_checkpoint, "--device", "busy")["busy"]
+    assert (entry.heads, entry.fits) == (2, False)
+    assert entry.why.endswith("the smallest was exported")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--device", "toaster"], "No device 'toaster'"),
+        (["--device", "fast,fast"], "lists a name twice"),
+        (["--device", "fast:toast"], "No runtime 'toast'"),
+        (["--device", "fast", "--target", "tflite"], "--device says what each device needs"),
+        (["--budget-ms", "5"], "is for --device"),
+    ],
+)
+def test_bad_devices_are_refused(
+    tiny_checkpoint: Path, out: Path, capsys: Capture, arguments: list[str], told: str
+) -> None:
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(out), *arguments]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+# A fleet
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    path = tmp_path / "devices.txt"
+    path.write_text("fast\n\n# the old ones\nbusy, onnxruntime  # by the door\nhailo-8\n")
+    return path
+
+
+def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
+    exported: Path, fleet: Path, capsys: Capture
+) -> None:
+    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(row["device"], row["heads"]) for row in document["devices"]] == [
+        ("fast", 4),
+        ("busy", 2),
+        ("hailo-8", None),
+    ]
+    assert (document["heads"], document["covered"]) == ([2, 4], 2)
+    manifest = bundle.read(exported)
+    sizes = {file.path: file.bytes for file in manifest.files}
+    shells = sizes["onnx/tiny-shared-k2.bin"] + sizes["onnx/tiny-shared-k4.bin"]
+    expected = {
+        "separate": sizes["onnx/tiny-k4.onnx"],
+        "shared": sizes["onnx/tiny-shared-k4.onnx"] + shells,
+        "universal": None,
+    }
+    assert document["devices"][0]["bytes"] == expected
+    assert document["devices"][2]["bytes"] == dict.fromkeys(expected)
+    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 3 devices are covered by 2 head counts: k = 2, 4." in shown
+    assert "No number: hailo-8." in shown
+    published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
+    assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
+
+
+def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path, fleet: Path, capsys: Capture) -> None:
+    asked = ["profile", "--fleet", str(fleet), "--bundle", str(exported)]
+    assert main([*asked, "--budget-ms", "4"]) == 1
+    assert "Nothing is known to fit 4 ms on hailo-8." in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("fast\nbuzy\n", "devices.txt line 2: No device 'buzy'. Did you mean 'busy'?"),
+        ("fast, toast\n", "devices.txt line 1: no runtime 'toast'"),
+        ("# nobody\n\n", "devices.txt lists no device"),
+    ],
+)
+def test_a_bad_line_is_named(fleet: Path, exported: Path, capsys: Capture, content: str, told: str) -> None:
+    fleet.write_text(content)
+    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
