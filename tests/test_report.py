@@ -723,10 +723,26 @@ def test_axes_hold_their_values_with_a_few_round_ticks(values: list[float]) -> N
         assert places == sorted(places)
 
 
-def test_labels_are_thinned_where_there_is_no_room() -> None:
-    assert scale.thinned(3, 5) == [0, 1, 2]
-    kept = scale.thinned(24, 9)
-    assert (kept[0], kept[-1], len(kept)) == (0, 23, 9)
+@pytest.mark.parametrize(("wanted", "expected"), [([50.0, 52.0], [44.0, 58.0]), ([10.0, 90.0], [10.0, 90.0])])
+def test_labels_that_touch_share_the_way_and_others_stay(wanted: list[float], expected: list[float]) -> None:
+    assert scale.apart(wanted, 14, 0, 100) == expected
+
+
+def test_of_head_counts_that_lie_close_together_the_ends_and_the_best_are_named(
+    packaged: Path, nobody: Path, tmp_path: Path
+) -> None:
+    def twelve(manifest: Any) -> None:
+        first = manifest["model"]["subnetworks"][0]
+        listed = [
+            dict(first, heads=k, accuracy=88 + (k == 9) - (k - 6.5) ** 2 / 100, gmacs=k / 100) for k in range(1, 13)
+        ]
+        manifest["model"]["subnetworks"] = listed
+
+    text = report.page(report.gather(edited(packaged, tmp_path / "copy", twelve), profile_folder=nobody))
+    gmacs = re.search(r'<svg[^>]*aria-labelledby="gmacs-title.*?</svg>', text)
+    assert gmacs is not None
+    named = {int(k) for k in re.findall(r">k = (\d+)</text>", gmacs[0])}
+    assert {1, 9, 12} <= named < set(range(1, 13))
 
 
 def test_what_is_said_to_be_html_stays_and_all_else_is_escaped() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hydra_export.report import words
 from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.markup import Markup, tag
-from hydra_export.report.scale import Scale, apart, over, thinned
+from hydra_export.report.scale import Scale, apart, over
 
 # The same on a phone and on a desk, where several stand side by side: letters keep their size.
 _WIDTH, _HEIGHT = 380, 270
@@ -172,19 +172,28 @@ def _y_axis(y: Scale) -> list[Markup]:
 
 
 def _levels(levels: Mapping[int, float], y: Scale) -> list[Markup]:
-    """The head counts at the right edge, at their accuracy, moved apart where they would touch."""
-    ordered = sorted(levels, key=lambda k: (y(levels[k]), -k))
-    most = int((y.start - y.end) / _GAP) + 1
-    named = [ordered[at] for at in thinned(len(ordered), most)]
-    places = apart([y(levels[k]) for k in named], _GAP, y.end, y.start)
+    """Head counts at the right edge, at their accuracy, moved apart where they would touch."""
     edge, drawn = _WIDTH - _RIGHT, []
-    for k, place in zip(named, places, strict=True):
+    for k, place in _named(levels, y).items():
         at = y(levels[k])
         drawn += [
             tag("path", d=f"M{edge} {_n(at)}L{edge + 10} {_n(place)}h3", class_="leader"),
             tag("text", f"k = {k}", x=edge + 16, y=_n(place + 4)),
         ]
     return drawn
+
+
+def _named(levels: Mapping[int, float], y: Scale) -> dict[int, float]:
+    """The head counts to name and the places of their names: none is moved far, the ends and the best come first."""
+    ends = (max(levels), min(levels), max(levels, key=lambda k: (levels[k], -k)))
+    found: dict[int, float] = {}
+    for k in dict.fromkeys([*ends, *sorted(levels)]):
+        ordered = sorted([*found, k], key=lambda each: (y(levels[each]), -each))
+        places = apart([y(levels[each]) for each in ordered], _GAP, y.end, y.start)
+        moved = max(abs(place - y(levels[each])) for each, place in zip(ordered, places, strict=True))
+        if moved <= _GAP:
+            found = dict(zip(ordered, places, strict=True))
+    return found
 
 
 def _line(series: Series, x: Scale, y: Scale) -> Markup | None:

@@ -70,18 +70,14 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places near the *wanted* ones (ascending), at least *gap* from each other, within *low* .. *high*.
 
-    There has to be room for all of them.
+    There has to be room for all of them. Neighbours that would touch share the way that they have to move.
     """
-    places = list(wanted)
-    for at in range(len(places)):
-        places[at] = max(places[at], low if at == 0 else places[at - 1] + gap)
-    for at in reversed(range(len(places))):
-        places[at] = min(places[at], high if at == len(places) - 1 else places[at + 1] - gap)
-    return places
-
-
-def thinned(count: int, most: int) -> list[int]:
-    """Positions of at most *most* of *count* things, the first and the last among them, evenly spread."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(at * (count - 1) / (most - 1)) for at in range(most)})
+    blocks: list[tuple[float, int]] = []  # mean place, as if there were no gaps, and how many share it
+    for at, value in enumerate(wanted):
+        blocks.append((value - at * gap, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (mean, count), (mean2, count2) = blocks.pop(-2), blocks.pop()
+            blocks.append(((mean * count + mean2 * count2) / (count + count2), count + count2))
+    places = [mean for mean, count in blocks for _ in range(count)]
+    last = high - (len(places) - 1) * gap
+    return [min(max(place, low), last) + at * gap for at, place in enumerate(places)]

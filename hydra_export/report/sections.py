@@ -16,6 +16,7 @@ _DASH = "\N{EN DASH}"
 _PRECISIONS = ("fp32", "fp16", "int8")
 _GRAPHS = ("separate", "shared", "universal")
 _MOST_LABELS = 20
+_ALL_NAMED = 3
 
 
 def section(ident: str, title: str, *inside: object) -> Markup:
@@ -44,6 +45,8 @@ def accuracy(findings: Findings) -> Markup:
     notes = "The vertical axis is top-1 in percent; it does not begin at 0."
     if any(product.precision == "int8" for product in findings.artifacts):
         notes += " int8: that of the subnetwork, with the change that was measured on labelled images."
+    if len(levels) > _ALL_NAMED:
+        notes += " Where head counts lie close together, not all are named."
     missing = [f"{s.heads}" for s in findings.subnetworks if s.accuracy is None]
     if missing:
         notes += f" Not drawn, as its top-1 is not known: k = {', '.join(missing)}."
