@@ -230,7 +230,10 @@ class Emitter:
         x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_tokens - 1, self.width])
         # A zero token in front, then the class token comes with the positions: CONCATENATION would need a batch of it.
         x_BND = g.op("tokens/PAD", "PAD", [x_BND, g.constant("tokens/pads", [[0, 0], [1, 0], [0, 0]])])
-        return self._add(x_BND, g.weight("tokens"), "tokens/ADD")
+        tokens_BND = g.weight("tokens")
+        if self.spans:  # they lie as [1, D, N], of which fewer channels are the beginning
+            tokens_BND = g.op("tokens/TRANSPOSE", "TRANSPOSE", [tokens_BND, g.constant("tokens/perm", [0, 2, 1])])
+        return self._add(x_BND, tokens_BND, "tokens/ADD")
 
     def _block(self, x_BND: Value, index: int, last: bool) -> Value:
         name = f"blocks.{index}"

@@ -50,7 +50,7 @@ def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str
     by_key = {signature.key: signature for signature in model.signatures}
     key = SIGNATURE if SIGNATURE in by_key else f"k{heads}"
     if key not in by_key:
-        listed = ", ".join(map(str, _heads(model)))
+        listed = ", ".join(map(str, listed_heads(model)))
         raise CheckFailed(f"{path} does not hold subnetwork {heads}: it has {listed}.")
     signature = by_key[key]
     tensors = model.graphs[signature.graph].tensors
@@ -63,7 +63,7 @@ def _said(model: Model, name: str) -> str:
     return "" if buffer is None else model.content(buffer).decode(errors="replace")
 
 
-def _heads(model: Model) -> list[int]:
+def listed_heads(model: Model) -> list[int]:
     """The head counts that the file says it holds, ascending; none if it says anything else."""
     listed = _said(model, "heads").split(",")
     if not all(text.isascii() and text.isdecimal() and len(text) < 6 for text in listed):
@@ -74,7 +74,7 @@ def _heads(model: Model) -> list[int]:
 
 def _interface(model: Model) -> Iterator[str]:
     """Either one graph and its signature, or the graphs of several subnetworks and those that choose among them."""
-    heads, keys = _heads(model), [signature.key for signature in model.signatures]
+    heads, keys = listed_heads(model), [signature.key for signature in model.signatures]
     if not heads:
         yield f"it says that it holds the head counts {_said(model, 'heads')!r}"
         return
@@ -109,7 +109,7 @@ def _signature(signature: Signature, model: Model) -> Iterator[str]:
 
 def _choice(model: Model) -> Iterator[str]:
     """The graphs that choose are the ones that we write, and the last one fails."""
-    heads = _heads(model)
+    heads = listed_heads(model)
     if len(model.graphs) < 4 * len(heads):
         return
     places = Places(heads)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array
-from hydra_export.targets.tflite.lint import chosen, lint
+from hydra_export.targets.tflite.lint import chosen, lint, listed_heads
 from hydra_export.targets.tflite.operators import DYNAMIC
 from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
 from hydra_export.worker import Worker
@@ -38,7 +38,9 @@ class TFLiteSession:
     """
 
     def __init__(self, path: Path, threads: int, runtime: str, heads: int) -> None:
-        signature, image, chooser = chosen(lint(path), path, heads)
+        model = lint(path)
+        signature, image, chooser = chosen(model, path, heads)
+        self._listed = listed_heads(model)
         status = path.stat()
         self.heads, self._proven = heads, not chooser
         self.opening = Opening(
@@ -75,7 +77,10 @@ class TFLiteSession:
         """
         if not self.opening.chooser:
             raise CheckFailed(f"{self.opening.path} has no signature that takes the head count.")
-        return self._run(image, np.array([heads], np.int32))
+        try:
+            return self._run(image, np.array([heads], np.int32))
+        except CheckFailed as error:
+            raise CheckFailed(error.message, f"It holds k = {', '.join(map(str, self._listed))}.") from error
 
     def _run(self, image: Array, k: Array | None) -> Array:
         images_BHWC = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if self.dtype == "float32" else image

@@ -96,8 +96,8 @@ class _Universal:
     def _graph(self, k: int) -> GraphBuilder:
         def weight(name: str, columns: Span | None) -> Constant:
             kept = self._stored[name]
-            is_beginning = columns is not None or not any(kept.weight.units[1:])
-            if self.spec.overlap and is_beginning:
+            if self.spec.overlap:
+                assert columns is not None or kept.begins_alike
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)
 

@@ -43,6 +43,12 @@ class StoredWeight:
         sizes = zip(spans, self.weight.units, self.weight.full.shape, strict=True)
         return tuple((high - low) * unit or size for (low, high), unit, size in sizes)
 
+    @property
+    def begins_alike(self) -> bool:
+        """Whether what a smaller subnetwork uses is the beginning of what a larger one does, byte by byte."""
+        growing = [axis for axis, unit in enumerate(self.weight.units) if unit]
+        return not growing or (len(growing) == 1 and all(size == 1 for size in self.weight.full.shape[: growing[0]]))
+
     def num_bytes(self, spans: Sequence[Span]) -> int:
         """Size of that block."""
         return _TORCH_TYPES[self.dtype].itemsize * int(np.prod(self.shape(spans), dtype=np.int64))
@@ -68,13 +74,17 @@ class StoredWeight:
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """Linears as [O, I], which is torch's layout too; the patch embedding as CONV_2D's [E, P, P, C].
 
-    fp16 keeps the patch embedding of normalised images also where pixels are given.
+    fp16 keeps the patch embedding of normalised images also where pixels are given. Where bytes are shared, tokens lie
+    as [1, E, N].
     """
     pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
     weights = checkpoint.model.normalised_weights(pixels)
     patch_ECPP = weights["patch_embed.weight"]
     head_dim = patch_ECPP.units[0]
     weights["patch_embed.weight"] = Weight(patch_ECPP.full.permute(0, 2, 3, 1).contiguous(), (head_dim, 0, 0, 0))
+    if spec.graph == "universal" and spec.overlap:
+        tokens_1NE = weights["tokens"]
+        weights["tokens"] = Weight(tokens_1NE.full.transpose(1, 2), (0, head_dim, 0))
     return weights
 
 

@@ -30,11 +30,12 @@ def _installed() -> None:
 
 @pytest.fixture
 def written(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> MakeFile:
-    """The path of subnetwork *heads* of a tiny checkpoint; other arguments are ExportSpec's."""
+    """The path of subnetwork *heads*, or of several, of a tiny checkpoint; other arguments are ExportSpec's."""
 
-    def write(heads: int = 2, **choices: Any) -> Path:
+    def write(heads: int | tuple[int, ...] = 2, **choices: Any) -> Path:
         (tmp_path / "written").mkdir(exist_ok=True)
-        (artifact,) = TFLITE.write(make_checkpoint(), (heads,), ExportSpec(**choices), tmp_path / "written")
+        listed = (heads,) if isinstance(heads, int) else heads
+        (artifact,) = TFLITE.write(make_checkpoint(), listed, ExportSpec(**choices), tmp_path / "written")
         return tmp_path / "written" / artifact.path
 
     return write
@@ -86,6 +87,23 @@ def changed(path: Path, change: Change) -> Path:
     without_labels(model)
     change(model)
     save(model, path)
+    return path
+
+
+def changed_universal(path: Path, change: Change) -> Path:
+    """The same for a file with content behind the flatbuffer, which stays as it is."""
+    content, model = path.read_bytes(), loaded(path)
+    without_labels(model)
+    behind = [buffer for buffer in model.buffers if buffer.offset]
+    start, end = min(b.offset for b in behind), max(b.offset + b.size for b in behind)
+    change(model)
+    save(model, path)
+    moved = path.stat().st_size + -path.stat().st_size % 64 - start
+    for buffer in behind:
+        buffer.offset = min(buffer.offset + moved, 2**64 - 64)
+    save(model, path)
+    with path.open("ab") as file:
+        file.write(bytes(start + moved - file.tell()) + content[start:end])
     return path
 
 

@@ -133,7 +133,7 @@ def _outcome(path: Path, runs: bool) -> str:
         return "accepted"
     session: Any = target.load(path, 2, threads=1)
     form = {"float32": np.zeros((1, 3, 16, 16), np.float32), "uint8": np.zeros((1, 16, 16, 3), np.uint8)}
-    assert session.run(form[session.dtype]).shape == (1, 7)
+    assert session.run(form[session.dtype]).shape == (1, 7)  # by both signatures, where there are two
     return "runs"
 
 
@@ -152,6 +152,29 @@ def test_a_thousand_damaged_files_are_refused_or_run(written: MakeFile, batch: i
     found = in_a_process_of_its_own(written(batch=batch), 500, 0 if batch == 1 else 500, most_runs=25)
     assert found["refused"] > 400
     assert found["runs"] > 0  # what is left are names, and words that nobody reads
+    assert found["slowest_seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    "choices", [{"graph": "universal"}, {"graph": "universal", "precision": "int8"}, {"precision": "fp16"}], ids=str
+)
+def test_damaged_files_of_several_head_counts_and_other_precisions_are_refused_or_run(
+    written: MakeFile, choices: dict[str, str]
+) -> None:
+    heads = (1, 2) if "graph" in choices else 2
+    found = in_a_process_of_its_own(written(heads, **choices), 200, 20_000, most_runs=10)
+    assert found["refused"] > 150
+    assert found["runs"] > 0
+    assert found["slowest_seconds"] < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [{}, {"overlap": False}, {"precision": "int8"}], ids=str)
+def test_thousands_of_damaged_files_of_several_head_counts_are_refused_or_run(
+    written: MakeFile, choices: dict[str, Any]
+) -> None:
+    found = in_a_process_of_its_own(written((1, 2), graph="universal", **choices), 2000, 30_000, most_runs=2000)
+    assert found["refused"] + found["runs"] == 2000
     assert found["slowest_seconds"] < 5
 
 

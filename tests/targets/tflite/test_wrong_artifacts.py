@@ -15,6 +15,7 @@ from hydra_export import parity
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import ParityFailed
 from hydra_export.target import ExportSpec
+from hydra_export.targets.tflite import reader
 from hydra_export.targets.tflite.runtimes import Opening, open_here
 from tests.targets.conftest import MakeCheckpoint, pixels
 from tests.targets.tflite.conftest import TFLITE, changed, operator, set_weight, tensor, weight
@@ -156,8 +157,63 @@ def test_a_wrong_artifact_fails(small_tokens: Checkpoint, tmp_path: Path, form: 
         check(path, images if form == "image" else data.normalise(images).transpose(0, 2, 3, 1), expected)
 
 
-def check(path: Path, images_BHWC: NDArray[Any], expected: parity.Reference) -> None:
-    """Without the lint that loading begins with, which knows some of the mutations."""
-    run = open_here(Opening("litert", str(path), "serving_default", "logits", 1, ()))
-    logits = np.concatenate([run(np.ascontiguousarray(images_BHWC[i : i + 1])) for i in range(len(images_BHWC))])
+def _rows_exchanged(array: Array) -> Array:
+    return np.roll(array, len(array) // 2, axis=0)
+
+
+def _columns_reversed(array: Array) -> Array:
+    return array[:, ::-1]
+
+
+SHARED: dict[str, tuple[str, Callable[[Array], NDArray[Any]]]] = {
+    "heads swapped in v": ("blocks.0.attn.v.weight[0:1]", _rows_exchanged),
+    "channels of a later block reversed": ("blocks.1.mlp.fc1.weight[1:2]", _columns_reversed),
+    "a later block dropped": ("blocks.0.mlp.fc2.weight[1:2]", np.zeros_like),
+    "the classifier's later block dropped": ("head.weight[1:2]", np.zeros_like),
+    "square block transposed": ("blocks.1.attn.proj.weight[0:1]", lambda a: np.concatenate([a[:8].T, a[8:]])),
+    "tokens in another order": ("tokens", lambda a: np.roll(a, 1, axis=2)),
+    "weights in bfloat16": ("blocks.1.mlp.fc1.weight[0:1]", _bfloat16),
+    "one value off by a thousandth": ("blocks.0.mlp.fc2.weight[0:1]", _first_only),
+    "a bias dropped": ("blocks.0.attn.v.bias", np.zeros_like),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), SHARED.values(), ids=SHARED.keys())
+@pytest.mark.parametrize("by", ["signature", "run"])
+def test_a_wrong_file_of_several_head_counts_fails(
+    small_tokens: Checkpoint, tmp_path: Path, by: str, name: str, change: Callable[[Array], NDArray[Any]]
+) -> None:
+    """The shared bytes changed: the numbers of what head count 2 uses."""
+    (artifact,) = TFLITE.write(small_tokens, (1, 2, 4), ExportSpec(graph="universal"), tmp_path)
+    path, data = tmp_path / artifact.path, small_tokens.info.preprocessing
+    images = pixels(small_tokens.info.config)
+    expected = parity.reference(small_tokens.model, HEADS, images, data)
+    images_BHWC = data.normalise(images).transpose(0, 2, 3, 1)
+    k = None if by == "signature" else HEADS
+    check(path, images_BHWC, expected, f"k{HEADS}", k)
+    model = reader.read(path)
+    (graph,) = [graph for graph in model.graphs if graph.name == "tiny-k2"]
+    (tensor,) = [tensor for tensor in graph.tensors if tensor.name == name]
+    extent, content = model.buffers[tensor.buffer], bytearray(path.read_bytes())
+    before = np.frombuffer(bytes(content[extent.start : extent.start + extent.size]), "<f4").reshape(tensor.shape)
+    after = np.array(change(before.copy()), np.float32, order="C")
+    assert not np.array_equal(before, after)
+    content[extent.start : extent.start + extent.size] = after.tobytes()
+    path.write_bytes(content)
+    TFLITE.lint(path)  # nothing is wrong with its structure
+    with pytest.raises(ParityFailed, match=r"does not compute subnetwork 2"):
+        check(path, images_BHWC, expected, f"k{HEADS}", k)
+
+
+def check(
+    path: Path,
+    images_BHWC: NDArray[Any],
+    expected: parity.Reference,
+    signature: str = "serving_default",
+    heads: int | None = None,
+) -> None:
+    """Without the lint that loading begins with, which knows some of the mutations; *heads* for the signature `run`."""
+    run = open_here(Opening("litert", str(path), signature, "logits", 1, (), "run" if heads else ""))
+    k = None if heads is None else np.array([heads], np.int32)
+    logits = np.concatenate([run(np.ascontiguousarray(images_BHWC[i : i + 1]), k) for i in range(len(images_BHWC))])
     parity.check(path.name, HEADS, parity.compare(logits, expected))
