@@ -52,7 +52,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     recognised = f", recognised by {context.recognised_by}" if context.recognised_by else ""
     title = f"{model.name} ({about})\non {advice.profile.name}{recognised}: {advice.way}"
     if advice.choice is None:
-        settle = [f"Measure it: {_measure(advice, context)}", _where_to_write(advice, context)]
+        settle = [f"Measure it: {_measure(advice, context)}", _then(advice, context)]
         return titled(title, "", f"No number: {_nothing_known(advice)}.", *_others(advice), *settle)
     rows = table("k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {rounded(advice.budget.ms)} ms")
     for k, estimate in advice.estimates.items():
@@ -75,7 +75,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
         *_from(advice),
         *_others(advice),
         f"{'To settle it' if unsure else 'To time yours'}: {_measure(advice, context)}",
-        _where_to_write(advice, context),
+        _then(advice, context),
     )
 
 
@@ -181,12 +181,17 @@ def _measure(advice: Advice, context: Context) -> str:
         on_npu = advice.way.unit == "npu"
         delegate = "--external_delegate_path=libQnnTFLiteDelegate.so" if on_npu else "--num_threads=4"
         return _TIMERS[runtime].format(name=name, k=k, delegate=delegate)
-    where = "" if context.recognised_by else " on the device"
-    return f"hydra-export bench --bundle {context.bundle or 'DIR'} --save{where}"
+    bench = f"hydra-export bench --bundle {context.bundle or 'DIR'}"
+    return f"{bench} --save" if context.recognised_by else f"{bench} --standalone FOLDER, to run on the device"
 
 
-def _where_to_write(advice: Advice, context: Context) -> str:
-    return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
+def _then(advice: Advice, context: Context) -> str:
+    """What becomes of it."""
+    if advice.way.runtime not in ("onnxruntime", "litert", "openvino", "qnn"):
+        return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
+    if context.recognised_by:
+        return "What you measure outranks all of this."
+    return f"Then: hydra-export profile --import FILE --device {advice.profile.id}; it outranks all of this."
 
 
 # Where a budget fails

@@ -60,7 +60,7 @@ def plot(
             *place, "o", color=_BUDGET, markersize=15, markerfacecolor="none", label=f"{word}: k = {choice.heads}"
         )
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
     axes.yaxis.minorticks_off()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
