@@ -161,16 +161,16 @@ An error of x/÷ 1.30 means that half of the predictions are at most 1.30 times 
 
 ## From three head counts of a device to the others
 
-`python benchmarks/latency_model.py`: onnxruntime on one thread of an x86 server, ViT-B/16-224. One process timed k = 3, 6
-and 12, a later one all; after one common factor from k = 6, the estimates were off by
+`python benchmarks/latency_model.py`: onnxruntime on one thread of an x86 server, ViT-B/16-224. One process timed k = 3,
+6 and 12, a later one all; after one common factor from k = 6, the estimates were off by
 
 | k | 1 | 2 | 4 | 5 | 7 | 8 | 9 | 10 | 11 |
 |---|---|---|---|---|---|---|---|---|---|
 | least CPU time of 40 calls | 21 % | -2.0 % | -3.1 % | -1.3 % | -0.7 % | -1.7 % | 0.7 % | 0.4 % | 1.9 % |
 | median on the clock, the machine being busy | 15 % | 3.1 % | -14 % | -2.7 % | 2.8 % | -1.6 % | 0.9 % | 1.2 % | 1.2 % |
 
-For k = 4 to 11 that is 1.4 % on average and 3.1 % at most by CPU time. Below the smallest that was timed, k = 1 and 2, it is
-a guess.
+For k = 4 to 11 that is 1.4 % on average and 3.1 % at most by CPU time; repeated while five programs wanted each core,
+3.1 % and 5.5 %. Below the smallest that was timed, k = 1 and 2, it is a guess.
 
 ## What the model does
 
@@ -188,8 +188,8 @@ a guess.
 
 ## A measurement of your own
 
-`hydra-export bench --save` and `hydra-export profile --import` keep it: [devices.md](devices.md). It outranks all of this on
-that device. You may write it yourself, too: a file of yours among the profiles, `~/.config/hydra-export/profiles` on
+`hydra-export bench --save` and `hydra-export profile --import` keep it: [devices.md](devices.md). It outranks all of
+this on that device. You may write it yourself, too: a file of yours among the profiles, `~/.config/hydra-export/profiles` on
 Linux (`hydra-export profile` names the place, `--profiles DIR` another), with the id of a device that is known or of a
 new one; [device-profile.schema.json](device-profile.schema.json) lists every field.
 
