@@ -189,8 +189,8 @@ For k = 4 to 11 that is 1.4 % on average and 3.1 % at most by CPU time; repeated
 ## A measurement of your own
 
 `hydra-export bench --save` and `hydra-export profile --import` keep it: [devices.md](devices.md). It outranks all of
-this on that device. You may write it yourself, too: a file of yours among the profiles, `~/.config/hydra-export/profiles` on
-Linux (`hydra-export profile` names the place, `--profiles DIR` another), with the id of a device that is known or of a
+this on that device. You may write it yourself, too: a file of yours among the profiles, on Linux in
+`~/.config/hydra-export/profiles` (`--profiles DIR` names another place), with the id of a device that is known or of a
 new one; [device-profile.schema.json](device-profile.schema.json) lists every field.
 
 ```toml
