@@ -20,7 +20,7 @@ _PROGRAMS = {
     ),
     "coreml": (
         "from pathlib import Path\n\nimport numpy as np\n\nfrom hydra_export import mil",
-        'package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}})["{output}"]',
+        'package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}}{function})["{output}"]',
     ),
 }
 
@@ -91,7 +91,8 @@ def _snippet(entry: ArtifactEntry) -> str:
     turned = {("tflite", "tensor"): ".transpose(0, 2, 3, 1)", ("coreml", "image"): ".transpose(0, 3, 1, 2)"}
     image = golden + turned.get((entry.target, entry.input), "")
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
-    program = lines.format(path=entry.path, image=image, chosen=chosen, output=output)
+    function = f', "k{entry.heads[0]}"' if entry.graph == "universal" else ""
+    program = lines.format(path=entry.path, image=image, chosen=chosen, function=function, output=output)
     return f"""```python
 {imports}
 
