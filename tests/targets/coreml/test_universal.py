@@ -14,6 +14,7 @@ import pytest
 
 from hydra_export import mil
 from hydra_export.errors import BadInput, CheckFailed
+from hydra_export.export import export, jobs
 from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.coreml import TARGET
 from tests.targets.conftest import given
@@ -164,3 +165,17 @@ def test_coremltools_opens_it_and_saves_it_again_no_smaller(write: Write, tmp_pa
     for k in ("k2", "k4"):
         ours, theirs = (mil.load(each).run({"image": image}, k)["logits"] for each in (path, again))
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_export_proves_every_function_and_its_card_shows_how_one_is_chosen(write: Write, tmp_path: Path) -> None:
+    checkpoint, _, _ = write(heads=(1, 2, 4), graph="universal")
+    out = tmp_path / "bundle"
+    manifest = export(checkpoint, out, jobs(["coreml"], ["universal"]), heads=(1, 4))
+    (entry,) = manifest.artifacts
+    assert entry.heads == (1, 4)
+    assert set(entry.parity) == {1, 4}
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    run = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
+    found, expected = run.stdout.split()
+    assert found == expected
+    assert ', "k1")' in code
