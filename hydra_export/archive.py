@@ -6,18 +6,19 @@ entries are stored cannot unpack to more than it is.
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from hydra_export import bundle, files
-from hydra_export.errors import BadInput, VerificationFailed
+from hydra_export.errors import BadInput, OutputRefused, VerificationFailed
 
 SUFFIX = ".zip"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that the format can say
@@ -26,6 +27,32 @@ _UNIX = 3
 _FORBIDDEN = frozenset('\\:*?"<>|')  # in names of files on Windows, or separators there
 _MOST_ENTRIES = 100_000
 _PIECE = 2**20
+
+
+@contextmanager
+def written(out: Path, file: Path, name: str) -> Iterator[Path]:
+    """``bundle.written``, whose archive *file* comes with it: a kill leaves both old, both new, or no archive."""
+    check_replaceable(file)
+    with files.replaced_file(file) as partial, ExitStack() as stack, bundle.written(out) as folder:
+        yield folder
+        write(folder, partial, name)
+        check_replaceable(file)  # again: what came there meanwhile is not ours either
+        stack.enter_context(files.set_aside(file))
+
+
+def check_replaceable(file: Path) -> None:
+    """Refuses a path that holds anything but nothing or an archive of a bundle."""
+    if not os.path.lexists(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as old:
+            ours = any(PurePosixPath(name).parts[1:] == (bundle.MANIFEST,) for name in old.namelist())
+    except (OSError, zipfile.BadZipFile, struct.error, ValueError, NotImplementedError):
+        ours = False
+    if not ours:
+        raise OutputRefused(
+            f"{file} holds something that is not a bundle's archive.", "Choose another --out, or move it away yourself."
+        )
 
 
 def write(folder: Path, file: Path, name: str) -> None:

@@ -41,6 +41,7 @@ app = App(
 )
 for _name, _help in {
     "export": "Export a universal model and prove every artifact equal to PyTorch.",
+    "bundle": "Export to a folder and one archive, reusing what was written before.",
     "verify": "Check a bundle: hashes, and every artifact on its golden input.",
     "bench": "Time a bundle's artifacts on this machine.",
     "profile": "Say which subnetwork fits a device, and how sure that is.",

@@ -7,6 +7,7 @@ import itertools
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import bundle, card, conversion, parity, quantization, targets
+from hydra_export import archive, bundle, card, conversion, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint, default_heads
@@ -108,6 +109,7 @@ def export(
     side_by_side: int = 0,
     memory_mib: int = 0,
     cache: Cache | None = None,
+    zipped: Path | None = None,
     devices: Sequence[bundle.DeviceEntry] = (),
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
@@ -120,6 +122,7 @@ def export(
         side_by_side: converters that may run at once; 0 for as many as there are cores and memory for.
         memory_mib: what one converter may take; 0 for all that is there.
         cache: of what was written before; everything is proven again.
+        zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
 
     Raises:
@@ -146,7 +149,7 @@ def export(
         gate = replace(gate, labels=gate.labels[: len(pixels.get("int8", ()))])
     writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
 
-    with bundle.written(out) as folder:
+    with _written(out, zipped, checkpoint.info.name) as folder:
         total = len(writes) + len(listed) * len(heads)
 
         def writing(what: str, done: int) -> None:
@@ -196,6 +199,10 @@ def _run_by(devices: Sequence[bundle.DeviceEntry], heads: Sequence[int]) -> dict
 def _with_artifacts(device: bundle.DeviceEntry, artifacts: Sequence[Artifact]) -> bundle.DeviceEntry:
     runs = (a for a in artifacts if a.target == device.target and (device.heads is None or device.heads in a.heads))
     return msgspec.structs.replace(device, artifacts=tuple(artifact.path for artifact in runs))
+
+
+def _written(out: Path, zipped: Path | None, name: str) -> AbstractContextManager[Path]:
+    return bundle.written(out) if zipped is None else archive.written(out, zipped, name)
 
 
 def num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:

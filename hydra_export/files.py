@@ -87,13 +87,31 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Takes the file *path*, if there is one, away; it comes back where the caller fails, and is else deleted."""
+    path = Path(os.path.realpath(path))
+    if not path.exists():
+        yield
+        return
+    with _partial(path, _new_file) as aside:
+        path.replace(aside)
+        try:
+            yield
+        except BaseException:
+            aside.replace(path)
+            raise
+
+
+@contextlib.contextmanager
 def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Path]:
     """A new sibling of *path*, locked while in use, and deleted at the end if it is still there."""
     parents_made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _makeable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     _delete_abandoned(path)
     while True:
-        partial = make(f".{path.name}.", ".partial", path.parent)
+        with _makeable(path):
+            partial = make(f".{path.name}.", ".partial", path.parent)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(_locked(partial))
@@ -107,6 +125,14 @@ def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Pat
                     with contextlib.suppress(OSError):
                         parent.rmdir()
             return
+
+
+@contextlib.contextmanager
+def _makeable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:  # in /proc, for one
+        raise OutputRefused(f"Cannot write {path}: nothing can be made there.", "Choose another place.") from error
 
 
 def _new_file(prefix: str, suffix: str, parent: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import io
@@ -25,6 +26,7 @@ import torch
 
 from hydra_export import checkpoint, cli
 from hydra_export.cli import main
+from hydra_export.commands.choices import Choices
 from hydra_export.export import export as export_bundle
 
 COMMANDS = sorted(name for name in cli.app if not name.startswith("-"))
@@ -134,7 +136,7 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
             "Target 'onnx' has no graph kind 'whole'. Give --graph separate or shared or universal.",
         ),
         (["--precision", "fp23"], "Target 'onnx' has no precision 'fp23'. Did you mean 'fp32'?"),
-        (["--precision", "int4"], "Target 'onnx' has no precision 'int4'. Give --precision fp32 or fp16."),
+        (["--precision", "int4"], "Target 'onnx' has no precision 'int4'. Did you mean 'int8'?"),
         (["--input", "picture"], 'Invalid value "picture" for --input. Choose from: "tensor", "image".'),
         (["--batch", "0"], "--batch '0' is not a batch size. Give a number of images, or 'dynamic'."),
         (["--batch", "-3"], "--batch '-3' is not a batch size."),
@@ -164,7 +166,7 @@ def test_what_an_export_does_not_know_is_refused(
     [
         (["verfy", "x"], "No command 'verfy'. Did you mean 'verify'?"),
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
-        (["zzz"], "No command 'zzz'. Known: bench, doctor, evaluate, export, profile, train, verify."),
+        (["zzz"], "No command 'zzz'. Known: bench, bundle, doctor, evaluate, export, profile, report, train, verify."),
         ([""], "No command ''. Known: "),
         (
             ["train", "--recipe", "fashion-mnst", "--out", "run"],
@@ -173,7 +175,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["train", "--recipe", "digits"], "--out"),
         (["evaluate", "--data", "cifar"], "'cifar'"),
         (["evaluate", "--checkpoint", "none"], "There is no checkpoint at none."),
-        (["verify"], "FOLDER"),
+        (["verify"], "BUNDLE"),
         (["verify", "none"], "There is no folder none."),
         (["verify", "."], ". is not a bundle: it has no manifest.json."),
         (["verify", "x", "y"], "y"),
@@ -645,9 +647,12 @@ def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -
     out, err = capsys.readouterr()
     assert not err
     function = getattr(importlib.import_module(f"hydra_export.commands.{command}"), command)
-    documented = inspect.getdoc(function) or ""
+    documented, names = inspect.getdoc(function) or "", list(inspect.signature(function).parameters)
+    if "choices" in names:  # the options that commands share
+        names = [*names[1:], *(field.name for field in dataclasses.fields(Choices))]
+        documented += inspect.getdoc(Choices) or ""
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
-    for name in inspect.signature(function).parameters:
+    for name in names:
         explained = re.search(rf"^ +{name}: (.+)", documented, re.MULTILINE)
         assert explained, f"{command} does not document {name}"
         option = name.strip("_").replace("_", "-")

@@ -57,7 +57,9 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
 
 def kind(artifact: ArtifactEntry) -> str:
     """What an artifact is, in fewer letters than its path."""
-    return f"{artifact.target} {artifact.graph}{'' if artifact.precision == 'fp32' else f' {artifact.precision}'}"
+    fixed = artifact.graph == "universal" and len(artifact.heads) == len(artifact.inputs) == 1
+    words = [artifact.target, artifact.graph, "fixed" * fixed, artifact.precision.replace("fp32", "")]
+    return " ".join(filter(None, words))
 
 
 def allowed(record: ParityRecord) -> str:

@@ -1,0 +1,219 @@
+"""What an export is asked for, on the command line: the options that ``export`` and ``bundle`` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from hydra_export.commands import talk, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydra_export.bundle import DeviceEntry, Manifest
+    from hydra_export.cache import Cache
+    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.conversion import Job
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What to export, of what, and what it is judged by.
+
+    Attributes:
+        checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
+        target: Formats, separated by commas: onnx, tflite, coreml.
+        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile --list shows them. Each
+            gets the target of its best known runtime (rpi5:litert: of this one) and the head count that fits.
+        budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
+            it, the exit status is 1.
+        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
+        graph: Graph kinds, separated by commas: separate (one file each), shared (ONNX: graphs over common weight
+            files), universal (one artifact for all, which takes the head count when it runs).
+        precision: Precisions, separated by commas: fp32, fp16, int8; by default fp32, for Core ML fp16.
+        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
+        batch: Images at a time: a number, or dynamic.
+        opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
+        weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
+            fetch), or one file for all (loads faster at the larger head counts).
+        ios: Core ML: the oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it.
+        no_overlap: For --graph universal of TFLite: every subnetwork has bytes of its own, for runtimes that take no
+            shared ones; the file is larger.
+        coreml_classifier: Core ML: the packages give the label and every class's probability as well.
+        images: Your own images for the parity check: class folders, or a flat folder.
+        labels: A text file with one class name per line, in the order of the logits.
+        head_dim: Channels per head, for checkpoints that do not say.
+        preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
+        allow_untrained: Export head counts that were not trained.
+        max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
+        accept_unchecked: int8: export it without images that it could be judged by.
+        jobs: Converters that may run side by side; by default as many as there are cores and memory for.
+        memory: MiB that one converter may take; by default all that is there.
+    """
+
+    checkpoint: Path | None = None
+    target: str = "onnx"
+    device: str | None = None
+    budget_ms: float | None = None
+    heads: str | None = None
+    graph: str = "separate"
+    precision: str | None = None
+    input: Literal["tensor", "image"] = "tensor"
+    batch: str = "1"
+    opset: int | None = None
+    weight_files: Literal["each", "one"] = "each"
+    ios: Literal[15, 16, 17, 18] = 18
+    coreml_classifier: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    no_overlap: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    images: Path | None = None
+    labels: Path | None = None
+    head_dim: int = 64
+    preprocessing: str | None = None
+    allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    max_drop: float = 1.0
+    accept_unchecked: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    jobs: int = 0
+    memory: int = 0
+
+
+def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | None = None) -> Manifest:
+    """Exports what was *given* to *out*, and its archive to *zipped*, with progress on standard error."""
+    from hydra_export import checkpoint as checkpoints
+    from hydra_export.architecture import parse_heads
+    from hydra_export.bundle import check_replaceable
+    from hydra_export.commands.progress import shown_progress
+    from hydra_export.export import export, num_images
+    from hydra_export.parity import Gate
+
+    console = talk()
+    _check(given)
+    listed = _listed(given, _names("--target", given.target)) if given.device is None else []
+    check_replaceable(out)
+    loaded = checkpoints.load(given.checkpoint, head_dim=given.head_dim, preprocessing=given.preprocessing)
+    info = loaded.info
+    heads = checkpoints.default_heads(info) if given.heads is None else parse_heads(given.heads, info.config.heads)
+    tell(console, loaded.notes, checkpoints.check_trained(info, heads, given.allow_untrained))
+    devices = _devices(given.device, info, heads, given.budget_ms) if given.device is not None else []
+    if devices:
+        listed = _listed(given, list(dict.fromkeys(entry.target for entry in devices)))
+    if given.labels is not None:
+        loaded = checkpoints.with_labels(loaded, _labels(given.labels))
+    images = None
+    if given.images is not None:
+        from hydra_export.data import folder_images
+
+        limit = max(num_images(info.config, heads[-1], listed).values())
+        images = folder_images(given.images, info.preprocessing, loaded.info.labels, limit)
+    with shown_progress(console) as progress:
+        return export(
+            loaded,
+            out,
+            listed,
+            heads=heads,
+            images=images,
+            gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
+            progress=progress,
+            side_by_side=given.jobs,
+            memory_mib=given.memory,
+            devices=devices,
+            cache=cache,
+            zipped=zipped,
+        )
+
+
+def _check(given: Choices) -> None:
+    from hydra_export.errors import BadInput
+
+    _check_not_negative("--jobs", given.jobs)
+    _check_not_negative("--memory", given.memory)
+    if not 0 <= given.max_drop <= 100:
+        raise BadInput(f"--max-drop is {given.max_drop}.", "Give percentage points from 0 to 100.")
+    _check_devices(given.device, given.budget_ms, given.target)
+
+
+def _listed(given: Choices, targets: Sequence[str]) -> list[Job]:
+    from hydra_export.export import jobs
+
+    return jobs(
+        targets,
+        _names("--graph", given.graph),
+        _names("--precision", given.precision) if given.precision is not None else (),
+        form=given.input,
+        batch=_batch(given.batch),
+        opset=given.opset,
+        weight_files=given.weight_files,
+        ios=given.ios,
+        classifier=given.coreml_classifier,
+        overlap=not given.no_overlap,
+    )
+
+
+def _names(option: str, text: str) -> list[str]:
+    from hydra_export.errors import BadInput
+
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise BadInput(f"{option} {text!r} has an empty name.", f"Separate names by single commas: {option} a,b.")
+    if len(set(names)) < len(names):
+        raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
+    return names
+
+
+def _check_devices(device: str | None, budget_ms: float | None, target: str) -> None:
+    from hydra_export.errors import BadInput
+
+    if device is not None and target != "onnx":
+        raise BadInput("--device says what each device needs.", "Leave out --target, or --device.")
+    if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
+        raise BadInput(f"--budget-ms {budget_ms:g} is for --device, and above 0.", "Add --device NAME.")
+
+
+def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
+    """What is chosen for each; CheckFailed where a budget was given and nothing is known to fit it."""
+    from hydra_export.errors import CheckFailed
+    from hydra_export.fitting import fit
+
+    devices = fit(_names("--device", names), info, heads, budget_ms)
+    missed = [entry for entry in devices if not entry.fits]
+    if missed and budget_ms is not None:
+        told = "; ".join(f"{entry.id}: {entry.why}" for entry in missed)
+        raise CheckFailed(
+            f"Nothing is known to fit {budget_ms:g} ms on {told}.",
+            "hydra-export profile --device NAME says what would settle it.",
+        )
+    for entry in missed:
+        tell(talk(), (), f"{entry.id}: {entry.why}.")
+    return devices
+
+
+def _check_not_negative(option: str, value: int) -> None:
+    from hydra_export.errors import BadInput
+
+    if value < 0:
+        raise BadInput(f"{option} is {value}.", "Give 1 or more, or leave it out.")
+
+
+def _batch(text: str) -> int | Literal["dynamic"]:
+    from hydra_export.errors import BadInput
+
+    if text == "dynamic":
+        return "dynamic"
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65536):
+        raise BadInput(f"--batch {text!r} is not a batch size.", "Give a number of images, or 'dynamic'.")
+    return int(text)
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    from hydra_export.errors import BadData
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(
+            f"--labels {path} cannot be read: {error}.", "Give a text file, a class name per line."
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
