@@ -462,7 +462,8 @@ def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
     if quantization is not None:
         scales, zero_points = np.array(quantization["scale"]), quantization["zero_point"]
         _need(len(scales) == len(zero_points) == (shape or (0,))[0], f"tensor {name} has {len(scales)} scales")
-        _need(bool((np.isfinite(scales) & (scales > 0)).all()), f"tensor {name} has a scale that is none")
+        usable = np.isfinite(scales) & (scales >= np.finfo(np.float32).tiny)  # XNNPACK takes no smaller ones
+        _need(bool(usable.all()), f"tensor {name} has a scale that is none")
         _need(not any(zero_points), f"tensor {name} has other zero points than 0")
     return Tensor(name, dtype.name, signature or shape, fields["buffer"], quantization is not None)
 

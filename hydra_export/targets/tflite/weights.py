@@ -107,5 +107,5 @@ def stored(weights: Mapping[str, Weight], precision: Precision, heads: int) -> d
 
 def _scale(weight_OI: Tensor) -> Tensor:
     """Per output channel. Runtimes add products in 32 bits: the whole range is used, unlike ONNX's int8."""
-    largest_O = weight_OI.abs().amax(1)
-    return torch.where(largest_O > 0, largest_O / _LARGEST_INT8, 1.0)
+    scale_O = weight_OI.abs().amax(1) / _LARGEST_INT8
+    return torch.where(scale_O >= torch.finfo(torch.float32).tiny, scale_O, 1.0)  # XNNPACK takes no smaller ones

@@ -105,6 +105,17 @@ def test_int8_linears_are_rounded_to_scales_of_their_rows(
         np.testing.assert_allclose(found[name] * scale[:, None], wide, rtol=0, atol=0.51 * scale.max())
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-40])
+def test_int8_rows_of_nothing_are_zero(make_checkpoint: MakeCheckpoint, tmp_path: Path, size: float) -> None:
+    checkpoint = make_checkpoint()
+    rows = checkpoint.model.state_dict()["blocks.0.mlp.fc1.weight"]
+    rows[3] = size
+    (artifact,) = Case(TFLITE, "separate", "int8").write(checkpoint, (4,), tmp_path / "out")
+    path = tmp_path / "out" / artifact.path
+    assert not constants(path)["blocks.0.mlp.fc1.weight"][3].any()
+    assert min(cosines(checkpoint, [artifact], tmp_path / "out")) > 0.99
+
+
 def test_int8_of_several_head_counts_has_one_scale_per_row(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     """The numbers of a smaller subnetwork are the beginning of the largest one's: so their scales are."""
     (artifact,) = Case(TFLITE, "universal", "int8").write(make_checkpoint(), (1, 2, 4), tmp_path / "out")
@@ -212,6 +223,7 @@ def _no_scale(model: Any) -> None:
         ("int8", lambda model: _says(model, b"int4"), "its precision is 'int4'"),
         ("int8", _change_scale(0.0), "has a scale that is none"),
         ("int8", _change_scale(-1.0), "has a scale that is none"),
+        ("int8", _change_scale(1e-39), "has a scale that is none"),  # XNNPACK refuses it
         ("int8", _change_scale(float("nan")), "has a scale that is none"),
         ("int8", _zero_point, "has other zero points than 0"),
         ("int8", _fewer_scales, "has 15 scales"),

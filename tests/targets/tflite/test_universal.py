@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput, CheckFailed
+from hydra_export.export import jobs
 from hydra_export.target import Precision
 from hydra_export.targets.tflite import reader
 from hydra_export.targets.tflite.session import TFLiteSession
@@ -297,6 +298,16 @@ def test_the_same_bytes_are_written_twice(
         )
         content.append((tmp_path / place / artifact.path).read_bytes())
     assert content[0] == content[1]
+
+
+def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
+    with pytest.raises(BadInput, match="--no-overlap is for target 'tflite'"):
+        jobs(["onnx"], ["universal"], overlap=False)
+    with pytest.raises(BadInput, match="--no-overlap is for several subnetworks in one file") as refused:
+        jobs(["tflite"], ["separate"], overlap=False)
+    assert refused.value.remedy == "Add --graph universal."
+    (job,) = jobs(["tflite"], ["universal"], overlap=False)
+    assert not job.spec.overlap
 
 
 def test_a_backbone_has_signatures_and_no_run(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
