@@ -18,6 +18,7 @@ import pytest
 from hydra_export import bundle, checkpoint, report
 from hydra_export.bench import bench
 from hydra_export.cli import main
+from hydra_export.data import packaged_images
 from hydra_export.export import export, jobs
 from hydra_export.report import scale, words
 from hydra_export.report.markup import linked, tag
@@ -65,7 +66,10 @@ class Page(html.parser.HTMLParser):
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model: accuracies, labels and int8."""
     folder = tmp_path_factory.mktemp("packaged") / "bundle"
-    export(checkpoint.load(), folder, jobs(["onnx"], ["separate", "universal"], ["fp32", "int8"]), heads=HEADS)
+    packaged = checkpoint.load()
+    images = packaged_images(packaged.info.preprocessing, 200)
+    listed = jobs(["onnx"], ["separate", "universal"], ["fp32", "int8"])
+    export(packaged, folder, listed, heads=HEADS, images=images)
     return folder
 
 
@@ -143,6 +147,22 @@ def test_the_charts_have_a_mark_for_each_artifact_and_head_count(packaged: Path,
             named = str(svg["aria-labelledby"]).split()
             assert svg["role"] == "img"
             assert set(named) <= set(shown.ids)
+
+
+def test_int8_lies_where_its_own_accuracy_is(packaged: Path, nobody: Path, tmp_path: Path) -> None:
+    def worse(manifest: Any) -> None:
+        for artifact in manifest["artifacts"]:
+            for record in artifact["parity"].values():
+                if record["bound"] is None:
+                    record["accuracy"] = record["accuracy_fp32"] - 0.75
+
+    copy = edited(packaged, tmp_path / "copy", worse)
+    text = report.page(report.gather(copy, profile_folder=nobody))
+    for entry in bundle.read(copy).model.subnetworks:
+        assert entry.accuracy is not None
+        size = words.size((copy / f"onnx/hydravit-fashion-mnist-k{entry.heads}-int8.onnx").stat().st_size)
+        told = f"onnx separate, int8, k = {entry.heads}: {size}, {words.accuracy(entry.accuracy - 0.75)}"
+        assert f"<title>{told}</title>" in text
 
 
 def test_the_page_is_well_formed_and_its_links_lead_somewhere(packaged: Path, nobody: Path, times: Path) -> None:
@@ -365,7 +385,7 @@ def test_a_device_of_which_nothing_is_known_gets_no_number(packaged: Path, nobod
     assert (device.times, device.choice) == ((), None)
     text = report.page(findings)
     assert "No number: the times that are known anywhere are of models of" in text
-    assert "device-pixel7-chart" not in text
+    assert "device-0-chart" not in text
 
 
 _BOARD = """
@@ -418,6 +438,54 @@ def test_a_device_has_its_interval_its_budget_and_its_sources(packaged: Path, no
     assert device.sources == {"board: web": "https://example.org/times?a=1&b=2, table 3"}
     assert "https://example.org/times?a=1&b=2" in [a["href"] for a in shown.named("a")]
     assert "Board <one>" in shown.text
+
+
+def _with_devices(heads: int | None) -> Callable[[Any], None]:
+    def add(manifest: Any) -> None:
+        entry: dict[str, Any] = {
+            "id": "board",
+            "name": "Board <one>",
+            "runtime": "onnxruntime",
+            "unit": "cpu",
+            "target": "onnx",
+        }
+        entry |= {"heads": heads, "fits": True, "sure": False, "chance": 0.61, "why": "a reason", "budget_ms": 5.0}
+        entry |= {"ms": 4.5, "low": 3.0, "high": 6.0, "provenance": "published", "artifacts": []}
+        if heads is None:
+            entry |= {"chance": None, "ms": None, "low": None, "high": None, "provenance": None}
+        manifest["devices"] = [entry]
+
+    return add
+
+
+def test_what_the_export_chose_for_its_devices_is_shown_and_compared(
+    packaged: Path, nobody: Path, tmp_path: Path
+) -> None:
+    six, three, none = (edited(packaged, tmp_path / f"of-{k}", _with_devices(k)) for k in (6, 3, None))
+    _board(packaged, nobody, "web")
+    findings = report.gather(three, profile_folder=nobody, against=six)
+    assert [device.id for device in findings.devices] == ["board"]
+    shown = cells(Page(report.page(findings)))
+    assert {"Board <one>", "4.5 ms (3 to 6 ms, published)", "probably (61 %)", "5 ms"} <= shown
+    assert findings.changes is not None
+    assert findings.changes.regressions == ("Board <one> (onnxruntime) is to run k = 3, not k = 6.",)
+    assert "4.5 ms (3 to 6 ms, published)" in report.markdown(findings)
+    unknown = report.gather(none, profile_folder=nobody, against=six)
+    assert {"every k", "unknown"} <= cells(Page(report.page(unknown)))
+    assert unknown.changes is not None
+    assert unknown.changes.regressions == ("Board <one> (onnxruntime) has no choice any more; it was k = 6.",)
+
+
+@pytest.mark.parametrize("change", [{"budget_ms": 0.0}, {"budget_ms": -1.0}, {"runtime": "none"}, {"id": "nobody"}])
+def test_a_choice_that_makes_no_sense_is_shown_and_harms_nothing(
+    packaged: Path, nobody: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    def add(manifest: Any) -> None:
+        _with_devices(3)(manifest)
+        manifest["devices"][0].update(change)
+
+    _board(packaged, nobody, "web")
+    assert "Board <one>" in page(edited(packaged, tmp_path / "copy", add), nobody).text
 
 
 def test_a_file_in_a_repository_is_linked_and_a_script_is_not() -> None:
@@ -502,6 +570,18 @@ def test_what_changed_is_said_and_what_became_worse_is_a_regression(
     back = report.gather(old, profile_folder=nobody, against=packaged)
     assert back.changes is not None
     assert [each for each in back.changes.regressions if "not there" not in each] == []
+
+
+def test_artifacts_of_another_name_are_compared_by_what_they_are(packaged: Path, nobody: Path, tmp_path: Path) -> None:
+    def renamed(manifest: Any) -> None:
+        path = manifest["artifacts"][0]["path"]
+        manifest["artifacts"][0].update(path="onnx/old.onnx", files=["onnx/old.onnx"])
+        next(file for file in manifest["files"] if file["path"] == path)["path"] = "onnx/old.onnx"
+
+    old = edited(packaged, tmp_path / "old", renamed)
+    found = report.gather(packaged, profile_folder=nobody, against=old).changes
+    assert found is not None
+    assert {each.status for each in found.artifacts} == {"same"}
 
 
 def test_an_error_that_comes_near_its_bound_is_a_regression(packaged: Path, nobody: Path, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from hydra_export.report import summary, words
 from hydra_export.report.change_section import artifact_row, both, changed_fact
 from hydra_export.report.changes import Changes
-from hydra_export.report.device_section import choice
-from hydra_export.report.devices import DeviceTimes
+from hydra_export.report.device_section import choice, chosen_time, fits
 from hydra_export.report.facts import by_kind
 from hydra_export.report.findings import Findings
 from hydra_export.report.markup import escaped
@@ -27,7 +26,7 @@ def markdown(findings: Findings) -> str:
     parts = [MARK, f"### {_text(findings.model.name)}", *_headline(changes), _subnetworks(findings), _facts(findings)]
     if changes is not None:
         parts += _changed(changes)
-    parts += _devices(findings.devices)
+    parts += _devices(findings)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -93,17 +92,26 @@ def _changed(changes: Changes) -> list[str]:
     return [*parts, "\n".join(facts)]
 
 
-def _devices(devices: Sequence[DeviceTimes]) -> list[str]:
-    if not devices:
+def _devices(findings: Findings) -> list[str]:
+    if not findings.devices and not findings.chosen:
         return []
-    rows = []
-    for device in devices:
+    there = {entry.id for entry in findings.chosen}
+    rows = [
+        [entry.name, "" if entry.heads is None else f"k = {entry.heads}", chosen_time(entry), fits(entry), entry.why]
+        for entry in findings.chosen
+    ]
+    for device in findings.devices:
+        if device.id in there:
+            continue
         chosen = next((t for t in device.times if t.heads == device.choice), None)
         said = choice(device) if device.times else f"No number: {device.unknown}."
-        time = f"{words.milliseconds(chosen.ms)} ({words.interval(chosen.low, chosen.high)})" if chosen else ""
-        evidence = chosen.provenance.replace("_", ", ") if chosen else ""
-        rows.append([device.name, f"k = {device.choice}" if device.choice else "", time, evidence, said])
-    return ["#### Devices", _table(["device", "run", "time", "evidence", ""], rows)]
+        time, sure = "", ""
+        if chosen:
+            evidence = chosen.provenance.replace("_", ", ")
+            time = f"{words.milliseconds(chosen.ms)} ({words.interval(chosen.low, chosen.high)}, {evidence})"
+            sure = chosen.fits
+        rows.append([device.name, f"k = {device.choice}" if device.choice else "", time, sure, said])
+    return ["#### Devices", _table(["device", "runs", "time", "fits", "why"], rows)]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, raw: bool = False) -> str:

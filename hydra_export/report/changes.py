@@ -77,7 +77,7 @@ class LatencyChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChoiceChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The head count chosen for a device, by what is known of it today."""
+    """The head count chosen for a device: by the bundles themselves, or else by what is known of it today."""
 
     device: str
     before: int | None
@@ -108,23 +108,19 @@ def changes(
     against: str,
     old: Manifest,
     new: Manifest,
-    devices: Mapping[str, tuple[DeviceTimes, DeviceTimes]],
+    devices: Sequence[tuple[DeviceTimes, DeviceTimes]],
     reports: tuple[Report, Report] | None = None,
 ) -> Changes:
     """The difference between two bundles.
 
     Args:
         against: what the old one is called.
-        devices: by name, what is known of the old model and of the new.
+        devices: what is known of the old model and of the new.
         reports: times of the old bundle and of the new, where both were measured.
     """
     accuracies = tuple(_accuracies(old, new))
     artifacts = tuple(_artifacts(old, new))
-    choices = tuple(
-        ChoiceChange(device=name, before=then.choice, after=now.choice)
-        for name, (then, now) in devices.items()
-        if then.choice != now.choice
-    )
+    choices = tuple(_choices(old, new, devices))
     compared = [_latency(each) for each in compare(reports[1], reports[0])[0]] if reports else []
     other_machine = reports is not None and reports[0].machine.says != reports[1].machine.says
     return Changes(
@@ -187,6 +183,11 @@ def _accuracies(old: Manifest, new: Manifest) -> Iterator[AccuracyChange]:
 
 def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
     then, now = (_by_place(manifest) for manifest in (old, new))
+    moved = {(then[place].kind, then[place].heads): place for place in then.keys() - now.keys()}
+    for place in now.keys() - then.keys():  # files may be called otherwise now
+        was = moved.pop((now[place].kind, now[place].heads), None)
+        if was is not None:
+            then[place] = then.pop(was)
     for place in dict.fromkeys([*now, *then]):
         before, after = then.get(place), now.get(place)
         told = after or before
@@ -203,6 +204,23 @@ def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
             accuracy_before=_worst_accuracy(before),
             accuracy_after=_worst_accuracy(after),
         )
+
+
+def _choices(
+    old: Manifest, new: Manifest, devices: Sequence[tuple[DeviceTimes, DeviceTimes]]
+) -> Iterator[ChoiceChange]:
+    then, now = ({(e.id, e.runtime): e for e in manifest.devices} for manifest in (old, new))
+    for key in dict.fromkeys([*now, *then]):
+        was, one = then.get(key), now.get(key)
+        before, after = (entry.heads if entry else None for entry in (was, one))
+        if before != after:
+            told = one or was
+            assert told is not None
+            yield ChoiceChange(device=f"{told.name} ({told.runtime})", before=before, after=after)
+    chosen = {device for device, _ in (*then, *now)}
+    for known_then, known_now in devices:
+        if known_then.choice != known_now.choice and known_now.id not in chosen:
+            yield ChoiceChange(device=known_now.name, before=known_then.choice, after=known_now.choice)
 
 
 def _by_place(manifest: Manifest) -> dict[str, Product]:
@@ -278,9 +296,10 @@ def _worse_artifacts(listed: Sequence[ArtifactChange]) -> Iterator[str]:
 
 def _smaller_choices(listed: Sequence[ChoiceChange]) -> Iterator[str]:
     for each in listed:
-        if each.before is not None and (each.after is None or each.after < each.before):
-            now = f"k = {each.after}" if each.after else "nothing that fits"
-            yield f"{each.device} is to run {now}, not k = {each.before}."
+        if each.before is not None and each.after is None:
+            yield f"{each.device} has no choice any more; it was k = {each.before}."
+        elif each.before is not None and each.after is not None and each.after < each.before:
+            yield f"{each.device} is to run k = {each.after}, not k = {each.before}."
 
 
 def _slower(listed: Sequence[LatencyChange]) -> Iterator[str]:

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+from hydra_export.bundle import DeviceEntry
 from hydra_export.report import charts, words
 from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.findings import Findings
-from hydra_export.report.markup import Markup, anchor, linked, tag
+from hydra_export.report.markup import Markup, linked, tag
 from hydra_export.report.sections import section
 from hydra_export.report.tables import folded, table
 
 _MOST_ANCHORS = 8
+_DASH = "\N{EN DASH}"
 
 
 def devices(findings: Findings) -> Markup:
-    if not findings.devices:
+    if not findings.devices and not findings.chosen:
         said = ("No device was named. ", tag("code", "--device pixel7,rpi5"), " says which head count fits them.")
         return section("devices", "Devices", tag("p", said))
     note = (
         "Bars are 80 % intervals of one image. Measured: on that device, by you. Published: by others, of a model of "
         "this shape. Estimated: from the nearest of such times, wider the farther they are."
     )
-    return section("devices", "Devices", tag("p", note, class_="note"), map(_device, findings.devices))
+    shown = [_device(number, device) for number, device in enumerate(findings.devices)]
+    return section("devices", "Devices", _chosen(findings), tag("p", note, class_="note") if shown else None, shown)
 
 
-def _device(device: DeviceTimes) -> Markup:
-    ident = f"device-{anchor(device.id)}"
+def _chosen(findings: Findings) -> Markup | None:
+    """What the export chose for its devices."""
+    if not findings.chosen:
+        return None
+    rows = [
+        (
+            entry.name,
+            f"{entry.runtime}, {entry.unit.upper()}",
+            "every k" if entry.heads is None else f"k = {entry.heads}",
+            chosen_time(entry),
+            words.milliseconds(entry.budget_ms),
+            fits(entry),
+            ", ".join(entry.artifacts) or _DASH,
+        )
+        for entry in findings.chosen
+    ]
+    caption = "Chosen when the bundle was exported, and what each device may run."
+    columns = ("device", "in", "runs", "time", "budget", "fits", "artifacts")
+    return table("chosen", caption, columns, rows, text=len(columns))
+
+
+def chosen_time(entry: DeviceEntry) -> str:
+    """The time that a choice went by."""
+    if entry.ms is None or entry.low is None or entry.high is None:
+        return words.UNKNOWN
+    origin = f", {_evidence(entry.provenance)}" if entry.provenance else ""
+    return f"{words.milliseconds(entry.ms)} ({words.interval(entry.low, entry.high)}{origin})"
+
+
+def fits(entry: DeviceEntry) -> str:
+    """Whether what was chosen fits, and how sure that is."""
+    if entry.heads is None:
+        return words.UNKNOWN
+    word = "yes" if entry.sure else "probably" if entry.fits else "no"
+    return word if entry.chance is None else f"{word} ({words.chance(entry.chance)})"
+
+
+def _device(number: int, device: DeviceTimes) -> Markup:
+    ident = f"device-{number}"
     about = f"{device.way}{f', {device.soc}' if device.soc else ''}"
     inside: list[object] = [tag("h3", device.name, id=ident), tag("p", about, class_="about")]
     if not device.times:

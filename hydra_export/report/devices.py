@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 import msgspec
 
-from hydra_export.bundle import Manifest
+from hydra_export.bundle import DeviceEntry, Manifest
 from hydra_export.latency import Advice, Evidence, Model, Wish, advise
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
 from hydra_export.profiles import Known
 
 _OTHER_WAYS = 4
+_MOST_MS = 1e9  # what a manifest says may be anything
 
 
 class TimeHere(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +72,17 @@ class DeviceTimes(msgspec.Struct, frozen=True, kw_only=True):
     others: tuple[OtherWay, ...]
 
 
-def on_devices(manifest: Manifest, chosen: Iterable[Known], evidence: Evidence) -> tuple[DeviceTimes, ...]:
-    """What is known of the bundle's model on each of the *chosen* devices, run in the way that is best known there."""
+def on_devices(manifest: Manifest, chosen: Iterable[tuple[Known, Wish]], evidence: Evidence) -> tuple[DeviceTimes, ...]:
+    """What is known of the bundle's model on each of the *chosen* devices, run as wished, or in the best known way."""
     model = model_of(manifest)
     written = {artifact.target for artifact in manifest.artifacts}
-    return tuple(_on_device(advise(evidence, known, model, Wish()), evidence, written) for known in chosen)
+    return tuple(_on_device(advise(evidence, known, model, wish), evidence, written) for known, wish in chosen)
+
+
+def wished(entry: DeviceEntry) -> Wish:
+    """As the bundle's own choice was made."""
+    budget = entry.budget_ms if 0 < entry.budget_ms < _MOST_MS else None
+    return Wish(runtime=entry.runtime if entry.runtime in FORMATS else "", budget_ms=budget)
 
 
 def model_of(manifest: Manifest) -> Model:

@@ -96,7 +96,7 @@ def _product(artifact: ArtifactEntry, sizes: dict[str, int]) -> Product:
         precision=artifact.precision,
         input=artifact.input,
         heads=artifact.heads,
-        fixed=artifact.graph == "universal" and len(artifact.heads) == 1,
+        fixed=artifact.graph == "universal" and len(artifact.heads) == len(artifact.inputs) == 1,
         fetch_bytes=sum(sizes[path] for path in artifact.files),
         num_files=len(artifact.files),
         sha256=artifact.sha256,

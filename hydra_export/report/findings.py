@@ -9,10 +9,10 @@ import msgspec
 
 from hydra_export import archive, bench, bundle, profiles
 from hydra_export.bench import Report
-from hydra_export.bundle import Manifest, ModelEntry, SubnetworkEntry
-from hydra_export.latency import Evidence
+from hydra_export.bundle import DeviceEntry, Manifest, ModelEntry, SubnetworkEntry
+from hydra_export.latency import Evidence, Wish
 from hydra_export.report.changes import Changes, changes
-from hydra_export.report.devices import DeviceTimes, on_devices
+from hydra_export.report.devices import DeviceTimes, on_devices, wished
 from hydra_export.report.facts import Product, accuracies, accuracy_of, products
 from hydra_export.report.timings import Timed, is_of, of_report, saved, without_repeats
 
@@ -23,6 +23,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the folder or archive, as it was given.
         artifacts: in the manifest's order.
+        chosen: what the export chose for its devices.
         measured: times of this model; *devices*: times known or estimated on devices that were asked for.
         changes: since another bundle, None where none was given.
     """
@@ -32,6 +33,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     tool: dict[str, str]
     images: str
     artifacts: tuple[Product, ...]
+    chosen: tuple[DeviceEntry, ...]
     measured: tuple[Timed, ...]
     devices: tuple[DeviceTimes, ...]
     changes: Changes | None
@@ -53,7 +55,7 @@ def gather(
 
     Args:
         against: an older bundle to compare it with.
-        devices: names of devices; by default those on which the user measured this model.
+        devices: names of devices; by default those of the bundle, and those on which the user measured this model.
         profile_folder: of the user's own profiles.
         bench_files: measurements of this bundle's model, or of the older one's.
 
@@ -68,19 +70,19 @@ def gather(
     known = profiles.known(profile_folder)
     gmacs = {entry.heads: entry.gmacs for entry in manifest.model.subnetworks}
     name = manifest.model.name
-    chosen = (
-        [profiles.get(each, profile_folder) for each in dict.fromkeys(devices)]
-        if devices
-        else [entry for entry in known.values() if any(is_of(record, name, gmacs) for record in entry.own)]
-    )
-    chosen = list({entry.profile.id: entry for entry in chosen}.values())
+    chosen = [(profiles.get(each, profile_folder), Wish()) for each in devices]
+    if not devices:
+        chosen = [(known[entry.id], wished(entry)) for entry in manifest.devices if entry.id in known]
+        there = {entry.profile.id for entry, _ in chosen}
+        measured_here = [e for e in known.values() if any(is_of(record, name, gmacs) for record in e.own)]
+        chosen += [(entry, Wish()) for entry in measured_here if entry.profile.id not in there]
+    chosen = list({(entry.profile.id, wish): (entry, wish) for entry, wish in chosen}.values())
     evidence = Evidence(known)
     times = on_devices(manifest, chosen, evidence)
     measured = [timed for path, report in now for timed in of_report(report, path, listed)]
     differences = None
     if old is not None and against is not None:
-        before = on_devices(old, chosen, evidence)
-        pairs = {one.name: (was, one) for was, one in zip(before, times, strict=True)}
+        pairs = list(zip(on_devices(old, chosen, evidence), times, strict=True))
         reports = (then[0][1], now[0][1]) if then and now else None
         differences = changes(str(against), old, manifest, pairs, reports)
     return Findings(
@@ -89,6 +91,7 @@ def gather(
         tool=manifest.tool,
         images=manifest.images,
         artifacts=listed,
+        chosen=manifest.devices,
         measured=_with_accuracy(without_repeats([*measured, *saved(manifest, known)]), listed, manifest),
         devices=times,
         changes=differences,

@@ -15,7 +15,7 @@ def glance(findings: Findings) -> dict[str, str]:
     said["To fetch"] = _sizes(findings)
     if findings.measured:
         said["Measured"] = _measured(findings)
-    if findings.devices:
+    if findings.devices or findings.chosen:
         said["Devices"] = _devices(findings)
     if findings.changes is not None:
         said["Regressions"] = str(len(findings.changes.regressions) or "none")
@@ -82,8 +82,14 @@ def _measured(findings: Findings) -> str:
 
 
 def _devices(findings: Findings) -> str:
-    said = []
+    said = [
+        f"{entry.name}: {'every k, as no time is known' if entry.heads is None else f'k = {entry.heads}'}"
+        for entry in findings.chosen
+    ]
+    there = {entry.id for entry in findings.chosen}
     for device in findings.devices:
+        if device.id in there:
+            continue
         chosen = f"k = {device.choice}" if device.choice else "no number" if not device.times else "nothing fits"
         said.append(f"{device.name}: {chosen}")
     return "; ".join(said)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hydra_export import checkpoint, report
+from hydra_export.data import packaged_images
 from hydra_export.export import export, jobs
 from tests.browser.conftest import Serve
 
@@ -49,8 +50,10 @@ def bundles(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The packaged model at three head counts and at all, and an older form of the former."""
     folder = tmp_path_factory.mktemp("bundles")
     listed = jobs(["onnx"], ["separate", "shared", "universal"], ["fp32", "int8"])
-    export(checkpoint.load(), folder / "three", listed, heads=[3, 6, 12])
-    export(checkpoint.load(), folder / "all", jobs(), heads=range(1, 13))
+    packaged = checkpoint.load()
+    images = packaged_images(packaged.info.preprocessing, 200)
+    export(packaged, folder / "three", listed, heads=[3, 6, 12], images=images)
+    export(packaged, folder / "all", heads=range(1, 13), images=images)
     manifest: dict[str, Any] = json.loads((folder / "three" / "manifest.json").read_text())
     manifest["model"].update(license=_EVIL, name=_EVIL, labels=[_EVIL] * 10)
     manifest["model"]["subnetworks"][2]["accuracy"] += 2
