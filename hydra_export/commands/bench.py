@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hydra_export.bench import Comparison, Report, Timing
-    from hydra_export.bundle import ArtifactEntry, Manifest
+    from hydra_export.bundle import Manifest
 
 Row = TypeVar("Row")
 
@@ -135,17 +135,12 @@ def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
     return f"{manifest.model.name} on {says}: {threads}, {images} a call, {report.runs} runs taking turns"
 
 
-def _named(artifact: ArtifactEntry) -> str:
-    """Its kind; of a universal graph there is one that takes k as an input, and one per k that fixes it."""
-    return kind(artifact) + (" fixed" if artifact.graph == "universal" and len(artifact.heads) == 1 else "")
-
-
 def _table(manifest: Manifest, report: Report) -> Table:
     """Columns that say the same of all are left out."""
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
     runtimes, threads = ({getattr(t, name) for t in report.timings} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Timing], str] | None] = {
-        "artifact": lambda t: _named(artifacts[t.path]),
+        "artifact": lambda t: kind(artifacts[t.path]),
         "k": lambda t: str(t.heads),
         "runtime": (lambda t: t.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda t: str(t.threads)) if len(threads) > 1 else None,
@@ -226,7 +221,7 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
 
     runtimes, threads = ({getattr(one.timing, name) for one in both} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Comparison], str] | None] = {
-        "artifact": lambda one: _named(artifacts[one.timing.path]),
+        "artifact": lambda one: kind(artifacts[one.timing.path]),
         "k": lambda one: str(one.timing.heads),
         "runtime": (lambda one: one.timing.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda one: str(one.timing.threads)) if len(threads) > 1 else None,
