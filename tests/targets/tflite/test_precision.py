@@ -158,7 +158,7 @@ def test_narrow_files_are_small(
     sizes = []
     for each in ("fp32", precision):
         checkpoint = make_checkpoint(head_dim=64)
-        (artifact,) = Case(TFLITE, kind, each).write(checkpoint, (4,), tmp_path / each)  # type: ignore[arg-type]
+        (artifact,) = Case(TFLITE, kind, each).write(checkpoint, (4,), tmp_path / each)
         sizes.append((tmp_path / each / artifact.path).stat().st_size)
     assert sizes[1] < (share + 0.02) * sizes[0]
 
