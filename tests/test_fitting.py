@@ -144,7 +144,7 @@ def test_bad_devices_are_refused(
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
     path = tmp_path / "devices.txt"
-    path.write_text("fast\n\n# the old ones\nbusy, onnxruntime  # by the door\nhailo-8\n")
+    path.write_text("fast\n\n# the old ones\nbusy, onnxruntime  # by the door\nhailo-8\nlite\n")
     return path
 
 
@@ -157,8 +157,9 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
         ("fast", 4),
         ("busy", 2),
         ("hailo-8", None),
+        ("lite", 4),
     ]
-    assert (document["heads"], document["covered"]) == ([2, 4], 2)
+    assert (document["heads"], document["covered"]) == ([2, 4], 3)
     manifest = bundle.read(exported)
     sizes = {file.path: file.bytes for file in manifest.files}
     shells = sizes["onnx/tiny-shared-k2.bin"] + sizes["onnx/tiny-shared-k4.bin"]
@@ -169,9 +170,10 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     }
     assert document["devices"][0]["bytes"] == expected
     assert document["devices"][2]["bytes"] == dict.fromkeys(expected)
+    assert document["devices"][3]["bytes"] == dict.fromkeys(expected), "the bundle has nothing for its runtime"
     assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 devices are covered by 2 head counts: k = 2, 4." in shown
+    assert "3 of 4 devices are covered by 2 head counts: k = 2, 4." in shown
     assert "No number: hailo-8." in shown
     published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
