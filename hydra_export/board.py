@@ -578,12 +578,16 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
         wrong = one["bound"] is not None and one["compute"] == "fp32" and one["max_abs_error"] > one["bound"]
         marks = [*one["noise"], *(["WRONG RESULT"] if wrong else [])]
         yield (
-            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} {one['median_ms']:8.3g} "
-            f"{one['p90_ms']:8.3g} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
+            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} {_ms(one['median_ms']):>8} "
+            f"{_ms(one['p90_ms']):>8} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
             + (f"  {', '.join(marks)}" if marks else "")
         )
     for one in result["failed"]:
         yield f"{one['path']}: {one['runtime']} does not run it: {one['why']}"
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
 
 
 if __name__ == "__main__":

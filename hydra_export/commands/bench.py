@@ -137,6 +137,8 @@ def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
 
 def _table(manifest: Manifest, report: Report) -> Table:
     """Columns that say the same of all are left out."""
+    from hydra_export.latency.spread import rounded
+
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
     runtimes, threads = ({getattr(t, name) for t in report.timings} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Timing], str] | None] = {
@@ -144,10 +146,10 @@ def _table(manifest: Manifest, report: Report) -> Table:
         "k": lambda t: str(t.heads),
         "runtime": (lambda t: t.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda t: str(t.threads)) if len(threads) > 1 else None,
-        "ms": lambda t: f"{t.median_ms:.3g}",
-        "p90": lambda t: f"{t.p90_ms:.3g}",
-        "p99": lambda t: f"{t.p99_ms:.3g}",
-        "min": lambda t: f"{t.min_ms:.3g}",
+        "ms": lambda t: rounded(t.median_ms),
+        "p90": lambda t: rounded(t.p90_ms),
+        "p99": lambda t: rounded(t.p99_ms),
+        "min": lambda t: rounded(t.min_ms),
         "load ms": lambda t: f"{t.load_ms:.0f}",
         "peak MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
         "": (lambda t: "noisy" if t.noise else "") if any(t.noise for t in report.timings) else None,
@@ -207,6 +209,7 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
 
     from hydra_export import bench as measuring
     from hydra_export.errors import BadInput, CheckFailed
+    from hydra_export.latency.spread import rounded
 
     both, added, gone = measuring.compare(report, old)
     if not both:
@@ -225,8 +228,8 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
         "k": lambda one: str(one.timing.heads),
         "runtime": (lambda one: one.timing.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda one: str(one.timing.threads)) if len(threads) > 1 else None,
-        "was": lambda one: f"{one.old_ms:.3g}",
-        "is, ms": lambda one: f"{one.timing.median_ms:.3g}",
+        "was": lambda one: rounded(one.old_ms),
+        "is, ms": lambda one: rounded(one.timing.median_ms),
         "ratio": lambda one: f"{one.ratio:.3f}",
         "95 % interval": lambda one: f"{one.low:.3f} to {one.high:.3f}",
         "": verdict if any(map(verdict, both)) else None,
