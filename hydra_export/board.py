@@ -578,8 +578,8 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
         wrong = one["bound"] is not None and one["compute"] == "fp32" and one["max_abs_error"] > one["bound"]
         marks = [*one["noise"], *(["WRONG RESULT"] if wrong else [])]
         yield (
-            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} {_ms(one['median_ms']):>8} "
-            f"{_ms(one['p90_ms']):>8} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
+            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} "
+            f"{_ms(one['median_ms']):>8} {_ms(one['p90_ms']):>8} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
             + (f"  {', '.join(marks)}" if marks else "")
         )
     for one in result["failed"]:
