@@ -438,6 +438,9 @@ def test_a_device_has_its_interval_its_budget_and_its_sources(packaged: Path, no
     assert device.sources == {"board: web": "https://example.org/times?a=1&b=2, table 3"}
     assert "https://example.org/times?a=1&b=2" in [a["href"] for a in shown.named("a")]
     assert "Board <one>" in shown.text
+    assert device.lacks == ""  # the bundle has ONNX files
+    (phone,) = report.gather(packaged, profile_folder=nobody, devices=["pixel7"]).devices
+    assert phone.lacks == "tflite"
 
 
 def _with_devices(heads: int | None) -> Callable[[Any], None]:
@@ -669,7 +672,8 @@ def test_the_command_writes_a_page_and_replaces_only_its_own(
     first = Path("report.html").read_text()
     assert first == report.page(report.gather(exported, profile_folder=nobody))
     assert run(capsys, *given)[0] == 0
-    for foreign in ("my notes", "<!doctype html>\n<html><title>mine</title></html>", ""):
+    notes = f"notes on {first[:400]}"  # what they quote does not make them ours
+    for foreign in ("my notes", notes, "<!doctype html>\n<html><title>mine</title></html>", ""):
         Path("report.html").write_text(foreign)
         status, out, err = run(capsys, *given)
         assert (status, out) == (2, "")
