@@ -573,15 +573,23 @@ def _progress(what: str, done: int, total: int) -> None:
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
     widest = max([len(one["path"]) for one in result["timings"]] or [8])
-    yield f"{'artifact':{widest}}   k  runtime          threads       ms      p90  load ms  peak MiB  error"
+    yield f"{'artifact':{widest}}   k  runtime           threads       ms      p90  load ms  peak MiB  error"
     for one in result["timings"]:
         wrong = one["bound"] is not None and one["compute"] == "fp32" and one["max_abs_error"] > one["bound"]
         marks = [*one["noise"], *(["WRONG RESULT"] if wrong else [])]
-        yield (
-            f"{one['path']:{widest}}  {one['heads']:2}  {one['runtime']:16} {one['threads']:7} "
-            f"{_ms(one['median_ms']):>8} {_ms(one['p90_ms']):>8} {one['load_ms']:8.0f}  {one['peak_mib'] or 0:8.0f}  {one['max_abs_error']:.0e}"
-            + (f"  {', '.join(marks)}" if marks else "")
+        cells = (
+            f"{one['path']:{widest}}",
+            f"{one['heads']:2}",
+            f"{one['runtime']:16}",
+            f"{one['threads']:6}",
+            f"{_ms(one['median_ms']):>7}",
+            f"{_ms(one['p90_ms']):>7}",
+            f"{one['load_ms']:7.0f}",
+            f"{one['peak_mib'] or 0:8.0f}",
+            f"{one['max_abs_error']:.0e}",
+            ", ".join(marks),
         )
+        yield "  ".join(cells).rstrip()
     for one in result["failed"]:
         yield f"{one['path']}: {one['runtime']} does not run it: {one['why']}"
 
