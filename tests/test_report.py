@@ -441,6 +441,8 @@ def test_a_device_has_its_interval_its_budget_and_its_sources(packaged: Path, no
     assert device.lacks == ""  # the bundle has ONNX files
     (phone,) = report.gather(packaged, profile_folder=nobody, devices=["pixel7"]).devices
     assert phone.lacks == "tflite"
+    assert "--target tflite" in cells(page(packaged, nobody, devices=["pixel7"]))
+    assert "--target tflite" not in cells(shown)
 
 
 def _with_devices(heads: int | None) -> Callable[[Any], None]:
@@ -452,7 +454,7 @@ def _with_devices(heads: int | None) -> Callable[[Any], None]:
             "unit": "cpu",
             "target": "onnx",
         }
-        entry |= {"heads": heads, "fits": True, "sure": False, "chance": 0.61, "why": "a reason", "budget_ms": 5.0}
+        entry |= {"heads": heads, "fits": True, "sure": False, "chance": 0.61, "why": "a reason", "budget_ms": 5.5}
         entry |= {"ms": 4.5, "low": 3.0, "high": 6.0, "provenance": "published", "artifacts": []}
         if heads is None:
             entry |= {"chance": None, "ms": None, "low": None, "high": None, "provenance": None}
@@ -467,9 +469,9 @@ def test_what_the_export_chose_for_its_devices_is_shown_and_compared(
     six, three, none = (edited(packaged, tmp_path / f"of-{k}", _with_devices(k)) for k in (6, 3, None))
     _board(packaged, nobody, "web")
     findings = report.gather(three, profile_folder=nobody, against=six)
-    assert [device.id for device in findings.devices] == ["board"]
+    assert [(device.id, device.budget_ms) for device in findings.devices] == [("board", 5.5)]
     shown = cells(Page(report.page(findings)))
-    assert {"Board <one>", "4.5 ms (3 to 6 ms, published)", "probably (61 %)", "5 ms"} <= shown
+    assert {"Board <one>", "4.5 ms (3 to 6 ms, published)", "probably (61 %)", "5.5 ms"} <= shown
     assert findings.changes is not None
     assert findings.changes.regressions == ("Board <one> (onnxruntime) is to run k = 3, not k = 6.",)
     assert "4.5 ms (3 to 6 ms, published)" in report.markdown(findings)

@@ -19,8 +19,8 @@ def devices(findings: Findings) -> Markup:
         said = ("No device was named. ", tag("code", "--device pixel7,rpi5"), " says which head count fits them.")
         return section("devices", "Devices", tag("p", said))
     note = (
-        "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of this "
-        "shape. Estimated: from the nearest of such times, wider the farther they are."
+        "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of "
+        "this shape. Estimated: from the nearest of such times, wider the farther they are."
     )
     shown = [_device(number, device) for number, device in enumerate(findings.devices)]
     return section("devices", "Devices", _chosen(findings), tag("p", note, class_="note") if shown else None, shown)
