@@ -16,7 +16,7 @@ _PROGRAMS = {
     ),
     "tflite": (
         "import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter",
-        'run = Interpreter("{path}").get_signature_runner()\n{output} = run(image={image})["{output}"]',
+        'run = Interpreter("{path}").get_signature_runner({signature})\n{output} = run(image={image})["{output}"]',
     ),
     "coreml": (
         "from pathlib import Path\n\nimport numpy as np\n\nfrom hydra_export import mil",
@@ -35,7 +35,7 @@ def render(manifest: Manifest) -> str:
     artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
     first = manifest.artifacts[0]
     form, output = first.inputs[0], first.outputs[0].name
-    snippets = "\n\n".join(_snippet(entry) for entry in _first_of_each_target(manifest))
+    snippets = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
     return f"""# {model.name}
 
 A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
@@ -74,8 +74,9 @@ and its centre {data.image_size} x {data.image_size} are kept.
 """
 
 
-def _first_of_each_target(manifest: Manifest) -> list[ArtifactEntry]:
-    return list({entry.target: entry for entry in reversed(manifest.artifacts)}.values())[::-1]
+def _first_of_each_kind(manifest: Manifest) -> list[ArtifactEntry]:
+    """One artifact per target and graph kind, in the manifest's order."""
+    return list({(entry.target, entry.graph): entry for entry in reversed(manifest.artifacts)}.values())[::-1]
 
 
 def _snippet(entry: ArtifactEntry) -> str:
@@ -91,8 +92,11 @@ def _snippet(entry: ArtifactEntry) -> str:
     turned = {("tflite", "tensor"): ".transpose(0, 2, 3, 1)", ("coreml", "image"): ".transpose(0, 3, 1, 2)"}
     image = golden + turned.get((entry.target, entry.input), "")
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
-    function = f', "k{entry.heads[0]}"' if entry.graph == "universal" else ""
-    program = lines.format(path=entry.path, image=image, chosen=chosen, function=function, output=output)
+    signature = f'"k{entry.heads[0]}"' if entry.graph == "universal" else ""
+    function = f", {signature}" if signature else ""
+    program = lines.format(
+        path=entry.path, image=image, chosen=chosen, signature=signature, function=function, output=output
+    )
     return f"""```python
 {imports}
 

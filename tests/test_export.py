@@ -133,18 +133,21 @@ def test_the_card_is_for_whoever_finds_the_folder(tiny_checkpoint: Path, tmp_pat
 
 @pytest.mark.parametrize("target", available_targets())
 def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path, target: str) -> None:
+    graphs = targets.get(target).graphs
     for number, (form, batch) in enumerate((("tensor", 1), ("image", 1), ("tensor", 3), ("tensor", "dynamic"))):
         try:
-            listed = jobs([target], form=form, batch=batch)  # type: ignore[arg-type]
+            listed = jobs([target], graphs, form=form, batch=batch)  # type: ignore[arg-type]
         except BadInput:
             assert (target, batch) == ("coreml", "dynamic")
             continue
         out = tmp_path / str(number)
         export(checkpoint.load(tiny_checkpoint), out, listed)
-        code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        run = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
-        found, expected = run.stdout.split()
-        assert found == expected
+        programs = (out / "README.md").read_text().split("```python\n")[1:]
+        assert len(programs) == len(graphs)
+        for code in (program.split("```")[0] for program in programs):
+            run = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
+            found, expected = run.stdout.split()
+            assert found == expected
 
 
 @pytest.mark.slow
