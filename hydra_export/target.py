@@ -145,6 +145,9 @@ class Target(Protocol):
     def lint(self, path: Path) -> None:
         """Raises CheckFailed where the written file is not as portable as promised."""
 
+    def said(self, path: Path) -> dict[str, str]:
+        """What an artifact that passes lint says of itself: what ``described`` gave it."""
+
 
 def described(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[str, str]:
     """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import archive, bundle, files, parity, targets
 from hydra_export.errors import BadInput, MissingExtra, ParityFailed, UnknownName, VerificationFailed
+from hydra_export.target import METADATA_PREFIX
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
@@ -53,7 +55,7 @@ def _verify(folder: Path, progress: bundle.Progress) -> tuple[Verified, ...]:
     verified = []
     for step, (artifact, k) in enumerate(runs):
         progress(f"running {artifact.path}", step, len(runs))
-        verified.append(Verified(artifact.path, k, _run(folder, artifact, k, golden)))
+        verified.append(Verified(artifact.path, k, _run(folder, artifact, k, golden, manifest.model)))
     progress("done", len(runs), len(runs))
     return tuple(verified)
 
@@ -107,7 +109,23 @@ def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
     return VerificationFailed(f"{folder} failed: {shown}{more}.", "Copy or export it again.")
 
 
-def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
+def _told_otherwise(said: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry) -> Iterator[str]:
+    """Where an artifact says something else of itself than the manifest: it would be judged as what it is not."""
+    told = {
+        "model": model.name,
+        "heads": ",".join(map(str, artifact.heads)),
+        "precision": artifact.precision,
+        "checkpoint_sha256": model.checkpoint_sha256,
+    }
+    for name, value in told.items():
+        own = said.get(f"{METADATA_PREFIX}{name}", "")
+        if own != value:
+            yield f"says {name} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
+
+
+def _run(
+    folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden, model: bundle.ModelEntry
+) -> parity.ParityRecord:
     try:
         target = targets.get(artifact.target)
     except UnknownName as error:
@@ -118,6 +136,8 @@ def _run(folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
     path, images = folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
     try:
         target.lint(path)
+        for problem in _told_otherwise(target.said(path), artifact, model):
+            raise _failed(folder, [f"{artifact.path} {problem}"])
         record, _agreed = parity.prove(
             target,
             path,

@@ -343,6 +343,9 @@ class Runs:
 
     def check(self, spec: ExportSpec) -> None: ...
 
+    def said(self, path: Path) -> dict[str, str]:
+        return {}
+
     def lint(self, path: Path) -> None: ...
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:

@@ -200,7 +200,7 @@ def test_another_artifact_under_its_name_is_found(folder: Path, path: str, other
     if path[-1] == other[-1]:
         assert verify(folder)
         return
-    with pytest.raises(VerificationFailed, match=f"{path}.onnx: .* does not compute subnetwork {path[-1]}"):
+    with pytest.raises(VerificationFailed, match=f"{path}.onnx says heads '{other[-1]}' of itself"):
         verify(folder)
 
 
@@ -367,4 +367,27 @@ def test_an_artifact_that_is_said_to_be_another_is_a_failed_check(
 ) -> None:
     reseal(folder, lambda manifest: edit(manifest["artifacts"][0]))
     with pytest.raises(CheckFailed, match=said):
+        verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "edit"),
+    [
+        ("precision", lambda manifest: manifest["artifacts"][1].update(precision="int8")),
+        ("model", lambda manifest: manifest["model"].update(name="another")),
+        ("checkpoint_sha256", lambda manifest: manifest["model"].update(checkpoint_sha256="0" * 64)),
+    ],
+    ids=["precision", "model", "checkpoint"],
+)
+def test_a_manifest_that_says_something_else_than_the_artifact_is_found(
+    folder: Path, field: str, edit: Callable[[Any], object]
+) -> None:
+    def relabel(manifest: Any) -> None:
+        edit(manifest)
+        if field == "precision":  # which has no bound
+            for record in manifest["artifacts"][1]["parity"].values():
+                record["bound"] = None
+
+    reseal(folder, relabel)
+    with pytest.raises(VerificationFailed, match=rf"onnx/tiny-.*\.onnx says {field} "):
         verify(folder)

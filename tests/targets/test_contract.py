@@ -13,7 +13,7 @@ import pytest
 
 from hydra_export import targets
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.target import ExportSpec, GraphKind, InputForm, Precision
+from hydra_export.target import ExportSpec, GraphKind, InputForm, Precision, described
 from tests.targets.conftest import Case, MakeCheckpoint, given
 
 
@@ -141,6 +141,13 @@ def test_the_same_bytes_are_written_twice(case: Case, make_checkpoint: MakeCheck
 def test_what_was_written_passes_lint(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     for artifact in case.write(make_checkpoint(), (1, 4), tmp_path / "out", input="image"):
         case.target.lint(tmp_path / "out" / artifact.path)
+
+
+def test_what_was_written_says_what_it_is(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    for artifact in case.write(checkpoint, (1, 4), tmp_path / "out"):
+        said = case.target.said(tmp_path / "out" / artifact.path)
+        assert described(checkpoint, artifact.heads, artifact.spec).items() <= said.items()
 
 
 def test_the_checkpoint_is_left_as_it_was(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ class CoreMLTarget:
 
         lint(path)
 
+    def said(self, path: Path) -> dict[str, str]:
+        """Its metadata of the user's own."""
+        from hydra_export import mil
+
+        return dict(mil.load(path).user_metadata)
+
 
 def _has_coremltools() -> bool:
     return importlib.util.find_spec("coremltools") is not None

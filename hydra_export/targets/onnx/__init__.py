@@ -58,5 +58,12 @@ class OnnxTarget:
 
         lint(path)
 
+    def said(self, path: Path) -> dict[str, str]:
+        """Its metadata properties."""
+        import onnx
+
+        model = onnx.load(path, load_external_data=False)
+        return {entry.key: entry.value for entry in model.metadata_props}
+
 
 TARGET = OnnxTarget()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import MissingExtra, UnknownName
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -62,6 +62,14 @@ class TFLiteTarget:
         from hydra_export.targets.tflite.lint import lint
 
         lint(path)
+
+    def said(self, path: Path) -> dict[str, str]:
+        """Those of its metadata entries that are ours."""
+        from hydra_export.targets.tflite.reader import read
+
+        model = read(path)
+        ours = {name: buffer for name, buffer in model.metadata.items() if name.startswith(METADATA_PREFIX)}
+        return {name: model.content(buffer).decode(errors="replace") for name, buffer in ours.items()}
 
 
 TARGET = TFLiteTarget()
