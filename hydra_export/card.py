@@ -24,6 +24,11 @@ _PROGRAMS = {
     ),
 }
 
+_CHOSEN = {
+    "tflite": "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]",
+    "coreml": "functions `k3`, ... are the head counts, the default is the largest",
+}
+
 
 def render(manifest: Manifest) -> str:
     """Markdown for a person who found this folder."""
@@ -33,8 +38,8 @@ def render(manifest: Manifest) -> str:
         for s in model.subnetworks
     )
     artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
-    first = manifest.artifacts[0]
-    form, output = first.inputs[0], first.outputs[0].name
+    inputs = "\n".join(_inputs(entry) for entry in _first_of_each_kind(manifest))
+    output = manifest.artifacts[0].outputs[0].name
     snippets = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
     return f"""# {model.name}
 
@@ -61,8 +66,10 @@ Errors are against the float64 subnetwork on {manifest.images}. `{GOLDEN}` holds
 
 ## Input and output
 
-`{form.name}` of `{first.path}`: {form.dtype} {list(form.shape)}, {_input(first)}. `{output}`: float32, one per \
-{"class" if config.num_classes else "channel"}{"; labels are in the manifest" if model.labels else ""}.
+{inputs}
+
+`{output}`: float32, one per {"class" if config.num_classes else "channel"}\
+{"; labels are in the manifest" if model.labels else ""}.
 An image is resized ({data.interpolation}) so that its shorter side has {int(data.image_size / data.crop)} pixels, \
 and its centre {data.image_size} x {data.image_size} are kept.
 
@@ -130,7 +137,13 @@ def _trained(trained: bool | str) -> str:
     return trained if isinstance(trained, str) else "yes" if trained else "no"
 
 
-def _input(entry: ArtifactEntry) -> str:
+def _inputs(entry: ArtifactEntry) -> str:
+    """What one artifact takes, and how its head count is chosen."""
+    image, *choices = entry.inputs
+    pixels = "(pixel / 255 - mean) / std with the mean and std of the manifest"
     if entry.input == "image":
-        return "pixels in 0-255, normalised inside the graph"
-    return "(pixel / 255 - mean) / std with the mean and std of the manifest"
+        pixels = "pixels in 0-255, normalised inside the graph"
+    chosen = "".join(f"; `{each.name}`: {each.dtype} {list(each.shape)}, the head count" for each in choices)
+    if entry.graph == "universal" and entry.target in _CHOSEN:
+        chosen += f"; {_CHOSEN[entry.target]}"
+    return f"- {entry.target}, {entry.graph}: `{image.name}`: {image.dtype} {list(image.shape)}, {pixels}{chosen}"
