@@ -230,7 +230,7 @@ def _no_scale(model: Any) -> None:
         ("int8", _other_dimension, "QuantizationParameters .* has field 6, which our files do not have"),
         ("int8", _no_scale, "is int8 with or without a scale"),
     ],
-    ids=str,
+    ids=lambda value: "change" if callable(value) else value,
 )
 def test_a_file_that_says_something_else_is_refused(
     written: MakeFile, precision: Precision, change: Any, message: str
