@@ -16,12 +16,13 @@ OLDEST := .venv-oldest
 
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser test lint types architecture pytest benchmark format clean
+.PHONY: help demo oldest browser workflows test lint types architecture pytest benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
+	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -49,6 +50,10 @@ browser: $(BIN)/.installed-dev
 	@test -n "$(BROWSER)" || { echo "No Chromium or Chrome is on PATH. Install one, or give BROWSER=/path/to/it." >&2; exit 2; }
 	npm ci --silent --no-audit --no-fund --prefix examples/browser
 	HYDRA_EXPORT_BROWSER="$(BROWSER)" $(BIN)/pytest tests/browser
+
+workflows:
+	npm ci --silent --no-audit --no-fund --prefix scripts/workflows
+	node scripts/workflows/lint.mjs .github/workflows/*.yml examples/workflows/*.yml
 
 test: lint types architecture pytest
 

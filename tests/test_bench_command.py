@@ -223,11 +223,20 @@ def test_a_regression_has_status_1_and_names_the_worst(exported: Path, written: 
     assert main([*asked, "--max-regression", "1000"]) == 0
     assert "Compared with" in capsys.readouterr().out
     changed(written, faster)
-    assert main(asked) == 1
+    kept = written.with_name("new.json")
+    assert main([*asked, "--out", str(kept)]) == 1
     out, err = capsys.readouterr()
     assert not out
+    assert len(bench.read(kept).timings) == 4  # what was measured is not lost
     assert "slower" in err
     assert f"4 of 4 take surely more than 10 % longer than in {written}" in " ".join(err.split())
+
+
+def test_a_file_that_holds_no_times_is_not_written_over(exported: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "notes.json").write_text("{}")
+    message = refused(capsys, "--bundle", str(exported), "--out", str(tmp_path / "notes.json"))
+    assert "notes.json holds something else than times" in message
+    assert (tmp_path / "notes.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def bench(
     max_regression: float = 10.0,
     standalone: Path | None = None,
     heads: str | None = None,
+    out: Path | None = None,
 ) -> Result:
     """Time a bundle's artifacts on this machine, each loaded by a process of its own, which take turns.
 
@@ -48,6 +49,8 @@ def bench(
         compare: An older output of bench --json: say how the times changed, with 95 % intervals.
         max_regression: With --compare: percent that anything may take longer; if it surely does, the exit status is 1.
         standalone: Time nothing here; write a folder to copy to a board, which needs only numpy and a runtime there.
+        out: A file for the result as --json prints it, for --compare and report --bench; it is written before anything
+            is compared, so that a regression does not lose what was measured.
         heads: With --standalone: only these head counts.
     """
     from hydra_export import bench as measuring
@@ -67,6 +70,8 @@ def bench(
     ):
         if given is not None and not needed:
             raise BadInput(f"{option} is for {name}.", f"Add {name}, or leave it out.")
+    if out is not None:
+        _check_out(out, standalone)
     if standalone is not None:
         return _standalone(bundle, standalone, heads, save or compare is not None)
     manifest = bundles.read(bundle)
@@ -89,10 +94,34 @@ def bench(
         document["saved"] = {"device": known.profile.id, "file": str(path), "records": count}
         notes += [f"Saved {count} times of {known.profile.name} ({known.profile.id}) in {path}."]
         notes += [f"Now: hydra-export profile --device {known.profile.id} --bundle {bundle}"]
+    if out is not None:
+        _write(out, document)
     whole = titled(_title(manifest, report, counts), shown, *notes)
     if old is None or compare is None:
         return Result(document, whole)
     return _compared(manifest, report, old, compare, max_regression, Result(document, whole))
+
+
+def _check_out(out: Path, standalone: Path | None) -> None:
+    from hydra_export import bench as measuring
+    from hydra_export.errors import BadInput, OutputRefused
+
+    if standalone is not None:
+        raise BadInput("--standalone times nothing here.", "Leave out --out, or --standalone.")
+    if out.exists():
+        try:
+            measuring.read(out)
+        except BadInput as error:
+            raise OutputRefused(f"{out} holds something else than times.", "Choose another --out.") from error
+
+
+def _write(out: Path, document: dict[str, object]) -> None:
+    import json
+
+    from hydra_export import files
+
+    with files.replaced_file(out) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _threads(text: str) -> list[int]:
