@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ ComputeUnit = Literal["cpu", "gpu", "npu"]
 DeviceClass = Literal["phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit"]
 NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "w8a16", "w8a8_mixed_int16", "unknown"]
 Statistic = Literal["median", "mean", "min", "p90", "p99", "from_throughput", "unknown"]
+# The format that each runtime takes; those that compile it for one device take ONNX.
+FORMATS = {
+    "onnxruntime": "onnx",
+    "litert": "tflite",
+    "coreml": "coreml",
+    "openvino": "onnx",
+    "tensorrt": "onnx",
+    "qnn": "onnx",
+    "hailort": "onnx",
+    "axengine": "onnx",
+    "rknn": "onnx",
+    "ncnn": "onnx",
+}
 Range = float | tuple[float, float]  # one number, or the smallest and largest of the variants sold
 Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 
@@ -281,9 +295,10 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
         yield f"low: {record.low} lies above ms, {record.ms}"
     if record.high is not None and record.high < record.ms:
         yield f"high: {record.high} lies below ms, {record.ms}"
-    for name in ("model", "runtime"):
-        if not getattr(record, name).strip():
-            yield f"{name}: is empty"
+    if not record.model.strip():
+        yield "model: is empty"
+    if record.runtime not in FORMATS:
+        yield f"runtime: there is no '{record.runtime}' ({_nearest(record.runtime)})"
     if record.source not in sources:
         yield f"source: [sources] does not list '{record.source}'"
     if record.date == UNKNOWN:
@@ -293,6 +308,11 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
         yield f"date: '{record.date}' is not YYYY-MM-DD"
     if record.provenance == "estimated" and not (record.anchors and record.formula):
         yield "anchors: an estimate names its anchors and its formula"
+
+
+def _nearest(runtime: str) -> str:
+    near = difflib.get_close_matches(runtime, FORMATS, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"one of {', '.join(FORMATS)}"
 
 
 def _bad_numbers(name: str, value: object) -> Iterator[str]:

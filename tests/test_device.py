@@ -79,6 +79,11 @@ def test_every_profile_reads_back_as_it_was_written() -> None:
         (changed("high = 84", "high = 80"), "latency[0].high: 80.0 lies below ms, 80.5"),
         (changed("low = 79", "low = 81"), "latency[0].low: 81.0 lies above ms, 80.5"),
         (changed("gmacs = 4.6", "gmacs = 46"), "latency[0].gmacs: 46.0 is more than the whole model's 17.56"),
+        (
+            changed('runtime = "onnxruntime"', 'runtime = "onxruntime"'),
+            "latency[0].runtime: there is no 'onxruntime' (did you mean 'onnxruntime'?)",
+        ),
+        (changed('runtime = "onnxruntime"', 'runtime = ""'), "latency[0].runtime: there is no '' (one of onnxruntime,"),
         (changed("k = 6", "k = 0"), "latency[0].k: 0 is not a number above 0"),
         (changed('unit = "cpu"', 'unit = "tpu"'), "latency[0].unit: Invalid enum value 'tpu' (one of cpu, gpu, npu)"),
         (

@@ -123,6 +123,9 @@ def test_what_an_ai_hub_file_does_not_say_is_asked_for(results: Path, capsys: Ca
     assert "--heads K" in refused(results, capsys, "--device", "galaxy-s24", "--runtime", "qnn")
     assert "does not say which runtime" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "12")
     assert "has no k = 2" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "2", "--runtime", "qnn")
+    wrong = ("--device", "galaxy-s24", "--heads", "12", "--runtime", "onxruntime")
+    assert "No runtime 'onxruntime'. Did you mean 'onnxruntime'?" in refused(results, capsys, *wrong)
+    assert not (profiles.user_folder() / "measured").exists()
     date = ("--device", "galaxy-s24", "--heads", "12", "--runtime", "qnn", "--date", "3.2.2026")
     assert "3.2.2026 is not a date" in refused(results, capsys, *date)
 

@@ -184,6 +184,16 @@ def test_a_doubtful_measurement_of_the_users_outranks_a_published_time_of_anothe
     assert said(known)[12].ms > 100
 
 
+def test_a_measurement_of_another_way_does_not_displace_a_time_of_this_one() -> None:
+    theirs, mine = record(12, 5.9), record(12, 7.67, runtime="qnn", provenance="measured")
+    others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
+    found = said(evidence(profile("d", theirs, mine), *others, own={"d": (mine,)}))
+    assert (found[12].ms, found[12].provenance, found[12].distance) == (5.9, "published", 0)
+    elsewhere = record(None, 5.9)
+    without = said(evidence(profile("d", elsewhere, mine), *others, own={"d": (mine,)}))
+    assert without[12].ms == pytest.approx(7.67, rel=0.01), "another architecture is no such time"
+
+
 # Ways and devices
 
 

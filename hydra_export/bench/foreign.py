@@ -15,8 +15,8 @@ import numpy as np
 
 from hydra_export.bench.report import Report, decode
 from hydra_export.board import KIND
-from hydra_export.device import ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
-from hydra_export.errors import BadInput
+from hydra_export.device import FORMATS, ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import Model
 
 AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
@@ -213,6 +213,8 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     runtime = "litert" if measured.source == BENCHMARK_MODEL else asked.runtime
     if not runtime:
         raise BadInput(f"{path} does not say which runtime ran it.", "Say it: --runtime litert, onnxruntime or qnn.")
+    if runtime not in FORMATS:
+        raise UnknownName("runtime", runtime, FORMATS)
     return LatencyRecord(
         model=model.name,
         k=heads,

@@ -75,8 +75,7 @@ def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[i
     routes = _routes(evidence, device, way, model)
     if not routes:
         return {}
-    outranks = _is_own(evidence, device, way, model)  # whatever else is known
-    route = routes[0] if outranks else _narrowest(routes, model)
+    route = routes[0] if _outranks(evidence, device, way, model, routes[0]) else _narrowest(routes, model)
     whole = route.at(model.full)
     return {k: _estimate(route, k, gmacs, whole) for k, gmacs in sorted(model.gmacs.items())}
 
@@ -87,6 +86,11 @@ def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
         spread = route.at(timed[0].gmacs)
         return Estimate(k, spread, timed[0].provenance, 0, tuple(map(_named, timed)), "as it was timed")
     return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
+
+
+def _outranks(evidence: Evidence, device: str, way: Way, model: Model, first: _Route) -> bool:
+    """Was it timed in this very way, by the user or at a head count asked for? No ratio then displaces it."""
+    return _is_own(evidence, device, way, model) or any(record.k in model.gmacs for record in first.exact)
 
 
 def _is_own(evidence: Evidence, device: str, way: Way, model: Model) -> bool:

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra_export.device import ComputeUnit, DeviceProfile
+from hydra_export.device import FORMATS, ComputeUnit, DeviceProfile
 from hydra_export.errors import UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, Model, Way, arithmetic
 
-# The format that each runtime takes; those that compile it for one device take ONNX.
-FORMATS = {
-    "onnxruntime": "onnx",
-    "litert": "tflite",
-    "coreml": "coreml",
-    "openvino": "onnx",
-    "tensorrt": "onnx",
-    "qnn": "onnx",
-    "hailort": "onnx",
-    "axengine": "onnx",
-    "rknn": "onnx",
-    "ncnn": "onnx",
-}
+__all__ = ["FORMATS", "Option", "default_way", "known_ways"]
+
 _LAST = ("ncnn",)  # evidence for CPUs; it takes our files only by way of a converter of its own
 
 
