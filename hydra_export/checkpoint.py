@@ -126,7 +126,7 @@ def packaged_path() -> Path:
     return Path(str(resources.files("hydra_export") / "data" / "hydravit-fashion-mnist.safetensors"))
 
 
-def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | None = None) -> Checkpoint:
+def load(path: Path | str | None = None, *, head_dim: int = 64, preprocessing: str | None = None) -> Checkpoint:
     """Reads a checkpoint: ours, a plain timm ViT/DeiT state dict, or an official HydraViT ``.pth.tar``.
 
     Args:
@@ -137,7 +137,7 @@ def load(path: Path | None = None, *, head_dim: int = 64, preprocessing: str | N
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
-    path = packaged_path() if path is None else path
+    path = packaged_path() if path is None else Path(path)
     try:
         if path.is_dir():
             path = path / "model.safetensors"

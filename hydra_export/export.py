@@ -99,7 +99,7 @@ def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], t
 
 def export(
     checkpoint: Checkpoint,
-    out: Path,
+    out: Path | str,
     listed: Sequence[Job] = (),
     *,
     heads: Sequence[int] = (),
@@ -131,6 +131,7 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
+    out = Path(out)
     config, data, listed = checkpoint.info.config, checkpoint.info.preprocessing, listed or jobs()
     _check_exportable(checkpoint, listed)
     _check_converters(listed, side_by_side, memory_mib)

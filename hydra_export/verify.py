@@ -23,7 +23,7 @@ class Verified:
     record: parity.ParityRecord
 
 
-def verify(path: Path, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
+def verify(path: Path | str, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
     """Checks hashes, then runs everything.
 
     Args:
@@ -33,6 +33,7 @@ def verify(path: Path, progress: bundle.Progress = bundle.silent) -> tuple[Verif
         BadInput: *path* is no bundle at all.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
+    path = Path(path)
     if not path.is_file():
         return _verify(path, progress)
     progress("unpacking", 0, 1)

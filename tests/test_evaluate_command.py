@@ -125,3 +125,16 @@ def test_subnetworks_with_classifiers_of_their_own_are_measured(tmp_path: Path) 
         CheckpointInfo(name="own", config=own, preprocessing=DATA),
     )
     assert measure(checkpoint.load(tmp_path / "own.safetensors"), 1, batch_size=2).images_per_second > 0
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [name.replace("/", "_") for name in checkpoint.load().info.labels]
+    folder = write_folder(tmp_path / "own", names)
+    whole = evaluate(data=str(folder), heads="3").document
+    (folder / names[0] / "broken.png").write_bytes(b"no image")
+    found = evaluate(data=str(folder), heads="3").document
+    assert (found["num_images"], found["unreadable_images"]) == (whole["num_images"], 1)
+    assert found["subnetworks"] == whole["subnetworks"]
+    assert "broken.png" in capsys.readouterr().err

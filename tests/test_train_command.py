@@ -73,3 +73,11 @@ def test_a_run_that_starts_from_another_says_so_in_its_command(tmp_path: Path) -
 def test_unknown_recipes_are_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="'finetune'"):
         train(out=tmp_path / "run", recipe="fine-tune")
+
+
+def test_a_class_count_that_contradicts_taking_the_datas_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--recipe", "finetune", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--override", "model.num_classes=7"]) == 2
+    assert "model.num_classes=7" in " ".join(capsys.readouterr().err.split())

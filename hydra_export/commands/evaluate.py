@@ -54,12 +54,16 @@ def evaluate(
     loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
     info = loaded.info
     chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
-    images, classes, source = _images(data, info)
+    unreadable: list[Path] = []
+    images, classes, source = _images(data, info, unreadable)
     console = talk()
     tell(console, loaded.notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
     with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
         found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=classes)
     num_images = found[chosen[0]].num_images
+    if left_out := len(images) + len(unreadable) - num_images:
+        such = f", such as {unreadable[0]}" if unreadable else ""
+        tell(console, (), f"{left_out} of the images cannot be read and were left out{such}.")
     subnetworks = [
         {
             "heads": k,
@@ -82,7 +86,7 @@ def evaluate(
         "sha256": loaded.sha256,
         "data": source,
         "num_images": num_images,
-        "unreadable_images": len(images) - num_images,
+        "unreadable_images": left_out,
         "plot": None if plot is None else plot.as_posix(),
         "subnetworks": subnetworks,
     }
@@ -131,7 +135,7 @@ def _shown(field: str, value: float | None) -> str:
     return f"{value:,}" if field == "params" else f"{value:,.2f}" if field in ("top1", "top5") else f"{value:,.1f}"
 
 
-def _images(name: str, info: CheckpointInfo) -> tuple[Images, tuple[int, ...] | None, str]:
+def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> tuple[Images, tuple[int, ...] | None, str]:
     """The labelled images called *name*, the classes that they are of where not all, and what to call them."""
     from hydra_export.train import imagenet
     from hydra_export.train.data import Split
@@ -140,7 +144,7 @@ def _images(name: str, info: CheckpointInfo) -> tuple[Images, tuple[int, ...] | 
         images, classes = imagenet.images(Path(name))
         of = f", {len(classes)} classes" if classes else ""
         return images, classes, f"{len(images):,} images of the folder {Path(name).resolve().name}{of}"
-    fitted = _fitted(name, info)
+    fitted = _fitted(name, info, unreadable)
     assert fitted.labels is not None
     return Split(fitted.pixels, fitted.labels), None, fitted.source
 
@@ -149,7 +153,7 @@ def _few(labels: Sequence[str]) -> str:
     return ", ".join(labels[:3]) + ", ..." if labels else "names unknown"
 
 
-def _fitted(name: str, info: CheckpointInfo) -> ImageSet:
+def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet:
     """The labelled images called *name*, refused where they do not have the classes of the model."""
     from hydra_export import data
     from hydra_export.train import data as datasets
@@ -161,7 +165,7 @@ def _fitted(name: str, info: CheckpointInfo) -> ImageSet:
     elif list(Path(name).glob("t10k-images-idx3-ubyte*")):
         images = datasets.fitted_test("fashion-mnist", info.preprocessing, Path(name))
     elif Path(name).is_dir():
-        images = data.folder_images(Path(name), info.preprocessing, info.labels)
+        images = data.folder_images(Path(name), info.preprocessing, info.labels, unreadable=unreadable)
         if images.labels is None:
             raise BadData(f"Folder {name} has images without classes.", "Give one folder of images per class.")
     else:

@@ -126,6 +126,12 @@ def _config(
     if "lr" in given and "lr_min" not in given:
         given["lr_min"] = min(config.lr_min, float(given["lr"]))
     chosen = overridden(config, given)
+    if "model.num_classes" in given and chosen.classes == "data":
+        raise BadInput(
+            f"--override model.num_classes={given['model.num_classes']} says how many classes there are, and this "
+            "recipe takes those of the data.",
+            "Leave it out, or add --override classes=recipe.",
+        )
     sampling.get(chosen)  # refuses weights that do not match
     return chosen
 

@@ -6,17 +6,24 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hydra_export.data.images import ImageSet, check_limit, in_turns
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
 
+Pixels = NDArray[np.uint8]
+
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def folder_images(
-    folder: Path, preprocessing: Preprocessing, labels: tuple[str, ...] = (), limit: int | None = None
+    folder: Path,
+    preprocessing: Preprocessing,
+    labels: tuple[str, ...] = (),
+    limit: int | None = None,
+    unreadable: list[Path] | None = None,
 ) -> ImageSet:
     """The images of *folder*, fitted: from folders named after their class, or all in one place without labels.
 
@@ -24,6 +31,7 @@ def folder_images(
         labels: the model's classes, which class folders are matched to by name, letter case and punctuation
             aside ("t-shirt_top" is "T-shirt/top"); without them the sorted names of the folders are the classes.
         limit: at most so many, evenly over the classes.
+        unreadable: takes the images that cannot be decoded, which are left out then; without it they are an error.
 
     Raises:
         BadData: no such folder, no images in it, images both beside and inside class folders, a class folder that
@@ -44,16 +52,17 @@ def folder_images(
     name = folder.resolve().name
     if flat:
         chosen = [flat[i] for i in _spread(len(flat), limit)]
-        return ImageSet(_fitted(chosen, preprocessing), None, (), f"{len(chosen):,} images of the folder {name}")
+        pixels, _ = _fitted(chosen, preprocessing, unreadable)
+        return ImageSet(pixels, None, (), f"{len(pixels):,} images of the folder {name}")
     label_names = labels or tuple(child.name for child in classes)
     paths, targets = [], []
     for child, images in classes.items():
         paths += images
         targets += [_label(child, label_names)] * len(images)
     order = in_turns(np.asarray(targets, np.int64), limit)
-    source = f"{len(order):,} images of the folder {name}, {len(set(targets))} classes"
-    pixels = _fitted([paths[i] for i in order], preprocessing)
-    return ImageSet(pixels, np.asarray(targets, np.int64)[order], label_names, source)
+    pixels, read = _fitted([paths[i] for i in order], preprocessing, unreadable)
+    source = f"{len(pixels):,} images of the folder {name}, {len(set(targets))} classes"
+    return ImageSet(pixels, np.asarray(targets, np.int64)[order][read], label_names, source)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -84,11 +93,28 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 
-def _fitted(paths: list[Path], preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.stack([_read(path, preprocessing) for path in paths])
+def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Path] | None) -> tuple[Pixels, list[int]]:
+    """The images, and which of *paths* they are."""
+    pixels, read = [], []
+    for index, path in enumerate(paths):
+        try:
+            pixels.append(_read(path, preprocessing))
+        except _Undecodable:
+            if unreadable is None:
+                raise
+            unreadable.append(path)
+        else:
+            read.append(index)
+    if not pixels:
+        raise BadData(f"None of the {len(paths)} images can be decoded.", "Give images that Pillow can open.")
+    return np.stack(pixels), read
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+class _Undecodable(BadData):
+    """An image that is damaged, or no image."""
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # converted, their values would be cut off at 255
@@ -96,4 +122,4 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...
             upright = ImageOps.exif_transpose(image)
             return preprocessing.fit(upright)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadData(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error
+        raise _Undecodable(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error

@@ -70,7 +70,11 @@ def refuse_filled(out: Path) -> None:
 def write_state(out: Path, state: dict[str, Any]) -> None:
     """Replaces the saved state by *state*: a kill or a full disk leaves the one before."""
     with files.replaced_file(out / STATE) as partial, partial.open("wb") as file:
-        torch.save(state, _Checked(file))  # type: ignore[arg-type]
+        checked = _Checked(file)
+        try:
+            torch.save(state, checked)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise checked.error or error from None
 
 
 class _Checked:
@@ -78,9 +82,14 @@ class _Checked:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -198,6 +198,32 @@ except OutputRefused as error:
 """
 
 
+FULL_DISK_AT = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from hydra_export.errors import OutputRefused
+from hydra_export.train import record
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit, tensors, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    record.write_state(out, {str(i): torch.zeros(400_000 // tensors) for i in range(tensors)})
+except OutputRefused as error:
+    sys.exit(f"refused: {error.message}")
+"""
+
+
+@pytest.mark.parametrize("tensors", [1, 7])
+@pytest.mark.parametrize("limit", [100, 20_000, 500_000, 1_500_000])
+def test_a_disk_that_is_full_at_any_point_of_a_state_is_named(tmp_path: Path, limit: int, tensors: int) -> None:
+    program = [sys.executable, "-c", FULL_DISK_AT, str(limit), str(tensors), str(tmp_path)]
+    stopped = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert "refused: Cannot write" in stopped.stderr, stopped.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_fills_up_while_saving_leaves_the_last_good_state(tmp_path: Path) -> None:
     record_of = tmp_path / "config"
     record_of.mkdir()
