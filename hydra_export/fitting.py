@@ -10,6 +10,7 @@ from hydra_export.bundle import DeviceEntry
 from hydra_export.checkpoint import CheckpointInfo
 from hydra_export.errors import BadInput
 from hydra_export.latency import Advice, Evidence, Model, Wish, advise
+from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
 
 
@@ -52,9 +53,7 @@ def targets(entries: Sequence[DeviceEntry]) -> list[str]:
 def _entry(advice: Advice, smallest: int) -> DeviceEntry:
     choice = advice.choice
     heads = (choice.heads or smallest) if choice else None
-    why = (
-        choice.why if choice else "no number: nothing like it was timed on such a device; every head count was exported"
-    )
+    why = choice.why if choice else f"no number: {advice.why_unknown}; {_of_unknown(advice)}"
     if choice and choice.heads is None:
         why += "; the smallest was exported"
     estimate = advice.estimates[heads] if heads is not None else None
@@ -75,3 +74,10 @@ def _entry(advice: Advice, smallest: int) -> DeviceEntry:
         high=estimate.high if estimate else None,
         provenance=estimate.provenance if estimate else None,
     )
+
+
+def _of_unknown(advice: Advice) -> str:
+    """What becomes of a device of which nothing is known."""
+    if advice.wish.budget_ms is not None:
+        return f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
+    return "it gets every head count"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hydra_export import bundle, commands, profiles
+from hydra_export import bundle, checkpoint, commands, fitting, profiles
 from hydra_export.cli import main
 from hydra_export.verify import verify
 from tests.conftest import available_targets
@@ -105,6 +105,15 @@ def test_a_device_of_which_nothing_is_known_gets_every_head_count_and_says_so(
     assert "no number" in capsys.readouterr().err
 
 
+def test_a_budget_cannot_be_judged_where_nothing_is_known(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    info = checkpoint.load(tiny_checkpoint).info
+    (entry,) = fitting.fit(["rpi5:onnxruntime"], info, (2, 4), 100, tmp_path / "none")
+    assert (entry.heads, entry.fits, entry.chance) == (None, False, None)
+    assert "of models of 17.6 GMACs at 224 px" in entry.why, "its size is the reason"
+    assert entry.why.endswith("; whether it keeps 100 ms cannot be judged")
+
+
 def test_where_nothing_fits_the_smallest_is_exported_or_with_a_budget_nothing(
     tiny_checkpoint: Path, out: Path, capsys: Capture
 ) -> None:
@@ -126,6 +135,7 @@ def test_where_nothing_fits_the_smallest_is_exported_or_with_a_budget_nothing(
         (["--device", "toaster"], "No device 'toaster'"),
         (["--device", "fast,fast"], "lists a name twice"),
         (["--device", "fast:toast"], "No runtime 'toast'"),
+        (["--device", "pixel7:coreml"], "Google Pixel 7 does not run coreml. It runs onnxruntime, litert, ncnn."),
         (["--device", "fast", "--target", "tflite"], "--device says what each device needs"),
         (["--budget-ms", "5"], "is for --device"),
     ],

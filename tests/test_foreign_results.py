@@ -157,6 +157,36 @@ def test_several_runs_in_one_file_are_all_taken(results: Path, capsys: Capture) 
     assert all(r["statistic"] == "median" for r in records)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("(avg): 150250", "(avg): -5", "Inference (avg): -5.0 is not a number above 0"),
+        ("(avg): 150250", "(avg): nan", "Inference (avg): nan is not"),
+        ("(avg): 150250", "(avg): 4.6.9", "Inference (avg): 4.6.9 is not"),
+        (", Inference (avg): 150250", "", "Inference (avg): None is not"),
+        ("std=2000 ", "std=-1 ", "std: -1.0 is not"),
+        ("median=150100", "median=1.2.3", "median: 1.2.3 is not"),
+        ("overall=173.4102", "overall=1.2.3", "memory footprint: 1.2.3 is not"),
+    ],
+)
+def test_a_run_with_a_wrong_number_is_refused_by_field_with_all_of_the_file(
+    results: Path, capsys: Capture, old: str, new: str, told: str
+) -> None:
+    more = " p5=148000 median=150100 p95=155000"
+    runs = [BENCHMARK_MODEL.format(name=f"{REFERENCE}-k{k}.tflite", more=more) for k in (3, 6)]
+    assert old in runs[1]
+    results.write_text(runs[0] + runs[1].replace(old, new))
+    assert f"{results}: run 2: {told}" in refused(results, capsys, "--device", "pixel7")
+    assert not (profiles.user_folder() / "measured").exists()
+
+
+def test_benchmark_model_runs_litert_and_nothing_else(results: Path, capsys: Capture) -> None:
+    results.write_text(BENCHMARK_MODEL.format(name=f"{REFERENCE}-k6.tflite", more=""))
+    told = refused(results, capsys, "--device", "pixel7", "--runtime", "onnxruntime")
+    assert "is of benchmark_model, which runs litert, not onnxruntime. Leave out --runtime." in told
+    assert taken(results, capsys, "--device", "pixel7", "--runtime", "litert")[0]["runtime"] == "litert"
+
+
 def test_times_of_another_model_are_refused_naming_file_and_field(
     results: Path, capsys: Capture, exported: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hydra_export import device, latency, profiles
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
-from hydra_export.errors import UnknownName
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import REFERENCE, Choice, Estimate, Evidence, Model, Way, leave_one_out
 from hydra_export.latency.choice import verdict
 from hydra_export.latency.spread import Spread, predicted
@@ -320,6 +320,30 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
 
 
 # Spreads
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks", "has"),
+    [
+        ("pixel7", "coreml", "onnxruntime, litert, ncnn"),
+        ("pixel7", "qnn", "onnxruntime, litert, ncnn"),
+        ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn"),
+        ("iphone-13", "qnn", "onnxruntime, litert, coreml, ncnn"),
+        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn"),
+        ("hailo-8", "onnxruntime", "hailort"),
+    ],
+)
+def test_a_runtime_for_the_chips_of_others_is_refused(ours: Evidence, name: str, lacks: str, has: str) -> None:
+    for refuse in (known_ways, default_way):
+        with pytest.raises(BadInput, match=f"does not run {lacks}. It runs {has}.$"):
+            refuse(ours, name, REFERENCE, runtime=lacks)
+
+
+def test_a_device_of_unknown_chip_or_timed_with_a_runtime_has_it() -> None:
+    unknown, timed = profile("d", family="Acme"), profile("t", record(12, 9.0, runtime="rknn"), family="Intel")
+    known = evidence(unknown, timed)
+    assert default_way(known, "d", REFERENCE, runtime="coreml").runtime == "coreml"
+    assert default_way(known, "t", REFERENCE, runtime="rknn").runtime == "rknn"
 
 
 def test_the_interval_is_one_of_eighty_percent() -> None:

@@ -24,17 +24,12 @@ SOURCES = {
     AI_HUB: "Qualcomm AI Hub, a profile job of yours",
     BENCHMARK_MODEL: "TFLite's benchmark_model, on the device",
 }
-_NUMBER = r"([\d.]+(?:e[+-]?\d+)?)"
-_TIMINGS = re.compile(
-    rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
-    rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
-)
-_COUNTED = re.compile(
-    rf"\bcount=(\d+)\b.*?\bavg={_NUMBER} std={_NUMBER}(?: p5={_NUMBER} median={_NUMBER} p95={_NUMBER})?"
-)
+_TIMINGS = re.compile(r"Inference timings in us:(.*)")
+_MEAN = re.compile(r"Inference \(avg\): *([^\s,]+)")
+_COUNTED = re.compile(r"\bcount=(\d+)\b.*?\bavg=\S+ std=(\S+)(?: p5=\S+ median=(\S+) p95=\S+)?")
 _GRAPH = re.compile(r"\bGraph: \[(.+?)\]")
 _THREADS = re.compile(r"(?:Num threads: \[|#threads used for CPU inference: \[)(\d+)\]")
-_PEAK = re.compile(rf"(?:periodic monitoring: |\boverall=){_NUMBER}")
+_PEAK = re.compile(r"(?:periodic monitoring: |\boverall=)([^\s,]+)")
 _PARTLY = re.compile(r"\bpartially executed by the delegate")
 _DELEGATES: dict[str, ComputeUnit] = {
     r"\bUse gpu: \[1\]|Explicitly applied GPU delegate": "gpu",
@@ -179,16 +174,22 @@ def _benchmark_model(text: str, path: Path) -> Iterator[Measured]:
 
 
 def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
-    ms = _positive(float(timings[4]), f"{which}: Inference (avg)", path) / 1e3
+    mean = _MEAN.search(timings[1])
+    ms = _positive(_number(mean[1]) if mean else None, f"{which}: Inference (avg)", path) / 1e3
     low = high = None
     statistic: Statistic = "mean"
     counted = list(_COUNTED.finditer(text))
     if counted:
-        deviation, middle = float(counted[-1][3]) / 1e3, counted[-1][5]
+        _count, deviation, middle = counted[-1].groups()
         if middle is not None:
-            ms, statistic = _positive(float(middle), f"{which}: median", path) / 1e3, "median"
-        low, high = max(ms - _Z_80 * deviation, ms / 10), ms + _Z_80 * deviation
-    threads, graph, peak = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
+            ms, statistic = _positive(_number(middle), f"{which}: median", path) / 1e3, "median"
+        if _number(deviation) != 0:
+            spread = _Z_80 * _positive(_number(deviation), f"{which}: std", path) / 1e3
+            low, high = max(ms - spread, ms / 10), ms + spread
+    threads, graph, peaks = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
+    peak = _number(peaks[-1]) if peaks else 0.0
+    if isinstance(peak, str) or not math.isfinite(peak):
+        raise BadInput(f"{path}: {which}: memory footprint: {peak} is not a number.", "Give the file unchanged.")
     unit: ComputeUnit = next((unit for said, unit in _DELEGATES.items() if re.search(said, text)), "cpu")
     return Measured(
         ms=ms,
@@ -199,9 +200,17 @@ def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
         source=BENCHMARK_MODEL,
         graph=PurePosixPath(graph[1]).name if graph else "",
         threads=int(threads[1]) if threads and unit == "cpu" else None,
-        peak_memory_mb=float(peak[-1]) or None if peak else None,
+        peak_memory_mb=peak if peak > 0 else None,  # a difference, or -1 where it was not watched
         note="part of it ran on the CPU" if _PARTLY.search(text) else "",
     )
+
+
+def _number(text: str) -> float | str:
+    """What *text* says, or the text itself where that is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 # Records
@@ -210,7 +219,11 @@ def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
 def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     model = asked.model
     heads, precision = _which(measured, path, asked)
-    runtime = "litert" if measured.source == BENCHMARK_MODEL else asked.runtime
+    runtime = asked.runtime
+    if measured.source == BENCHMARK_MODEL:
+        if runtime not in ("", "litert"):
+            raise BadInput(f"{path} is of benchmark_model, which runs litert, not {runtime}.", "Leave out --runtime.")
+        runtime = "litert"
     if not runtime:
         raise BadInput(f"{path} does not say which runtime ran it.", "Say it: --runtime litert, onnxruntime or qnn.")
     if runtime not in FORMATS:

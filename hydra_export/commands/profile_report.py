@@ -53,7 +53,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     title = f"{model.name} ({about})\non {advice.profile.name}{recognised}: {advice.way}"
     if advice.choice is None:
         settle = [f"Measure it: {_measure(advice, context)}", _then(advice, context)]
-        return titled(title, "", f"No number: {_nothing_known(advice)}.", *_others(advice), *settle)
+        return titled(title, "", f"No number: {advice.why_unknown}.", *_others(advice), *settle)
     rows = table("k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {rounded(advice.budget.ms)} ms")
     for k, estimate in advice.estimates.items():
         rows.add_row(
@@ -161,16 +161,6 @@ def _chance(chance: float) -> str:
     return "more than 99 %" if chance > 0.5 else "less than 1 %"
 
 
-def _nothing_known(advice: Advice) -> str:
-    model = advice.model
-    if not advice.sizes:
-        like = f"{advice.profile.name} or on a device like it"
-        return f"no vision transformer is known to have been timed in this way on {like}"
-    known = ", ".join(f"{gmacs:.3g} GMACs at {resolution} px" for gmacs, resolution in advice.sizes)
-    own = f"{model.name} has {model.full:.2g} at {model.resolution} px"
-    return f"the times that are known anywhere are of models of {known}, and {own}"
-
-
 def _measure(advice: Advice, context: Context) -> str:
     """The command that times the model in this way on the device."""
     k = advice.choice.heads if advice.choice and advice.choice.heads else min(advice.model.gmacs)
@@ -199,7 +189,7 @@ def _then(advice: Advice, context: Context) -> str:
 
 def failure(advice: Advice) -> str:
     """Why nothing is known to fit."""
-    why = advice.choice.why if advice.choice else _nothing_known(advice)
+    why = advice.choice.why if advice.choice else advice.why_unknown
     return f"Nothing is known to fit {rounded(advice.budget.ms)} ms on {advice.profile.name}: {why}."
 
 

@@ -64,6 +64,16 @@ class Advice:
         return self.choice is not None and self.choice.heads is not None
 
     @property
+    def why_unknown(self) -> str:
+        """Why there is no number, where there is none."""
+        if not self.sizes:
+            like = f"{self.profile.name} or on a device like it"
+            return f"no vision transformer is known to have been timed in this way on {like}"
+        timed = ", ".join(f"{gmacs:.3g} GMACs at {resolution} px" for gmacs, resolution in self.sizes)
+        own = f"{self.model.name} has {self.model.full:.2g} at {self.model.resolution} px"
+        return f"the times that are known anywhere are of models of {timed}, and {own}"
+
+    @property
     def distance(self) -> int:
         """Of the farthest evidence: 0 this device run in this way, 1 in another, 2 other devices."""
         return max((estimate.distance for estimate in self.estimates.values()), default=2)
@@ -73,7 +83,7 @@ def advise(evidence: Evidence, known: Known, model: Model, wish: Wish) -> Advice
     """What to run on a device, whose profile is among those of *evidence*.
 
     Raises:
-        UnknownName: no such runtime.
+        UnknownName, BadInput: no such runtime, or none that this device could have.
     """
     device, asked = known.profile.id, {"runtime": wish.runtime, "precision": wish.precision or ""}
     options = known_ways(evidence, device, model, **asked)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hydra_export import profiles
 from hydra_export.device import FORMATS, ComputeUnit, DeviceProfile
-from hydra_export.errors import UnknownName
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, Model, Way, arithmetic
 
 __all__ = ["FORMATS", "Option", "default_way", "known_ways"]
 
+# Whose chips alone a runtime is for; those of the second row are also sold as cards for other computers.
+_MAKERS = {"coreml": "Apple", "tensorrt": "Jetson", "qnn": "Qualcomm", "rknn": "Rockchip"}
+_MAKERS_OF_CARDS = {"hailort": "Hailo", "axengine": "Axera"}
+_HANDHELD = ("phone", "tablet")
 _LAST = ("ncnn",)  # evidence for CPUs; it takes our files only by way of a converter of its own
 
 
@@ -37,9 +42,13 @@ def known_ways(
 
     Raises:
         UnknownName: no such runtime.
+        BadInput: none that this device could have.
     """
     if runtime and runtime not in FORMATS:
         raise UnknownName("runtime", runtime, FORMATS)
+    has = runtimes(evidence, device)
+    if runtime and runtime not in has:
+        raise BadInput(f"{evidence.profiles[device].name} does not run {runtime}.", f"It runs {', '.join(has)}.")
     wanted = (arithmetic(precision),) if precision else (FLOAT, INT8)
     usual = _usual(evidence.profiles[device])
     listed = dict.fromkeys([*usual, *evidence.ways(device), *(_asked(runtime, usual) if runtime else ())])
@@ -55,6 +64,23 @@ def known_ways(
         return way.runtime in _LAST, not accelerated, way.arithmetic != FLOAT, distance, order, option.whole.ms
 
     return sorted(options, key=rank)
+
+
+def runtimes(evidence: Evidence, device: str) -> list[str]:
+    """What may run on a device: what was timed there, and what is not for other makers' chips alone."""
+    profile, timed = evidence.profiles[device], {way.runtime for way in evidence.ways(device)}
+    return [name for name in FORMATS if name in timed or _may_run(profile, name)]
+
+
+def _may_run(profile: DeviceProfile, runtime: str) -> bool:
+    if profile.family not in {entry.profile.family for entry in profiles.packaged().values()} - {""}:
+        return True  # a device of the user's, whose chip we do not know
+    maker = (_MAKERS | _MAKERS_OF_CARDS).get(runtime)
+    if profile.device_class == "accelerator" or runtime in _MAKERS:
+        return maker == profile.family
+    if profile.device_class in _HANDHELD:
+        return maker is None and runtime != "openvino"
+    return True
 
 
 def default_way(evidence: Evidence, device: str, model: Model, *, runtime: str = "", precision: str = "") -> Way:
