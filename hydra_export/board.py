@@ -553,15 +553,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parent
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    runtimes = [name for name in installed() if not asked.runtime or name in asked.runtime.split(",")]
-    threads = [int(count) for count in asked.threads.split(",")]
-    if not runtimes or asked.runs < 1 or min(threads) < 1:
-        parser.error("nothing to do: no such runtime is installed, or --runs or --threads is not above 0")
+    wanted = [name.strip() for name in asked.runtime.split(",") if name.strip()]
+    here = installed()
+    runtimes = [name for name in here if not wanted or name in wanted]
+    unknown = [name for name in wanted if name not in RUNTIMES]
+    counts = asked.threads.split(",")
+    if unknown:
+        parser.error(f"--runtime: no '{unknown[0]}'; known: {', '.join(RUNTIMES)}")
+    if not here:
+        parser.error("no runtime is installed here: pip install onnxruntime, or ai-edge-litert for TFLite files")
+    if not runtimes:
+        parser.error(f"{', '.join(wanted)} is not installed here; what is: {', '.join(here)}")
+    if asked.runs < 1:
+        parser.error(f"--runs is {asked.runs}; give 1 or more")
+    if not all(count.strip().isdigit() and int(count) >= 1 for count in counts):
+        parser.error(f"--threads is {asked.threads}; give 1 or more, or several: --threads 1,4")
+    threads = [int(count) for count in counts]
+    out = Path(asked.out)
+    if out.is_dir() or not os.access(str(out if out.exists() else out.resolve().parent), os.W_OK):
+        parser.error(
+            f"--out {out} cannot be written: it is a folder, or is in none that is there and may be written to"
+        )
     result = measure(folder, plan, asked.runs, threads, runtimes, _progress)
-    Path(asked.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.stderr.write("\r" + " " * 79 + "\r")
     sys.stdout.write("\n".join(_table(result)) + "\n\n")
-    sys.stdout.write(f"Take {asked.out} back:  hydra-export profile --import {Path(asked.out).name}\n")
+    sys.stdout.write(f"Take {out} back:  hydra-export profile --import {out.name}\n")
     return 1 if not result["timings"] else 0
 
 

@@ -163,6 +163,30 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
         bench.write_standalone(every, out)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--out", "nodir/x.json"], "--out nodir/x.json cannot be written"),
+        (["--out", "onnx"], "--out onnx cannot be written"),
+        (["--runs", "0"], "--runs is 0; give 1 or more"),
+        (["--threads", "0"], "--threads is 0; give 1 or more"),
+        (["--threads", "two"], "--threads is two; give 1 or more"),
+        (["--runtime", "onnxruntme"], "--runtime: no 'onnxruntme'; known: onnxruntime,"),
+        (["--runtime", "onnxruntime-cuda"], "onnxruntime-cuda is not installed here; what is: onnxruntime"),
+    ],
+)
+def test_what_a_board_cannot_do_is_told_before_it_measures(
+    every: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    out = tmp_path / "hydra-bench"
+    bench.write_standalone(every, out, heads=(2,))
+    ran = subprocess.run([sys.executable, "bench.py", *arguments], cwd=out, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not ran.stdout
+
+
 def test_a_folder_for_a_board_replaces_its_own_kind_alone(every: Path, tmp_path: Path) -> None:
     bench.write_standalone(every, tmp_path / "out", heads=(2,))
     bench.write_standalone(every, tmp_path / "out", heads=(4,))

@@ -154,6 +154,15 @@ def test_a_budget_that_nothing_fits_has_status_1_and_names_what_would(capsys: Ca
     error = answer(*asked, status=1)["error"]
     assert error["code"] == "check_failed"
     assert "even k = 3 takes" in error["message"]
+    assert "--runtime litert takes 5.9 ms at k = 12" in error["message"], "a program reads what would fit, too"
+
+
+def test_where_nothing_fits_what_comes_nearest_is_named(answer: Answer) -> None:
+    error = answer("--device", "rpi5", "--budget-ms", "40", status=1)["error"]["message"]
+    assert "; k = 2, fewer heads than the reference model was trained for, takes" in error
+    assert "Nearest: --runtime litert --precision int8 takes 49.8 ms at k = 3" in error
+    error = answer("--device", "rpi5", "--budget-ms", "10", status=1)["error"]["message"]
+    assert "Nearest: --runtime litert --precision int8 takes 49.8 ms at k = 3; --runtime" in error
 
 
 def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, answer: Answer) -> None:
@@ -176,6 +185,13 @@ def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     told = " ".join(capsys.readouterr().err.split())
     assert "the weights of every k alone take more memory than allowed" in told
     assert "Nearest: --runtime litert --precision int8 takes 1.61 ms at k = 4" in told, "a quarter of the bytes"
+
+
+def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
+    shown = " ".join(said("--device", "rpi5", "--max-ram-mib", "1").split())
+    assert "the weights of every k alone take more memory than allowed." in shown
+    assert "a chance of" not in shown
+    assert answer("--device", "rpi5", "--max-ram-mib", "1")["choice"]["chance"] == 0
 
 
 def test_int8_of_npus_is_said_to_be_another_than_ours(said: Said) -> None:
@@ -365,7 +381,7 @@ def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
         (["--device", "toaster"], "hydra-export profile --list"),
         (["--device", "rpi5", "--runtime", "onyxruntime"], "Did you mean 'onnxruntime'?"),
         (["--device", "rpi5", "--precision", "int4"], "int4"),
-        (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0.0"),
+        (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0. Give a number above 0"),
         (["--device", "rpi5", "--budget-ms", "nan"], "--budget-ms is nan"),
         (["--device", "rpi5", "--max-ram-mib", "-1"], "--max-ram-mib is -1"),
         (["--device", "rpi5", "--plot", "plot.gif"], "ends in .png or .svg or .pdf"),

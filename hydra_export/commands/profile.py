@@ -63,7 +63,7 @@ def profile(
 
     for option, value in (("--budget-ms", budget_ms), ("--max-ram-mib", max_ram_mib)):
         if value is not None and not 0 < value < 1e9:
-            raise BadInput(f"{option} is {value}.", "Give a number above 0.")
+            raise BadInput(f"{option} is {value:g}.", "Give a number above 0 and below 1e9.")
     if list or show:
         from hydra_export.commands.profile_facts import listed, shown_device
 
@@ -146,4 +146,4 @@ def _result(evidence: Evidence, advice: Advice, context: Context) -> Result:
     if advice.wish.budget_ms is None or advice.fits:
         return Result(report.document(advice, context), shown)
     talk().print(shown, markup=False)
-    raise CheckFailed(report.failure(advice), report.remedy(evidence, advice, context))
+    raise CheckFailed(report.failure(evidence, advice, context), report.remedy(advice, context))

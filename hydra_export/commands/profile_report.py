@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from rich.console import RenderableType
 
 from hydra_export.commands import percent, size, table, titled
 from hydra_export.commands.profile_facts import summary
-from hydra_export.latency import Advice, Choice, Estimate, Evidence, Model, Way, estimates, nearest
-from hydra_export.latency.advice import weight_bytes
+from hydra_export.latency import Advice, Choice, Estimate, Evidence, Model, Way, estimates, fastest, nearest
+from hydra_export.latency.advice import memory, weight_bytes
+from hydra_export.latency.evidence import REFERENCE_CONFIG
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
 
@@ -85,7 +87,7 @@ def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
     budget = f"{rounded(advice.budget.ms)} ms ({whose}{advice.budget.reason})"
     chance = _chance(choice.chance)
     if choice.heads is None:
-        return [f"Nothing fits {budget}: {choice.why}: a chance of {chance}."]
+        return [f"Nothing fits {budget}: {choice.why}{f': a chance of {chance}' if choice.chance else ''}."]
     if choice.sure:
         lines = [f"Choice for {budget}: k = {choice.heads}, {chance} sure: {choice.why}."]
     else:
@@ -187,26 +189,36 @@ def _then(advice: Advice, context: Context) -> str:
 # Where a budget fails
 
 
-def failure(advice: Advice) -> str:
-    """Why nothing is known to fit."""
+def failure(evidence: Evidence, advice: Advice, context: Context) -> str:
+    """Why nothing is known to fit, and what would, by its central estimate, or comes nearest."""
     why = advice.choice.why if advice.choice else advice.why_unknown
-    return f"Nothing is known to fit {rounded(advice.budget.ms)} ms on {advice.profile.name}: {why}."
+    ways = nearest(evidence, advice) or fastest(evidence, advice)
+    options = [*map(_told, ways[:3]), *_smaller(evidence, advice, context)]
+    told = f" Nearest: {'; '.join(options)}." if options else ""
+    return f"Nothing is known to fit {rounded(advice.budget.ms)} ms on {advice.profile.name}: {why}.{told}"
 
 
-def remedy(evidence: Evidence, advice: Advice, context: Context) -> str:
-    """What would fit, by its central estimate, and the command that settles it."""
-    options = []
-    for way, best in nearest(evidence, advice):
-        precision = " --precision int8" if way.arithmetic == "int8" else ""
-        options += [f"--runtime {way.runtime}{precision} takes {rounded(best.ms)} ms at k = {best.k}"]
-    if context.manifest is not None:
-        config = context.manifest.model.config
-        smaller = Model.of(advice.model.name, config, range(1, min(advice.model.gmacs)), {})
-        said = estimates(evidence, advice.profile.id, advice.way, smaller) if smaller.gmacs else {}
-        fitting = [estimate for estimate in said.values() if estimate.ms <= advice.budget.ms]
-        options += [f"k = {e.k}, which is not in the bundle, takes {rounded(e.ms)} ms" for e in fitting[-1:]]
-    told = f"Nearest: {'; '.join(options[:4])}. " if options else ""
-    return f"{told}Measure it: {_measure(advice, context)}"
+def remedy(advice: Advice, context: Context) -> str:
+    """The command that settles it."""
+    return f"Measure it: {_measure(advice, context)}"
+
+
+def _told(option: tuple[Way, Estimate]) -> str:
+    way, best = option
+    precision = " --precision int8" if way.arithmetic == "int8" else ""
+    return f"--runtime {way.runtime}{precision} takes {rounded(best.ms)} ms at k = {best.k}"
+
+
+def _smaller(evidence: Evidence, advice: Advice, context: Context) -> list[str]:
+    """The largest head count below all that were asked about that would fit."""
+    config = context.manifest.model.config if context.manifest else REFERENCE_CONFIG
+    lacks = "which is not in the bundle" if context.manifest else "fewer heads than the reference model was trained for"
+    smaller = Model.of(advice.model.name, config, range(1, min(advice.model.gmacs)), {})
+    said = estimates(evidence, advice.profile.id, advice.way, smaller) if smaller.gmacs else {}
+    limit = advice.wish.max_ram_mib or math.inf
+    needs = memory(advice.known, smaller, advice.way, advice.wish.precision)
+    fitting = [e for e in said.values() if e.ms <= advice.budget.ms and needs[e.k] <= limit]
+    return [f"k = {e.k}, {lacks}, takes {rounded(e.ms)} ms" for e in fitting[-1:]]
 
 
 # What a program reads

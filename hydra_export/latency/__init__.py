@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydra_export.latency.advice import Advice, Wish, advise, nearest
+from hydra_export.latency.advice import Advice, Wish, advise, fastest, nearest
 from hydra_export.latency.choice import Choice, Verdict, choose
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import REFERENCE, Evidence, Model, Way
@@ -22,6 +22,7 @@ __all__ = [
     "choose",
     "default_way",
     "estimates",
+    "fastest",
     "known_ways",
     "nearest",
 ]

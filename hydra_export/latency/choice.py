@@ -20,7 +20,8 @@ class Choice:
     Attributes:
         heads: None where nothing fits, even by the central estimates.
         sure: its high bound fits; otherwise it is the best guess by its central estimate.
-        chance: that it fits, by the model's own interval; where nothing does, that the smallest k may.
+        chance: that it fits, by the model's own interval; where nothing does, that the smallest k may, which is 0
+            where none fits into memory.
         why: in words.
         larger: a more accurate head count that may fit as well, and its chance.
     """
@@ -51,8 +52,9 @@ def choose(
     surely = [k for k in by_accuracy if verdicts[k] == "yes"]
     perhaps = [k for k in by_accuracy if verdicts[k] == "probably"]
     if not surely and not perhaps:
-        nearest = estimates[min(estimates)].spread.chance_within(budget_ms)
-        return Choice(None, sure=False, chance=nearest, why=_none(estimates, verdicts, budget_ms))
+        fast = [k for k in estimates if verdicts[k] != "too much RAM"]
+        chance = estimates[min(fast)].spread.chance_within(budget_ms) if fast else 0.0
+        return Choice(None, sure=False, chance=chance, why=_none(estimates, verdicts, budget_ms))
     best = (surely or perhaps)[0]
     chosen = estimates[best]
     before = by_accuracy[: by_accuracy.index(best)]

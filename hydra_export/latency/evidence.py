@@ -52,7 +52,8 @@ class Model:
 
 
 # The head counts that the HydraViT paper trains. Accuracies: arXiv 2605.22677, of the same group, which says no others.
-REFERENCE = Model.of("hydravit_base_patch16_224", HydraConfig(heads=12), range(3, 13), {3: 73.0, 6: 78.4})
+REFERENCE_CONFIG = HydraConfig(heads=12)
+REFERENCE = Model.of("hydravit_base_patch16_224", REFERENCE_CONFIG, range(3, 13), {3: 73.0, 6: 78.4})
 
 
 @dataclass(frozen=True, order=True)
