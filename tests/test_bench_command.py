@@ -98,6 +98,7 @@ def test_a_runtime_that_is_not_there_is_refused(exported: Path, capsys: Capture)
         (["--device", "rpi5"], "--device is for --save"),
         (["--profiles", "x"], "--profiles is for --save"),
         (["--heads", "2"], "--heads is for --standalone"),
+        (["--max-regression", "5"], "--max-regression is for --compare"),
         (["--standalone", "x", "--save"], "--standalone times nothing here"),
     ],
 )
@@ -209,7 +210,28 @@ def test_the_interval_holds_the_true_ratio(report: Report) -> None:
 def test_a_slower_median_alone_is_no_regression_where_the_fastest_call_is_as_fast(report: Report) -> None:
     one = Comparison(report.timings[0], 1.0, 1.5, 1.3, 1.7, of_fastest=1.0)
     assert not one.regressed(0.1)
-    assert Comparison(report.timings[0], 1.0, 1.5, 1.3, 1.7, of_fastest=1.4).regressed(0.1)
+    assert one.doubt(0.1) == "slower, but its fastest calls are not"
+    surely = Comparison(report.timings[0], 1.0, 1.5, 1.3, 1.7, of_fastest=1.4)
+    assert surely.regressed(0.1)
+    assert surely.doubt(0.1) == ""
+    wide = Comparison(report.timings[0], 1.0, 1.5, 0.9, 1.7, of_fastest=1.4)
+    assert wide.doubt(0.1) == "slower, perhaps by chance"
+    assert wide.doubt(0.6) == ""
+
+
+def test_a_ratio_above_the_limit_that_is_no_failure_says_why_in_its_row(
+    exported: Path, written: Path, capsys: Capture
+) -> None:
+    def faster_but_for_its_fastest_call(document: dict[str, Any]) -> None:
+        for timing in document["timings"]:
+            for name in ("median_ms", "p10_ms", "p90_ms"):
+                timing[name] /= 100
+            timing["runs_ms"] = [ms / 100 for ms in timing["runs_ms"]]
+            timing["min_ms"] *= 10  # of a machine that was busy all the time
+
+    changed(written, faster_but_for_its_fastest_call)
+    assert main(["bench", "--bundle", str(exported), "--runs", "8", "--compare", str(written)]) == 0
+    assert "but its fastest calls are not" in capsys.readouterr().out
 
 
 def test_a_regression_has_status_1_and_names_the_worst(exported: Path, written: Path, capsys: Capture) -> None:

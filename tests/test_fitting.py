@@ -189,6 +189,14 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
 
 
+def test_a_fleet_of_one_is_a_device(exported: Path, fleet: Path, capsys: Capture) -> None:
+    fleet.write_text("fast\n")
+    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 1 device is covered by 1 head count" in shown
+    assert "1 devices" not in shown
+
+
 def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path, fleet: Path, capsys: Capture) -> None:
     asked = ["profile", "--fleet", str(fleet), "--bundle", str(exported)]
     assert main([*asked, "--budget-ms", "4"]) == 1
@@ -200,6 +208,7 @@ def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path,
     [
         ("fast\nbuzy\n", "devices.txt line 2: No device 'buzy'. Did you mean 'busy'?"),
         ("fast, toast\n", "devices.txt line 1: no runtime 'toast'"),
+        ("fast\nbusy\nfast\n", "devices.txt line 3: fast is listed twice"),
         ("# nobody\n\n", "devices.txt lists no device"),
     ],
 )

@@ -437,6 +437,12 @@ def test_the_table_in_the_docs_is_current() -> None:
     )
 
 
+def test_the_docs_are_written_in_the_repository_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="no folder docs here"):
+        leave_one_out.write()
+
+
 def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
     text = (ROOT / leave_one_out.DOCUMENT).read_text(encoding="utf-8")
     shown = device.decode(text.partition("```toml\n")[2].partition("```")[0].encode())

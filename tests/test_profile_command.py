@@ -126,7 +126,7 @@ def test_a_guess_is_called_one(said: Said, answer: Answer) -> None:
 
 def test_a_timed_phone_is_answered_from_its_time(said: Said, answer: Answer) -> None:
     shown = said("--device", "galaxy-s24", "--runtime", "litert")
-    assert "Timed: vit k=12 5.9 ms, litert float NPU (2026-02-11)" in shown
+    assert "Timed: vit k=12 5.9 ms, litert float NPU (2026-02-11), quic/ai-hub-models." in shown, "with its source"
     assert "k = 12, more than 99 % sure" in shown
     assert answer("--device", "galaxy s24", "--runtime", "litert")["estimates"][-1]["provenance"] == "measured"
 
@@ -134,6 +134,12 @@ def test_a_timed_phone_is_answered_from_its_time(said: Said, answer: Answer) -> 
 def test_what_is_inferred_from_other_devices_alone_is_called_so(said: Said) -> None:
     assert "All of it is inferred from other devices" in said("--device", "iphone-14-pro")
     assert "All of it is inferred from other devices" not in said("--device", "galaxy-s24")
+
+
+def test_times_of_another_architecture_are_called_so(said: Said) -> None:
+    caveat = "What was timed is another architecture: vit_b32_384 at 384 px; this is at 224 px."
+    assert caveat in said("--device", "rpi5")
+    assert "another architecture" not in said("--device", "galaxy-s24")
 
 
 def test_the_profiles_own_budget_is_used_and_never_fails(said: Said, answer: Answer) -> None:
@@ -211,7 +217,9 @@ def test_a_measurement_of_the_users_replaces_the_estimate(config: Path, said: Sa
     after = answer("--device", "rpi5")["estimates"][3]
     assert (after["heads"], after["ms"], after["provenance"]) == (6, 150.0, "measured")
     assert after["high"] < 1.06 * 150
-    assert "outranks all of this" in said("--device", "rpi5")
+    shown = said("--device", "rpi5")
+    assert "These times are yours and outrank all others" in shown
+    assert "outranks all of this" not in shown
 
 
 def here() -> tuple[str, str]:
@@ -356,7 +364,8 @@ def test_a_device_is_shown_with_the_source_of_each_fact(said: Said, answer: Answ
     assert "4x A76 2.4 GHz" in shown
     assert "2 to 16" in shown
     assert "unverified" in shown
-    assert "published (unused)" in shown, "the suspect time"
+    assert "threads" in shown
+    assert "unused: slower than" in " ".join(shown.split()), "the suspect time and why"
     assert "Tencent/ncnn@" in shown
     assert answer("--device", "rpi5", "--show")["profile"]["facts"]["soc"]["value"] == "BCM2712"
     assert "No vision transformer was timed here" in said("--device", "pixel7", "--show")

@@ -32,6 +32,12 @@ class Comparison:
         """Slower by more than the share *most*, not by chance: the whole interval lies above, the fastest call too."""
         return min(self.low, self.of_fastest) > 1 + most
 
+    def doubt(self, most: float) -> str:
+        """Why a ratio above the limit is no regression; empty where it is one, or is below."""
+        if self.ratio <= 1 + most or self.regressed(most):
+            return ""
+        return "slower, perhaps by chance" if self.low <= 1 + most else "slower, but its fastest calls are not"
+
 
 def compare(new: Report, old: Report) -> tuple[list[Comparison], list[Timing], list[Timing]]:
     """What both timed, what the old one did not, and what the new one did not."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
 
 Row = TypeVar("Row")
+_MAX_REGRESSION = 10.0  # percent
 
 
 def bench(
@@ -30,7 +31,7 @@ def bench(
     device: str | None = None,
     profiles: Path | None = None,
     compare: Path | None = None,
-    max_regression: float = 10.0,
+    max_regression: float | None = None,
     standalone: Path | None = None,
     heads: str | None = None,
     out: Path | None = None,
@@ -47,7 +48,8 @@ def bench(
         device: With --save: the device that this is, where it is not recognised.
         profiles: With --save: the folder of your own profiles, instead of the one among your settings.
         compare: An older output of bench --json: say how the times changed, with 95 % intervals.
-        max_regression: With --compare: percent that anything may take longer; if it surely does, the exit status is 1.
+        max_regression: With --compare: percent that anything may take longer, by default 10; if it surely does, the
+            exit status is 1.
         standalone: Time nothing here; write a folder to copy to a board, which needs only numpy and a runtime there.
         out: A file for the result as --json prints it, for --compare and report --bench; it is written before anything
             is compared, so that a regression does not lose what was measured.
@@ -60,13 +62,14 @@ def bench(
 
     if not 1 <= runs <= 100_000:
         raise BadInput(f"--runs is {runs}.", "Give a number from 1 to 100000.")
-    if not 0 <= max_regression <= 1000:
+    if max_regression is not None and not 0 <= max_regression <= 1000:
         raise BadInput(f"--max-regression is {max_regression}.", "Give percent from 0 to 1000.")
     counts = _threads(threads)
     for given, option, needed, name in (
         (device, "--device", save, "--save"),
         (profiles, "--profiles", save, "--save"),
         (heads, "--heads", standalone, "--standalone"),
+        (max_regression, "--max-regression", compare, "--compare"),
     ):
         if given is not None and not needed:
             raise BadInput(f"{option} is for {name}.", f"Add {name}, or leave it out.")
@@ -99,7 +102,8 @@ def bench(
     whole = titled(_title(manifest, report, counts), shown, *notes)
     if old is None or compare is None:
         return Result(document, whole)
-    return _compared(manifest, report, old, compare, max_regression, Result(document, whole))
+    limit = _MAX_REGRESSION if max_regression is None else max_regression
+    return _compared(manifest, report, old, compare, limit, Result(document, whole))
 
 
 def _check_out(out: Path, standalone: Path | None) -> None:
@@ -249,7 +253,11 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
     rows, regressed = [], [one for one in both if one.regressed(limit / 100)]
 
     def verdict(one: Comparison) -> str:
-        return "slower" if one in regressed else "faster" if one.high < 1 / (1 + limit / 100) else ""
+        return (
+            "slower"
+            if one in regressed
+            else one.doubt(limit / 100) or ("faster" if one.high < 1 / (1 + limit / 100) else "")
+        )
 
     runtimes, threads = ({getattr(one.timing, name) for one in both} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Comparison], str] | None] = {

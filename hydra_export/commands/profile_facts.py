@@ -52,12 +52,12 @@ def shown_device(known: Known) -> Result:
             facts.add_row(f"says {key}", ", ".join(values), profile.match.source)
     if profile.budget:
         facts.add_row("budget", f"{profile.budget.ms:g} ms, {profile.budget.reason}", "our choice")
-    times = _folding(table("model", "k", "ms", "batch", "how", "date", "evidence", "source"), 0, 4, 5, 6, 7)
+    times = _folding(table("model", "k", "ms", "batch", "threads", "how", "date", "evidence", "source"), 0, 5, 6, 7, 8)
     for record in profile.latency:
         evidence = record.provenance.replace("_", ", ") + (" (yours)" if record in known.own else "")
-        evidence += " (unused)" if record.suspect else ""
+        evidence += f" (unused: {record.suspect})" if record.suspect else ""
         how = f"{record.runtime} {record.precision} {record.unit.upper()}"
-        counts = (str(record.k or "-"), rounded(record.ms), str(record.batch))
+        counts = (str(record.k or "-"), rounded(record.ms), str(record.batch), str(record.threads or "-"))
         times.add_row(record.model, *counts, how, record.date, evidence, record.source)
     sources = [f"{key}: {text}" for key, text in profile.sources.items()]
     files = [f"File: {path}" for path in known.files]

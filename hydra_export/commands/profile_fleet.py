@@ -67,7 +67,7 @@ def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
-    found = []
+    found: list[tuple[Known, str]] = []
     for number, line in enumerate(lines, start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
@@ -75,9 +75,12 @@ def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
         if runtime and runtime not in FORMATS:
             raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(FORMATS)}.")
         try:
-            found.append((registry.get(name, folder), runtime))
+            one = registry.get(name, folder), runtime
         except BadInput as error:
             raise BadInput(f"{path} line {number}: {error.message}", error.remedy) from error
+        if (one[0].profile.id, runtime) in {(known.profile.id, listed) for known, listed in found}:
+            raise BadInput(f"{path} line {number}: {name} is listed twice.", "List each device and runtime once.")
+        found.append(one)
     if not found:
         raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")
     return found
@@ -126,14 +129,14 @@ def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], mod
         shown.add_section()
         shown.add_row("all together", *[""] * 5, *published)
     about = f"of {bundle}" if bundle else "the reference model; --bundle DIR speaks of yours, and of bytes"
-    return titled(f"{model.name} ({about}) on {len(members)} devices", shown, *_notes(members, chosen, graphs))
+    return titled(f"{model.name} ({about}) on {_devices(len(members))}", shown, *_notes(members, chosen, graphs))
 
 
 def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list[str]:
     covered = sum(member.heads is not None for member in members)
     heads = f"k = {', '.join(map(str, chosen))}" if chosen else "nothing"
     count = f"{len(chosen)} head count{'s' * (len(chosen) != 1)}: {heads}"
-    lines = [f"{covered} of {len(members)} devices are covered by {count}."]
+    lines = [f"{covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
     unknown = [member.name for member in members if member.advice.choice is None]
     nothing = [member.name for member in members if member.advice.choice and member.heads is None]
     lines += [f"No number: {', '.join(unknown)}. Measure them: hydra-export bench."] if unknown else []
@@ -141,6 +144,10 @@ def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list
     if graphs:
         lines += ["Bytes are what the device fetches; all together: what has to be published."]
     return lines
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'s' * (count != 1)}"
 
 
 def _fetched(member: _Member, graph: str, sizes: dict[str, int]) -> int | None:

@@ -101,6 +101,10 @@ def _caveats(advice: Advice, context: Context) -> list[str]:
     lines = []
     if advice.distance == 2:
         lines += ["All of it is inferred from other devices: time this one before you rely on it."]
+    if unlike := dict.fromkeys(text for estimate in advice.estimates.values() for text in estimate.unlike):
+        lines += [
+            f"What was timed is another architecture: {', '.join(unlike)}; this is at {advice.model.resolution} px."
+        ]
     if advice.way.arithmetic == "int8" and advice.way.unit == "npu":
         lines += ["int8 was static there, activations included; the int8 of hydra-export has float activations."]
     if advice.wish.max_ram_mib is not None:
@@ -179,6 +183,9 @@ def _measure(advice: Advice, context: Context) -> str:
 
 def _then(advice: Advice, context: Context) -> str:
     """What becomes of it."""
+    own = {(record.runtime, record.unit) for record in advice.known.own}
+    if advice.distance == 0 and (advice.way.runtime, advice.way.unit) in own:
+        return "These times are yours and outrank all others; newer ones of the same take their place."
     if advice.way.runtime not in ("onnxruntime", "litert", "openvino", "qnn"):
         return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:

@@ -1,7 +1,11 @@
 """``python -m hydra_export.latency``: writes docs/latency-model.md, in the repository that it is run from."""
 
-from pathlib import Path
+import sys
 
-from hydra_export.latency.leave_one_out import DOCUMENT, document
+from hydra_export.errors import BadInput
+from hydra_export.latency.leave_one_out import write
 
-Path(DOCUMENT).write_text(document(), encoding="utf-8")
+try:
+    write()
+except BadInput as error:
+    sys.exit(f"error: {error}")

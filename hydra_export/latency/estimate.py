@@ -7,10 +7,11 @@ record is left out and predicted from the rest.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hydra_export.device import LatencyRecord, Provenance
+from hydra_export.device import DeviceProfile, LatencyRecord, Provenance
 from hydra_export.latency.evidence import Evidence, Model, Piece, Way
 from hydra_export.latency.spread import Spread, predicted, rounded
 
@@ -28,6 +29,7 @@ _OTHER_RUNTIME = 0.5  # CPUs only, where runtimes do the same arithmetic: Raspbe
 _LEAST_RATIO, _LONE_RATIO = 0.15, 0.7  # between two ways, as seen on relatives
 _SAME_CORES = 0.7  # CPU relatives: A53 boards, by their clocks, are up to 2.1-fold off
 _LEAST_FAMILY, _LONE_RELATIVE = 0.4, 1.0
+_DETAILS = r"@|[,;:] | \("  # what follows the name of a source
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Estimate:
 
     Attributes:
         distance: 0 from this device run in this way, 1 from another way, 2 from other devices.
-        anchors: what it was computed from, in words; *formula*: how.
+        anchors: what it was computed from, in words, with its source; *formula*: how.
+        unlike: what of that is of another architecture, and at which resolution.
     """
 
     k: int
@@ -45,6 +48,7 @@ class Estimate:
     distance: int
     anchors: tuple[str, ...]
     formula: str
+    unlike: tuple[str, ...] = ()
 
     @property
     def ms(self) -> float:
@@ -61,13 +65,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Route:
-    """One way of getting from evidence to an estimate, for any GMACs."""
+    """One way of getting from evidence to an estimate, for any GMACs. *exact*: records and how they are named."""
 
     distance: int
     at: Callable[[float], Spread]
     anchors: tuple[str, ...]
     formula: str
-    exact: tuple[LatencyRecord, ...] = ()
+    unlike: tuple[str, ...] = ()
+    exact: tuple[tuple[LatencyRecord, str], ...] = ()
 
 
 def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[int, Estimate]:
@@ -81,16 +86,17 @@ def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[i
 
 
 def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
-    timed = [r for r in route.exact if r.k == k and math.isclose(r.gmacs, gmacs, rel_tol=0.02)]
+    timed = [(r, named) for r, named in route.exact if r.k == k and math.isclose(r.gmacs, gmacs, rel_tol=0.02)]
     if timed:
-        spread = route.at(timed[0].gmacs)
-        return Estimate(k, spread, timed[0].provenance, 0, tuple(map(_named, timed)), "as it was timed")
-    return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
+        record, spread = timed[0][0], route.at(timed[0][0].gmacs)
+        return Estimate(k, spread, record.provenance, 0, tuple(named for _, named in timed), "as it was timed")
+    spread = route.at(gmacs).at_most(whole)
+    return Estimate(k, spread, "estimated", route.distance, route.anchors, route.formula, route.unlike)
 
 
 def _outranks(evidence: Evidence, device: str, way: Way, model: Model, first: _Route) -> bool:
     """Was it timed in this very way, by the user or at a head count asked for? No ratio then displaces it."""
-    return _is_own(evidence, device, way, model) or any(record.k in model.gmacs for record in first.exact)
+    return _is_own(evidence, device, way, model) or any(record.k in model.gmacs for record, _ in first.exact)
 
 
 def _is_own(evidence: Evidence, device: str, way: Way, model: Model) -> bool:
@@ -123,7 +129,8 @@ def _direct(evidence: Evidence, device: str, way: Way, model: Model) -> _Route |
     if not sizes:
         return None
     records = [record for group in sizes.values() for record in group]
-    name = evidence.profiles[device].name
+    profile = evidence.profiles[device]
+    named = [_named(record, profile) for record in records]
     likely, least, most = _OVERHEAD[way.unit]
     alone = f"with an overhead share of {likely:.2f} ({least:.2f} to {most:.2f})"
     formula = f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}"
@@ -131,9 +138,10 @@ def _direct(evidence: Evidence, device: str, way: Way, model: Model) -> _Route |
     return _Route(
         distance=0,
         at=lambda gmacs: _along(sizes, gmacs, model, way.unit, own),
-        anchors=tuple(f"{name}: {_named(record)}" for record in records),
+        anchors=tuple(f"{profile.name}: {words}" for words in named),
         formula=formula,
-        exact=tuple(record for record in records if record.k is not None),
+        unlike=tuple(f"{record.model} at {record.resolution} px" for record in records if record.k is None),
+        exact=tuple(pair for pair in zip(records, named, strict=True) if pair[0].k is not None),
     )
 
 
@@ -154,6 +162,7 @@ def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Mode
         distance=1,
         at=lambda gmacs: route.at(gmacs).times(ratio.ms).widened(ratio.up),
         anchors=route.anchors,
+        unlike=route.unlike,
         formula=f"{route.formula}, x {ratio.ms:.2g} as {way} takes of {other} on {len(ratios)} other {family} devices",
     )
 
@@ -166,6 +175,7 @@ def _other_runtime(route: _Route | None, way: Way, other: Way) -> _Route | None:
         distance=max(1, route.distance),
         at=lambda gmacs: route.at(gmacs).widened(_OTHER_RUNTIME),
         anchors=route.anchors,
+        unlike=route.unlike,
         formula=f"{route.formula}, {way.runtime} taken for as fast as {other.runtime}",
     )
 
@@ -182,7 +192,10 @@ def _by_relatives(evidence: Evidence, device: str, way: Way, model: Model) -> _R
         formula = "by the clocks of the four fastest cores, from a CPU of the same cores"
     else:
         least, alone = _LEAST_FAMILY, _LONE_RELATIVE
-        formula = f"the mean of {len(related)} {evidence.profiles[device].family} device{'s' * (len(related) > 1)}"
+        family = evidence.profiles[device].family
+        formula = (
+            f"the mean of {len(related)} {family} devices" if len(related) > 1 else f"from one other {family} device"
+        )
     if related:
         formula = f"{related[0][0].formula}, {formula}"
     return _common(related, least, alone, formula)
@@ -218,7 +231,8 @@ def _common(related: list[tuple[_Route, float]], least: float, alone: float, for
         )
 
     anchors = tuple(text for route, _ in related for text in route.anchors)
-    return _Route(distance=2, at=at, anchors=anchors, formula=formula)
+    unlike = tuple(dict.fromkeys(text for route, _ in related for text in route.unlike))
+    return _Route(distance=2, at=at, anchors=anchors, formula=formula, unlike=unlike)
 
 
 def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Model, unit: str, own: bool) -> Spread:
@@ -294,13 +308,14 @@ def _noise(records: list[LatencyRecord], own: bool) -> Spread:
     return Spread(ms).widened(*doubts)
 
 
-def _named(record: LatencyRecord) -> str:
+def _named(record: LatencyRecord, profile: DeviceProfile) -> str:
     size = f" k={record.k}" if record.k else ""
     when = "" if record.date == "unknown" else f" ({record.date})"
     how = f"{record.runtime} {record.precision} {record.unit.upper()}"
     fallen = record.ops.cpu if record.ops and record.unit == "npu" else 0
-    fallback = f", {fallen} operations on the CPU" if fallen else ""
-    return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}"
+    fallback = f", {fallen} operation{'s' * (fallen > 1)} on the CPU" if fallen else ""
+    source = re.split(_DETAILS, profile.sources.get(record.source, record.source))[0]
+    return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}, {source}"
 
 
 def soc_name(evidence: Evidence, device: str) -> str:
