@@ -264,6 +264,13 @@ def test_an_npu_of_another_name_is_no_relative() -> None:
     assert not said(evidence(timed, with_npu("d", "Old")))
 
 
+def test_one_relative_and_one_operation_are_told_as_one() -> None:
+    timed = profile("t", record(12, 9.0, ops=device.Ops(npu=9, cpu=1)), family="Apple")
+    found = said(evidence(timed, profile("d", family="Apple")))[12]
+    assert found.formula.endswith("from one other Apple device")
+    assert found.anchors == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
+
+
 def test_a_stand_in_predicts_nobody_else() -> None:
     proxy = profile("p", record(12, 5.0), stand_in=True)
     assert said(evidence(proxy), "p")[12].ms == 5
