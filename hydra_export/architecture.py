@@ -104,7 +104,9 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return "head"
         if heads not in self.separate_classifiers:
             listed = ",".join(map(str, self.separate_classifiers))
-            raise BadInput(f"The model has no classifier for heads {heads}.", f"It has separate ones for {listed}.")
+            raise BadInput(
+                f"The model has no classifier for heads {heads}.", f"It has separate ones: give --heads {listed}."
+            )
         return f"head.k{heads}"
 
     def num_params(self, heads: int) -> int:

@@ -26,7 +26,10 @@ _PROGRAMS = {
 
 _CHOSEN = {
     "tflite": "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]",
-    "coreml": "functions `k3`, ... are the head counts, the default is the largest",
+    "coreml": (
+        "functions `k3`, ... are the head counts, the default is the largest; experimental: proven as a file, function "
+        "by function, but not run on Apple hardware"
+    ),
 }
 
 

@@ -280,7 +280,8 @@ def _with_layers(failed: ParityFailed, checkpoint: Checkpoint, heads: int, pixel
     errors = quantization.layer_errors(checkpoint.model, heads, pixels, checkpoint.info.preprocessing)
     worst = ", ".join(f"{each.name} by {each.both:.1%} ({each.weights:.1%})" for each in errors[:_WORST_LAYERS])
     return ParityFailed(
-        f"{failed} int8 activations and weights (weights alone) change the outputs of these layers most: {worst}.",
+        f"{failed.message} int8 activations and weights (weights alone) change the outputs of these layers most: "
+        f"{worst}.",
         failed.remedy,
     )
 

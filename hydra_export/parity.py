@@ -245,7 +245,7 @@ def _with_accuracy(record: ParityRecord, logits: Array, expected: Reference, gat
     if gate.labels is None:
         return msgspec.structs.replace(record, bound=None)
     accuracy, accuracy_fp32 = (
-        100 * float((outputs.argmax(axis=1) == gate.labels).mean()) for outputs in (logits, expected.exact)
+        round(100 * float((outputs.argmax(axis=1) == gate.labels).mean()), 4) for outputs in (logits, expected.exact)
     )
     return msgspec.structs.replace(record, bound=None, accuracy=accuracy, accuracy_fp32=accuracy_fp32)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import archive, bundle, files, parity, targets
-from hydra_export.errors import BadInput, MissingExtra, ParityFailed, UnknownName, VerificationFailed
+from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, VerificationFailed
 from hydra_export.target import METADATA_PREFIX
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
@@ -18,9 +18,14 @@ _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 class Verified:
     """One artifact at one head count, run again on the golden input."""
 
-    path: str
+    artifact: bundle.ArtifactEntry
     heads: int
     record: parity.ParityRecord
+
+    @property
+    def path(self) -> str:
+        """Of the artifact, in the bundle."""
+        return self.artifact.path
 
 
 def verify(path: Path | str, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
@@ -56,7 +61,7 @@ def _verify(folder: Path, progress: bundle.Progress) -> tuple[Verified, ...]:
     verified = []
     for step, (artifact, k) in enumerate(runs):
         progress(f"running {artifact.path}", step, len(runs))
-        verified.append(Verified(artifact.path, k, _run(folder, artifact, k, golden, manifest.model)))
+        verified.append(Verified(artifact, k, _run(folder, artifact, k, golden, manifest.model)))
     progress("done", len(runs), len(runs))
     return tuple(verified)
 
@@ -148,8 +153,8 @@ def _run(
             lambda session: session.run(images),
             artifact.path,
         )
-    except MissingExtra:
+    except (MissingExtra, VerificationFailed):
         raise
-    except (ParityFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
+    except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
         raise VerificationFailed(f"{folder / artifact.path}: {error.message}", "Export it again.") from error
     return record

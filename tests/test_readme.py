@@ -50,3 +50,8 @@ def test_the_manifest_schema_is_current() -> None:
         "Run: python -c 'from hydra_export import bundle; print(bundle.schema().decode(), end=\"\")' "
         "> docs/manifest.schema.json"
     )
+
+
+def test_no_page_has_a_placeholder() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"):
+        assert not re.findall(r"^[A-Z]{4,}$|TODO|FIXME", page.read_text(encoding="utf-8"), flags=re.MULTILINE), page

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console, RenderableType
     from rich.table import Table
 
@@ -60,6 +62,13 @@ def kind(artifact: ArtifactEntry) -> str:
     fixed = artifact.graph == "universal" and len(artifact.heads) == len(artifact.inputs) == 1
     words = [artifact.target, artifact.graph, "fixed" * fixed, artifact.precision.replace("fp32", "")]
     return " ".join(filter(None, words))
+
+
+def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
+    """What has to be said of artifacts that were proven as files and never run where they belong."""
+    if any(artifact.target == "coreml" and artifact.graph == "universal" for artifact in artifacts):
+        return ["coreml universal is experimental: proven as a file, function by function, not run on Apple hardware."]
+    return []
 
 
 def allowed(record: ParityRecord) -> str:

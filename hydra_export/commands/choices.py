@@ -33,7 +33,8 @@ class Choices:
             it, the exit status is 1.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         graph: Graph kinds, separated by commas: separate (one file each), shared (ONNX: graphs over common weight
-            files), universal (one artifact for all, which takes the head count when it runs).
+            files), universal (one artifact for all, which takes the head count when it runs; for ONNX also small graphs
+            beside it that fix it).
         precision: Precisions, separated by commas: fp32, fp16, int8; by default fp32, for Core ML fp16.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
         batch: Images at a time: a number, or dynamic.
@@ -44,7 +45,7 @@ class Choices:
         no_overlap: For --graph universal of TFLite: every subnetwork has bytes of its own, for runtimes that take no
             shared ones; the file is larger.
         coreml_classifier: Core ML: the packages give the label and every class's probability as well.
-        images: Your own images for the parity check: class folders, or a flat folder.
+        images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
         head_dim: Channels per head, for checkpoints that do not say.
         preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
@@ -132,6 +133,13 @@ def _check(given: Choices) -> None:
     _check_not_negative("--memory", given.memory)
     if not 0 <= given.max_drop <= 100:
         raise BadInput(f"--max-drop is {given.max_drop}.", "Give percentage points from 0 to 100.")
+    if "int8" not in (given.precision or "").split(","):
+        for option, value, default in (
+            ("--max-drop", given.max_drop, Choices.max_drop),
+            ("--accept-unchecked", given.accept_unchecked, Choices.accept_unchecked),
+        ):
+            if value != default:
+                raise BadInput(f"{option} is for int8, which is not exported.", "Add --precision int8.")
     _check_devices(given.device, given.budget_ms, given.target)
 
 
@@ -179,8 +187,9 @@ def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: 
 
     devices = fit(_names("--device", names), info, heads, budget_ms)
     missed = [entry for entry in devices if not entry.fits]
-    if missed and budget_ms is not None:
-        told = "; ".join(f"{entry.id}: {entry.why}" for entry in missed)
+    too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
+    if too_slow and budget_ms is not None:
+        told = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
         raise CheckFailed(
             f"Nothing is known to fit {budget_ms:g} ms on {told}.",
             "hydra-export profile --device NAME says what would settle it.",

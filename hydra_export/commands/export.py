@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export.commands import Result, allowed, kind, percent, size, table, titled
+from hydra_export.commands import Result, allowed, experimental, kind, percent, size, table, titled
 from hydra_export.commands.choices import Choices, run
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
             shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."
-    choices = [_choice(entry) for entry in manifest.devices]
+    if any(a.precision == "int8" for a in manifest.artifacts):
+        note += "\nint8: against the float32 subnetwork, and its change of top-1, or how often it agrees."
+    choices = [*experimental(manifest.artifacts), *(_choice(entry) for entry in manifest.devices)]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
     return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.", *choices)
 

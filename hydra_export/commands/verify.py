@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra_export.commands import Result, allowed, table, talk, titled
+from hydra_export.commands import Result, allowed, experimental, table, talk, titled
 
 
 def verify(bundle: Path, /) -> Result:
@@ -22,6 +22,7 @@ def verify(bundle: Path, /) -> Result:
     for run in verified:
         errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))
         shown.add_row(run.path, str(run.heads), *errors, ", ".join(run.record.runtimes))
+    notes = experimental(run.artifact for run in verified)
     title = f"{bundle} is whole, and every artifact computes its golden logits"
     artifacts = [
         {
@@ -33,4 +34,4 @@ def verify(bundle: Path, /) -> Result:
         }
         for run in verified
     ]
-    return Result({"folder": str(bundle), "artifacts": artifacts}, titled(title, shown))
+    return Result({"folder": str(bundle), "artifacts": artifacts}, titled(title, shown, *dict.fromkeys(notes)))

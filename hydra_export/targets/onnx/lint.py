@@ -34,6 +34,7 @@ def lint(path: Path) -> None:
             *_unused(model.graph),
             *_external_data(model, path.parent),
             *_precision(model),
+            *_choice(model),
         ):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         _drop_weights(model)
@@ -171,3 +172,31 @@ def _precision(model: onnx.ModelProto) -> Iterator[str]:
             yield f"initializer {tensor.name} is {_type_name(tensor)} {list(tensor.dims)} in a file that is {said}"
     if (said == "int8") != ("MatMulInteger" in ops) or (said == "int8" and "Gemm" in ops):
         yield f"it is {said} and its products are {sorted(ops & {'Gemm', 'MatMulInteger'})}"
+
+
+def _choice(model: onnx.ModelProto) -> Iterator[str]:
+    """A head count that is an input goes through the guard alone: its place in the list, or an error."""
+    if [each.name for each in model.graph.input[1:]] != ["k"]:
+        return
+    said = {entry.key: entry.value for entry in model.metadata_props}.get(f"{METADATA_PREFIX}heads", "")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    name = "k"
+    for op, operand in (("Reshape", []), ("Equal", said), ("NonZero", None), ("Reshape", [1])):
+        users = [node for graph in graphs(model) for node in graph.node if name in node.input]
+        if len(users) != 1 or users[0] not in model.graph.node or users[0].op_type != op or users[0].attribute:
+            yield f"its head count is not guarded: {name} goes to {[node.op_type for node in users]}, not to {op}"
+            return
+        (node,) = users
+        if list(node.input).index(name) or len(node.output) != 1:
+            yield f"its head count is not guarded: {node.name} takes {list(node.input)}"
+            return
+        if operand is not None:
+            tensor = constants.get(node.input[1])
+            numbers = None if tensor is None else onnx.numpy_helper.to_array(tensor).tolist()
+            found = ",".join(map(str, numbers or [])) if op == "Equal" else numbers
+            if tensor is None or tensor.data_type != onnx.TensorProto.INT64 or found != operand:
+                yield f"its head count is not guarded: {node.name} has {numbers}, not {operand}"
+                return
+        name = node.output[0]
+    if not any(name in node.input for node in model.graph.node):
+        yield "its head count changes nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,44 @@ def test_the_form_depends_on_the_memory_that_branches_would_take(
 ) -> None:
     if form == "branches":  # the limits are as they are
         assert universal._few(config, heads) == (expected == "branches")
+
+
+def _largest(model: onnx.ModelProto) -> None:
+    """Of a head count that is not listed, the place of the nearest."""
+    (node,) = [node for node in model.graph.node if node.op_type == "NonZero"]
+    cast = onnx.helper.make_node("Cast", [node.input[0]], ["k/cast"], to=onnx.TensorProto.INT64)
+    best = onnx.helper.make_node("ArgMax", ["k/cast"], [node.output[0]], axis=0, keepdims=1)
+    index = list(model.graph.node).index(node)
+    model.graph.node.remove(node)
+    model.graph.node.insert(index, cast)
+    model.graph.node.insert(index + 1, best)
+
+
+def _another_list(model: onnx.ModelProto) -> None:
+    (listed,) = [tensor for tensor in model.graph.initializer if tensor.name == "k/listed"]
+    listed.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 2, 5], np.int64), listed.name))
+
+
+def _past_the_guard(model: onnx.ModelProto) -> None:
+    """The number goes on beside the guard."""
+    model.graph.node.append(onnx.helper.make_node("Identity", ["k"], ["k/beside"], name="beside"))
+
+
+def _unused(model: onnx.ModelProto) -> None:
+    """The list is no longer asked."""
+    (node,) = [node for node in model.graph.node if node.name == "k/Reshape"]
+    node.input[0] = "k/listed"
+
+
+@pytest.mark.parametrize("change", [_largest, _another_list, _past_the_guard, _unused])
+def test_a_graph_whose_guard_was_changed_is_refused(
+    form: str, make_checkpoint: MakeCheckpoint, tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    artifact, *_fixed = UNIVERSAL.write(make_checkpoint(), (1, 2, 4), tmp_path / "out")
+    path = tmp_path / "out" / artifact.path
+    ONNX.lint(path)
+    model = graph_of(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckFailed, match="its head count is not guarded"):
+        ONNX.lint(path)
