@@ -216,3 +216,12 @@ def test_a_bad_line_is_named(fleet: Path, exported: Path, capsys: Capture, conte
     fleet.write_text(content)
     assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_device_of_which_nothing_is_known_gets_every_head_count_whatever_the_budget(
+    tiny_checkpoint: Path, out: Path, capsys: Capture
+) -> None:
+    devices = exported_for(out, tiny_checkpoint, "--device", "rpi5:onnxruntime", "--budget-ms", "100")
+    assert devices["rpi5"].heads is None
+    assert bundle.read(out).artifacts[-1].heads == (4,)
+    assert "rpi5" in capsys.readouterr().err
