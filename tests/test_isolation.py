@@ -28,8 +28,18 @@ ISOLATED = [name for name in available_targets() if targets.get(name).isolated]
 pytestmark = pytest.mark.skipif(not ISOLATED, reason="no target with a converter of its own is installed")
 
 
+# The tests may run in the background of a shell, where some signals are ignored.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hydra_export.cli import run
+run()
+"""
+
+
 def export(tiny_checkpoint: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hydra_export", "--checkpoint", str(tiny_checkpoint), "--out", str(out)]
+    command = [sys.executable, "-c", PROGRAM, "--checkpoint", str(tiny_checkpoint), "--out", str(out)]
     command += ["--target", ",".join(["onnx", *ISOLATED]), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -475,8 +475,9 @@ def test_no_child_outlives_its_parent(tmp_path: Path, end: signal.Signals, how: 
         pytest.skip("only Linux ends a process that holds the GIL")
     os.mkfifo(tmp_path / "fifo")
     program = (
-        "import sys\n"
+        "import signal, sys\n"
         "from hydra_export.worker import Worker\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         f"Worker(package='tests').call('{HERE}:hold', path=sys.argv[1], how=sys.argv[2])\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "fifo"), how]
