@@ -99,8 +99,8 @@ def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Pa
     for index, path in enumerate(paths):
         try:
             pixels.append(_read(path, preprocessing))
-        except _Undecodable:
-            if unreadable is None:
+        except BadData as error:
+            if unreadable is None or error.__cause__ is None:  # the cause is what Pillow said of it
                 raise
             unreadable.append(path)
         else:
@@ -108,10 +108,6 @@ def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Pa
     if not pixels:
         raise BadData(f"None of the {len(paths)} images can be decoded.", "Give images that Pillow can open.")
     return np.stack(pixels), read
-
-
-class _Undecodable(BadData):
-    """An image that is damaged, or no image."""
 
 
 def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
@@ -122,4 +118,4 @@ def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
             upright = ImageOps.exif_transpose(image)
             return preprocessing.fit(upright)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _Undecodable(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error
+        raise BadData(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error
