@@ -133,7 +133,10 @@ def _outcome(path: Path, runs: bool) -> str:
         return "accepted"
     session: Any = target.load(path, 2, threads=1)
     form = {"float32": np.zeros((1, 3, 16, 16), np.float32), "uint8": np.zeros((1, 16, 16, 3), np.uint8)}
-    assert session.run(form[session.dtype]).shape == (1, 7)  # by both signatures, where there are two
+    try:
+        assert session.run(form[session.dtype]).shape == (1, 7)
+    except CheckFailed as error:  # a file that stores weights twice can contradict itself, which only running it shows
+        return "contradicts itself" if "gives other logits than" in error.message else f"fails: {error}"
     return "runs"
 
 
@@ -174,7 +177,9 @@ def test_thousands_of_damaged_files_of_several_head_counts_are_refused_or_run(
     written: MakeFile, choices: dict[str, Any]
 ) -> None:
     found = in_a_process_of_its_own(written((1, 2), graph="universal", **choices), 2000, 30_000, most_runs=2000)
-    assert found["refused"] + found["runs"] == 2000
+    contradictions = found.get("contradicts itself", 0)
+    assert found["refused"] + found["runs"] + contradictions == 2000
+    assert not contradictions or choices == {"overlap": False}
     assert found["slowest_seconds"] < 5
 
 
