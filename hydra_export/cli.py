@@ -19,6 +19,8 @@ SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
 _LOG_WIDTH = 160
 _ABOUT_ALL = {"--help", "-h", "--version"}
+_ABOUT_OUTPUT = ("--json", "--debug")  # may stand before a command
+_COMPLETE = "__complete"  # reserved by cyclopts for the scripts of ``hydra-export completion``
 
 
 def _version() -> str:
@@ -49,6 +51,7 @@ for _name, _help in {
     "evaluate": "Measure accuracy, parameters and GMACs per head count.",
     "train": "Train a universal model.",
     "doctor": "Say what is installed here, and try every target on a tiny model.",
+    "completion": "Print the script that makes bash, zsh or fish complete all this.",
 }.items():
     app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
 
@@ -88,7 +91,7 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
 
 def _asked(arguments: list[str]) -> list[str]:
     """Nothing asks for help; ``--heads 3 --help`` for help on the export, whose option that is."""
-    words = [argument for argument in arguments if argument.partition("=")[0] not in ("--json", "--debug")]
+    words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
     if not _ABOUT_ALL & set(words):
         return arguments or ["--help"]
     about_export = words[0].startswith("-") and words[0] not in _ABOUT_ALL and "--version" not in words
@@ -101,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     flags = {argument.partition("=")[0] for argument in arguments}
     as_json, debug = "--json" in flags, "--debug" in flags
     try:
+        if arguments[:1] == [_COMPLETE]:
+            return _complete(arguments[1:])
         result = app.meta(_asked(arguments))
         if result is not None:
             _print(result, as_json)
@@ -113,6 +118,16 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _fail(error, as_json)
+
+
+def _complete(words: list[str]) -> int:
+    """Prints what may stand in place of the last of *words*."""
+    *before, begun = words or [""]
+    before = [word for word in before if word not in _ABOUT_OUTPUT]
+    command = ["export"] if (before or [begun])[0].startswith("-") else []
+    os.environ["CYCLOPTS_COMPLETION_WORDS"] = "".join(f"{word}\x1f" for word in (*command, *before, begun))
+    app([_COMPLETE])
+    return 0
 
 
 class _Terminated(KeyboardInterrupt):

@@ -166,7 +166,10 @@ def test_what_an_export_does_not_know_is_refused(
     [
         (["verfy", "x"], "No command 'verfy'. Did you mean 'verify'?"),
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
-        (["zzz"], "No command 'zzz'. Known: bench, bundle, doctor, evaluate, export, profile, report, train, verify."),
+        (
+            ["zzz"],
+            "No command 'zzz'. Known: bench, bundle, completion, doctor, evaluate, export, profile, report, train,",
+        ),
         ([""], "No command ''. Known: "),
         (
             ["train", "--recipe", "fashion-mnst", "--out", "run"],

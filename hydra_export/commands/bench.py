@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, kind, size, table, talk, titled
+from hydra_export.commands import Result, candidates, kind, size, table, talk, titled
+from hydra_export.commands.candidates import one_of, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,9 +27,9 @@ def bench(
     bundle: Path = Path("hydra-bundle"),
     runs: int = 50,
     threads: str = "1",
-    runtime: str | None = None,
+    runtime: Annotated[str | None, some_of(candidates.bench_runtimes)] = None,
     save: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    device: str | None = None,
+    device: Annotated[str | None, one_of(candidates.devices)] = None,
     profiles: Path | None = None,
     compare: Path | None = None,
     max_regression: float | None = None,

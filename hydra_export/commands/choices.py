@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import talk, tell
+from hydra_export.commands import candidates, talk, tell
+from hydra_export.commands.candidates import one_of, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,12 @@ class Choices:
     """
 
     checkpoint: Path | None = None
-    target: str = "onnx"
-    device: str | None = None
+    target: Annotated[str, some_of(candidates.targets)] = "onnx"
+    device: Annotated[str | None, some_of(candidates.devices)] = None
     budget_ms: float | None = None
     heads: str | None = None
-    graph: str = "separate"
-    precision: str | None = None
+    graph: Annotated[str, some_of(candidates.graphs)] = "separate"
+    precision: Annotated[str | None, some_of(candidates.precisions)] = None
     input: Literal["tensor", "image"] = "tensor"
     batch: str = "1"
     opset: int | None = None
@@ -73,7 +74,7 @@ class Choices:
     images: Path | None = None
     labels: Path | None = None
     head_dim: int = 64
-    preprocessing: str | None = None
+    preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None
     allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
     max_drop: float = 1.0
     accept_unchecked: Annotated[bool, Parameter(negative="", show_default=False)] = False

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, table, talk, tell, titled
+from hydra_export.commands import Result, candidates, table, talk, tell, titled
+from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     checkpoint: Path | None = None,
-    data: str = "packaged",
+    data: Annotated[str, one_of(candidates.test_sets)] = "packaged",
     heads: str | None = None,
     head_dim: int = 64,
-    preprocessing: str | None = None,
+    preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None,
     measure: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 64,
     threads: int = 1,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, talk
+from hydra_export.commands import Result, candidates, talk
+from hydra_export.commands.candidates import one_of
 
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
@@ -20,10 +21,10 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 def profile(
     *,
-    device: str = "auto",
+    device: Annotated[str, one_of(candidates.devices)] = "auto",
     budget_ms: float | None = None,
     max_ram_mib: float | None = None,
-    runtime: str | None = None,
+    runtime: Annotated[str | None, one_of(candidates.device_runtimes)] = None,
     precision: Literal["fp32", "fp16", "int8"] | None = None,
     bundle: Path | None = None,
     plot: Path | None = None,

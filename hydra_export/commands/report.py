@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, table, titled
+from hydra_export.commands import Result, candidates, table, titled
+from hydra_export.commands.candidates import some_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +25,7 @@ def report(
     out: Path | None = None,
     format: Literal["html", "md"] = "html",  # noqa: A002 (the option's name)
     against: Path | None = None,
-    device: str | None = None,
+    device: Annotated[str | None, some_of(candidates.devices)] = None,
     profiles: Path | None = None,
     bench: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
 ) -> Result:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, table, talk
+from hydra_export.commands import Result, candidates, table, talk
+from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _OPTIONS = {
 def train(
     *,
     out: Path,
-    recipe: str | None = None,
+    recipe: Annotated[str | None, one_of(candidates.recipes)] = None,
     start: str | None = None,
     data: str | None = None,
     seed: int | None = None,
