@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+DIST ?= dist
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
@@ -14,15 +15,22 @@ COMMA := ,
 TARGETS ?= $(if $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m)),onnx$(COMMA)tflite,onnx$(COMMA)tflite$(COMMA)coreml)
 OLDEST := .venv-oldest
 
+# Of the commit, so that the same commit gives the same bytes; where there is no git, the time that hatchling takes.
+export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
+SHA256SUM = $(shell command -v sha256sum || echo shasum -a 256)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser workflows test lint types architecture pytest benchmark format clean
+.PHONY: help demo oldest browser workflows release verify-release test lint types architecture pytest benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
+	@echo "make release    wheel, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
+	@echo "make verify-release  checks these: hashes, and every artifact of the bundle"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -54,6 +62,21 @@ browser: $(BIN)/.installed-dev
 workflows:
 	npm ci --silent --no-audit --no-fund --prefix scripts/workflows
 	node scripts/workflows/lint.mjs .github/workflows/*.yml examples/workflows/*.yml
+
+release: $(BIN)/.installed-release
+	@rm -rf "$(DIST)"/hydra_export-* "$(DIST)"/hydravit-fashion-mnist-* "$(DIST)/SHA256SUMS"
+	@test -z "$$(ls -A "$(DIST)" 2>/dev/null)" || { \
+	  echo "$(DIST) holds files that no release has. Remove them, or give DIST=/another/folder." >&2; exit 2; }
+	$(BIN)/python -m build --no-isolation --outdir "$(DIST)" .
+	$(BIN)/python scripts/make_sbom.py "$(DIST)/hydra_export-$(VERSION).cdx.json"
+	$(BIN)/hydra-export bundle --target $(TARGETS) --heads 3,6,12 --graph separate,universal --no-cache \
+	  --out "$(DIST)/hydravit-fashion-mnist-$(VERSION)" >/dev/null
+	rm -r "$(DIST)/hydravit-fashion-mnist-$(VERSION)"
+	cd "$(DIST)" && $(SHA256SUM) -- * >SHA256SUMS
+
+verify-release:
+	cd "$(DIST)" && $(SHA256SUM) --check --strict SHA256SUMS
+	$(BIN)/hydra-export verify "$(DIST)/hydravit-fashion-mnist-$(VERSION).zip"
 
 test: lint types architecture pytest
 
@@ -98,3 +121,7 @@ $(BIN)/.installed-dev: $(BIN)/.created $(REQUIRED)
 	@echo "Installing hydra-export and its development tools into $(VENV) (this is done once) ..."
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(BIN)/.installed
+
+$(BIN)/.installed-release: $(BIN)/.installed-dev requirements/release.txt
+	@$(PIP) --requirement requirements/release.txt
+	@touch $@
