@@ -15,8 +15,6 @@ COMMA := ,
 TARGETS ?= $(if $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m)),onnx$(COMMA)tflite,onnx$(COMMA)tflite$(COMMA)coreml)
 OLDEST := .venv-oldest
 
-# Of the commit, so that the same commit gives the same bytes; where there is no git, the time that hatchling takes.
-export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
 SHA256SUM = $(shell command -v sha256sum || echo shasum -a 256)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -63,6 +61,8 @@ workflows:
 	npm ci --silent --no-audit --no-fund --prefix scripts/workflows
 	node scripts/workflows/lint.mjs .github/workflows/*.yml examples/workflows/*.yml
 
+# The time of the commit, so that it gives the same bytes; where there is no git, the one that hatchling takes.
+release: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
 release: $(BIN)/.installed-release
 	@rm -rf "$(DIST)"/hydra_export-* "$(DIST)"/hydravit-fashion-mnist-* "$(DIST)/SHA256SUMS"
 	@test -z "$$(ls -A "$(DIST)" 2>/dev/null)" || { \

@@ -207,10 +207,8 @@ reveal_type(manifest.artifacts[0].path)
         "-m",
         "mypy",
         "--strict",
-        "--python-executable",
-        installed,
-        "--cache-dir",
-        tmp_path / "cache",
+        f"--python-executable={installed}",
+        f"--cache-dir={tmp_path}/cache",
     ]
     good = run(*mypy, "consumer.py", place=tmp_path)
     assert good.returncode == 0, good.stdout
