@@ -109,7 +109,9 @@ def test_actions_are_of_the_versions_that_ci_uses() -> None:
     used = re.compile(r"uses: (\S+)@(\S+)")
     ci = dict(used.findall((WORKFLOWS / "ci.yml").read_text()))
     release = dict(used.findall((WORKFLOWS / "release.yml").read_text()))
-    assert {name: release[name] for name in ci} == ci
+    both = ci.keys() & release.keys()
+    assert both >= {"actions/checkout", "actions/setup-python"}
+    assert {name: release[name] for name in both} == {name: ci[name] for name in both}
 
 
 def make(target: str, dist: Path) -> subprocess.CompletedProcess[str]:
