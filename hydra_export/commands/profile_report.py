@@ -87,7 +87,10 @@ def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
     budget = f"{rounded(advice.budget.ms)} ms ({whose}{advice.budget.reason})"
     chance = _chance(choice.chance)
     if choice.heads is None:
-        return [f"Nothing fits {budget}: {choice.why}{f': a chance of {chance}' if choice.chance else ''}."]
+        lines = [f"Nothing fits {budget}: {choice.why}."]
+        return lines + (
+            [f"Best guess: k = {choice.nearest}, the fastest: {chance} that it fits."] if choice.nearest else []
+        )
     if choice.sure:
         lines = [f"Choice for {budget}: k = {choice.heads}, {chance} sure: {choice.why}."]
     else:
@@ -272,4 +275,4 @@ def _choice(choice: Choice | None) -> dict[str, Any] | None:
         return None
     larger = {"heads": choice.larger[0], "chance": choice.larger[1]} if choice.larger else None
     fields = {"heads": choice.heads, "sure": choice.sure, "chance": choice.chance, "why": choice.why}
-    return fields | {"larger": larger}
+    return fields | {"larger": larger, "nearest": choice.nearest}

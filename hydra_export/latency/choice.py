@@ -24,6 +24,7 @@ class Choice:
             where none fits into memory.
         why: in words.
         larger: a more accurate head count that may fit as well, and its chance.
+        nearest: where nothing fits, the fastest that memory allows: the best guess there is.
     """
 
     heads: int | None
@@ -31,6 +32,7 @@ class Choice:
     chance: float
     why: str
     larger: tuple[int, float] | None = None
+    nearest: int | None = None
 
 
 def verdict(estimate: Estimate, budget_ms: float, needs_mib: float = 0, max_ram_mib: float | None = None) -> Verdict:
@@ -54,7 +56,8 @@ def choose(
     if not surely and not perhaps:
         fast = [k for k in estimates if verdicts[k] != "too much RAM"]
         chance = estimates[min(fast)].spread.chance_within(budget_ms) if fast else 0.0
-        return Choice(None, sure=False, chance=chance, why=_none(estimates, verdicts, budget_ms))
+        why = _none(estimates, verdicts, budget_ms)
+        return Choice(None, sure=False, chance=chance, why=why, nearest=min(fast, default=None))
     best = (surely or perhaps)[0]
     chosen = estimates[best]
     before = by_accuracy[: by_accuracy.index(best)]
