@@ -16,6 +16,7 @@ from hydra_export.errors import BadInput
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
+    from hydra_export.preprocess import Preprocessing
 
 GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -149,16 +150,41 @@ class Target(Protocol):
         """What an artifact that passes lint says of itself: what ``described`` gave it."""
 
 
-def described(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[str, str]:
+class OfModel(Protocol):
+    """What an artifact says of its model; a checkpoint's information and a manifest's entry both have it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def license(self) -> str: ...
+
+
+class OfGraph(Protocol):
+    """What an artifact says of its graph; an ExportSpec and a manifest's entry both have it."""
+
+    @property
+    def graph(self) -> GraphKind: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def input(self) -> InputForm: ...
+
+
+def described(model: OfModel, checkpoint_sha256: str, heads: Sequence[int], graph: OfGraph) -> dict[str, str]:
     """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured."""
-    info = checkpoint.info
     pairs = {
-        "model": info.name,
+        "model": model.name,
         "heads": ",".join(map(str, heads)),
-        "precision": spec.precision,
-        "preprocessing": msgspec.json.encode(info.preprocessing).decode(),
-        "labels": json.dumps(list(info.labels), ensure_ascii=False) if info.labels else "",
-        "checkpoint_sha256": checkpoint.sha256,
-        "license": info.license,
+        "graph": graph.graph,
+        "precision": graph.precision,
+        "input": graph.input,
+        "preprocessing": msgspec.json.encode(model.preprocessing).decode(),
+        "labels": json.dumps(list(model.labels), ensure_ascii=False) if model.labels else "",
+        "checkpoint_sha256": checkpoint_sha256,
+        "license": model.license,
     }
     return {f"{METADATA_PREFIX}{name}": text for name, text in pairs.items() if text}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra_export import archive, bundle, files, parity, targets
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, VerificationFailed
-from hydra_export.target import METADATA_PREFIX
+from hydra_export.target import METADATA_PREFIX, described
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
@@ -117,16 +117,13 @@ def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
 
 def _told_otherwise(said: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry) -> Iterator[str]:
     """Where an artifact says something else of itself than the manifest: it would be judged as what it is not."""
-    told = {
-        "model": model.name,
-        "heads": ",".join(map(str, artifact.heads)),
-        "precision": artifact.precision,
-        "checkpoint_sha256": model.checkpoint_sha256,
-    }
-    for name, value in told.items():
-        own = said.get(f"{METADATA_PREFIX}{name}", "")
+    told = described(model, model.checkpoint_sha256, artifact.heads, artifact)
+    said = {name: text for name, text in said.items() if name.startswith(METADATA_PREFIX)}
+    for key in sorted(told.keys() | said.keys()):
+        own, value = said.get(key, ""), told.get(key, "")
         if own != value:
-            yield f"says {name} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
+            what = key.removeprefix(METADATA_PREFIX)
+            yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
 
 
 def _run(

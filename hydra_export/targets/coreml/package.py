@@ -144,7 +144,7 @@ def _described(model: Any, checkpoint: Checkpoint, heads: Sequence[int], spec: E
     said.Clear()
     said.author, said.license, said.versionString = "hydra-export", info.license, VERSION
     said.shortDescription = description
-    for name, text in described(checkpoint, heads, spec).items():
+    for name, text in described(info, checkpoint.sha256, heads, spec).items():
         said.userDefined[name] = text
     texts = _texts(checkpoint, spec)
     for signature in (model.description, *model.description.functions):

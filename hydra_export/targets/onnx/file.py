@@ -65,7 +65,7 @@ def model(
         ir_version=IR_VERSIONS[opset],
         producer_name="hydra-export",
         producer_version=VERSION,
-        metadata_props=described(checkpoint, heads, spec),
+        metadata_props=described(checkpoint.info, checkpoint.sha256, heads, spec),
     )
 
 

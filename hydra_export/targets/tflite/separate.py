@@ -57,7 +57,7 @@ def finish(
     name = "-".join([info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
     file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators, file.lies_behind))
     file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, spec.input, graphs))
-    said = described(checkpoint, heads, spec)
+    said = described(info, checkpoint.sha256, heads, spec)
     for entry, text in said.items():
         file.metadata(entry, text.encode())
     with (out / f"{name}.tflite").open("wb") as stream:
