@@ -61,6 +61,9 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shape: tuple[int | str, ...]
 
 
+Interface = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]  # inputs and outputs
+
+
 class Runtime(msgspec.Struct, frozen=True):
     """Something that runs artifacts here.
 
@@ -148,6 +151,9 @@ class Target(Protocol):
 
     def said(self, path: Path) -> dict[str, str]:
         """What an artifact that passes lint says of itself: what ``described`` gave it."""
+
+    def declared(self, path: Path) -> Interface:
+        """What an artifact that passes lint takes and gives, as ``write`` said it of the Artifact."""
 
 
 class OfModel(Protocol):

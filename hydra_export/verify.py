@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import archive, bundle, files, parity, targets
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, VerificationFailed
-from hydra_export.target import METADATA_PREFIX, described
+from hydra_export.target import METADATA_PREFIX, Interface, TensorInfo, described
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
@@ -126,6 +126,17 @@ def _told_otherwise(said: dict[str, str], artifact: bundle.ArtifactEntry, model:
             yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
 
 
+def _declared_otherwise(declared: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
+    """Where apps that go by the manifest would give or expect something else than the artifact does."""
+    for what, own, told in zip(("takes", "gives"), declared, (artifact.inputs, artifact.outputs), strict=True):
+        if own != told:
+            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(told)}"
+
+
+def _listed(tensors: Sequence[TensorInfo]) -> str:
+    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+
+
 def _run(
     folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden, model: bundle.ModelEntry
 ) -> parity.ParityRecord:
@@ -139,7 +150,10 @@ def _run(
     path, images = folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
     try:
         target.lint(path)
-        for problem in _told_otherwise(target.said(path), artifact, model):
+        for problem in (
+            *_told_otherwise(target.said(path), artifact, model),
+            *_declared_otherwise(target.declared(path), artifact),
+        ):
             raise _failed(folder, [f"{artifact.path} {problem}"])
         record, _agreed = parity.prove(
             target,

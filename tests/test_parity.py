@@ -21,7 +21,7 @@ from hydra_export.data import packaged_images
 from hydra_export.errors import ParityFailed
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
 
 # B batch, D width of subnetwork k, E width of the universal model, C head width
 HEADS = 2
@@ -345,6 +345,9 @@ class Runs:
 
     def said(self, path: Path) -> dict[str, str]:
         return {}
+
+    def declared(self, path: Path) -> Interface:
+        return (), ()
 
     def lint(self, path: Path) -> None: ...
 

@@ -217,6 +217,13 @@ def test_what_an_artifact_says_of_itself_is_what_the_manifest_says(folder: Path,
         verify(folder)
 
 
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+def test_what_an_artifact_takes_and_gives_is_what_the_manifest_says(folder: Path, field: str) -> None:
+    reseal(folder, lambda manifest: manifest["artifacts"][0][field][0].update(name="picture"))
+    with pytest.raises(VerificationFailed, match=r"(takes image|gives logits) .*, and manifest.json says picture"):
+        verify(folder)
+
+
 def test_a_changed_weight_is_found(folder: Path) -> None:
     model = onnx.load(folder / "onnx/tiny-k4.onnx")
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "blocks.0.mlp.fc1.weight")

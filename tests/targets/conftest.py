@@ -77,6 +77,7 @@ class Case:
         images, data = pixels(checkpoint.info.config), checkpoint.info.preprocessing
         image = given(checkpoint, self.spec(input=artifacts[0].spec.input))
         for artifact in artifacts:
+            assert self.target.declared(folder / artifact.path) == (artifact.inputs, artifact.outputs)
             for k in artifact.heads:
                 expected = {
                     precision: parity.reference(checkpoint.model, k, images, data, precision)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput, MissingExtra, UnknownName
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -108,6 +108,13 @@ class CoreMLTarget:
         from hydra_export import mil
 
         return dict(mil.load(path).user_metadata)
+
+    def declared(self, path: Path) -> Interface:
+        """Of its functions; a classifier gives a label and probabilities as well."""
+        from hydra_export import mil
+        from hydra_export.targets.coreml import session
+
+        return session.declared(mil.load(path))
 
 
 def _has_coremltools() -> bool:

@@ -12,9 +12,10 @@ import numpy as np
 
 from hydra_export import mil
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array
+from hydra_export.target import Array, Interface, TensorInfo
 
 _OUTPUTS = {"logits", "features"}
+_DTYPES = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
 
 class EvaluatorSession:
@@ -71,6 +72,21 @@ class CoreMLSession:
         except Exception as error:  # its errors share no base
             raise CheckFailed(f"Core ML cannot run {self.path}: {error}.") from error
         return np.asarray(outputs[self.output], np.float32)
+
+
+def declared(package: mil.Package) -> Interface:
+    """What a package that lint passes takes and gives, beside what a classifier says."""
+    signature = package.signatures[package.default_function]
+    (image,) = signature.inputs
+    batch, channels, height, width = image.shape
+    if image.kind == "image":
+        taken = TensorInfo(name=image.name, dtype="uint8", shape=(batch, height, width, channels))
+    else:
+        taken = TensorInfo(name=image.name, dtype=_DTYPES[image.dtype], shape=image.shape)
+    (given,) = (each for each in signature.outputs if each.name in _OUTPUTS)
+    shapes = {each.shape for of in package.signatures.values() for each in of.outputs if each.name in _OUTPUTS}
+    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (given.shape[0], "width")
+    return (taken,), (TensorInfo(name=given.name, dtype=_DTYPES[given.dtype], shape=shape),)
 
 
 def _blas_threads(count: int) -> contextlib.AbstractContextManager[object]:

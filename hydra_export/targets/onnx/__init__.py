@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
 
 if TYPE_CHECKING:
+    import onnx
+
     from hydra_export.checkpoint import Checkpoint
 
 DEFAULT_OPSET = 17
@@ -60,10 +62,19 @@ class OnnxTarget:
 
     def said(self, path: Path) -> dict[str, str]:
         """Its metadata properties."""
+        return {entry.key: entry.value for entry in self._graph(path).metadata_props}
+
+    def declared(self, path: Path) -> Interface:
+        """Of the graph."""
+        from hydra_export.targets.onnx import file
+
+        return file.declared(self._graph(path))
+
+    @staticmethod
+    def _graph(path: Path) -> onnx.ModelProto:
         import onnx
 
-        model = onnx.load(path, load_external_data=False)
-        return {entry.key: entry.value for entry in model.metadata_props}
+        return onnx.load(path, load_external_data=False)
 
 
 TARGET = OnnxTarget()

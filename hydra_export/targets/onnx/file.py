@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
 
 from hydra_export.architecture import HydraConfig
-from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
+from hydra_export.target import Artifact, ExportSpec, Interface, TensorInfo, described
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ def declare(result: ir.Value, info: TensorInfo) -> None:
     """Makes *result* the output that *info* describes."""
     declared = value(info)
     result.shape, result.type, result.name = declared.shape, declared.type, declared.name
+
+
+def declared(model: onnx.ModelProto) -> Interface:
+    """What the graph of a file takes and gives."""
+    return tuple(map(_info, model.graph.input)), tuple(map(_info, model.graph.output))
+
+
+def _info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor, dtypes = value.type.tensor_type, {dtype.value: name for name, dtype in _DTYPES.items()}
+    shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+    return TensorInfo(name=value.name, dtype=dtypes.get(tensor.elem_type, str(tensor.elem_type)), shape=shape)
 
 
 def model(

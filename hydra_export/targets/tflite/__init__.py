@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import MissingExtra, UnknownName
-from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, GraphKind, Precision, Runtime, Session
+from hydra_export.target import (
+    METADATA_PREFIX,
+    Artifact,
+    ExportSpec,
+    GraphKind,
+    Interface,
+    Precision,
+    Runtime,
+    Session,
+)
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -70,6 +79,12 @@ class TFLiteTarget:
         model = read(path)
         ours = {name: buffer for name, buffer in model.metadata.items() if name.startswith(METADATA_PREFIX)}
         return {name: model.content(buffer).decode(errors="replace") for name, buffer in ours.items()}
+
+    def declared(self, path: Path) -> Interface:
+        """Of its only signature, or of ``run``; of several without ``run``, what they have in common."""
+        from hydra_export.targets.tflite import lint, reader
+
+        return lint.declared(reader.read(path))
 
 
 TARGET = TFLiteTarget()

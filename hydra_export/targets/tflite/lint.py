@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from hydra_export.errors import CheckFailed
-from hydra_export.target import METADATA_PREFIX
+from hydra_export.target import METADATA_PREFIX, Interface, TensorInfo
 from hydra_export.targets.tflite.choice import RUN, Places, Question
 from hydra_export.targets.tflite.metadata import LABELS, RUNTIME_VERSION, labels_archive, runtime_version
 from hydra_export.targets.tflite.operators import DYNAMIC, OPERATORS, Operand, Operator
@@ -55,6 +55,25 @@ def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str
     signature = by_key[key]
     tensors = model.graphs[signature.graph].tensors
     return signature, tensors[signature.inputs["image"]], RUN if RUN in by_key else ""
+
+
+def declared(model: Model) -> Interface:
+    """What a file that lint passes takes and gives, by the signature that takes most."""
+    signature = max(model.signatures, key=lambda each: len(each.inputs))
+    tensors = model.graphs[signature.graph].tensors
+    inputs = tuple(_info(name, tensors[index]) for name, index in signature.inputs.items())
+    (output,) = (_info(name, tensors[index]) for name, index in signature.outputs.items())
+    widths = {
+        model.graphs[each.graph].tensors[index].shape for each in model.signatures for index in each.outputs.values()
+    }
+    if len(widths) > 1:
+        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
+    return inputs, (output,)
+
+
+def _info(name: str, tensor: Tensor) -> TensorInfo:
+    shape = tuple("batch" if size == DYNAMIC else size for size in tensor.shape)
+    return TensorInfo(name=name, dtype=tensor.dtype, shape=shape)
 
 
 def _said(model: Model, name: str) -> str:
