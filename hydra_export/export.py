@@ -186,7 +186,8 @@ def export(
         described = f"{images.source} ({used} used)" if used < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         manifest = msgspec.structs.replace(manifest, devices=tuple(_with_artifacts(d, artifacts) for d in devices))
-        best = {k: int(references[k]["fp32"].exact[golden[0]].argmax()) for k in heads if len(golden)}
+        said = {k: references[k]["fp32"].exact[golden[-1]] for k in heads if len(golden)}
+        best = {k: (int(outputs.argmax()), float(outputs.max())) for k, outputs in said.items()}
         card.write(folder, manifest, pixels["fp32"][golden], best, images.license)
         return bundle.seal(folder, manifest)
 

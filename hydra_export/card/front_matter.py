@@ -30,14 +30,14 @@ def render(manifest: Manifest) -> str:
     task = "image-classification" if model.config.num_classes else "image-feature-extraction"
     lines = ["---", *_license(model.license), "library_name: hydra-export", f"pipeline_tag: {task}", "tags:"]
     lines += [f"- {_quoted(tag)}" for tag in ("hydravit", "vision-transformer", "on-device", *targets)]
-    known = [subnetwork for subnetwork in model.subnetworks if subnetwork.accuracy is not None]
+    known = {each.heads: round(each.accuracy, 4) for each in model.subnetworks if each.accuracy is not None}
     if known and model.config.num_classes and model.accuracy_data:  # the Hub takes no result without its data
         lines += ["model-index:", f"- name: {_quoted(model.name)}", "  results:"]
         lines += [f"  - task:\n      type: {task}", f"    dataset:\n      name: {_quoted(model.accuracy_data)}"]
         lines += [f"      type: {_quoted(_slug(model.accuracy_data))}", "    metrics:"]
-        for each in known:
-            lines += ["    - type: accuracy", f"      value: {each.accuracy}"]
-            lines += [f"      name: {_quoted(f'Top-1 accuracy in percent, k = {each.heads}')}"]
+        for k, accuracy in known.items():
+            lines += ["    - type: accuracy", f"      value: {accuracy}"]
+            lines += [f"      name: {_quoted(f'Top-1 accuracy in percent, k = {k}')}"]
     return "\n".join([*lines, "---", ""])
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from hydra_export.bundle import ArtifactEntry, Manifest
 
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
+_NUMBERS = re.compile(r"\[\s+([^\[\]{}]+?)\s+\]")
 
 
 def files(manifest: Manifest) -> dict[str, str]:
     """By path in the bundle, the text of each."""
-    texts = {PREPROCESSING: json.dumps(_preprocessing(manifest), indent=2, ensure_ascii=False) + "\n"}
+    texts = {PREPROCESSING: _on_one_line(json.dumps(_preprocessing(manifest), indent=2)) + "\n"}
     if manifest.model.labels:
         # One a line, in the order of the outputs: a line break within a label would shift all that follow.
         texts[LABELS] = "".join(f"{' '.join(label.splitlines())}\n" for label in manifest.model.labels)
@@ -27,22 +29,27 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
         "resize": {"shorter_side": data.shorter_side, "interpolation": data.interpolation},
         "center_crop": {"width": data.image_size, "height": data.image_size},
         "normalise": {"formula": "(pixel / 255 - mean) / std", "mean": data.mean, "std": data.std},
-        "inputs": [{"artifact": entry.path, **_input(entry)} for entry in manifest.artifacts],
+        "inputs": list({str(form): form for form in map(_input, manifest.artifacts)}.values()),
     }
 
 
 def _input(entry: ArtifactEntry) -> dict[str, Any]:
     image = entry.inputs[0]
     return {
+        "target": entry.target,
         "name": image.name,
         "dtype": image.dtype,
         "shape": image.shape,
-        "layout": layout(entry),
+        "layout": _layout(entry),
         "values": "pixels in 0-255" if entry.input == "image" else "normalised",
     }
 
 
-def layout(entry: ArtifactEntry) -> str:
+def _on_one_line(text: str) -> str:
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def _layout(entry: ArtifactEntry) -> str:
     """The order of an artifact's input: N images, C channels, H height, W width; of Core ML's images its own."""
     if entry.input == "image":
         return "CVPixelBuffer" if entry.target == "coreml" else "NHWC"

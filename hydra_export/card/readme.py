@@ -108,7 +108,7 @@ def _called(manifest: Manifest, others: Sequence[str]) -> str:
     lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in _CALLED.items() if f"{FOLDER}/{name}" in others]
     if not lines:
         return ""
-    return "\n".join(["Programs that run these artifacts, and compare:", "", *lines, "", "", ""])
+    return "\n".join(["Programs that run these artifacts, and compare:", "", *lines, "", ""])
 
 
 def _licences(manifest: Manifest, image_license: str) -> str:

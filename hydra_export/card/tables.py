@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
 from hydra_export.parity import ParityRecord
 
-_UNKNOWN = "unknown"
+_UNKNOWN, _UNMEASURED = "unknown", "–"
 _MARKUP = re.compile(r"[\\`*\[\]<>|&~#_]")
 
 
@@ -49,7 +49,8 @@ def devices(manifest: Manifest) -> str:
         for device in manifest.devices
     ]
     columns = ("device", "runs in", "k", "ms (80 % interval)", "budget ms", "fits", "may run")
-    return f"## Devices\n\n{table(columns, rows)}\n\n"
+    reasons = "\n".join(f"- {plain(device.name)}: {plain(device.why)}." for device in manifest.devices)
+    return f"## Devices\n\n{table(columns, rows)}\n\n{reasons}\n\n"
 
 
 def files(manifest: Manifest, sizes: Mapping[str, int]) -> str:
@@ -83,7 +84,7 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         whole = fp32.get(_kind(entry))
         smaller = f"{_bytes(entry, sizes) / _bytes(whole, sizes):.2f}" if whole else "no fp32 here"
         for k, record in sorted(entry.parity.items()):
-            accuracies = _percent(record.accuracy, 1), _percent(record.accuracy_fp32, 1)
+            accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
             rows.append((f"`{entry.path}`", str(k), *accuracies, f"{record.top1_agreement:.1%}", smaller))
     if not rows:
         return ""
@@ -107,8 +108,8 @@ def _allowed(record: ParityRecord) -> str:
     return "by accuracy" if record.bound is None else f"{record.bound:.2g}"
 
 
-def _percent(value: float | None, digits: int) -> str:
-    return _UNKNOWN if value is None else f"{value:.{digits}f}"
+def _percent(value: float | None, digits: int, missing: str = _UNKNOWN) -> str:
+    return missing if value is None else f"{value:.{digits}f}"
 
 
 def _trained(trained: bool | str) -> str:

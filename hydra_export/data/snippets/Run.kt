@@ -10,7 +10,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import org.tensorflow.lite.Interpreter
 
-/** [best] is the position of the largest output for the golden image, as PyTorch has it. */
+/** [best] and [value]: position of the largest output for the golden image, and the output, as PyTorch has them. */
 class Artifact(
     val path: String,
     val heads: Int,
@@ -19,6 +19,7 @@ class Artifact(
     val batch: Int,
     val numOutputs: Int,
     val best: Int,
+    val value: Double,
 )
 
 val artifacts = listOf(
@@ -65,7 +66,9 @@ fun check(bundle: File, heads: Int? = null): Boolean {
     return artifacts.filter { heads == null || it.heads == heads }.map { artifact ->
         val outputs = HydraViT(bundle, artifact).use { it.run(pixels) }
         val best = outputs.indices.maxBy { outputs[it] }
-        println("${artifact.path}, k = ${artifact.heads}: best $best${if (best == artifact.best) ", same" else ", DIFFERS"}")
+        val said = "best $best (${outputs[best]}), expected ${artifact.best} (${artifact.value})"
+        val verdict = if (best == artifact.best) "same" else "DIFFERS"
+        println("${artifact.path}, k = ${artifact.heads}: $said, $verdict")
         best == artifact.best
     }.all { it }
 }

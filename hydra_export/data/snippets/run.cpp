@@ -1,4 +1,4 @@
-// Runs this bundle's ONNX artifacts on the first golden image with onnxruntime's C++ API; 1 where the best output differs.
+// Runs this bundle's ONNX artifacts on a golden image with onnxruntime's C++ API; 1 where the best output differs.
 //
 //   g++ -std=c++17 BUNDLE/snippets/run.cpp -I ORT/include -L ORT/lib -lonnxruntime -o run    (not inside of the bundle)
 //   ./run BUNDLE        every artifact at every head count          ./run BUNDLE 6        at one
@@ -22,7 +22,8 @@ struct Artifact {
   bool takes_heads;   // as its input k
   bool takes_pixels;  // uint8 in 0-255; otherwise normalised
   int64_t batch;
-  std::ptrdiff_t best;  // position of the largest output, as PyTorch has it
+  std::ptrdiff_t best;  // position of the largest output, and the output, as PyTorch has them
+  double value;
 };
 
 const Artifact kArtifacts[] = {
@@ -90,8 +91,8 @@ int main(int argc, char** argv) {
     if (chosen != 0 && chosen != artifact.heads) continue;
     const auto logits = run(env, bundle, artifact, pixels);
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    std::cout << artifact.path << ", k = " << artifact.heads << ": best " << best
-              << (best == artifact.best ? ", same\n" : ", DIFFERS\n");
+    std::cout << artifact.path << ", k = " << artifact.heads << ": best " << best << " (" << logits[best] << "), expected "
+              << artifact.best << " (" << artifact.value << (best == artifact.best ? "), same\n" : "), DIFFERS\n");
     differing += best != artifact.best;
     ++runs;
   }

@@ -22,8 +22,10 @@ const bundle = await Bundle.open(new URL("../", import.meta.url).href, async (ur
 });
 let runs = 0;
 for (const artifact of bundle.artifacts.filter(({ path }) => path === (chosen.artifact ?? path))) {
+  const wanted = artifact.heads.filter((k) => k === Number(chosen.heads ?? k));
+  if (wanted.length === 0) continue;
   const model = await bundle.load(ort, artifact);
-  for (const heads of artifact.heads.filter((k) => k === Number(chosen.heads ?? k))) {
+  for (const heads of wanted) {
     const best = [];
     let passed = true;
     let worst = 0;

@@ -18,7 +18,8 @@ struct Artifact {
     let function: String?  // of a package that holds every head count (iOS 18, macOS 15), the function is the choice
     let pixels: Bool  // takes an image; otherwise normalised numbers
     let batch: Int
-    let best: Int  // position of the largest output for the golden image, as PyTorch has it
+    let best: Int  // position of the largest output for the golden image, and the output, as PyTorch has them
+    let value: Float
 }
 
 let artifacts = [
@@ -79,18 +80,18 @@ func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
     return buffer
 }
 
-/// The position of the largest output; *labels* turn a classifier's own answer into one.
-func best(_ model: MLModel, _ artifact: Artifact, _ pixels: [UInt8], _ labels: [String]) throws -> Int? {
+/// The position of the largest output, and the output; of a classifier, the position of its label, and no output.
+func best(_ model: MLModel, _ artifact: Artifact, _ pixels: [UInt8], _ labels: [String]) throws -> (Int?, Float?) {
     let image = artifact.pixels
         ? MLFeatureValue(pixelBuffer: try pixelBuffer(pixels))
         : MLFeatureValue(multiArray: try normalised(pixels, batch: artifact.batch))
     let prediction = try model.prediction(from: try MLDictionaryFeatureProvider(dictionary: ["image": image]))
     if let name = model.modelDescription.predictedFeatureName {
-        return prediction.featureValue(for: name).flatMap { labels.firstIndex(of: $0.stringValue) }
+        return (prediction.featureValue(for: name).flatMap { labels.firstIndex(of: $0.stringValue) }, nil)
     }
-    guard let outputs = prediction.featureValue(for: {{output}})?.multiArrayValue else { return nil }
-    let count = outputs.count / artifact.batch
-    return (0..<count).max { outputs[$0].floatValue < outputs[$1].floatValue }
+    guard let outputs = prediction.featureValue(for: {{output}})?.multiArrayValue else { return (nil, nil) }
+    let values = (0..<(outputs.count / artifact.batch)).map { outputs[$0].floatValue }
+    return (values.indices.max { values[$0] < values[$1] }, values.max())
 }
 
 @main
@@ -105,9 +106,9 @@ struct Run {
         var differing = 0
         for artifact in artifacts where chosen == nil || chosen == artifact.heads {
             let model = try await load(artifact, in: bundle)
-            let found = try best(model, artifact, pixels, labels)
-            let verdict = found == artifact.best ? "same" : "DIFFERS"
-            print("\(artifact.path), k = \(artifact.heads): best \(found.map(String.init) ?? "none"), \(verdict)")
+            let (found, value) = try best(model, artifact, pixels, labels)
+            let said = "best \(found ?? -1) (\(value ?? .nan)), expected \(artifact.best) (\(artifact.value))"
+            print("\(artifact.path), k = \(artifact.heads): \(said), \(found == artifact.best ? "same" : "DIFFERS")")
             differing += found == artifact.best ? 0 : 1
         }
         exit(differing == 0 ? 0 : 1)
