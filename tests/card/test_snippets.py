@@ -25,7 +25,7 @@ TEMPLATES = sorted({name for names in snippets.BY_TARGET.values() for name in na
 
 
 def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, folder / "snippets" / "run.py", *map(str, arguments)]
+    command = [sys.executable, str(folder / "snippets" / "run.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -150,12 +150,14 @@ def test_cpp_compiles_and_runs_every_artifact(bundles: dict[str, Path], tmp_path
         pytest.skip("no g++, or no HYDRA_EXPORT_ORT_INCLUDE: the folder of onnxruntime_cxx_api.h")
     import onnxruntime
 
-    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.1.*")
+    library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.1.*"), None)
+    if library is None:
+        pytest.skip("onnxruntime's wheel brings no libonnxruntime.so to link with")
     (tmp_path / "libonnxruntime.so.1").symlink_to(library)
     (tmp_path / "libonnxruntime.so").symlink_to(library)
     strict = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", include]
-    linked = ["-L", tmp_path, "-lonnxruntime", f"-Wl,-rpath,{tmp_path}", "-o", tmp_path / "run"]
-    subprocess.run(["g++", *strict, bundles[name] / "snippets/run.cpp", *linked], check=True)
+    linked = ["-L", str(tmp_path), "-lonnxruntime", f"-Wl,-rpath,{tmp_path}", "-o", str(tmp_path / "run")]
+    subprocess.run(["g++", *strict, str(bundles[name] / "snippets/run.cpp"), *linked], check=True)
 
     def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run([tmp_path / "run", *arguments], capture_output=True, text=True, check=False)
