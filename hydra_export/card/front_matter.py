@@ -43,9 +43,9 @@ def render(manifest: Manifest) -> str:
 
 def _license(said: str) -> list[str]:
     name = _slug(said)
-    if name in _LICENSES or not name:
+    if name in _LICENSES or not said.strip():
         return [f"license: {name or 'unknown'}"]
-    return ["license: other", f"license_name: {_quoted(name)}"]
+    return ["license: other", f"license_name: {_quoted(name or 'see-licence-below')}"]
 
 
 def _slug(text: str) -> str:

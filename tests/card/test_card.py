@@ -26,6 +26,7 @@ HOSTILE = [
     "line\u2028separator\u2029and\ufeffmark \ufffe\uffff \U0001f600 ümläut",
     "| a | b |\n|---|---|\n<script>alert(1)</script> [x](javascript:y) `code`",
     "# %TAG ! tag:x:\n- yes",
+    "専有",
 ]
 
 
