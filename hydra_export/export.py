@@ -180,12 +180,15 @@ def export(
             agreed &= agreeing[: len(agreed)]
         progress("sealing", total, total)
         # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
-        _write_golden(folder, pixels["fp32"], np.flatnonzero(agreed)[:_GOLDEN_IMAGES], references, data)
+        golden = np.flatnonzero(agreed)[:_GOLDEN_IMAGES]
+        _write_golden(folder, pixels["fp32"], golden, references, data)
         used = max(map(len, pixels.values()))
         described = f"{images.source} ({used} used)" if used < len(images) else images.source
         manifest = _manifest(checkpoint, heads, artifacts, records, described, folder)
         manifest = msgspec.structs.replace(manifest, devices=tuple(_with_artifacts(d, artifacts) for d in devices))
-        (folder / "README.md").write_text(card.render(manifest), encoding="utf-8")
+        said = {k: references[k]["fp32"].exact[golden[-1]] for k in heads if len(golden)}
+        best = {k: (int(outputs.argmax()), float(outputs.max())) for k, outputs in said.items()}
+        card.write(folder, manifest, pixels["fp32"][golden], best, images.license)
         return bundle.seal(folder, manifest)
 
 

@@ -59,11 +59,15 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """1 for grey, 3 for RGB."""
         return len(self.mean)
 
+    @property
+    def shorter_side(self) -> int:
+        """What the shorter side is resized to before the crop."""
+        return math.floor(self.image_size / self.crop)
+
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
         image = image.convert("RGB" if self.channels == 3 else "L")
-        shorter = math.floor(self.image_size / self.crop)
-        width, height = (shorter * side // min(image.size) for side in image.size)
+        width, height = (self.shorter_side * side // min(image.size) for side in image.size)
         if image.size != (width, height):
             image = image.resize((width, height), _RESAMPLING[self.interpolation])
         left, top = (round((side - self.image_size) / 2) for side in (width, height))

@@ -21,12 +21,14 @@ class ImageSet:
         labels: int64 [n], None where unknown.
         label_names: what the labels count; empty where unknown.
         source: one sentence on where they come from, for a manifest.
+        license: of packaged images, the file in this folder that holds its text.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     label_names: tuple[str, ...]
     source: str
+    license: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -23,6 +23,7 @@ FASHION_MNIST_LABELS = (
     "Ankle boot",
 )
 FILE_NAME = "fashion-mnist-1000.npz"
+LICENSE = "LICENSE-fashion-mnist.txt"
 
 
 def packaged_images(preprocessing: Preprocessing, limit: int | None = None) -> ImageSet:
@@ -38,4 +39,4 @@ def packaged_images(preprocessing: Preprocessing, limit: int | None = None) -> I
     source = f"{len(chosen):,} test images of Fashion-MNIST (MIT, Zalando SE), packaged"
     if fitted.shape[:3] != pixels[chosen].shape or not np.array_equal(fitted[..., 0], pixels[chosen]):
         source += f", resized to {shape_of(preprocessing)}"
-    return ImageSet(fitted, labels[chosen], FASHION_MNIST_LABELS, source)
+    return ImageSet(fitted, labels[chosen], FASHION_MNIST_LABELS, source, LICENSE)

@@ -103,7 +103,7 @@ def test_a_head_count_that_is_not_listed_is_an_error(
 ) -> None:
     program = """async (k) => {
         const ort = await import("./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs");
-        const { Bundle } = await import("./bundle.js");
+        const { Bundle } = await import("./bundle/snippets/bundle.mjs");
         const bundle = await Bundle.open("bundle/");
         const artifact = bundle.artifacts.find((each) => each.inputs.length > 1);
         const model = await bundle.load(ort, artifact);

@@ -1,4 +1,4 @@
-// Reads what numpy.savez writes: a zip of uncompressed .npy files.
+// Reads what numpy.savez writes: a zip of uncompressed .npy files. SPDX-License-Identifier: Apache-2.0
 
 const TYPES = { "<f4": Float32Array, "<f8": Float64Array, "|u1": Uint8Array };
 

@@ -1,18 +1,20 @@
-// A bundle in the browser: fetch what an artifact needs, check it, run it at a head count.
+// A bundle in a page or in Node: read what an artifact needs, check it, run it at a head count.
+// SPDX-License-Identifier: Apache-2.0
 
-import { readNpz } from "./npz.js";
+import { readNpz } from "./npz.mjs";
 
-/** The manifest and golden data of the bundle at *url*, and its ONNX artifacts. */
+/** The manifest and golden data of the bundle at *url*, and its ONNX artifacts; *read* gives the bytes at a URL. */
 export class Bundle {
-  static async open(url) {
-    const bundle = new Bundle(url.endsWith("/") ? url : `${url}/`);
-    bundle.manifest = await (await fetchOk(`${bundle.url}manifest.json`)).json();
+  static async open(url, read = fetchBytes) {
+    const bundle = new Bundle(url.endsWith("/") ? url : `${url}/`, read);
+    bundle.manifest = JSON.parse(new TextDecoder().decode(await read(`${bundle.url}manifest.json`)));
     bundle.golden = readNpz(await bundle.fetch("golden/golden.npz"));
     return bundle;
   }
 
-  constructor(url) {
+  constructor(url, read) {
     this.url = url;
+    this.read = read;
     this.fetched = new Map(); // one buffer serves every session that needs the file
   }
 
@@ -29,18 +31,18 @@ export class Bundle {
   async fetchChecked(path) {
     const listed = this.manifest.files.find((file) => file.path === path);
     if (!listed) throw new Error(`The manifest does not list ${path}.`);
-    const bytes = await (await fetchOk(this.url + path)).arrayBuffer();
+    const bytes = await this.read(this.url + path);
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (sha256 !== listed.sha256) throw new Error(`${path} is not what the manifest says.`);
     return bytes;
   }
 
-  /** A session of onnxruntime-web's module *ort* that runs *artifact*. */
+  /** A session of *ort*, the module of onnxruntime-web or onnxruntime-node, that runs *artifact*. */
   async load(ort, artifact, options = {}) {
     const weights = artifact.files.filter((path) => path !== artifact.path);
     const externalData = await Promise.all(
-      weights.map(async (path) => ({ path: path.split("/").pop(), data: await this.fetch(path) })),
+      weights.map(async (path) => ({ path: path.split("/").pop(), data: new Uint8Array(await this.fetch(path)) })),
     );
     const graph = new Uint8Array(await this.fetch(artifact.path));
     const session = await ort.InferenceSession.create(graph, { externalData, ...options });
@@ -58,11 +60,15 @@ export class Bundle {
     return { data: row(data, shape, index), shape: [1, ...shape.slice(1)] };
   }
 
-  /** The float64 logits of the golden images at *heads*, and how far an artifact may be off. */
-  expected(artifact, heads, index) {
+  /** How far *logits* are from the float64 ones of golden image *index*; int8 has no bound, the best class decides. */
+  compare(artifact, heads, index, logits) {
     const rounded = artifact.precision === "fp16" ? "fp16_" : "";
     const { data, shape } = this.golden[`${rounded}logits_k${heads}`];
-    return { logits: row(data, shape, index), allowed: artifact.parity[heads].bound };
+    const expected = row(data, shape, index);
+    const error = Math.max(...expected.map((value, i) => Math.abs(value - logits[i])));
+    const allowed = artifact.parity[heads].bound;
+    const agreed = logits.indexOf(Math.max(...logits)) === expected.indexOf(Math.max(...expected));
+    return { error, allowed, passed: Number.isFinite(error) && (allowed === null ? agreed : error <= allowed) };
   }
 }
 
@@ -74,12 +80,17 @@ class Model {
 
   /** The logits of one image; *heads* is given to a graph that takes the head count as an input. */
   async run({ data, shape }, heads) {
-    const feeds = { image: new this.ort.Tensor(this.artifact.input === "image" ? "uint8" : "float32", data, shape) };
+    const batch = Number(this.artifact.inputs[0].shape[0]) || 1; // one that is chosen at run time has a name
+    const images = new data.constructor(data.length * batch);
+    for (let at = 0; at < batch; at++) images.set(data, at * data.length);
+    const type = this.artifact.input === "image" ? "uint8" : "float32";
+    const feeds = { image: new this.ort.Tensor(type, images, [batch, ...shape.slice(1)]) };
     if (this.session.inputNames.includes("k")) {
       feeds.k = new this.ort.Tensor("int64", BigInt64Array.of(BigInt(heads)), []);
     }
     const outputs = await this.session.run(feeds);
-    return outputs[this.session.outputNames[0]].data;
+    const logits = outputs[this.session.outputNames[0]].data;
+    return logits.slice(0, logits.length / batch);
   }
 
   release() {
@@ -87,10 +98,10 @@ class Model {
   }
 }
 
-async function fetchOk(url) {
+async function fetchBytes(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
-  return response;
+  return response.arrayBuffer();
 }
 
 function row(data, shape, index) {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
-from hydra_export.parity import ParityRecord
+from hydra_export.card import front_matter, licences, plain, tables
+from hydra_export.card.snippets import FOLDER
 
 # Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
 _PROGRAMS = {
@@ -33,18 +36,32 @@ _CHOSEN = {
 }
 
 
-def render(manifest: Manifest) -> str:
-    """Markdown for a person who found this folder."""
+# Of each file in the snippets' folder that is called: how.
+_CALLED = {
+    "run.py": "`python snippets/run.py --heads {k}`; needs numpy, and onnxruntime or ai-edge-litert",
+    "run.mjs": "`node snippets/run.mjs --heads {k}`; needs onnxruntime-node or onnxruntime-web where it is called",
+    "bundle.mjs": "what `run.mjs` and a page import, with `npz.mjs`",
+    "run.cpp": "C++ with onnxruntime",
+    "Run.kt": "Kotlin with LiteRT, for Android; compiled but not run by us",
+    "run.swift": "Swift with Core ML, for iOS and macOS; neither compiled nor run by us",
+}
+
+
+def render(manifest: Manifest, sizes: Mapping[str, int], others: Sequence[str], image_license: str) -> str:
+    """Markdown for a person who found this folder, with a head for the Hugging Face Hub.
+
+    Args:
+        sizes: bytes of every file that an artifact needs.
+        others: paths of what else ``card`` writes.
+        image_license: as in ``card.write``.
+    """
     model, config, data = manifest.model, manifest.model.config, manifest.model.preprocessing
-    table = "\n".join(
-        f"| {s.heads} | {s.params:,} | {s.gmacs:.4g} | {_accuracy(s.accuracy)} | {_trained(s.trained)} |"
-        for s in model.subnetworks
-    )
-    artifacts = "\n".join(_artifact(entry) for entry in manifest.artifacts)
     inputs = "\n".join(_inputs(entry) for entry in _first_of_each_kind(manifest))
     output = manifest.artifacts[0].outputs[0].name
-    snippets = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
-    return f"""# {model.name}
+    programs = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
+    known = f" on {tables.plain(model.accuracy_data)}" if model.accuracy_data else ", where the checkpoint says"
+    return f"""{front_matter.render(manifest)}
+# {model.name}
 
 A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
@@ -52,36 +69,54 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
 {config.channels} x {config.image_size} x {config.image_size} images, {config.num_classes} classes.
 
-| k | parameters | GMACs | top-1 | trained |
-|---|---|---|---|---|
-{table}
+{tables.subnetworks(manifest)}
 
-Top-1 in percent{f" on {model.accuracy_data}" if model.accuracy_data else ", where the checkpoint says"}.
+Top-1 in percent{known}.
 
-## Files
+{tables.devices(manifest)}## Files
 
-| file | heads | to fetch | largest logit error | allowed |
-|---|---|---|---|---|
-{artifacts}
+{tables.files(manifest, sizes)}
 
-Errors are against the float64 subnetwork on {manifest.images}. `{GOLDEN}` holds inputs and expected logits;
-`hydra-export verify .` re-hashes every file and runs them again; `sha256sum -c SHA256SUMS` needs nothing installed.
+`{GOLDEN}` holds inputs and expected outputs; `hydra-export verify .` re-hashes every file and runs them again;
+`sha256sum -c SHA256SUMS` needs nothing installed.
 
-## Input and output
+## Parity
+
+Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weights), on {tables.plain(manifest.images)}.
+
+{tables.parity(manifest)}
+
+{tables.quantization(manifest, sizes)}## Input and output
 
 {inputs}
 
 `{output}`: float32, one per {"class" if config.num_classes else "channel"}\
-{"; labels are in the manifest" if model.labels else ""}.
-An image is resized ({data.interpolation}) so that its shorter side has {int(data.image_size / data.crop)} pixels, \
-and its centre {data.image_size} x {data.image_size} are kept.
+{f"; `{plain.LABELS}` names them, one a line" if model.labels else ""}.
+An image is resized ({data.interpolation}) so that its shorter side has {data.shorter_side} pixels, \
+and its centre {data.image_size} x {data.image_size} are kept. `{plain.PREPROCESSING}` says all of this to programs.
 
-{snippets}
+{_called(manifest, others)}{programs}
 
 ## Licence
 
-{model.license or "The checkpoint names none: ask whoever trained it."}
+{_licences(manifest, image_license)}
 """
+
+
+def _called(manifest: Manifest, others: Sequence[str]) -> str:
+    k = manifest.model.subnetworks[-1].heads
+    lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in _CALLED.items() if f"{FOLDER}/{name}" in others]
+    if not lines:
+        return ""
+    return "\n".join(["Programs that run these artifacts, and compare:", "", *lines, "", ""])
+
+
+def _licences(manifest: Manifest, image_license: str) -> str:
+    rows = []
+    for part in licences.parts(manifest, image_license):
+        said = tables.plain(part.license) or "The checkpoint names none: ask whoever trained it."
+        rows.append((part.what, said, f"`{part.path}`" if part.path else "not in this bundle"))
+    return tables.table(("what", "licence", "text"), rows)
 
 
 def _first_of_each_kind(manifest: Manifest) -> list[ArtifactEntry]:
@@ -116,34 +151,10 @@ print({output}[0].argmax(), golden["logits_k{entry.heads[0]}"][0].argmax())
 ```"""
 
 
-def _artifact(entry: ArtifactEntry) -> str:
-    worst = max(entry.parity.values(), key=lambda record: record.max_abs_error)
-    heads = ", ".join(map(str, entry.heads))
-    is_folder, others = entry.path not in entry.files, [path for path in entry.files if path != entry.path]
-    files = "the folder" if is_folder else " + ".join(["this file", *(f"`{path}`" for path in others)])
-    return f"| `{entry.path}` | {heads} | {files} | {worst.max_abs_error:.2g} | {_allowed(worst)} |"
-
-
-def _allowed(record: ParityRecord) -> str:
-    if record.bound is not None:
-        return f"{record.bound:.2g}"
-    if record.accuracy is None or record.accuracy_fp32 is None:
-        return f"agrees on {record.top1_agreement:.1%} of {record.num_images} images"
-    return f"top-1 {record.accuracy:.1f} %, unrounded {record.accuracy_fp32:.1f} %, of {record.num_images} images"
-
-
-def _accuracy(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.2f}"
-
-
-def _trained(trained: bool | str) -> str:
-    return trained if isinstance(trained, str) else "yes" if trained else "no"
-
-
 def _inputs(entry: ArtifactEntry) -> str:
     """What one artifact takes, and how its head count is chosen."""
     image, *choices = entry.inputs
-    pixels = "(pixel / 255 - mean) / std with the mean and std of the manifest"
+    pixels = "(pixel / 255 - mean) / std with mean and std of `preprocessing.json`"
     if entry.input == "image":
         pixels = "pixels in 0-255, normalised inside the graph"
     chosen = "".join(f"; `{each.name}`: {each.dtype} {list(each.shape)}, the head count" for each in choices)

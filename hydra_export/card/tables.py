@@ -1,0 +1,131 @@
+"""The tables of a bundle's README: sizes, devices, parity, and what quantization costs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
+from hydra_export.parity import ParityRecord
+
+_UNKNOWN, _UNMEASURED = "unknown", "–"
+_MARKUP = re.compile(r"[\\`*\[\]<>|&~#_]")
+
+
+def plain(text: str) -> str:
+    """Anybody's text as one line of Markdown that means nothing else."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown; the cells are Markdown themselves."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def subnetworks(manifest: Manifest) -> str:
+    """What is known of each head count."""
+    rows = [
+        (str(s.heads), f"{s.params:,}", f"{s.gmacs:.4g}", _percent(s.accuracy, 2), _trained(s.trained))
+        for s in manifest.model.subnetworks
+    ]
+    return table(("k", "parameters", "GMACs", "top-1", "trained"), rows)
+
+
+def devices(manifest: Manifest) -> str:
+    """What was chosen for whom, as a section; nothing where the export was not asked for devices."""
+    if not manifest.devices:
+        return ""
+    rows = [
+        (
+            plain(device.name),
+            f"{plain(device.runtime)}, {plain(device.unit)}",
+            "any" if device.heads is None else str(device.heads),
+            _time(device),
+            f"{device.budget_ms:g}",
+            _fits(device),
+            "<br>".join(f"`{path}`" for path in device.artifacts) or "none",
+        )
+        for device in manifest.devices
+    ]
+    columns = ("device", "runs in", "k", "ms (80 % interval)", "budget ms", "fits", "may run")
+    reasons = "\n".join(f"- {plain(device.name)}: {plain(device.why)}." for device in manifest.devices)
+    return f"## Devices\n\n{table(columns, rows)}\n\n{reasons}\n\n"
+
+
+def files(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+    """What a device fetches to run each artifact."""
+    rows = []
+    for entry in manifest.artifacts:
+        is_folder, others = entry.path not in entry.files, [path for path in entry.files if path != entry.path]
+        what = "the folder" if is_folder else " + ".join(["this file", *(f"`{path}`" for path in others)])
+        heads = ", ".join(map(str, entry.heads))
+        rows.append((f"`{entry.path}`", heads, entry.precision, what, f"{_bytes(entry, sizes):,}"))
+    return table(("file", "k", "precision", "to fetch", "bytes"), rows)
+
+
+def parity(manifest: Manifest) -> str:
+    """Every artifact at every head count against its subnetwork."""
+    rows = [
+        (f"`{entry.path}`", str(k), f"{record.max_abs_error:.2g}", _allowed(record), f"{record.num_images:,}")
+        for entry in manifest.artifacts
+        for k, record in sorted(entry.parity.items())
+    ]
+    return table(("file", "k", "largest error", "allowed", "images"), rows)
+
+
+def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+    """What fp16 and int8 cost and save, as a section; nothing where all is fp32."""
+    fp32 = {_kind(entry): entry for entry in manifest.artifacts if entry.precision == "fp32"}
+    rows = []
+    for entry in manifest.artifacts:
+        if entry.precision == "fp32":
+            continue
+        whole = fp32.get(_kind(entry))
+        smaller = f"{_bytes(entry, sizes) / _bytes(whole, sizes):.2f}" if whole else "no fp32 here"
+        for k, record in sorted(entry.parity.items()):
+            accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
+            rows.append((f"`{entry.path}`", str(k), *accuracies, f"{record.top1_agreement:.1%}", smaller))
+    if not rows:
+        return ""
+    columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "size / fp32")
+    return (
+        f"### Quantization\n\n{table(columns, rows)}\n\n"
+        "Top-1 in percent, measured of int8 on the images of the table above where they have labels; agreement: the\n"
+        "share of these images on which the largest output is the subnetwork's, in the worst runtime.\n\n"
+    )
+
+
+def _kind(entry: ArtifactEntry) -> tuple[object, ...]:
+    return entry.target, entry.graph, entry.input, entry.heads, len(entry.inputs)
+
+
+def _bytes(entry: ArtifactEntry, sizes: Mapping[str, int]) -> int:
+    return sum(sizes[path] for path in entry.files)
+
+
+def _allowed(record: ParityRecord) -> str:
+    return "by accuracy" if record.bound is None else f"{record.bound:.2g}"
+
+
+def _percent(value: float | None, digits: int, missing: str = _UNKNOWN) -> str:
+    return missing if value is None else f"{value:.{digits}f}"
+
+
+def _trained(trained: bool | str) -> str:
+    return trained if isinstance(trained, str) else "yes" if trained else "no"
+
+
+def _time(device: DeviceEntry) -> str:
+    if device.ms is None:
+        return _UNKNOWN
+    interval = "" if device.low is None or device.high is None else f" ({device.low:.3g} to {device.high:.3g})"
+    return f"{device.ms:.3g}{interval}, {plain(device.provenance or _UNKNOWN)}"
+
+
+def _fits(device: DeviceEntry) -> str:
+    if device.heads is None:
+        return _UNKNOWN
+    verdict = "yes" if device.fits else "no"
+    sure = " surely" if device.fits and device.sure else ""
+    return f"{verdict}{sure}" if device.chance is None else f"{verdict}{sure}, {device.chance:.0%}"

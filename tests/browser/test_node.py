@@ -1,0 +1,92 @@
+"""The JavaScript in a bundle, in Node with the onnxruntime-web that the example page uses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydra_export import bundle, checkpoint
+from hydra_export.architecture import HydraConfig
+from hydra_export.export import export, jobs
+from hydra_export.parity import Gate
+from hydra_export.preprocess import Preprocessing
+from tests.browser.conftest import EXAMPLE
+from tests.conftest import perturbed
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    if not shutil.which("node") or not (EXAMPLE / "node_modules").exists():
+        pytest.skip("no node, or no onnxruntime-web: `make browser` installs it and runs this")
+    place = tmp_path_factory.mktemp("node")
+    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
+    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    tiny, graphs = checkpoint.load(place / "tiny.safetensors"), ["separate", "shared", "universal"]
+    export(tiny, place / "tensor", jobs(["onnx"], graphs, ["fp32", "fp16", "int8"]), gate=Gate(open=True))
+    export(tiny, place / "three", jobs(["onnx"], graphs, batch=3))
+    export(tiny, place / "dynamic", jobs(["onnx"], graphs, form="image", batch="dynamic"))
+    return {path.name: path for path in place.iterdir() if path.is_dir()}
+
+
+def node(folder: Path, *arguments: object, where: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
+    command = ["node", str(folder / "snippets" / "run.mjs"), *map(str, arguments)]
+    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+
+
+def said(output: str) -> dict[tuple[str, int], str]:
+    """The verdict on each artifact at each head count."""
+    lines = [re.fullmatch(r"(\S+), k = (\d+): best .*, (same|DIFFERS)", line) for line in output.splitlines()]
+    return {(line[1], int(line[2])): line[3] for line in lines if line}
+
+
+@pytest.mark.parametrize("name", ["tensor", "three", "dynamic"])
+def test_every_artifact_runs_as_the_golden_data_say(bundles: dict[str, Path], name: str) -> None:
+    done = node(bundles[name])
+    assert done.returncode == 0, done.stderr
+    wanted = {(artifact.path, k) for artifact in bundle.read(bundles[name]).artifacts for k in artifact.heads}
+    assert said(done.stdout) == dict.fromkeys(wanted, "same")
+
+
+def test_it_runs_what_it_was_asked_for(bundles: dict[str, Path], tmp_path: Path) -> None:
+    done = node(bundles["tensor"], "--heads", 4, "--artifact", "onnx/tiny-universal.onnx")
+    assert (done.returncode, said(done.stdout)) == (0, {("onnx/tiny-universal.onnx", 4): "same"})
+    assert node(bundles["tensor"], "--heads", 3).returncode == 2
+    elsewhere = node(bundles["tensor"], where=tmp_path)
+    assert (elsewhere.returncode, elsewhere.stderr) == (
+        2,
+        "Install one where you call this: npm install onnxruntime-node\n",
+    )
+
+
+@pytest.mark.parametrize("artifact", ["onnx/tiny-k2.onnx", "onnx/tiny-universal-int8.onnx"])
+def test_it_fails_where_an_artifact_computes_something_else(
+    bundles: dict[str, Path], tmp_path: Path, artifact: str
+) -> None:
+    copy = Path(shutil.copytree(bundles["tensor"], tmp_path / "copy"))
+    with np.load(copy / bundle.GOLDEN) as arrays:
+        changed = {
+            name: np.ascontiguousarray(arrays[name][:, ::-1]) if "logits" in name else arrays[name] for name in arrays
+        }
+    np.savez(copy / bundle.GOLDEN, **changed)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
+    manifest, digest = bundle.read(copy), bundle.file_entry(copy, bundle.GOLDEN).sha256
+    (old,) = (entry.sha256 for entry in manifest.files if entry.path == bundle.GOLDEN)
+    (copy / bundle.MANIFEST).write_text((copy / bundle.MANIFEST).read_text().replace(old, digest))
+    done = node(copy, "--heads", 2, "--artifact", artifact)
+    assert (done.returncode, said(done.stdout)) == (1, {(artifact, 2): "DIFFERS"})
+
+
+def test_a_damaged_file_is_not_run(bundles: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundles["three"], tmp_path / "copy"))
+    weights = bytearray((copy / "onnx/tiny-universal.bin").read_bytes())
+    weights[100] ^= 1
+    (copy / "onnx/tiny-universal.bin").write_bytes(weights)
+    done = node(copy, "--artifact", "onnx/tiny-universal.onnx")
+    assert done.returncode == 1
+    assert "onnx/tiny-universal.bin is not what the manifest says" in done.stderr
