@@ -16,13 +16,14 @@ OLDEST := .venv-oldest
 
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser workflows test lint types architecture pytest benchmark format clean
+.PHONY: help demo oldest browser workflows docs test lint types architecture pytest benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
+	@echo "make docs       the documentation site, in docs/_build/html; a warning is an error"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -55,6 +56,9 @@ workflows:
 	npm ci --silent --no-audit --no-fund --prefix scripts/workflows
 	node scripts/workflows/lint.mjs .github/workflows/*.yml examples/workflows/*.yml
 
+docs: $(BIN)/.installed-dev
+	$(BIN)/sphinx-build -W --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
+
 test: lint types architecture pytest
 
 lint: $(BIN)/.installed-dev
@@ -68,7 +72,7 @@ architecture: $(BIN)/.installed-dev
 	$(BIN)/lint-imports
 
 pytest: $(BIN)/.installed-dev
-	$(BIN)/pytest -n auto --durations 15 $(ARGS)
+	$(BIN)/pytest -n auto --dist loadgroup --durations 15 $(ARGS)
 
 benchmark: $(BIN)/.installed-dev
 	$(BIN)/python benchmarks/onnx_target.py
@@ -79,7 +83,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache docs/_build
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,0 +1,162 @@
+"""What README and docs/ show works as shown: every command and program in them is run, page by page, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hydra_export.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = "README.md"
+PAGES = (README, *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
+)
+STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
+COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "bundle", "report")
+# Over ten seconds, as are all that start with a bundle that README's commands write.
+SLOW = {README, "docs/bundles.md", "docs/quickstart.md", "docs/training.md"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block; *why* it is not run, or nothing."""
+
+    language: str
+    text: str
+    why: str
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[Block]:
+    found = (match.groupdict() for match in FENCE.finditer(text(page)))
+    return [Block(each["language"], each["text"], each["why"] or "") for each in found]
+
+
+def given(page: str) -> list[str]:
+    """The folders of README's that a page takes for there."""
+    found = STARTS_WITH.search(text(page))
+    return re.split(r", | and ", found[1]) if found else []
+
+
+def run(page: str, folder: Path) -> None:
+    """Runs every block of *page* in *folder*; the user's own settings and caches are out of reach."""
+    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    here |= {f"XDG_{kind}_HOME": str(folder.parent / kind.lower()) for kind in ("CONFIG", "CACHE")}
+    programs = {"sh": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    for block in blocks(page):
+        if block.why:
+            continue
+        done = subprocess.run(
+            [*programs[block.language], block.text],
+            cwd=folder,
+            env=os.environ | here,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{page}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def from_readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which README's blocks were run."""
+    folder = tmp_path_factory.mktemp("readme") / "here"
+    folder.mkdir()
+    run(README, folder)
+    return folder
+
+
+def runnable() -> Iterator[object]:
+    for page in PAGES:
+        if any(not block.why for block in blocks(page)):
+            slow = page in SLOW or given(page)
+            # One process runs README and what starts with its bundles: see --dist loadgroup in the Makefile.
+            yield pytest.param(page, id=page, marks=[pytest.mark.slow, pytest.mark.xdist_group("pages")] if slow else [])
+
+
+@pytest.mark.parametrize("page", [*runnable()])
+def test_the_commands_and_programs_of_a_page_run_in_order(
+    page: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    if page == README:
+        folder = request.getfixturevalue("from_readme")
+        assert {"dist", "universal", "bundle"} <= {path.name for path in folder.iterdir()}
+        return
+    for name in given(page):
+        shutil.copytree(request.getfixturevalue("from_readme") / name, folder / name)
+    run(page, folder)
+
+
+def test_almost_every_block_is_run() -> None:
+    every = [block for page in PAGES for block in blocks(page)]
+    assert sum(not block.why for block in every) >= 1
+    fences = sum(len(re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)) for page in PAGES)
+    assert len(every) == fences, "a block is fenced in another way, and would neither be run nor say why not"
+
+
+def test_every_option_of_a_command_that_is_not_run_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+    known = capsys.readouterr().out
+    for page in PAGES:
+        shown = [block.text for block in blocks(page) if block.why] + re.findall(r"`(hydra-export [^`]+)`", text(page))
+        for command in re.findall(r"hydra-export (.*)", "\n".join(shown)):
+            for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command)) - {"--help"}:
+                assert option in known, f"{page}: {option}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+def test_every_file_that_a_page_links_to_exists(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text(page)):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md"])
+def test_no_page_has_a_placeholder(page: str) -> None:
+    assert not re.findall(r"^[A-Z]{4,}$|TODO|FIXME", text(page), flags=re.MULTILINE)
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    listed = re.findall(r"^([a-z/-]+)$", text("docs/index.md"), re.MULTILINE)
+    assert {f"docs/{name}.md" for name in ("index", *listed)} == {*PAGES} - {README}
+
+
+def test_every_public_name_is_described() -> None:
+    import hydra_export
+    from hydra_export import mil
+
+    for page, module in (("docs/python.md", hydra_export), ("docs/mil.md", mil)):
+        described = re.findall(r"^\.\. auto\w+:: (\w+)$", text(page), re.MULTILINE)
+        assert set(described) >= set(module.__all__), page
+
+
+def test_every_error_code_is_listed() -> None:
+    from hydra_export import errors
+
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    listed = re.findall(r"^\| `(\w+)` \| [12] \|", text("docs/bundles.md"), re.MULTILINE)
+    assert {*listed} == codes - {"error"}
+
+
+def test_every_input_of_the_action_is_listed() -> None:
+    import yaml
+
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    section = text("docs/bundles.md").partition("## GitHub Actions")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (?:`(.*?)`)? *\|", section, re.MULTILINE))
+    assert rows == {name: given["default"] for name, given in action["inputs"].items()}
