@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
 
 from hydra_export.version import VERSION
 
@@ -21,6 +23,8 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3  # pages link to each other's headings as on GitHub
 myst_links_external_new_tab = False
+
+smartquotes = False  # would make one dash of an option's two
 
 html_theme = "furo"
 html_title = f"hydra-export {VERSION}"
@@ -55,6 +59,27 @@ def _link_to_pages(_app: Sphinx, _name: str, source: list[str]) -> None:
         source[0] = re.sub(rf"\]\((\.\./)+{re.escape(file)}", f"]({page}", source[0])
 
 
+def _readable_defaults(*told: Any) -> tuple[str | None, str | None]:
+    """A default that is made anew each time is shown as such: Sphinx cannot read a signature that says <factory>."""
+    *_, signature, returned = told
+    return signature and signature.replace("<factory>", "..."), returned
+
+
+def _several_names(*told: Any) -> None:
+    """Where "a, b: text" describes two attributes, napoleon would take the first for the type of the second."""
+    lines: list[str] = told[-1]
+    lines[:] = [re.sub(r"^ {4}\w+(, \w+)+(?=: )", lambda names: names[0].replace(", ", ","), line) for line in lines]
+
+
+def _dashes(_app: Sphinx, page: nodes.document) -> None:
+    """Sphinx writes two of them between a name and its description."""
+    for text in [node for node in page.findall(nodes.Text) if node == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
+    app.connect("autodoc-process-docstring", _several_names, priority=400)  # before napoleon
     app.connect("source-read", _link_to_pages)
+    app.connect("autodoc-process-signature", _readable_defaults)
+    app.connect("doctree-read", _dashes)

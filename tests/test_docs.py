@@ -17,7 +17,10 @@ from hydra_export.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = "README.md"
-PAGES = (README, *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+PAGES = (
+    README,
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+)
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
@@ -84,7 +87,9 @@ def runnable() -> Iterator[object]:
         if any(not block.why for block in blocks(page)):
             slow = page in SLOW or given(page)
             # One process runs README and what starts with its bundles: see --dist loadgroup in the Makefile.
-            yield pytest.param(page, id=page, marks=[pytest.mark.slow, pytest.mark.xdist_group("pages")] if slow else [])
+            yield pytest.param(
+                page, id=page, marks=[pytest.mark.slow, pytest.mark.xdist_group("pages")] if slow else []
+            )
 
 
 @pytest.mark.parametrize("page", [*runnable()])
@@ -105,7 +110,9 @@ def test_the_commands_and_programs_of_a_page_run_in_order(
 def test_almost_every_block_is_run() -> None:
     every = [block for page in PAGES for block in blocks(page)]
     assert sum(not block.why for block in every) >= 1
-    fences = sum(len(re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)) for page in PAGES)
+    fences = sum(
+        len(re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)) for page in PAGES
+    )
     assert len(every) == fences, "a block is fenced in another way, and would neither be run nor say why not"
 
 
@@ -132,7 +139,7 @@ def test_no_page_has_a_placeholder(page: str) -> None:
 
 
 def test_every_page_is_reached_from_the_index() -> None:
-    listed = re.findall(r"^([a-z/-]+)$", text("docs/index.md"), re.MULTILINE)
+    listed = re.findall(r"^(?:[\w ]+ <)?([a-z/-]+)>?$", text("docs/index.md"), re.MULTILINE)
     assert {f"docs/{name}.md" for name in ("index", *listed)} == {*PAGES} - {README}
 
 
