@@ -72,7 +72,7 @@ architecture: $(BIN)/.installed-dev
 	$(BIN)/lint-imports
 
 pytest: $(BIN)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadgroup --durations 15 $(ARGS)
+	$(BIN)/pytest -n auto --durations 15 $(ARGS)
 
 benchmark: $(BIN)/.installed-dev
 	$(BIN)/python benchmarks/onnx_target.py

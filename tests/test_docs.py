@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +26,7 @@ FENCE = re.compile(
 )
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
 COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "bundle", "report")
-# Over ten seconds, as are all that start with a bundle that README's commands write.
-SLOW = {README, "docs/bundles.md", "docs/quickstart.md", "docs/training.md"}
+SLOW = {"docs/bundles.md", "docs/quickstart.md", "docs/training.md"}  # over ten seconds
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,17 @@ def given(page: str) -> list[str]:
     return re.split(r", | and ", found[1]) if found else []
 
 
+def runnable(page: str) -> list[Block]:
+    """Those that are to be run."""
+    return [block for block in blocks(page) if not block.why]
+
+
 def run(page: str, folder: Path) -> None:
     """Runs every block of *page* in *folder*; the user's own settings and caches are out of reach."""
     here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     here |= {f"XDG_{kind}_HOME": str(folder.parent / kind.lower()) for kind in ("CONFIG", "CACHE")}
     programs = {"sh": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-    for block in blocks(page):
-        if block.why:
-            continue
+    for block in runnable(page):
         done = subprocess.run(
             [*programs[block.language], block.text],
             cwd=folder,
@@ -74,43 +75,34 @@ def run(page: str, folder: Path) -> None:
         assert done.returncode == 0, f"{page}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.fixture(scope="module")
-def from_readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which README's blocks were run."""
-    folder = tmp_path_factory.mktemp("readme") / "here"
+@pytest.mark.slow
+def test_the_readme_runs_in_order_and_then_the_pages_that_start_with_its_bundles(tmp_path: Path) -> None:
+    readme = tmp_path / "readme"
+    readme.mkdir()
+    run(README, readme)
+    for number, page in enumerate(filter(given, PAGES)):
+        folder = tmp_path / str(number) / "page"
+        for name in given(page):
+            shutil.copytree(readme / name, folder / name)
+        run(page, folder)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+        for page in PAGES
+        if runnable(page) and page != README and not given(page)
+    ],
+)
+def test_the_commands_and_programs_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
     folder.mkdir()
-    run(README, folder)
-    return folder
-
-
-def runnable() -> Iterator[object]:
-    for page in PAGES:
-        if any(not block.why for block in blocks(page)):
-            slow = page in SLOW or given(page)
-            # One process runs README and what starts with its bundles: see --dist loadgroup in the Makefile.
-            yield pytest.param(
-                page, id=page, marks=[pytest.mark.slow, pytest.mark.xdist_group("pages")] if slow else []
-            )
-
-
-@pytest.mark.parametrize("page", [*runnable()])
-def test_the_commands_and_programs_of_a_page_run_in_order(
-    page: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    if page == README:
-        folder = request.getfixturevalue("from_readme")
-        assert {"dist", "universal", "bundle"} <= {path.name for path in folder.iterdir()}
-        return
-    for name in given(page):
-        shutil.copytree(request.getfixturevalue("from_readme") / name, folder / name)
     run(page, folder)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
-    ran = [block for page in PAGES for block in blocks(page) if not block.why]
-    assert len(ran) >= 37
+    assert sum(len(runnable(page)) for page in PAGES) >= 37
     for page in (*PAGES, *INCLUDED):
         fences = re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)
         assert len(blocks(page)) == len(fences), f"{page}: a block is fenced in a way that this test does not read"
@@ -156,13 +148,14 @@ def test_every_public_name_is_described() -> None:
 def test_every_error_code_is_listed() -> None:
     from hydra_export import errors
 
-    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    base = errors.HydraExportError
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, base)}
     listed = re.findall(r"^\| `(\w+)` \| [12] \|", text("docs/bundles.md"), re.MULTILINE)
     assert {*listed} == codes - {"error"}
 
 
 def test_every_input_of_the_action_is_listed() -> None:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
     section = text("docs/bundles.md").partition("## GitHub Actions")[2].partition("\n## ")[0]
