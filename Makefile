@@ -20,7 +20,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser workflows release verify-release test lint types architecture pytest benchmark format clean
+.PHONY: help demo oldest browser workflows docs release verify-release test lint types architecture pytest benchmark format \
+  clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
@@ -29,6 +30,7 @@ help:
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
 	@echo "make release    wheel, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
 	@echo "make verify-release  checks these: hashes, and every artifact of the bundle"
+	@echo "make docs       the documentation site, in docs/_build/html; a warning is an error"
 	@echo "make test       formatting, lint, types, architecture and every test"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
@@ -78,6 +80,9 @@ verify-release:
 	cd "$(DIST)" && $(SHA256SUM) --check --strict SHA256SUMS
 	$(BIN)/hydra-export verify "$(DIST)/hydravit-fashion-mnist-$(VERSION).zip"
 
+docs: $(BIN)/.installed-dev
+	$(BIN)/sphinx-build -W --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
+
 test: lint types architecture pytest
 
 lint: $(BIN)/.installed-dev
@@ -102,7 +107,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache docs/_build
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,4 +1,4 @@
-"""Runs saved Core ML packages (.mlpackage, ML Program) anywhere, from their files alone.
+"""Runs saved Core ML packages (.mlpackage, ML Program) anywhere, from their files alone::
 
     package = mil.load(Path("model.mlpackage"))
     logits = package.run({"image": image})["logits"]

@@ -1,0 +1,163 @@
+"""What README and docs/ show works as shown: every command and program in them is run, page by page, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hydra_export.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = "README.md"
+PAGES = (
+    README,
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+)
+INCLUDED = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/browser/README.md")
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
+)
+STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
+COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "bundle", "report")
+SLOW = {"docs/bundles.md", "docs/quickstart.md", "docs/training.md"}  # over ten seconds
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block; *why* it is not run, or nothing."""
+
+    language: str
+    text: str
+    why: str
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[Block]:
+    found = (match.groupdict() for match in FENCE.finditer(text(page)))
+    return [Block(each["language"], each["text"], each["why"] or "") for each in found]
+
+
+def given(page: str) -> list[str]:
+    """The folders of README's that a page takes for there."""
+    found = STARTS_WITH.search(text(page))
+    return re.split(r", | and ", found[1]) if found else []
+
+
+def runnable(page: str) -> list[Block]:
+    """Those that are to be run."""
+    return [block for block in blocks(page) if not block.why]
+
+
+def run(page: str, folder: Path) -> None:
+    """Runs every block of *page* in *folder*; the user's own settings and caches are out of reach."""
+    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    here |= {f"XDG_{kind}_HOME": str(folder.parent / kind.lower()) for kind in ("CONFIG", "CACHE")}
+    programs = {"sh": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    for block in runnable(page):
+        done = subprocess.run(
+            [*programs[block.language], block.text],
+            cwd=folder,
+            env=os.environ | here,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{page}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.slow
+def test_the_readme_runs_in_order_and_then_the_pages_that_start_with_its_bundles(tmp_path: Path) -> None:
+    readme = tmp_path / "readme"
+    readme.mkdir()
+    run(README, readme)
+    for number, page in enumerate(filter(given, PAGES)):
+        folder = tmp_path / str(number) / "page"
+        for name in given(page):
+            shutil.copytree(readme / name, folder / name)
+        run(page, folder)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+        for page in PAGES
+        if runnable(page) and page != README and not given(page)
+    ],
+)
+def test_the_commands_and_programs_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    run(page, folder)
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    assert sum(len(runnable(page)) for page in PAGES) >= 37
+    for page in (*PAGES, *INCLUDED):
+        fences = re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)
+        assert len(blocks(page)) == len(fences), f"{page}: a block is fenced in a way that this test does not read"
+    assert all(block.why for page in INCLUDED for block in blocks(page))
+
+
+def test_every_option_of_a_command_that_is_not_run_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+    known = capsys.readouterr().out
+    for page in PAGES:
+        shown = [block.text for block in blocks(page) if block.why] + re.findall(r"`(hydra-export [^`]+)`", text(page))
+        for command in re.findall(r"hydra-export (.*)", "\n".join(shown)):
+            for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command)) - {"--help"}:
+                assert option in known, f"{page}: {option}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *INCLUDED])
+def test_every_file_that_a_page_links_to_exists(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text(page)):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, *INCLUDED])
+def test_no_page_has_a_placeholder(page: str) -> None:
+    assert not re.findall(r"^[A-Z]{4,}$|TODO|FIXME", text(page), flags=re.MULTILINE)
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    listed = re.findall(r"^(?:[\w ]+ <)?([a-z/-]+)>?$", text("docs/index.md"), re.MULTILINE)
+    assert {f"docs/{name}.md" for name in ("index", *listed)} == {*PAGES} - {README}
+
+
+def test_every_public_name_is_described() -> None:
+    import hydra_export
+    from hydra_export import mil
+
+    for page, module in (("docs/python.md", hydra_export), ("docs/mil.md", mil)):
+        described = re.findall(r"^\.\. auto\w+:: (\w+)$", text(page), re.MULTILINE)
+        assert set(described) >= set(module.__all__), page
+
+
+def test_every_error_code_is_listed() -> None:
+    from hydra_export import errors
+
+    base = errors.HydraExportError
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, base)}
+    listed = re.findall(r"^\| `(\w+)` \| [12] \|", text("docs/bundles.md"), re.MULTILINE)
+    assert {*listed} == codes - {"error"}
+
+
+def test_every_input_of_the_action_is_listed() -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    section = text("docs/bundles.md").partition("## GitHub Actions")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (?:`(.*?)`)? *\|", section, re.MULTILINE))
+    assert rows == {name: given["default"] for name, given in action["inputs"].items()}
