@@ -690,15 +690,23 @@ def run(*arguments: str, command: list[str] | None = None) -> subprocess.Complet
     return subprocess.run([*(command or console_script()), *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["zzz"], ["--version"]])
-def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str]) -> None:
-    heavy = ("torch", "timm", "torchvision", "onnx", "onnxruntime", "sklearn", "PIL", "numpy")
+def imported_by(names: set[str], *arguments: str) -> str:
     program = (
         "import sys; from hydra_export.cli import main; main(sys.argv[1:]); "
-        f"print(*sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)"
+        f"print(*sorted({names!r} & set(sys.modules)), file=sys.stderr)"
     )
-    found = run(*arguments, command=[sys.executable, "-c", program])
-    assert found.stderr.splitlines()[-1] == ""
+    return run(*arguments, command=[sys.executable, "-c", program]).stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["zzz"], ["--version"]])
+def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str]) -> None:
+    heavy = {"torch", "timm", "torchvision", "onnx", "onnxruntime", "sklearn", "PIL", "numpy"}
+    assert not imported_by(heavy, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--target", "tfite"], ["--jobs", "-1"], ["--max-drop", "2"]])
+def test_what_is_mistyped_is_refused_before_pytorch_is_imported(arguments: list[str]) -> None:
+    assert not imported_by({"torch", "timm", "onnxruntime"}, *arguments)
 
 
 def test_the_module_is_the_script() -> None:

@@ -84,6 +84,7 @@ class Choices:
 
 def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | None = None) -> Manifest:
     """Exports what was *given* to *out*, and its archive to *zipped*, with progress on standard error."""
+    _check(given)  # before PyTorch is imported, which takes seconds
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.bundle import check_replaceable
@@ -92,7 +93,6 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     from hydra_export.parity import Gate
 
     console = talk()
-    _check(given)
     listed = _listed(given, _names("--target", given.target)) if given.device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(given.checkpoint, head_dim=given.head_dim, preprocessing=given.preprocessing)
@@ -128,7 +128,11 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
 
 
 def _check(given: Choices) -> None:
+    from hydra_export import targets
     from hydra_export.errors import BadInput
+
+    for name in _names("--target", given.target):
+        targets.get(name)
 
     _check_not_negative("--jobs", given.jobs)
     _check_not_negative("--memory", given.memory)
