@@ -19,8 +19,8 @@ def fashion_mnist() -> TrainConfig:
 
     hydra-export train --recipe fashion-mnist --out RUN
 
-    17 passes over the images in 47 minutes on two busy CPU cores. Top-1 on the 10,000 test images:
-    k=1 81.7 %, k=3 86.5 %, k=6 88.4 %, k=9 88.7 %, k=12 88.3 %.
+    30 passes over the images in 52 minutes on one CPU core. Top-1 on the 10,000 test images:
+    k=1 81.1 %, k=3 87.7 %, k=6 89.7 %, k=9 90.1 %, k=12 90.1 %.
     """
     return TrainConfig(
         recipe="fashion-mnist",
@@ -32,11 +32,12 @@ def fashion_mnist() -> TrainConfig:
         preprocessing=Preprocessing(image_size=28, mean=(0.2860,), std=(0.3530,), crop=1.0),
         trained_heads=tuple(range(1, 13)),
         export_heads=(3, 6, 12),
-        steps=16_000,
+        steps=28_000,
         batch_size=64,
         lr=1e-3,
         active_slices=False,
-        augmentation=Augmentation(flip=0.5, erase=0.1, erase_area=(0.02, 0.15)),
+        label_smoothing=0.05,
+        augmentation=Augmentation(flip=0.5, shift=1, erase=0.1, erase_area=(0.02, 0.15), mixup=0.2),
         ema_decay=0.998,
         save_every=250,
         stored="float16",
