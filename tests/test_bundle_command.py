@@ -126,11 +126,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return place / "first", place / "second"
 
 
-def start(place: Path, two: tuple[Path, Path], rounds: int, most_bytes: int) -> subprocess.Popen[str]:
+def start(place: Path, two: tuple[Path, Path], rounds: int, most_bytes: int) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, PROGRAM, place, rounds, most_bytes, *two]
-    running = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, text=True)
+    # Without a buffer, in which communicate would not look for what came right behind the first line.
+    running = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, bufsize=0)
     assert running.stdout is not None
-    assert running.stdout.readline() == "ready\n"
+    assert running.stdout.readline() == b"ready\n"
     return running
 
 
@@ -186,7 +187,7 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_old(two: tuple[Path, Path], tm
     running = start(tmp_path, (two[1], two[1]), 1, int(size * share))
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 2
-    assert "Cannot write" in said
+    assert b"Cannot write" in said
     assert {name: digest for name, digest in contents(tmp_path).items() if name.startswith("out")} == before
     check(tmp_path, two)
     assert finished(tmp_path, (two[1], two[1])) == 0

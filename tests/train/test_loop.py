@@ -254,7 +254,8 @@ def test_tensorboard_is_an_extra(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_steps_compute_the_same() -> None:
-    compiled, plain = trainer(calm(compile=True, sampling="fixed")), trainer(calm(sampling="fixed"))
+    chosen: dict[str, object] = {"sampling": "fixed", "trained_heads": [1, 3], "model.depth": 1}  # compiling takes long
+    compiled, plain = trainer(calm(compile=True, **chosen)), trainer(calm(**chosen))
     for _ in range(2):
         assert compiled.train_step().loss == pytest.approx(plain.train_step().loss, abs=1e-5)
 
