@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: at the end one process would run a long one while the others have nothing left to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def perturbed(config: HydraConfig, seed: int = 0) -> HydraViT:
     """A model whose every parameter matters: fresh ViTs have zero biases and classifiers, which hide errors."""
     import torch
