@@ -183,9 +183,9 @@ An error of x/÷ 1.30 means that half of the predictions are at most 1.30 times 
 | least CPU time of 40 calls | 55 % | 3.9 % | -0.1 % | -0.2 % | -0.1 % | 0.1 % | 0.3 % | 1.4 % | 1.5 % |
 | median on the clock | 57 % | 4.7 % | 1.0 % | 3.0 % | -0.5 % | 0.4 % | -0.2 % | 0.8 % | 2.4 % |
 
-For k = 4 to 11 that is 0.5 % on average and 1.5 % at most by CPU time, 1.2 % and 3.0 % by the clock, on a machine with little
-else to do; while other programs wanted the cores, 1.6 % and 2.4 % by CPU time, and by the clock 11 % and 26 %. Below the
-smallest that was timed, k = 1 and 2, it is a guess.
+For k = 4 to 11 that is 0.5 % on average and 1.5 % at most by CPU time, 1.2 % and 3.0 % by the clock, on a machine with
+little else to do; while other programs wanted the cores, 1.6 % and 2.4 % by CPU time, and by the clock 11 % and 26 %.
+Below the smallest that was timed, k = 1 and 2, it is a guess.
 
 ## What the model does
 
