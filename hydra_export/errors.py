@@ -2,6 +2,7 @@
 
 HydraExportError                    base; the CLI prints it and exits with its status
 ├── BadInput                        status 2: something given was wrong
+│   ├── Unreadable                  a file that is missing, no regular one or too large
 │   ├── UnknownName                 a name that is none of ours, with the nearest that is
 │   ├── BadCheckpoint               a checkpoint that cannot be read or is not supported
 │   ├── BadData                     images or labels that cannot be used
@@ -36,6 +37,16 @@ class BadInput(HydraExportError):
 
     code = "bad_input"
     exit_status = 2
+
+
+class Unreadable(BadInput):
+    """A file that cannot be read; *reason* says why, and *missing* that there is none."""
+
+    code = "unreadable_file"
+
+    def __init__(self, name: str, reason: str, remedy: str, missing: bool = False) -> None:
+        super().__init__(f"{name} cannot be read: {reason}.", remedy)
+        self.reason, self.missing = reason, missing
 
 
 class UnknownName(BadInput):

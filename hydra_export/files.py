@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files that are read only where they are regular and small enough, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from hydra_export.errors import OutputRefused
+from hydra_export.errors import OutputRefused, Unreadable
 
 _REFUSALS = {
     errno.ENOSPC: "Free some space, or choose another place.",
@@ -32,9 +34,84 @@ _REFUSALS = {
 }
 
 
+MIB = 2**20
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "") -> bytes:
+    """All of a file that somebody else may have written.
+
+    Args:
+        path, limit_bytes, name, remedy: as for ``opened``.
+
+    Raises:
+        Unreadable: as ``opened`` does, or the file grew meanwhile.
+    """
+    name = name or str(path)
+    with opened(path, limit_bytes, name, remedy) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            content = file.read(size + 1)
+        except OSError as error:
+            raise Unreadable(name, os.strerror(error.errno or 0), remedy) from error
+    if len(content) > size:
+        raise Unreadable(name, "it grew while it was read", remedy or "Give a file that nothing writes to.")
+    return content
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path | str, limit_bytes: int | None = None, name: str = "", remedy: str = "", links: bool = True
+) -> Iterator[BinaryIO]:
+    """A file that somebody else may have written, open for reading; nothing is waited for, whatever lies there.
+
+    Args:
+        limit_bytes: the largest size that is read; None where the caller checks sizes itself.
+        name: what the message calls it; by default its path.
+        remedy: what to do instead; by default it follows from the reason.
+        links: whether a link to a regular file is followed.
+
+    Raises:
+        Unreadable: there is no such file, it must not be read, it is no regular file, or it is larger than that.
+    """
+    name = name or str(path)
+    try:
+        _check_regular(Path(path).stat(follow_symlinks=links), name, remedy)  # first: opening a device may do something
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        missing = isinstance(error, FileNotFoundError)
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        remedy = remedy or ("Check the path." if missing else "Give a file that you may read.")
+        raise Unreadable(name, reason, remedy, missing) from error
+    with open(handle, "rb") as file:  # noqa: PTH123 (a descriptor)
+        status = os.fstat(handle)
+        _check_regular(status, name, remedy)
+        if limit_bytes is not None and status.st_size > limit_bytes:
+            allowed = f"at most {_size(limit_bytes)}"
+            reason = f"it has {status.st_size:,} bytes, allowed are {allowed}"
+            raise Unreadable(name, reason, remedy or f"Give a file of {allowed}.")
+        yield file
+
+
+def _check_regular(status: os.stat_result, name: str, remedy: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a link")
+        raise Unreadable(name, f"it is {kind}, not a file", remedy or "Give a regular file.")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes // MIB} MiB" if num_bytes % MIB == 0 else f"{num_bytes:,} bytes"
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

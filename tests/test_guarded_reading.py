@@ -1,0 +1,81 @@
+"""A file from somewhere else is opened only where it is regular and small enough; nothing is waited for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hydra_export import files
+from hydra_export.errors import Unreadable
+
+_LIMIT = 1000
+
+
+def _fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _link(path: Path, to: str) -> Path:
+    path.symlink_to(to)
+    return path
+
+
+def _socket(path: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+    return path
+
+
+def _sparse(path: Path, size: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+_NASTY = {
+    "a named pipe": (lambda folder: _fifo(folder / "pipe"), "is a named pipe, not a file"),
+    "a link to one": (
+        lambda folder: _link(folder / "link", str(_fifo(folder / "pipe"))),
+        "is a named pipe, not a file",
+    ),
+    "endless zeros": (lambda folder: _link(folder / "link", "/dev/zero"), "is a device, not a file"),
+    "a terminal": (lambda _folder: Path("/dev/tty"), "is a device, not a file"),
+    "a socket": (lambda folder: _socket(folder / "socket"), "is a socket, not a file"),
+    "a folder": (lambda folder: folder, "is a folder, not a file"),
+    "nothing": (lambda folder: folder / "none", "No such file"),
+    "a broken link": (lambda folder: _link(folder / "link", "none"), "No such file"),
+    "a loop": (lambda folder: _link(folder / "link", "link"), "symbolic links"),
+    "below a file": (lambda folder: _sparse(folder / "file", 1) / "below", "Not a directory"),
+    "an impossible name": (lambda folder: folder / "zero\0byte", "null"),
+    "too long a name": (lambda folder: folder / ("x" * 300), "File name too long"),
+    "a sparse terabyte": (lambda folder: _sparse(folder / "sparse", 2**40), "allowed are at most 1,000 bytes"),
+    "a byte too many": (lambda folder: _sparse(folder / "large", _LIMIT + 1), "it has 1,001 bytes, allowed"),
+}
+
+
+@pytest.mark.parametrize("what", _NASTY)
+def test_what_is_no_regular_small_file_is_refused_at_once(tmp_path: Path, what: str) -> None:
+    make, reason = _NASTY[what]
+    path = make(tmp_path)
+    with pytest.raises(Unreadable, match=reason) as refused:
+        files.read(path, _LIMIT, "The list")
+    assert refused.value.message.startswith("The list cannot be read: ")
+    assert refused.value.remedy
+    assert refused.value.missing == (what in ("nothing", "a broken link"))
+
+
+def test_a_regular_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * _LIMIT)
+    assert files.read(tmp_path / "file", _LIMIT) == b"x" * _LIMIT
+    assert files.read(_link(tmp_path / "link", "file"), _LIMIT) == b"x" * _LIMIT
+    with pytest.raises(Unreadable, match="it is a link, not a file"), files.opened(tmp_path / "link", links=False):
+        pass
+
+
+def test_a_file_that_says_it_is_empty_and_is_not_is_refused() -> None:
+    with pytest.raises(Unreadable, match="grew"):
+        files.read("/proc/self/status", _LIMIT)
