@@ -78,8 +78,12 @@ def unpacked(file: Path) -> Iterator[Path]:
             temporary folder. That it says nothing else than its files is checked last, when the caller is done.
     """
     with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
-        with files.opened(file, remedy="Give a bundle's folder or archive.") as stream:
-            folder = _unpack(stream, file, Path(place))
+        remedy = "Give a bundle's folder or archive."
+        try:
+            with files.opened(file, remedy=remedy) as stream:
+                folder = _unpack(stream, file, Path(place))
+        except OSError as error:
+            raise BadInput(f"{file} cannot be unpacked: {error.strerror}.", remedy) from error
         yield folder
         _check_nothing_else(file, folder)
 

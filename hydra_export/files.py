@@ -44,17 +44,17 @@ _KINDS = {
 }
 
 
-def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "") -> bytes:
+def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "", links: bool = True) -> bytes:
     """All of a file that somebody else may have written.
 
     Args:
-        path, limit_bytes, name, remedy: as for ``opened``.
+        path, limit_bytes, name, remedy, links: as for ``opened``.
 
     Raises:
         Unreadable: as ``opened`` does, or the file grew meanwhile.
     """
     name = name or str(path)
-    with opened(path, limit_bytes, name, remedy) as file:
+    with opened(path, limit_bytes, name, remedy, links) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             content = file.read(size + 1)

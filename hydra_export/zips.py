@@ -41,9 +41,15 @@ class _Frugal:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.tell, self.seekable = file.tell, file.seekable
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(place, whence)
+        except (OSError, OverflowError) as error:
+            raise zipfile.BadZipFile(f"it points to byte {place}") from error
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LISTING_BYTES:
+        if size > _LISTING_BYTES:
             raise zipfile.BadZipFile(f"its list of entries has {size:,} bytes, allowed are {_LISTING_BYTES:,}")
-        return self._file.read(size)
+        return self._file.read(_LISTING_BYTES if size < 0 else size)  # without a size: the end, of 64 KiB at most
