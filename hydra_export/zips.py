@@ -36,6 +36,10 @@ def opened(file: BinaryIO) -> zipfile.ZipFile:
     return archive
 
 
+class _PointsOutside(zipfile.BadZipFile, OSError):
+    """A place before the beginning of a file; of a short archive zipfile tries one, and expects an OSError."""
+
+
 class _Frugal:
     """A file that gives no more at once than a list of entries may have."""
 
@@ -47,7 +51,7 @@ class _Frugal:
         try:
             return self._file.seek(place, whence)
         except (OSError, OverflowError) as error:
-            raise zipfile.BadZipFile(f"it points to byte {place}") from error
+            raise _PointsOutside(f"it points to byte {place}") from error
 
     def read(self, size: int = -1) -> bytes:
         if size > _LISTING_BYTES:
