@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -17,15 +16,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from hydra_export import bundle, files
-from hydra_export.errors import BadInput, OutputRefused, VerificationFailed
+from hydra_export import bundle, files, zips
+from hydra_export.errors import BadInput, OutputRefused, Unreadable, VerificationFailed
 
 SUFFIX = ".zip"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that the format can say
 _MODE = stat.S_IFREG | 0o644
 _UNIX = 3
-_FORBIDDEN = frozenset('\\:*?"<>|')  # in names of files on Windows, or separators there
-_MOST_ENTRIES = 100_000
+_MOST_ENTRIES = 10_000
 _PIECE = 2**20
 
 
@@ -45,9 +43,9 @@ def check_replaceable(file: Path) -> None:
     if not os.path.lexists(file):
         return
     try:
-        with zipfile.ZipFile(file) as old:
-            ours = any(PurePosixPath(name).parts[1:] == (bundle.MANIFEST,) for name in old.namelist())
-    except (OSError, zipfile.BadZipFile, struct.error, ValueError, NotImplementedError):
+        with files.opened(file) as stream, zips.opened(stream) as old:
+            ours = any(name.partition("/")[2] == bundle.MANIFEST for name in old.namelist())
+    except (Unreadable, OSError, *zips.DAMAGED):
         ours = False
     if not ours:
         raise OutputRefused(
@@ -80,22 +78,23 @@ def unpacked(file: Path) -> Iterator[Path]:
             temporary folder. That it says nothing else than its files is checked last, when the caller is done.
     """
     with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
+        remedy = "Give a bundle's folder or archive."
         try:
-            with file.open("rb") as stream:
+            with files.opened(file, remedy=remedy) as stream:
                 folder = _unpack(stream, file, Path(place))
         except OSError as error:
-            raise BadInput(f"{file} cannot be read: {error.strerror}.", "Give a bundle's folder or archive.") from error
+            raise BadInput(f"{file} cannot be unpacked: {error.strerror}.", remedy) from error
         yield folder
         _check_nothing_else(file, folder)
 
 
 def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
     try:
-        archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
+        archive = zips.opened(stream)
+    except zips.DAMAGED as error:
         if stream.seek(0) or stream.read(4) != b"PK\x03\x04":
             raise BadInput(f"{file} is no archive.", "Give a bundle's folder or archive.") from error
-        raise _failed(file, f"its end is damaged: {error}") from error
+        raise _failed(file, f"its list of files is damaged: {error}") from error
     with archive:
         entries = archive.infolist()
         if problem := next(_problems(entries), None):
@@ -106,7 +105,7 @@ def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
             try:
                 with archive.open(entry) as source, path.open("xb") as target:
                     shutil.copyfileobj(source, target, _PIECE)
-            except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            except zips.DAMAGED as error:
                 raise _failed(file, f"{entry.filename} is damaged: {error}") from error
         (name,) = {PurePosixPath(entry.filename).parts[0] for entry in entries}
     return place / name
@@ -117,32 +116,27 @@ def _problems(entries: list[zipfile.ZipInfo]) -> Iterator[str]:
     if not entries:
         yield "it is empty"
     if len(entries) > _MOST_ENTRIES:
-        yield f"it has {len(entries)} entries"
+        yield f"it has {len(entries)} entries, allowed are {_MOST_ENTRIES}"
     seen: dict[str, str] = {}
     for entry in entries:
         name, shown = entry.filename, repr(entry.filename[:200])
-        path = PurePosixPath(name)
-        if name != str(path) or path.is_absolute() or ".." in path.parts or "\0" in entry.orig_filename:
+        if "\0" in entry.orig_filename:
             yield f"{shown} lies outside of it, or is not a plain path"
-        elif any(ord(letter) < ord(" ") or letter in _FORBIDDEN for letter in name):
-            yield f"{shown} has letters that no file's name may have everywhere"
-        elif len(path.parts) < 2:
+        elif problem := files.unportable(name):
+            yield f"{shown} cannot be unpacked: {problem}"
+        elif "/" not in name:
             yield f"{shown} is not in the bundle's folder"
         elif not stat.S_ISREG(entry.external_attr >> 16):
             yield f"{shown} is a link, a folder or a special file"
         elif entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
             yield f"{shown} is compressed or encrypted"
-        elif (twin := seen.setdefault(name.casefold(), name)) != name:
-            yield f"{shown} and {twin!r} differ only in capitals"
-        seen.setdefault(name.casefold(), name)
-    names = [entry.filename for entry in entries]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        yield f"{twice!r} is in it twice"
-    parents = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    for name in sorted(parents.intersection(names)):
+        twin = seen.setdefault(name.casefold(), name)
+        if twin is not name:
+            yield f"{shown} is in it twice" if twin == name else f"{shown} and {twin!r} differ only in capitals"
+    parents = {str(parent) for name in seen.values() for parent in PurePosixPath(name).parents}
+    for name in sorted(parents.intersection(seen.values())):
         yield f"{name!r} is a file and a folder"
-    if len(roots := {PurePosixPath(name).parts[0] for name in names}) > 1:
+    if len(roots := {name.partition("/")[0] for name in seen.values()}) > 1:
         yield f"it has {len(roots)} folders"
 
 

@@ -4,47 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import tokenize
-import zlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
-from zipfile import BadZipFile
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
-from hydra_export import files
+from hydra_export import documents, files, npz
 from hydra_export.architecture import HydraConfig
-from hydra_export.errors import BadInput, OutputRefused, VerificationFailed
-from hydra_export.parity import ParityRecord, Reference
+from hydra_export.errors import BadInput, OutputRefused, Unreadable, VerificationFailed
+from hydra_export.parity import ParityRecord, Percent, Reference, Share
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, GraphKind, InputForm, Pixels, Precision, TensorInfo
 
 SCHEMA_VERSION = 1
+_SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 GOLDEN = "golden/golden.npz"
-# What numpy and zipfile can raise over a damaged archive: they share no base.
-_DAMAGED_NPZ = (
-    BadZipFile,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zlib.error,
-)
+_SUMS_BYTES = 8 * files.MIB
+_GOLDEN_BYTES = 1024 * files.MIB
+_MOST_GOLDEN_IMAGES = 64
+# The manifest's bound is of more images than the golden ones, so it is as large or larger: at most so many times.
+_LARGEST_BOUND = 10
+_MOST_FILE_BYTES = 2**53  # the largest whole number that every JSON reader takes
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -55,8 +46,8 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the bundle; *path* is relative to it, POSIX."""
 
     path: str
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Meta(ge=0, le=_MOST_FILE_BYTES)]
+    sha256: Sha256
 
 
 class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +68,8 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     heads: tuple[int, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Meta(ge=0, le=_MOST_FILE_BYTES)]
+    sha256: Sha256
     files: tuple[str, ...]
     parity: dict[int, ParityRecord]
     needs: dict[str, str] = {}
@@ -91,7 +82,7 @@ class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     params: int
     gmacs: float
-    accuracy: float | None
+    accuracy: Percent | None
     trained: bool | Literal["unknown"]
 
 
@@ -126,12 +117,12 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
     heads: int | None
     fits: bool
     sure: bool
-    chance: float | None
+    chance: Share | None
     why: str
-    budget_ms: float
-    ms: float | None
-    low: float | None
-    high: float | None
+    budget_ms: Milliseconds
+    ms: Milliseconds | None
+    low: Milliseconds | None
+    high: Milliseconds | None
     provenance: str | None
     artifacts: tuple[str, ...] = ()
 
@@ -200,15 +191,15 @@ def read(folder: Path) -> Manifest:
     """
     check_present(folder)
     try:
-        content = (folder / MANIFEST).read_bytes()
-        version = msgspec.json.decode(content, type=_Versioned).schema_version
+        content = files.read(folder / MANIFEST, documents.JSON_BYTES)
+        version = documents.decode_json(content, _Versioned).schema_version
         if version != SCHEMA_VERSION:
             raise VerificationFailed(
                 f"{folder / MANIFEST} has schema version {version}; this release reads {SCHEMA_VERSION}.",
                 "Export it again, or use the release that wrote it.",
             )
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError, BadInput) as error:
+        manifest = documents.decode_json(content, Manifest)
+    except (msgspec.DecodeError, BadInput) as error:
         raise VerificationFailed(
             f"{folder / MANIFEST} is not a manifest of ours: {error}.", "Export it again."
         ) from error
@@ -219,76 +210,126 @@ def read(folder: Path) -> Manifest:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """What is said of an artifact has to be about listed files and head counts, so that all were hashed and run."""
-    config, data = manifest.model.config, manifest.model.preprocessing
-    if (data.image_size, data.channels) != (config.image_size, config.channels):
-        yield "the preprocessing makes other images than the model takes"
-    known = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
-    if known != sorted({k for k in known if 1 <= k <= config.heads}):
-        yield f"subnetworks {known} do not ascend within 1..{config.heads}"
+    yield from _model_contradictions(manifest.model)
+    for entry in manifest.files:
+        if problem := files.unportable(entry.path):
+            yield f"a file is called {entry.path[:200]!r}: {problem}"
     listed = {file.path: file for file in manifest.files}
     if len(listed) < len(manifest.files):
         yield "a file is listed twice"
     if not manifest.artifacts:
         yield "no artifact is listed"
     runnable = {artifact.path: artifact.heads for artifact in manifest.artifacts}
+    if len(runnable) < len(manifest.artifacts):
+        yield "an artifact is listed twice"
+    inside = _inside(listed, runnable)
+    known = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
+    for artifact in manifest.artifacts:
+        yield from _artifact_contradictions(artifact, listed, inside.get(artifact.path, []), known)
     for device in manifest.devices:
         for path in device.artifacts:
             if path not in runnable or (device.heads is not None and device.heads not in runnable[path]):
                 yield f"{path}, which {device.id} is to run at heads {device.heads}, is not listed as such"
-    for artifact in manifest.artifacts:
-        own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
-        inside = [file for path, file in listed.items() if path.startswith(f"{artifact.path}/")]
-        whole = _package_entry(artifact.path, inside) if inside else listed.get(artifact.path)
-        own_paths = {file.path for file in inside} or {artifact.path}
-        needless = len(set(artifact.files)) < len(artifact.files) or (inside and set(artifact.files) != own_paths)
-        if whole != own or own_paths - set(artifact.files) or needless:
-            yield f"{artifact.path} is listed in two ways"
-        for path in set(artifact.files) - listed.keys():
-            yield f"{path}, which {artifact.path} needs, is not listed"
-        for path in artifact.files:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-                yield f"{path} lies outside of the bundle"
-        if not artifact.heads or set(artifact.heads) - set(known):
-            yield f"{artifact.path} has heads {list(artifact.heads)}, listed are {known}"
-        if [record.bound is None for record in artifact.parity.values()] != [artifact.precision == "int8"] * len(
-            artifact.parity
-        ):
+
+
+def _model_contradictions(model: ModelEntry) -> Iterator[str]:
+    config, data = model.config, model.preprocessing
+    if (data.image_size, data.channels) != (config.image_size, config.channels):
+        yield "the preprocessing makes other images than the model takes"
+    if len(model.labels) not in (0, config.num_classes):
+        yield f"it lists {len(model.labels)} labels of {config.num_classes} classes"
+    known = [subnetwork.heads for subnetwork in model.subnetworks]
+    if known != sorted({k for k in known if 1 <= k <= config.heads}):
+        yield f"its {len(known)} subnetworks do not ascend within 1..{config.heads}"
+        return
+    for each in model.subnetworks:
+        k, gmacs = each.heads, round(config.macs(each.heads) / 1e9, 6)
+        expected = config.width(k), config.num_params(k), gmacs
+        if (each.width, each.params, each.gmacs) != expected:
+            yield f"a subnetwork of {k} heads has width {expected[0]}, {expected[1]} parameters and {gmacs} GMACs"
+
+
+def _inside(listed: Collection[str], artifacts: Collection[str]) -> dict[str, list[str]]:
+    """The listed paths inside of each artifact that is a folder."""
+    inside: dict[str, list[str]] = {}
+    for path in listed:
+        for parent in map(str, PurePosixPath(path).parents):
+            if parent in artifacts:
+                inside.setdefault(parent, []).append(path)
+    return inside
+
+
+def _artifact_contradictions(
+    artifact: ArtifactEntry, listed: dict[str, FileEntry], inside: list[str], known: list[int]
+) -> Iterator[str]:
+    own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
+    whole = _package_entry(artifact.path, [listed[p] for p in inside]) if inside else listed.get(artifact.path)
+    needed, own_paths = set(artifact.files), set(inside) or {artifact.path}
+    needless = len(needed) < len(artifact.files) or (inside and needed != own_paths)
+    if whole != own or own_paths - needed or needless:
+        yield f"{artifact.path} is listed in two ways"
+    for path in needed - listed.keys():
+        yield f"{path[:200]}, which {artifact.path} needs, is not listed"
+    heads = set(artifact.heads)
+    if not heads or len(heads) < len(artifact.heads) or not heads.issubset(known):
+        yield f"{artifact.path} has heads {_few(artifact.heads)}, listed are {_few(known)}"
+    if artifact.parity.keys() != heads:
+        yield f"the parity of {artifact.path} is of other heads"
+    for record in artifact.parity.values():
+        if (record.bound is None) != (artifact.precision == "int8"):
             yield f"the parity of {artifact.path} is of another precision"
-        if artifact.parity.keys() != set(artifact.heads):
-            yield f"the parity of {artifact.path} is of other heads"
+        elif record.bound is not None and record.max_abs_error > record.bound:
+            yield f"the error of {artifact.path}, {record.max_abs_error:.3g}, is larger than its own bound"
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return f"{list(numbers[:20])}{' and more' if len(numbers) > 20 else ''}"
 
 
 def read_golden(folder: Path, manifest: Manifest) -> Golden:
     """The golden data of a bundle; VerificationFailed where it is damaged or contradicts *manifest*."""
+    names = {
+        (k, precision): (golden_name("logits", k, precision), golden_name("torch_fp32_logits", k, precision))
+        for k, precisions in references(manifest).items()
+        for precision in precisions
+    }
+    listed = ["pixels", "image", *(name for pair in names.values() for name in pair)]
     try:
-        # numpy leaves a file open that it opened itself and could not read.
-        with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            golden = {name: arrays[name] for name in arrays.files}
-        return _golden(golden, manifest)
-    except _DAMAGED_NPZ as error:
+        with npz.opened(folder / GOLDEN, _GOLDEN_BYTES, listed) as archive:
+            _check_shapes(archive, manifest, names)
+            arrays = {name: archive.read(name) for name in listed}
+        return _golden(arrays, manifest, names)
+    except (*npz.DAMAGED, Unreadable) as error:
+        reason = error.reason if isinstance(error, Unreadable) else error
         raise VerificationFailed(
-            f"{folder / GOLDEN} does not hold the golden data: {error}.", "Copy or export it again."
+            f"{folder / GOLDEN} does not hold the golden data: {reason}.", "Copy or export it again."
         ) from error
 
 
-def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
-    config, data = manifest.model.config, manifest.model.preprocessing
-    pixels, size = arrays["pixels"], config.image_size
-    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
-        "pixels": (np.uint8, (max(len(pixels), 1), size, size, config.channels)),
-        "image": (np.float32, (len(pixels), config.channels, size, size)),
+_Names = dict[tuple[int, Precision], tuple[str, str]]  # of the exact logits and of torch's in float32
+
+
+def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> None:
+    config, found = manifest.model.config, archive.headers
+    n, size = (found["pixels"].shape or (0,))[0], config.image_size
+    if not 1 <= n <= _MOST_GOLDEN_IMAGES:
+        raise ValueError(f"it holds {n} images, allowed are 1 to {_MOST_GOLDEN_IMAGES}")
+    expected = {
+        "pixels": npz.Header(np.dtype(np.uint8), (n, size, size, config.channels)),
+        "image": npz.Header(np.dtype(np.float32), (n, config.channels, size, size)),
     }
-    names: dict[tuple[int, Precision], tuple[str, str]] = {}
-    for k, precisions in references(manifest).items():
-        for precision in precisions:
-            names[k, precision] = golden_name("logits", k, precision), golden_name("torch_fp32_logits", k, precision)
-            exact, torch_fp32 = names[k, precision]
-            shapes[exact] = np.float64, (len(pixels), config.num_outputs(k))
-            shapes[torch_fp32] = np.float32, (len(pixels), config.num_outputs(k))
-    for name, (dtype, shape) in shapes.items():
-        if arrays[name].dtype != dtype or arrays[name].shape != shape:
-            raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {list(shape)}")
-    if not np.allclose(arrays["image"], data.normalise(pixels), rtol=1e-5, atol=1e-6):  # float32's rounding
+    for (k, _), (exact, torch_fp32) in names.items():
+        expected[exact] = npz.Header(np.dtype(np.float64), (n, config.num_outputs(k)))
+        expected[torch_fp32] = npz.Header(np.dtype(np.float32), (n, config.num_outputs(k)))
+    for name, header in expected.items():
+        if found[name] != header:
+            raise ValueError(f"{name} is {found[name]}, not {header}")
+
+
+def _golden(arrays: dict[str, Array], manifest: Manifest, names: _Names) -> Golden:
+    if not np.allclose(  # within float32's rounding
+        arrays["image"], manifest.model.preprocessing.normalise(arrays["pixels"]), rtol=1e-5, atol=1e-6
+    ):
         raise ValueError("image is not the normalised form of pixels")
     expected: dict[int, dict[Precision, Reference]] = {}
     for (k, precision), (exact, torch_fp32) in names.items():
@@ -296,11 +337,14 @@ def _golden(arrays: dict[str, Array], manifest: Manifest) -> Golden:
     for by_precision in expected.values():
         by_precision["int8"] = by_precision["fp32"]  # what it is held against, by agreement
     for artifact in manifest.artifacts:
-        for k, record in artifact.parity.items():  # of more images, the golden ones among them
+        for k, record in artifact.parity.items():
             bound = expected[k][artifact.precision].bound
-            if record.bound is not None and not bound <= record.bound:
-                raise ValueError(f"heads {k} would allow an error of {bound}, the manifest {record.bound}")
-    return Golden(pixels, arrays["image"], expected)
+            if record.bound is not None and not bound <= record.bound <= _LARGEST_BOUND * bound:
+                raise ValueError(
+                    f"it allows an error of {bound:.3g} at heads {k}, the manifest {record.bound:.3g} of "
+                    f"{artifact.path}; {_LARGEST_BOUND} times as much is credible, and no less than that"
+                )
+    return Golden(arrays["pixels"], arrays["image"], expected)
 
 
 def check_replaceable(out: Path) -> None:
@@ -317,13 +361,12 @@ def check_replaceable(out: Path) -> None:
     if not present:
         return
     try:
-        ours = msgspec.json.decode((out / MANIFEST).read_bytes(), type=_Versioned).generator == "hydra-export"
-        lines = (out / SUMS).read_bytes().decode().split("\n")
-        listed = {MANIFEST, SUMS} | {line.partition("  ")[2] for line in lines}
-    except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError):
+        ours = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), _Versioned).generator
+        listed = {MANIFEST, SUMS, *read_sums(out)}
+    except (Unreadable, ValueError, msgspec.DecodeError):
         raise OutputRefused(f"{out} holds something that is not a bundle of ours.", remedy) from None
-    if not ours or present - listed:
-        foreign = min(present - listed) if ours else MANIFEST
+    if ours != "hydra-export" or present - listed:
+        foreign = min(present - listed) if ours == "hydra-export" else MANIFEST
         raise OutputRefused(f"{out} holds {foreign}, which is not ours and would be lost.", remedy)
 
 
@@ -354,6 +397,23 @@ def schema() -> bytes:
 def sums(entries: list[FileEntry]) -> bytes:
     """The content of SHA256SUMS, as ``sha256sum -c`` reads it."""
     return "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(entries, key=lambda e: e.path)).encode()
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The hashes in SHA256SUMS by path.
+
+    Raises:
+        Unreadable: it is no regular file, or too large.
+        ValueError: it is none of ours.
+    """
+    text = files.read(folder / SUMS, _SUMS_BYTES).decode()
+    lines = [_SUMS_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    if not text.endswith("\n") or not all(lines):
+        raise ValueError("a line is not a hash, two spaces and a path")
+    listed = {line["path"]: line["sha256"] for line in lines if line}
+    if len(listed) < len(lines):
+        raise ValueError("a path is in it twice")
+    return listed
 
 
 def artifact_entry(folder: Path, path: str) -> FileEntry:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from hydra_export import documents, files
 from hydra_export.errors import BadInput
 
 UNVERIFIED = "unverified"
@@ -192,18 +193,17 @@ def read(path: Path) -> DeviceProfile:
         BadInput: it cannot be read, or a field is wrong; names the file and the field.
     """
     remedy = f"{SCHEMA_FILE} lists every field."
+    content = files.read(path, documents.TOML_BYTES, f"Profile {path}", "Give a TOML file.")
     try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise BadInput(f"Profile {path} cannot be read: {error.strerror}.", "Give a TOML file.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode(content)
+    except msgspec.DecodeError as error:
         problem = f"{_told(error)}." if isinstance(error, msgspec.ValidationError) else f"it is not TOML: {error}."
         raise BadInput(f"Profile {path}: {problem}", remedy) from error
 
 
 def decode(content: bytes) -> DeviceProfile:
     """The profile in the text of a TOML file; msgspec's errors where it is not one."""
-    return msgspec.toml.decode(content, type=DeviceProfile)
+    return documents.decode_toml(content, DeviceProfile)
 
 
 def schema() -> bytes:

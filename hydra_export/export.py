@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import archive, bundle, card, conversion, parity, quantization, targets
+from hydra_export import archive, bundle, card, conversion, files, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint, default_heads
@@ -249,10 +249,11 @@ def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int)
 
 def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
     name = checkpoint.info.name
-    if not _FILE_STEM.fullmatch(name):
+    if not _FILE_STEM.fullmatch(name) or files.unportable(name):
         raise BadInput(
             f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
-            "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters.",
+            "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters, that no device of Windows "
+            "has (CON, NUL, ...).",
         )
     if any(job.spec.classifier for job in listed) and not checkpoint.info.labels:
         raise BadInput(f"A classifier needs labels, and {name} has none.", "Give --labels FILE, a class name per line.")

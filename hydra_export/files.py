@@ -44,17 +44,17 @@ _KINDS = {
 }
 
 
-def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "") -> bytes:
+def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "", links: bool = True) -> bytes:
     """All of a file that somebody else may have written.
 
     Args:
-        path, limit_bytes, name, remedy: as for ``opened``.
+        path, limit_bytes, name, remedy, links: as for ``opened``.
 
     Raises:
         Unreadable: as ``opened`` does, or the file grew meanwhile.
     """
     name = name or str(path)
-    with opened(path, limit_bytes, name, remedy) as file:
+    with opened(path, limit_bytes, name, remedy, links) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             content = file.read(size + 1)
@@ -107,6 +107,32 @@ def _check_regular(status: os.stat_result, name: str, remedy: str) -> None:
 
 def _size(num_bytes: int) -> str:
     return f"{num_bytes // MIB} MiB" if num_bytes % MIB == 0 else f"{num_bytes:,} bytes"
+
+
+_LONGEST_PATH, _LONGEST_NAME, _DEEPEST_PATH = 1024, 255, 32  # letters, bytes, names
+_FORBIDDEN = frozenset('\\:*?"<>|')  # in names of files on Windows, or separators there
+_PORTS = (f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789\u00b9\u00b2\u00b3")
+_DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS))  # of Windows
+
+
+def unportable(path: str) -> str:
+    """Why the relative POSIX *path* cannot name a file on every system that we know, "" where it can.
+
+    Windows: learn.microsoft.com, "Naming Files, Paths, and Namespaces".
+    """
+    names = path.split("/", _DEEPEST_PATH)
+    if len(path) > _LONGEST_PATH or len(names) > _DEEPEST_PATH:
+        return f"a path has at most {_LONGEST_PATH} letters, and {_DEEPEST_PATH} names"
+    for name in names:
+        if name in ("", ".", ".."):
+            return "it lies outside, or is not a plain path"
+        if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME:
+            return f"a name has at most {_LONGEST_NAME} bytes"
+        if any(letter < " " or letter in _FORBIDDEN or "\ud800" <= letter <= "\udfff" for letter in name):
+            return "it has letters that no file's name may have everywhere"
+        if name.endswith((".", " ")) or name.partition(".")[0].rstrip(" ").upper() in _DEVICES:
+            return f"Windows has no file {name[:40]!r}"
+    return ""
 
 
 def sha256(path: Path) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from hydra_export.errors import ParityFailed
@@ -29,6 +30,10 @@ _SMALLEST_AGREEMENT = 0.99
 _SMALLEST_COSINE = 0.999
 _SMALLEST_QUANTIZED_AGREEMENT = 0.97
 
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
 
 class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact compared with the float64 subnetwork at one head count.
@@ -44,14 +49,14 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
             subnetwork on the same labelled images; None where there are none.
     """
 
-    max_abs_error: float
-    bound: float | None
-    cosine: float
-    top1_agreement: float
-    num_images: int
-    runtimes: dict[str, float] = {}
-    accuracy: float | None = None
-    accuracy_fp32: float | None = None
+    max_abs_error: NotNegative
+    bound: NotNegative | None
+    cosine: Annotated[float, Meta(ge=-1.001, le=1.001)]  # rounding goes beyond 1
+    top1_agreement: Share
+    num_images: Annotated[int, Meta(ge=1, le=2**31)]
+    runtimes: dict[str, NotNegative] = {}
+    accuracy: Percent | None = None
+    accuracy_fp32: Percent | None = None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_export import archive, bundle, files, parity, targets
-from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, VerificationFailed
+from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, Unreadable, VerificationFailed
 from hydra_export.target import METADATA_PREFIX, Interface, TensorInfo, described
-
-_SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
 
 @dataclass(frozen=True)
@@ -102,11 +99,11 @@ def _check_files(folder: Path) -> bundle.Manifest:
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    text = (folder / bundle.SUMS).read_bytes().decode("utf-8", errors="replace")
-    lines = [_SUMS_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
-    if not text.endswith("\n") or not all(lines):
-        raise _failed(folder, [f"{bundle.SUMS} is damaged (a line is not a hash, two spaces and a path)"])
-    return {line["path"]: line["sha256"] for line in lines if line}
+    try:
+        return bundle.read_sums(folder)
+    except (Unreadable, ValueError) as error:
+        reason = error.reason if isinstance(error, Unreadable) else error
+        raise _failed(folder, [f"{bundle.SUMS} is damaged ({reason})"]) from error
 
 
 def _failed(folder: Path, problems: list[str]) -> VerificationFailed:

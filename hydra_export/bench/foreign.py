@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hydra_export import documents, files
 from hydra_export.bench.report import Report, decode
 from hydra_export.board import KIND
 from hydra_export.device import FORMATS, ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
@@ -24,17 +26,19 @@ SOURCES = {
     AI_HUB: "Qualcomm AI Hub, a profile job of yours",
     BENCHMARK_MODEL: "TFLite's benchmark_model, on the device",
 }
-_TIMINGS = re.compile(r"Inference timings in us:(.*)")
+# No expression here tries a letter twice: others wrote the text.
+_TIMINGS = re.compile(r"Inference timings in us:(.*)|STARTING!")
 _MEAN = re.compile(r"Inference \(avg\): *([^\s,]+)")
-_COUNTED = re.compile(r"\bcount=(\d+)\b.*?\bavg=\S+ std=(\S+)(?: p5=\S+ median=(\S+) p95=\S+)?")
-_GRAPH = re.compile(r"\bGraph: \[(.+?)\]")
-_THREADS = re.compile(r"(?:Num threads: \[|#threads used for CPU inference: \[)(\d+)\]")
+_GRAPH = re.compile(r"\bGraph: \[([^\[\]\n]+)\]")
+_THREADS = re.compile(r"(?:Num threads: \[|#threads used for CPU inference: \[)(\d{1,4})\]")
 _PEAK = re.compile(r"(?:periodic monitoring: |\boverall=)([^\s,]+)")
 _PARTLY = re.compile(r"\bpartially executed by the delegate")
 _DELEGATES: dict[str, ComputeUnit] = {
     r"\bUse gpu: \[1\]|Explicitly applied GPU delegate": "gpu",
-    r"\bUse NNAPI: \[1\]|Explicitly applied (?:NNAPI|EXTERNAL|Hexagon) delegate|External delegate path: \[.+?\]": "npu",
+    r"\bUse NNAPI: \[1\]|Explicitly applied (?:NNAPI|EXTERNAL|Hexagon) delegate": "npu",
+    r"External delegate path: \[[^\[\]\n]+\]": "npu",
 }
+_LONGEST_NUMBER = 40  # letters
 _Z_80 = 1.2816  # standard deviations on each side of 80 %
 
 
@@ -80,14 +84,11 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
     Raises:
         BadInput: it is none of the known forms, of another model, or does not say enough.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.", "Give a file of results.") from error
+    content = files.read(path, documents.JSON_BYTES, remedy="Give a file of results.")
     if content.lstrip()[:1] == b"{":
         try:
-            document = msgspec.json.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            document = documents.decode_json(content)
+        except msgspec.DecodeError as error:
             raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
         if document.get("kind") == KIND:
             return decode(content, path)
@@ -118,9 +119,12 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
         raise BadInput(f"{path}: execution_summary: it is no table.", _FORMS)
     counts = {"npu": 0, "gpu": 0, "cpu": 0}
     for at, layer in enumerate(_listed(document, "execution_detail", path)):
-        unit = str(layer.get("compute_unit", "")).lower() if isinstance(layer, dict) else ""
+        unit = layer.get("compute_unit") if isinstance(layer, dict) else None
+        unit = unit.lower() if isinstance(unit, str) else ""
         if unit not in counts:
-            raise BadInput(f"{path}: execution_detail[{at}].compute_unit: '{unit}' is not NPU, GPU or CPU.", _FORMS)
+            raise BadInput(
+                f"{path}: execution_detail[{at}].compute_unit: {unit[:80]!r} is not NPU, GPU or CPU.", _FORMS
+            )
         counts[unit] += 1
     runs = _listed({**document, **summary}, "all_inference_times", path)
     peak = summary.get("estimated_inference_peak_memory")
@@ -157,8 +161,8 @@ def _listed(document: Mapping[str, Any], name: str, path: Path) -> list[Any]:
 
 
 def _positive(value: object, name: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise BadInput(f"{path}: {name}: {value} is not a number above 0.", "Give the file unchanged.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise BadInput(f"{path}: {name}: {str(value)[:80]} is not a number above 0.", "Give the file unchanged.")
     return float(value)
 
 
@@ -166,11 +170,13 @@ def _positive(value: object, name: str, path: Path) -> float:
 
 
 def _benchmark_model(text: str, path: Path) -> Iterator[Measured]:
-    begins = 0
-    for at, timings in enumerate(_TIMINGS.finditer(text)):
-        ends = text.find("STARTING!", timings.end())
-        yield _run(text[begins : ends if ends >= 0 else len(text)], timings, f"run {at + 1}", path)
-        begins = timings.end()
+    begins, runs = 0, 0
+    marks = [*_TIMINGS.finditer(text), None]
+    for timings, after in itertools.pairwise(marks):
+        if timings is not None and timings[1] is not None:
+            runs += 1
+            yield _run(text[begins : after.start() if after else len(text)], timings, f"run {runs}", path)
+            begins = timings.end()
 
 
 def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
@@ -178,14 +184,12 @@ def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
     ms = _positive(_number(mean[1]) if mean else None, f"{which}: Inference (avg)", path) / 1e3
     low = high = None
     statistic: Statistic = "mean"
-    counted = list(_COUNTED.finditer(text))
-    if counted:
-        _count, deviation, middle = counted[-1].groups()
-        if middle is not None:
-            ms, statistic = _positive(_number(middle), f"{which}: median", path) / 1e3, "median"
-        if _number(deviation) != 0:
-            spread = _Z_80 * _positive(_number(deviation), f"{which}: std", path) / 1e3
-            low, high = max(ms - spread, ms / 10), ms + spread
+    counted = _counted(text)
+    if middle := counted.get("median"):
+        ms, statistic = _positive(_number(middle), f"{which}: median", path) / 1e3, "median"
+    if (deviation := counted.get("std")) and _number(deviation) != 0:
+        spread = _Z_80 * _positive(_number(deviation), f"{which}: std", path) / 1e3
+        low, high = max(ms - spread, ms / 10), ms + spread
     threads, graph, peaks = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
     peak = _number(peaks[-1]) if peaks else 0.0
     if isinstance(peak, str) or not math.isfinite(peak):
@@ -205,10 +209,20 @@ def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
     )
 
 
+def _counted(text: str) -> dict[str, str]:
+    """The last line of ``count=50 first=... avg=... std=...``, empty where there is none."""
+    for line in reversed(text.split("\n")):
+        if "count=" in line and "std=" in line:
+            fields = {name: value for name, sign, value in (word.partition("=") for word in line.split()) if sign}
+            if fields.get("count", "").isdecimal() and {"avg", "std"} <= fields.keys():
+                return fields
+    return {}
+
+
 def _number(text: str) -> float | str:
     """What *text* says, or the text itself where that is no number."""
     try:
-        return float(text)
+        return float(text) if len(text) < _LONGEST_NUMBER else text
     except ValueError:
         return text
 
@@ -255,7 +269,7 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
 def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFormat]:
     """Head count and precision, by the graph's name or as the user says."""
     told = asked.graphs.get(measured.graph)
-    named = re.fullmatch(rf"{re.escape(asked.model.name)}-k(\d+)\b.*", measured.graph)
+    named = re.fullmatch(rf"{re.escape(asked.model.name)}-k(\d{{1,4}})\b.*", measured.graph)
     if told is None and named is not None and not asked.graphs:
         told = int(named[1]), "int8" if "int8" in measured.graph else "fp32"
     if told is None and asked.heads is None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from hydra_export import documents, files
 from hydra_export.board import KIND
 from hydra_export.bundle import Manifest
 from hydra_export.device import ComputeUnit, NumberFormat, is_date
@@ -132,20 +133,15 @@ def read(path: Path) -> Report:
     Raises:
         BadInput: it is none; names the file and the field.
     """
-    try:
-        return decode(path.read_bytes(), path)
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read: {error.strerror}.", "Give what bench --json or a board wrote."
-        ) from error
+    return decode(files.read(path, documents.JSON_BYTES, remedy="Give what bench --json or a board wrote."), path)
 
 
 def decode(content: bytes, path: Path) -> Report:
     """The report in *content*, which was read from *path*."""
     remedy = "Give what bench --json or a board wrote, unchanged."
     try:
-        report = msgspec.json.decode(content, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        report = documents.decode_json(content, Report)
+    except msgspec.DecodeError as error:
         message, _, place = str(error).rpartition(" - at `$")
         said = f"{place.rstrip('`').lstrip('.')}: {message}" if message else str(error)
         raise BadInput(f"{path} is no bench file: {said}.", remedy) from error

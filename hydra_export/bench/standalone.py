@@ -46,7 +46,8 @@ def write_standalone(
     with files.replaced_folder(out) as folder:
         for path in wanted:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / path, folder / path)
+            with files.opened(source / path) as original, (folder / path).open("wb") as copy:
+                shutil.copyfileobj(original, copy)
         shutil.copyfile(Path(board.__file__), folder / PROGRAM)
         (folder / board.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan(manifest, chosen))) + b"\n")
         return chosen, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from hydra_export.commands import candidates, talk, tell
 from hydra_export.commands.candidates import one_of, some_of
 
+_LABELS_BYTES, _MOST_LABELS = 8 * 2**20, 100_000
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -222,12 +224,16 @@ def _batch(text: str) -> int | Literal["dynamic"]:
 
 
 def _labels(path: Path) -> tuple[str, ...]:
+    from hydra_export import files
     from hydra_export.errors import BadData
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = files.read(path, _LABELS_BYTES, f"--labels {path}").decode().splitlines()
+    except UnicodeDecodeError as error:
         raise BadData(
             f"--labels {path} cannot be read: {error}.", "Give a text file, a class name per line."
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if len(labels) > _MOST_LABELS:
+        raise BadData(f"--labels {path} has {len(labels):,} lines.", f"Give at most {_MOST_LABELS:,}.")
+    return labels

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra_export import files
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hydra_export.latency import Advice, Model
     from hydra_export.profiles import Known
 
+_FLEET_BYTES = 2**18
 _GRAPHS = ("separate", "shared", "universal")
 
 
@@ -64,10 +66,12 @@ def listed_fleet(
 
 def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = files.read(path, _FLEET_BYTES, f"--fleet {path}", "Give a text file, a device a line.")
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
         raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
     found: list[tuple[Known, str]] = []
+    seen: set[tuple[str, str]] = set()
     for number, line in enumerate(lines, start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
@@ -78,8 +82,9 @@ def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
             one = registry.get(name, folder), runtime
         except BadInput as error:
             raise BadInput(f"{path} line {number}: {error.message}", error.remedy) from error
-        if (one[0].profile.id, runtime) in {(known.profile.id, listed) for known, listed in found}:
+        if (one[0].profile.id, runtime) in seen:
             raise BadInput(f"{path} line {number}: {name} is listed twice.", "List each device and runtime once.")
+        seen.add((one[0].profile.id, runtime))
         found.append(one)
     if not found:
         raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")

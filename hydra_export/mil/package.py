@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hydra_export.errors import BadInput, CheckFailed
+from hydra_export import files
+from hydra_export.errors import BadInput, CheckFailed, Unreadable
 from hydra_export.mil.constants import read_constant
 from hydra_export.mil.evaluate import Compute, Inputs, evaluate
 from hydra_export.mil.program import Function, Limits, read_function, unique
@@ -221,13 +222,9 @@ class _Folder:
     def _read(self, path: Path, largest: int) -> bytes:
         _check_plain(self.path, path)
         try:
-            with path.open("rb") as file:
-                content = file.read(largest + 1)
-        except OSError as error:
-            raise InvalidProgram(f"{path.name} cannot be read: {error}") from error
-        if len(content) > largest:
-            raise InvalidProgram(f"{path.name} is larger than {largest} bytes")
-        return content
+            return files.read(path, largest, links=False)
+        except Unreadable as error:
+            raise InvalidProgram(f"{path.name} cannot be read: {error.reason}") from error
 
 
 def _check_plain(root: Path, path: Path) -> None:

@@ -20,7 +20,7 @@ def check_replaceable(out: Path) -> None:
     if not out.is_file():
         what = "a folder" if out.is_dir() else "a broken link" if out.is_symlink() else "no file"
         raise OutputRefused(f"{out} is {what}.", remedy)
-    with files.refusing(out), out.open("rb") as file:
+    with files.refusing(out), files.opened(out) as file:
         head = file.read(_HEAD_BYTES)
     if not head.startswith((b"<!doctype html>\n", as_markdown.MARK.encode())) or not _is_ours(head):
         raise OutputRefused(f"{out} is not a report of ours and would be lost.", remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import os
 import struct
 import sys
@@ -12,17 +13,19 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import IO, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hydra_export import files
 from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, shape_of
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
     "Give --data DIR with the four idx files of Fashion-MNIST, or install them: apt-get install dataset-fashion-mnist."
 )
@@ -160,14 +163,18 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
     if path is None:
         raise BadData(f"Folder {folder} has no file {name}.gz.", _REMEDY)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with files.opened(path, _IDX_BYTES, f"File {path}", _REMEDY) as file:
+            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            magic, shape = stream.read(4), struct.unpack(f">{ndim}I", stream.read(4 * ndim))
+            count = math.prod(shape)
+            content = stream.read(count + 1) if count <= _IDX_BYTES else b""  # whatever gzip would make of it
     except (OSError, EOFError, zlib.error) as error:
         raise BadData(f"File {path} cannot be read: {error}.", _REMEDY) from error
-    start = 4 + 4 * ndim
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if content[:4] != bytes((0, 0, 8, ndim)) or len(shape) != ndim or len(content) - start != int(np.prod(shape)):
+    except struct.error:
+        magic = b""
+    if magic != bytes((0, 0, 8, ndim)) or len(content) != count:
         raise BadData(f"File {path} is not an idx file of {ndim} axes, or is cut off.", _REMEDY)
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _downloaded() -> Path:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import msgspec
 import torch
 
-from hydra_export import files
+from hydra_export import documents, files
 from hydra_export.errors import BadInput, MissingExtra, OutputRefused
 from hydra_export.train.config import TrainConfig
 
@@ -24,6 +24,8 @@ CONFIG, METRICS, STATE, CHECKPOINT, PLOT, LAUNCH = (
     "run.png",
     "launch-id",
 )
+_LAUNCH_BYTES = 4096
+_METRICS_BYTES = 256 * files.MIB
 
 
 def stored_config(out: Path) -> TrainConfig:
@@ -36,7 +38,7 @@ def stored_config(out: Path) -> TrainConfig:
     if not path.is_file():
         raise BadInput(f"There is no run to continue in {out}.", "Start one there without --resume.")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
+        return documents.decode_json(files.read(path, documents.JSON_BYTES), TrainConfig)
     except msgspec.DecodeError as error:
         raise BadInput(f"The configuration {path} is not valid: {error}.", "Start the run again.") from error
 
@@ -44,7 +46,7 @@ def stored_config(out: Path) -> TrainConfig:
 def belongs_to(out: Path, launch: str) -> bool:
     """Whether the run in *out* was begun by the torchrun of that name."""
     path = out / LAUNCH
-    return bool(launch) and path.is_file() and path.read_text(encoding="utf-8").strip() == launch
+    return bool(launch) and path.is_file() and files.read(path, _LAUNCH_BYTES).strip() == launch.encode()
 
 
 def write_config(out: Path, config: TrainConfig, launch: str = "") -> None:
@@ -147,7 +149,7 @@ def metrics(out: Path, step: int, tensorboard: bool) -> Iterator[Metrics]:
 
 def rows(out: Path) -> list[dict[str, Any]]:
     """All rows of the metrics in *out*."""
-    return [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in files.read(out / METRICS, _METRICS_BYTES).splitlines()]
 
 
 def require_tensorboard() -> None:
@@ -168,13 +170,13 @@ def _board(folder: Path, step: int) -> Any:
 def _drop_after(step: int, path: Path) -> None:
     if not path.is_file():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= step]
+    lines = files.read(path, _METRICS_BYTES).splitlines(keepends=True)
     with files.replaced_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(line for line in lines if _step_of(line) <= step))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # half a line, of a run that was killed
         return float("inf")

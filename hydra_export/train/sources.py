@@ -17,11 +17,13 @@ from PIL import Image
 from timm.data.readers import create_reader  # type: ignore[attr-defined]
 from timm.utils.misc import natural_key
 
+from hydra_export import files
 from hydra_export.errors import BadData, BadInput, MissingExtra
 from hydra_export.train.data import Dataset, Images
 
 _TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_NUMBER_BYTES, _MOST_CLASSES = 32, 1_000_000
 _LAYOUT = "Give FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where there is a split."
 
 
@@ -185,6 +187,13 @@ def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
     return listed[0], listed[1] if test is not None else None, names
 
 
+def _class_number(text: bytes) -> int:
+    number = int(text)
+    if not 0 <= number < _MOST_CLASSES:
+        raise ValueError(f"class {number} is not from 0 to {_MOST_CLASSES - 1}")
+    return number
+
+
 class _Tar:
     """Images in tar files by number: KEY.jpg beside KEY.cls with a class number (WebDataset), or in class folders.
 
@@ -197,15 +206,16 @@ class _Tar:
         pictures: list[tuple[str, tuple[Path, int, int, str]]] = []
         for path in paths:
             try:
-                with tarfile.open(path, "r:") as tar:
+                with files.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                     for member in tar:
+                        tar.members.clear()  # it would keep all, at four times their headers
                         key, _, kind = member.name.rpartition(".")
-                        if kind == "cls" and (content := tar.extractfile(member)) is not None:
-                            numbers[f"{path.name}/{key}"] = int(content.read())
+                        if kind == "cls" and member.isfile() and (content := tar.extractfile(member)) is not None:
+                            numbers[f"{path.name}/{key}"] = _class_number(content.read(_NUMBER_BYTES))
                         elif f".{kind.lower()}" in _PICTURES and member.isfile():
                             place = (path, member.offset_data, member.size, member.name)
                             pictures.append((f"{path.name}/{key}", place))
-            except (tarfile.TarError, ValueError) as error:
+            except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError) as error:
                 raise BadData(f"{path} cannot be read: {error}.", "Write it again, uncompressed.") from error
         if numbers:
             self.names = tuple(str(number) for number in range(max(numbers.values()) + 1))
@@ -213,7 +223,8 @@ class _Tar:
         else:
             folders = [PurePosixPath(place[3]).parent.name for _, place in pictures]
             self.names = tuple(sorted(set(folders), key=natural_key))
-            self.samples = [(p[1], self.names.index(f)) for p, f in zip(pictures, folders, strict=True)]
+            places = {name: number for number, name in enumerate(self.names)}
+            self.samples = [(p[1], places[f]) for p, f in zip(pictures, folders, strict=True)]
         if not self.samples:
             raise BadData(f"There are no images in {paths[0]}.", _LAYOUT)
 

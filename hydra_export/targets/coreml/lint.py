@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydra_export import mil
+from hydra_export import files, mil
 from hydra_export.errors import CheckFailed
 from hydra_export.mil.constants import Constant
 from hydra_export.mil.types import NAMED, TensorType
@@ -39,8 +39,8 @@ def _files(path: Path) -> Iterator[str]:
     if present != set(folder.FILES):
         yield f"it holds {sorted(present)}"
         return
-    digest = hashlib.sha256((path / folder.MODEL).read_bytes()).hexdigest()
-    if (path / folder.MANIFEST).read_bytes() != folder.manifest(digest):
+    digest = files.sha256(path / folder.MODEL)
+    if files.read(path / folder.MANIFEST, files.MIB) != folder.manifest(digest):
         yield f"its {folder.MANIFEST} is not the one that goes with its model"
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from hydra_export.errors import CheckFailed
+from hydra_export import files
+from hydra_export.errors import CheckFailed, Unreadable
 from hydra_export.target import METADATA_PREFIX
 from hydra_export.targets.onnx.file import IR_VERSIONS
+from hydra_export.targets.onnx.size import MOST_BYTES, check_size
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
 _BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else
@@ -21,13 +23,15 @@ _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
 def lint(path: Path) -> None:
     """Raises CheckFailed naming *path* and the first promise that it breaks."""
-    if not path.is_file():
-        raise CheckFailed(f"{path} is not a file.")
     try:
+        content = files.read(path, MOST_BYTES)
+    except Unreadable as error:
+        raise CheckFailed(f"{path} is not a file that can be read: {error.reason}.") from error
+    try:
+        check_size(content)
+        model = onnx.load_model_from_string(content)
+        del content
         onnx.checker.check_model(path)
-        model = onnx.load(path, load_external_data=False)
-        for text in _not_utf8(model):  # protobuf gives it as bytes, where every other check expects str
-            raise ValueError(f"{text!r} is not UTF-8")
         for problem in (
             *_portability(model),
             *_nesting(model),
@@ -54,17 +58,6 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 def _branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     return (attribute.g for attribute in node.attribute if attribute.HasField("g"))
-
-
-def _not_utf8(message: Message) -> Iterator[bytes]:
-    for field, value in message.ListFields():
-        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue
-        for item in [value] if isinstance(value, (str, bytes, Message)) else value:
-            if isinstance(item, Message):
-                yield from _not_utf8(item)
-            elif isinstance(item, bytes):
-                yield item
 
 
 def _drop_weights(model: onnx.ModelProto) -> None:

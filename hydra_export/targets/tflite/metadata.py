@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import flatbuffers  # type: ignore[import-untyped]
 import msgspec
 
+from hydra_export import documents
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import METADATA_PREFIX, InputForm, TensorInfo
 from hydra_export.targets.tflite.operators import Operator, oldest_runtime
@@ -48,7 +49,9 @@ def labels_archive(own_labels: bytes, at: int) -> bytes:
     Raises:
         msgspec.DecodeError, UnicodeError: these are no labels.
     """
-    labels = [" ".join(label.splitlines()) for label in msgspec.json.decode(own_labels, type=list[str])]
+    if len(own_labels) > documents.JSON_BYTES:
+        raise msgspec.DecodeError(f"they have {len(own_labels):,} bytes")
+    labels = [" ".join(label.splitlines()) for label in documents.decode_json(own_labels, list[str])]
     content, name = "".join(f"{label}\n" for label in labels).encode(), _LABELS_FILE.encode()
     utf8_names, stored, midnight = 1 << 11, 0, 0
     shared = struct.pack(

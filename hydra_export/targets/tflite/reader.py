@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export.errors import CheckFailed
+from hydra_export import files
+from hydra_export.errors import CheckFailed, Unreadable
 
 IDENTIFIER = b"TFL3"
 VERSION = 3  # of the schema, since 2017
@@ -26,6 +27,8 @@ VERSION = 3  # of the schema, since 2017
 _LARGEST_BYTES = 2**31 - 1  # of a file, and of a tensor: larger ones do not fit the offsets and sizes of the format
 # Entries of lists, with tables for eight and letters for less: seconds' work. A ViT of 256 blocks has a fifth of it.
 _MOST_ITEMS = 2_000_000
+# A small file may say less: a table of 600 bytes in memory needs four in a file where another one is named again.
+_FEW_ITEMS, _BYTES_PER_ITEM = 600_000, 64
 _TABLE_ITEMS = 8
 _LETTERS_PER_ITEM = _NUMBERS_PER_ITEM = 16
 _MOST_SLOTS = 32
@@ -131,16 +134,16 @@ def read(path: Path) -> Model:
         CheckFailed: it is no file, or something in it points outside, contradicts itself or is never written by us.
     """
     try:
-        with path.open("rb") as file:
+        with files.opened(path, _LARGEST_BYTES) as file:
             size = file.seek(0, 2)
-            if size > _LARGEST_BYTES:
-                raise _Refused(f"it has {size} bytes, more than the format can address")
             if size < 8:
                 raise _Refused(f"it has {size} bytes")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _model(_Walker(data))
     except OSError as error:
         raise CheckFailed(f"{path} cannot be read: {error.strerror}.") from error
+    except Unreadable as error:
+        raise CheckFailed(error.message, error.remedy) from error
     except _Refused as refused:
         raise CheckFailed(f"{path} is not a TFLite file of ours: {refused}.", "Export it again.") from refused
 
@@ -279,7 +282,7 @@ class _Walker:
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size = data, len(data)
         self.end = 8
-        self._items_left = _MOST_ITEMS
+        self._items_left = min(_MOST_ITEMS, _FEW_ITEMS + self.size // _BYTES_PER_ITEM)
         self._lists: dict[tuple[int, str], tuple[Any, ...]] = {}
 
     def number(self, code: str, at: int) -> Any:
