@@ -17,7 +17,6 @@ from hydra_export.target import Interface, TensorInfo, Work
 from hydra_export.worker import Worker, available_memory_mib
 
 _REMEDY = "Allow more with --limit-{} if you trust it."
-_MACS_ROOM = 2  # what an artifact may take, times its model's own arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +47,19 @@ class Inspected(msgspec.Struct, frozen=True):
 
 
 class Guard:
-    """A process for the artifacts of one bundle, which starts with the first call and ends with the context."""
+    """A process for the artifacts of one bundle, which starts with the first call and ends with the context.
 
-    def __init__(self, folder: Path, manifest: Manifest, limits: Limits) -> None:
+    Args:
+        worker: one that goes on to other bundles, and has limits of its own; by default there is one for this alone.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, limits: Limits, worker: Worker | None = None) -> None:
         self.folder, self.manifest, self._seconds = folder, manifest, limits.seconds
         self.memory_mib = limits.memory_mib or board.default_memory_mib(
             max(num_bytes(manifest, artifact) for artifact in manifest.artifacts), available_memory_mib()
         )
-        self._worker = Worker(self.memory_mib, untyped=RuntimeError)  # what is raised in it otherwise is a bug
+        self._worker = worker or new_worker(self.memory_mib)
+        self._ends = worker is None
 
     def inspect(self, artifact: ArtifactEntry) -> Inspected:
         """Opens the file alone.
@@ -91,7 +95,10 @@ class Guard:
             raise
         except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
             named = error.message if str(path) in error.message else f"{path}: {error.message}"
-            raise VerificationFailed(named, "Export it again.") from error
+            remedy = "Export it again."
+            if type(error) is CheckFailed and macs:  # some runtimes do not say that memory is what they lack
+                remedy += f" Or allow more than {self.memory_mib} MiB with --limit-memory, if that is what it lacks."
+            raise VerificationFailed(named, remedy) from error
 
     def _check_work(self, artifact: ArtifactEntry, found: Inspected) -> None:
         path, mib = self.folder / artifact.path, found.work.tensor_bytes // 2**20
@@ -99,7 +106,7 @@ class Guard:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY.format("memory"))
         own = macs(self.manifest.model, artifact.heads, batch(found.inputs))
-        if found.work.macs > _MACS_ROOM * own:
+        if found.work.macs > own:
             raise VerificationFailed(
                 f"{path} would take {found.work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
                 "Export it again.",
@@ -109,7 +116,13 @@ class Guard:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._worker.close()
+        if self._ends:
+            self._worker.close()
+
+
+def new_worker(memory_mib: int = 0) -> Worker:
+    """For a Guard: an error in it that is none of ours is a bug, not a failed check."""
+    return Worker(memory_mib, untyped=RuntimeError)
 
 
 def inspect(target: str, path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hydra_export import archive, bundle, files, parity, targets
 from hydra_export.errors import BadInput, LimitExceeded, UnknownName, VerificationFailed
 from hydra_export.guard import Guard, Limits, batch, macs
 from hydra_export.target import METADATA_PREFIX, Array, Interface, Precision, TensorInfo, described
+from hydra_export.worker import Worker
 
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")
 
@@ -63,7 +64,9 @@ def verify(
             raise type(error)(error.message.replace(str(folder), str(path)), error.remedy) from error
 
 
-def _verify(folder: Path, progress: bundle.Progress, limits: Limits) -> tuple[Verified, ...]:
+def _verify(
+    folder: Path, progress: bundle.Progress, limits: Limits, worker: Worker | None = None
+) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)
     try:
@@ -73,7 +76,7 @@ def _verify(folder: Path, progress: bundle.Progress, limits: Limits) -> tuple[Ve
     golden = bundle.read_golden(folder, manifest)
     num_runs = sum(len(artifact.heads) for artifact in manifest.artifacts)
     verified: list[Verified] = []
-    with Guard(folder, manifest, limits) as guard:
+    with Guard(folder, manifest, limits, worker) as guard:
         for artifact in manifest.artifacts:
             progress(f"opening {artifact.path}", len(verified), num_runs)
             _check_described(guard, artifact)

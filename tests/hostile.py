@@ -1,14 +1,18 @@
-"""Artifacts that are legal, and ask for more than any of ours: in the place of a good one, in a bundle sealed again."""
+"""Artifacts that are legal, and ask for more than any of ours, written in the place of a good one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint import Checkpoint
+    from hydra_export.targets.tflite.graph import Emitter, Value
 
 Nodes = list[onnx.NodeProto]
 NUM_PRODUCTS = 300  # of 4096 x 4096 matrices: minutes
@@ -115,3 +119,76 @@ def _hidden(model: onnx.ModelProto, size: int, result: str) -> Nodes:
         nodes.append(helper.make_node("Reshape", ["whole", f"{way}_size"], [f"{way}_ones"], name=f"{way}_ones"))
         model.graph.value_info.append(helper.make_tensor_value_info(f"{way}_ones", TensorProto.FLOAT, [None, None]))
     return [*nodes, helper.make_node("MatMul", ["tall_ones", "flat_ones"], [result], name=result)]
+
+
+# TFLite
+
+
+def write_tflite(path: Path, checkpoint: Checkpoint, emit: Callable[[Emitter, Value], Value]) -> None:
+    """A file of subnetwork 2 at *path* whose graph is what *emit* makes of the image, a matrix ``[1, n]``, cut."""
+    from unittest.mock import patch
+
+    from hydra_export import targets
+    from hydra_export.target import ExportSpec
+    from hydra_export.targets.tflite import separate
+
+    class Hostile(separate.Emitter):
+        def emit(self, image_BHWC: Value) -> Value:
+            return self._part(emit(self, image_BHWC), 1, (0, 7), "logits", "logits")
+
+    with patch.object(separate, "Emitter", Hostile):
+        (artifact,) = targets.get("tflite").write(checkpoint, (2,), ExportSpec(), path.parent)
+    assert path.name == artifact.path
+
+
+def tflite_outer_product(emitter: Emitter, image_BHWC: Value) -> Value:
+    """1.7 GiB of the 768 numbers of an image."""
+    shapes = {"tall": [1, 768, 1], "wide": [1, 1, 768], "taller": [1, 768 * 768, 1]}
+    tall, wide = (emitter._reshape(image_BHWC, name, f"{name}/shape", shapes[name]) for name in ("tall", "wide"))
+    square = emitter._matmul(tall, wide, "square")
+    taller = emitter._reshape(square, "taller", "taller/shape", shapes["taller"])
+    product = emitter._matmul(taller, wide, "product")
+    return emitter._reshape(
+        emitter.g.op("mean", "MEAN", [product, _last(emitter)], keep_dims=True), "flat", "f", [768**2]
+    )
+
+
+def tflite_products(emitter: Emitter, image_BHWC: Value) -> Value:
+    """Of matrices of 768 x 768, again and again."""
+    shapes = {"tall": [1, 768, 1], "wide": [1, 1, 768]}
+    tall, wide = (emitter._reshape(image_BHWC, name, f"{name}/shape", shape) for name, shape in shapes.items())
+    square = emitter._matmul(tall, wide, "square")
+    for turn in range(2000):
+        square = emitter._matmul(square, square, f"turn {turn}")
+    return emitter._reshape(square, "flat", "flat/shape", [768**2])
+
+
+def tflite_steps(emitter: Emitter, image_BHWC: Value) -> Value:
+    """Without a product: so many steps over a few megabytes that they take minutes."""
+    x = _with_much(emitter, image_BHWC)
+    for step in range(6000):
+        x = emitter.g.op(f"step {step}", "GELU", [x], approximate=False)
+    return x
+
+
+def tflite_kept(emitter: Emitter, image_BHWC: Value) -> Value:
+    """The same, of which 2000 results are needed at the end: 8 GiB."""
+    steps = [_with_much(emitter, image_BHWC)]
+    for step in range(2000):
+        steps.append(emitter.g.op(f"step {step}", "GELU", [steps[-1]], approximate=False))
+    total = steps.pop()
+    while steps:
+        total = emitter._add(total, steps.pop(), f"sum {len(steps)}")
+    return total
+
+
+def _with_much(emitter: Emitter, image_BHWC: Value) -> Value:
+    """A mebi of numbers of the file, to each of which one of the image is added."""
+    much = emitter.g.constant("much", np.ones((1, 2**20), np.float32))
+    flat = emitter._reshape(image_BHWC, "flat", "flat/shape", [768])
+    one = emitter._part(flat, 1, (0, 1), "one", "one")
+    return emitter._add(much, one, "begin")
+
+
+def _last(emitter: Emitter) -> Value:
+    return emitter.g.constant("last", [3])

@@ -37,11 +37,11 @@ def lint(path: Path) -> Work:
             raise ValueError(f"{text!r} is not UTF-8")
         for problem in (
             *_portability(model),
-            *_operators(model),
             *_nesting(model),
             *_unused(model.graph),
             *_external_data(model, path.parent),
             *_precision(model),
+            *_operators(model),
         ):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         unguarded = [*_choice(model)]
