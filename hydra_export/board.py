@@ -58,7 +58,8 @@ _SCATTERED, _DRIFTED, _WAITED = 1.2, 1.1, 1.1
 _KEPT_FREE = 0.2  # of the memory
 # What an artifact may take, which anybody may have made: LEAST_MIB is what Python and a runtime take themselves.
 LEAST_MIB = 256
-_RUNTIMES_MIB, _COPIES = 2048, 6  # of weights: as they were read, and packed for each head count
+_RUNTIMES_MIB, _THREAD_MIB = 2048, 32  # stacks, in the pools of several libraries, for each core
+_COPIES = 6  # of weights: as they were read, and packed for each head count
 _FIRST_CALLS = 4  # at most before a board that slow is warm
 _STARTS_SECONDS, _BYTES_PER_SECOND, _GMACS_PER_SECOND, _MOST_LIMIT_SECONDS = 60.0, 5e6, 0.5, 3600.0
 
@@ -132,7 +133,7 @@ def _text(path: str) -> str:
 
 def default_memory_mib(num_bytes: int, available_mib: int | None) -> int:
     """What a process with an artifact of *num_bytes* may allocate: no more than there is."""
-    needed = _RUNTIMES_MIB + _COPIES * num_bytes // 2**20
+    needed = _RUNTIMES_MIB + _THREAD_MIB * usable_cores() + _COPIES * num_bytes // 2**20
     return needed if available_mib is None else max(2 * LEAST_MIB, min(needed, available_mib))
 
 
@@ -366,8 +367,8 @@ def _serve() -> None:
 
 def _told(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or re.search("alloc|out of memory", told):
-        return f"it may not take more memory, which --limit-memory allows: {told}"
+    if isinstance(error, MemoryError) or re.search("(fail|cannot|unable).* alloc|bad_alloc|out of memory", told):
+        return f"it needs more memory than it may take; --limit-memory allows more: {told}"
     return told
 
 
@@ -507,10 +508,14 @@ def measure(
                     group.append(process)
                     cells += [_Cell(process, k, runs) for k in task["artifact"]["heads"]]
                 except CannotRunError as error:
-                    failed.append({"path": task["artifact"]["path"], "runtime": task["runtime"], "why": str(error)})
+                    failed.append(_failure(task, error))
             for cell in _turns(cells):
                 progress("timing", done + sum(len(one.calls_ms) for one in cells), total)
-                cell.take_turn()
+                try:
+                    cell.take_turn()
+                except CannotRunError as error:
+                    cells[:] = [one for one in cells if one.process is not cell.process]
+                    failed.append(_failure(cell.process.task, error))
             done += runs * len(cells)
             peaks = {process: process.ask("peak", None) for process in dict.fromkeys(cell.process for cell in cells)}
             timings += [_timing(cell, peaks[cell.process]) for cell in cells]
@@ -527,6 +532,10 @@ def measure(
         "timings": timings,
         "failed": failed,
     }
+
+
+def _failure(task: Timing, error: CannotRunError) -> dict[str, str]:
+    return {"path": task["artifact"]["path"], "runtime": task["runtime"], "why": str(error)}
 
 
 def _fitting(tasks: list[Timing]) -> Iterator[Timing]:

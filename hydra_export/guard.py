@@ -69,7 +69,8 @@ class Guard:
             LimitExceeded: opening it took too much, or running it would.
         """
         path = str(self.folder / artifact.path)
-        answer = self.call(artifact, "Opening it", f"{__name__}:inspect", 0, target=artifact.target, path=path)
+        asked = {"target": artifact.target, "path": path}
+        answer = self.call(artifact, f"Opening {path}", f"{__name__}:inspect", 0, **asked)
         found = msgspec.convert(answer, Inspected)
         self._check_work(artifact, found)
         return found
@@ -90,7 +91,7 @@ class Guard:
         try:
             return self._worker.call(function, what=what, seconds=seconds, **arguments)
         except LimitExceeded as error:
-            raise LimitExceeded(f"{path}: {error.message}", _REMEDY.format(error.resource), error.resource) from error
+            raise LimitExceeded(error.message, _REMEDY.format(error.resource), error.resource) from error
         except (MissingExtra, VerificationFailed):
             raise
         except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file

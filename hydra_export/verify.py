@@ -177,16 +177,16 @@ def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
 
 
 def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
-    images = golden.pixels if artifact.input == "image" else golden.image
+    path, images = guard.folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
     wanted: dict[Precision, parity.Reference] = golden.expected[heads]
     num_runs = max(len(images), batch(artifact.inputs)) * len(targets.get(artifact.target).runtimes(artifact.precision))
     record = guard.call(
         artifact,
-        f"Running k = {heads}",
+        f"Running {path} at k = {heads}",
         f"{__name__}:prove",
         macs(guard.manifest.model, [heads], num_runs),
         target=artifact.target,
-        path=str(guard.folder / artifact.path),
+        path=str(path),
         name=artifact.path,
         heads=heads,
         precision=artifact.precision,

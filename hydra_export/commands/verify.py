@@ -18,8 +18,8 @@ def verify(
 
     Args:
         bundle: Its folder, or its archive.
-        limit_memory: MiB that the process in which artifacts run may take; by default 2 GiB and six times the largest
-            artifact, and no more than is free. Held on Linux alone: macOS has no such limits.
+        limit_memory: MiB that the process may take in which artifacts run; by default 2 GiB, more with many cores,
+            and six times the largest artifact, or what is free. Held on Linux alone: macOS has no such limits.
         limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
     """
     from hydra_export.commands.progress import shown_progress

@@ -18,7 +18,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from hydra_export.errors import CheckFailed, HydraExportError, LimitExceeded
+from hydra_export.errors import BadInput, CheckFailed, HydraExportError, LimitExceeded
 from hydra_export.worker.memory import own_limit_mib
 from hydra_export.worker.messages import ALLOCATION_FAILED, Progress, Raised, Request, Returned, Step, receive, send
 
@@ -88,6 +88,7 @@ class Worker:
 
         Raises:
             HydraExportError: what the function raised, as the same class.
+            BadInput: no process can be started.
             LimitExceeded: it needs more memory than the worker has, or more than *seconds*.
             CheckFailed: its process died, or by default: it raised something else.
         """
@@ -142,7 +143,11 @@ class Worker:
         with self._starting:
             if self._killed:
                 raise CheckFailed("The worker was stopped.")
-            self._child = self._child or _Child(self.memory_mib)
+            try:
+                self._child = self._child or _Child(self.memory_mib)
+            except OSError as error:
+                remedy = "Free memory, or allow more files or processes; TMPDIR may name a folder that can be written."
+                raise BadInput(f"No process can be started: {error}.", remedy) from error
             return self._child
 
     def _death(self, what: str, status: int | None) -> CheckFailed:
