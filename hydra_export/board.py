@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,12 @@ _TURN_MS = 20.0  # of calls in a row; the first of several is not timed, as othe
 _MOST_SECONDS, _LEAST_RUNS = 60.0, 5  # of one artifact at one head count, where a board is slow
 _SCATTERED, _DRIFTED, _WAITED = 1.2, 1.1, 1.1
 _KEPT_FREE = 0.2  # of the memory
+# What an artifact may take, which anybody may have made: LEAST_MIB is what Python and a runtime take themselves.
+LEAST_MIB = 256
+_RUNTIMES_MIB, _THREAD_MIB = 2048, 32  # stacks, in the pools of several libraries, for each core
+_COPIES = 6  # of weights: as they were read, and packed for each head count
+_FIRST_CALLS = 4  # at most before a board that slow is warm
+_STARTS_SECONDS, _BYTES_PER_SECOND, _GMACS_PER_SECOND, _MOST_LIMIT_SECONDS = 60.0, 5e6, 0.5, 3600.0
 
 
 class CannotRunError(Exception):
@@ -122,6 +129,17 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def default_memory_mib(num_bytes: int, available_mib: int | None) -> int:
+    """What a process with an artifact of *num_bytes* may allocate: no more than there is."""
+    needed = _RUNTIMES_MIB + _THREAD_MIB * usable_cores() + _COPIES * num_bytes // 2**20
+    return needed if available_mib is None else max(2 * LEAST_MIB, min(needed, available_mib))
+
+
+def default_seconds(num_bytes: int, gmacs: float) -> float:
+    """What a slow board with a slow card may take to open an artifact of *num_bytes* and to compute *gmacs*."""
+    return min(_MOST_LIMIT_SECONDS, _STARTS_SECONDS + num_bytes / _BYTES_PER_SECOND + gmacs / _GMACS_PER_SECOND)
 
 
 # The runtimes: each opens an artifact and gives a function per head count. They raise whatever they raise.
@@ -250,7 +268,10 @@ def _version(runtime: str) -> str:
 class _Loaded:
     """What the process holds."""
 
-    def __init__(self, folder: str, artifact: dict[str, Any], runtime: str, threads: int, golden: str) -> None:
+    def __init__(
+        self, folder: str, artifact: dict[str, Any], runtime: str, threads: int, golden: str, memory_mib: int
+    ) -> None:
+        _limit_memory(memory_mib)
         self.artifact, self.golden = artifact, Path(folder, golden)
         self.version = _version(runtime)
         self.base_mib = _peak_mib()
@@ -311,6 +332,16 @@ def _peak_mib() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 
+def _limit_memory(mib: int) -> None:
+    """Of this process, where the system holds it to that: private writable memory, on Linux."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = mib * 2**20 if hard == resource.RLIM_INFINITY else min(mib * 2**20, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
 def _serve() -> None:
     """Until standard input ends. What runtimes print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -330,15 +361,23 @@ def _serve() -> None:
                 answer = _peak_mib()
             answers.write(json.dumps({"answer": answer}) + "\n")
         except Exception as error:  # noqa: BLE001 (runtimes' errors share no base; the other process tells them)
-            answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+            answers.write(json.dumps({"error": _told(error)}) + "\n")
         answers.flush()
 
 
+def _told(error: Exception) -> str:
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or re.search("(fail|cannot|unable).* alloc|bad_alloc|out of memory", told):
+        return f"it needs more memory than it may take; --limit-memory allows more: {told}"
+    return told
+
+
 class _Process:
-    """An artifact loaded in a runtime by a process of its own."""
+    """An artifact loaded in a runtime by a process of its own, which ends where an answer takes too long."""
 
     def __init__(self, task: Timing, folder: Path, golden: str) -> None:
         self.task, self.cells = task, []  # type: ignore[var-annotated]
+        self.late = False
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         environment = {**os.environ, "OMP_NUM_THREADS": str(task["threads"])}
         self.process = subprocess.Popen(
@@ -350,7 +389,7 @@ class _Process:
             env=environment,
         )
         try:
-            opening = {name: task[name] for name in ("artifact", "runtime", "threads")}
+            opening = {name: task[name] for name in ("artifact", "runtime", "threads", "memory_mib")}
             self.opened = self.ask("open", {**opening, "folder": str(folder), "golden": golden})
         except BaseException:
             self.close()
@@ -359,18 +398,29 @@ class _Process:
     def ask(self, what: str, about: Any) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        watch = threading.Timer(self.task["seconds"], self._stop)
+        watch.daemon = True
+        watch.start()
         try:
             self.process.stdin.write(json.dumps({what: about}) + "\n")
             self.process.stdin.flush()
             answer = json.loads(self.process.stdout.readline() or "{}")
         except BrokenPipeError:
             answer = {}
+        finally:
+            watch.cancel()
         if "answer" in answer:
             return answer["answer"]
         raise CannotRunError(answer.get("error") or self._died())
 
+    def _stop(self) -> None:
+        self.late = True
+        self.process.kill()
+
     def _died(self) -> str:
         status = self.process.wait()
+        if self.late:
+            return f"it was stopped: it took longer than {self.task['seconds']:g} s; --limit-seconds allows more"
         self.said.seek(0)
         last = self.said.read()[-300:].decode("utf-8", errors="replace").strip().rpartition("\n")[2]
         ended = f"signal {signal.Signals(-status).name} ended it" if status < 0 else f"it ended with status {status}"
@@ -418,20 +468,32 @@ def measure(
     threads: Sequence[int],
     runtimes: Sequence[str],
     progress: Progress = lambda _what, _done, _total: None,
+    memory_mib: int | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Times every artifact of *plan* at every head count, in every one of *runtimes* that takes it.
+
+    Args:
+        memory_mib: what each process may allocate, held on Linux alone; *seconds*: what loading an artifact or calling
+            it for the first time may take. By default what fits its size.
 
     Returns:
         what bench.json holds.
     """
+    about, gmacs = machine(), plan["model"]["gmacs"]
     tasks = [
-        {"artifact": artifact, "runtime": runtime, "threads": count}
+        {
+            "artifact": artifact,
+            "runtime": runtime,
+            "threads": count,
+            "memory_mib": memory_mib or default_memory_mib(artifact["bytes"], _memory_mib("MemAvailable")),
+            "seconds": seconds or default_seconds(artifact["bytes"], _FIRST_CALLS * artifact["batch"] * gmacs),
+        }
         for count in threads
         for runtime in runtimes
         for artifact in plan["artifacts"]
         if RUNTIMES[runtime]["target"] == artifact["target"]
     ]
-    about = machine()
     timings: list[Timing] = []
     failed: list[dict[str, str]] = []
     total, done = sum(runs * len(task["artifact"]["heads"]) for task in tasks), 0
@@ -446,10 +508,14 @@ def measure(
                     group.append(process)
                     cells += [_Cell(process, k, runs) for k in task["artifact"]["heads"]]
                 except CannotRunError as error:
-                    failed.append({"path": task["artifact"]["path"], "runtime": task["runtime"], "why": str(error)})
+                    failed.append(_failure(task, error))
             for cell in _turns(cells):
                 progress("timing", done + sum(len(one.calls_ms) for one in cells), total)
-                cell.take_turn()
+                try:
+                    cell.take_turn()
+                except CannotRunError as error:
+                    cells[:] = [one for one in cells if one.process is not cell.process]
+                    failed.append(_failure(cell.process.task, error))
             done += runs * len(cells)
             peaks = {process: process.ask("peak", None) for process in dict.fromkeys(cell.process for cell in cells)}
             timings += [_timing(cell, peaks[cell.process]) for cell in cells]
@@ -466,6 +532,10 @@ def measure(
         "timings": timings,
         "failed": failed,
     }
+
+
+def _failure(task: Timing, error: CannotRunError) -> dict[str, str]:
+    return {"path": task["artifact"]["path"], "runtime": task["runtime"], "why": str(error)}
 
 
 def _fitting(tasks: list[Timing]) -> Iterator[Timing]:
@@ -549,6 +619,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--runs", type=int, default=50, help="timed calls of each (default 50)")
     parser.add_argument("--runtime", default="", help=f"only these of {', '.join(RUNTIMES)}")
+    parser.add_argument("--limit-memory", type=int, help="MiB that each artifact may take (default: by its size)")
+    parser.add_argument("--limit-seconds", type=float, help="seconds that it may take to load, and for a first call")
     parser.add_argument("--out", default=RESULT, help=f"where the result goes (default {RESULT})")
     asked = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parent
@@ -564,6 +636,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no runtime is installed here: pip install onnxruntime, or ai-edge-litert for TFLite files")
     if not runtimes:
         parser.error(f"{', '.join(wanted)} is not installed here; what is: {', '.join(here)}")
+    if asked.limit_memory is not None and asked.limit_memory < LEAST_MIB:
+        parser.error(f"--limit-memory is {asked.limit_memory}; give {LEAST_MIB} or more")
+    if asked.limit_seconds is not None and not 0 < asked.limit_seconds < float("inf"):
+        parser.error(f"--limit-seconds is {asked.limit_seconds}; give more than 0")
     if asked.runs < 1:
         parser.error(f"--runs is {asked.runs}; give 1 or more")
     if not all(count.strip().isdigit() and int(count) >= 1 for count in counts):
@@ -574,7 +650,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"--out {out} cannot be written: it is a folder, or is in none that is there and may be written to"
         )
-    result = measure(folder, plan, asked.runs, threads, runtimes, _progress)
+    limits = {"memory_mib": asked.limit_memory, "seconds": asked.limit_seconds}
+    result = measure(folder, plan, asked.runs, threads, runtimes, _progress, **limits)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.stderr.write("\r" + " " * 79 + "\r")
     sys.stdout.write("\n".join(_table(result)) + "\n\n")

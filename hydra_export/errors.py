@@ -9,6 +9,7 @@ HydraExportError                    base; the CLI prints it and exits with its s
 │   ├── OutputRefused               an output path that we will not or cannot write
 │   └── MissingExtra                a target or command whose packages are not installed
 └── CheckFailed                     status 1: everything was read and run, and a check did not hold
+    ├── LimitExceeded               what was run takes more memory or time than it may
     ├── ParityFailed                an artifact does not compute what the PyTorch model computes
     └── VerificationFailed          a bundle is not what its manifest says
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class HydraExportError(Exception):
@@ -93,6 +94,17 @@ class CheckFailed(HydraExportError):
 
     code = "check_failed"
     exit_status = 1
+
+
+class LimitExceeded(CheckFailed):
+    """What was run takes more memory or time than it may; *resource* says which."""
+
+    code = "limit_exceeded"
+    resource: Literal["memory", "seconds"] = "memory"
+
+    def __init__(self, message: str, remedy: str = "", resource: Literal["memory", "seconds"] = "memory") -> None:
+        super().__init__(message, remedy)
+        self.resource = resource
 
 
 class ParityFailed(CheckFailed):

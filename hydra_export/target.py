@@ -96,6 +96,18 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     needs: dict[str, str] = {}
 
 
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run of an artifact takes at least, by its declared shapes; a size that is chosen later counts as one.
+
+    Attributes:
+        macs: multiply-accumulates of its products, in all of its graphs together.
+        tensor_bytes: of the largest tensor that is computed.
+    """
+
+    macs: int
+    tensor_bytes: int
+
+
 class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
@@ -146,8 +158,8 @@ class Target(Protocol):
             CheckFailed: the file is damaged, or the runtime cannot run it.
         """
 
-    def lint(self, path: Path) -> None:
-        """Raises CheckFailed where the written file is not as portable as promised."""
+    def lint(self, path: Path) -> Work:
+        """Raises CheckFailed where the written file is not as portable as promised; says what a run of it takes."""
 
     def said(self, path: Path) -> dict[str, str]:
         """What an artifact that passes lint says of itself: what ``described`` gave it."""

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from hydra_export import archive, bundle, files, parity, targets
-from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName, Unreadable, VerificationFailed
-from hydra_export.target import METADATA_PREFIX, Interface, TensorInfo, described
+from hydra_export.errors import (
+    BadInput,
+    LimitExceeded,
+    UnknownName,
+    Unreadable,
+    VerificationFailed,
+)
+from hydra_export.guard import Guard, Limits, batch, macs
+from hydra_export.target import METADATA_PREFIX, Array, Interface, Precision, TensorInfo, described
+from hydra_export.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -25,28 +36,40 @@ class Verified:
         return self.artifact.path
 
 
-def verify(path: Path | str, progress: bundle.Progress = bundle.silent) -> tuple[Verified, ...]:
-    """Checks hashes, then runs everything.
+def verify(
+    path: Path | str,
+    progress: bundle.Progress = bundle.silent,
+    *,
+    limit_memory_mib: int | None = None,
+    limit_seconds: float | None = None,
+) -> tuple[Verified, ...]:
+    """Checks hashes, then runs everything in a process of its own.
 
     Args:
         path: of the bundle's folder, or of its archive.
+        limit_memory_mib: what the process may allocate, by default what its largest artifact can be expected to need;
+            held on Linux alone.
+        limit_seconds: what each artifact may take at each head count, by default what a slow board would.
 
     Raises:
         BadInput: *path* is no bundle at all.
+        LimitExceeded: an artifact takes more memory or time than it may.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
-    path = Path(path)
+    path, limits = Path(path), Limits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
-        return _verify(path, progress)
+        return _verify(path, progress, limits)
     progress("unpacking", 0, 1)
     with archive.unpacked(path) as folder:
         try:
-            return _verify(folder, progress)
-        except VerificationFailed as error:  # nobody knows the temporary folder
-            raise VerificationFailed(error.message.replace(str(folder), str(path)), error.remedy) from error
+            return _verify(folder, progress, limits)
+        except (LimitExceeded, VerificationFailed) as error:  # nobody knows the temporary folder
+            raise type(error)(error.message.replace(str(folder), str(path)), error.remedy) from error
 
 
-def _verify(folder: Path, progress: bundle.Progress) -> tuple[Verified, ...]:
+def _verify(
+    folder: Path, progress: bundle.Progress, limits: Limits, worker: Worker | None = None
+) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)
     try:
@@ -54,12 +77,16 @@ def _verify(folder: Path, progress: bundle.Progress) -> tuple[Verified, ...]:
     except OSError as error:
         raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
     golden = bundle.read_golden(folder, manifest)
-    runs = [(artifact, k) for artifact in manifest.artifacts for k in artifact.heads]
-    verified = []
-    for step, (artifact, k) in enumerate(runs):
-        progress(f"running {artifact.path}", step, len(runs))
-        verified.append(Verified(artifact, k, _run(folder, artifact, k, golden, manifest.model)))
-    progress("done", len(runs), len(runs))
+    num_runs = sum(len(artifact.heads) for artifact in manifest.artifacts)
+    verified: list[Verified] = []
+    with Guard(folder, manifest, limits, worker) as guard:
+        for artifact in manifest.artifacts:
+            progress(f"opening {artifact.path}", len(verified), num_runs)
+            _check_described(guard, artifact)
+            for k in artifact.heads:
+                progress(f"running {artifact.path}", len(verified), num_runs)
+                verified.append(Verified(artifact, k, _run(guard, artifact, k, golden)))
+    progress("done", num_runs, num_runs)
     return tuple(verified)
 
 
@@ -134,35 +161,50 @@ def _listed(tensors: Sequence[TensorInfo]) -> str:
     return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
 
 
-def _run(
-    folder: Path, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden, model: bundle.ModelEntry
-) -> parity.ParityRecord:
+def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
+    """Raises where *artifact* is another one than the manifest says, before any runtime opens it."""
     try:
         target = targets.get(artifact.target)
     except UnknownName as error:
-        raise _failed(folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
+        raise _failed(guard.folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
     if artifact.graph not in target.graphs or artifact.precision not in target.precisions:
         what = f"{artifact.graph} {artifact.precision}"
-        raise _failed(folder, [f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"])
-    path, images = folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
-    try:
-        target.lint(path)
-        for problem in (
-            *_told_otherwise(target.said(path), artifact, model),
-            *_declared_otherwise(target.declared(path), artifact),
-        ):
-            raise _failed(folder, [f"{artifact.path} {problem}"])
-        record, _agreed = parity.prove(
-            target,
-            path,
-            heads,
-            artifact.precision,
-            golden.expected[heads],
-            lambda session: session.run(images),
-            artifact.path,
-        )
-    except (MissingExtra, VerificationFailed):
-        raise
-    except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
-        raise VerificationFailed(f"{folder / artifact.path}: {error.message}", "Export it again.") from error
-    return record
+        said = f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"
+        raise _failed(guard.folder, [said])
+    inspected = guard.inspect(artifact)
+    for problem in (
+        *_told_otherwise(inspected.said, artifact, guard.manifest.model),
+        *_declared_otherwise(inspected.interface, artifact),
+    ):
+        raise _failed(guard.folder, [f"{artifact.path} {problem}"])
+
+
+def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
+    path, images = guard.folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
+    wanted: dict[Precision, parity.Reference] = golden.expected[heads]
+    num_runs = max(len(images), batch(artifact.inputs)) * len(targets.get(artifact.target).runtimes(artifact.precision))
+    record = guard.call(
+        artifact,
+        f"Running {path} at k = {heads}",
+        f"{__name__}:prove",
+        macs(guard.manifest.model, [heads], num_runs),
+        target=artifact.target,
+        path=str(path),
+        name=artifact.path,
+        heads=heads,
+        precision=artifact.precision,
+        images=images,
+        expected={name: [wanted[name].exact, wanted[name].torch_fp32] for name in {"fp32", artifact.precision}},
+    )
+    return msgspec.convert(record, parity.ParityRecord)
+
+
+def prove(
+    target: str, path: str, name: str, heads: int, precision: Precision, images: Array, expected: dict[Precision, Any]
+) -> dict[str, Any]:
+    """What the process does to run one head count of an artifact."""
+    references = {wanted: parity.Reference(*arrays) for wanted, arrays in expected.items()}
+    run = lambda session: session.run(images)  # noqa: E731
+    record, _agreed = parity.prove(targets.get(target), Path(path), heads, precision, references, run, name)
+    answer: dict[str, Any] = msgspec.to_builtins(record)
+    return answer

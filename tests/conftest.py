@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,13 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
         )
         for path in sorted(folder.rglob("*"))
     }
+
+
+def children(parent: int, words: str) -> list[int]:
+    """Processes that *parent* started, whose command holds *words*."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    found = [line.split(None, 2) for line in listed.splitlines()]
+    return [int(pid) for pid, of, command in found if int(of) == parent and words in command]
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from hydra_export import bench, board, bundle, profiles, targets
 from hydra_export.bench.run import plan
 from hydra_export.errors import BadInput, OutputRefused
-from tests.conftest import available_targets, perturbed
+from tests.conftest import available_targets, children, perturbed
 
 RUNS = 6
 
@@ -78,7 +80,8 @@ def test_memory_is_of_the_artifact_and_not_of_this_process(measured: dict[str, A
 def test_a_process_that_dies_is_named_and_the_others_go_on(every: Path) -> None:
     manifest = bundle.read(every)
     artifact = plan(manifest, manifest.artifacts)["artifacts"][0]
-    process = board._Process({"artifact": artifact, "runtime": "onnxruntime", "threads": 1}, every, bundle.GOLDEN)
+    task = {"artifact": artifact, "runtime": "onnxruntime", "threads": 1, "memory_mib": 2000, "seconds": 60}
+    process = board._Process(task, every, bundle.GOLDEN)
     process.process.kill()
     with pytest.raises(board.CannotRunError, match="signal SIGKILL ended it"):
         process.ask("time", [2, 1])
@@ -93,6 +96,21 @@ def test_an_artifact_that_a_runtime_does_not_take_is_told_and_the_others_are_tim
     assert [failure["path"] for failure in result["failed"]] == ["onnx/none.onnx"]
     assert "none.onnx" in result["failed"][0]["why"]
     assert [timing["path"] for timing in result["timings"]] == ["onnx/tiny-k2.onnx"]
+
+
+def test_a_process_that_dies_while_it_is_timed_is_told_and_the_others_go_on(every: Path) -> None:
+    manifest, killed = bundle.read(every), list[int]()
+
+    def kill(what: str, _done: int, _total: int) -> None:
+        if what == "timing" and not killed:
+            killed.append(min(children(os.getpid(), "--serve")))
+            os.kill(killed[0], signal.SIGKILL)
+
+    artifacts = [a for a in manifest.artifacts if a.path in ("onnx/tiny-k2.onnx", "onnx/tiny-k4.onnx")]
+    result = board.measure(every, plan(manifest, artifacts), 50, [1], ["onnxruntime"], kill)
+    assert len(result["timings"]) == len(result["failed"]) == 1
+    assert "signal SIGKILL ended it" in result["failed"][0]["why"]
+    assert {result["timings"][0]["path"], result["failed"][0]["path"]} == {artifact.path for artifact in artifacts}
 
 
 QUIET = [1.0] * 30

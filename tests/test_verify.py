@@ -18,7 +18,8 @@ import pytest
 from hydra_export import bundle, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
-from hydra_export.verify import verify
+from hydra_export.guard import Limits, new_worker
+from hydra_export.verify import _verify, verify
 
 FLIPS = 6  # per file
 
@@ -315,6 +316,7 @@ def test_a_manifest_mutated_and_sealed_again_is_verified_or_refused_but_never_an
     sealed = {
         name: files.sha256(folder / name) for name in names(folder) if name not in ("SHA256SUMS", "manifest.json")
     }
+    worker = new_worker()  # one for all: to start it takes longer than what it does
     for _ in range(250):
         manifest = json.loads(good)
         container, key = rng.choice(list(places(manifest)))
@@ -324,15 +326,16 @@ def test_a_manifest_mutated_and_sealed_again_is_verified_or_refused_but_never_an
         hashes = {**sealed, "manifest.json": hashlib.sha256(content).hexdigest()}
         (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
         try:
-            verify(folder)
+            _verify(folder, bundle.silent, Limits(), worker)
             outcomes["passed"] += 1
         except (BadInput, CheckFailed):
             outcomes["refused"] += 1
+    worker.close()
     assert outcomes["refused"] > 150, outcomes
 
 
 def test_a_graph_mutated_and_sealed_again_is_verified_or_refused_but_never_an_error_of_ours(folder: Path) -> None:
-    path, rng, refused = folder / "onnx/tiny-shared-k2.onnx", random.Random(0), 0
+    path, rng, refused, worker = folder / "onnx/tiny-shared-k2.onnx", random.Random(0), 0, new_worker()
     good = path.read_bytes()
     for _ in range(150):
         content = bytearray(good)
@@ -340,9 +343,10 @@ def test_a_graph_mutated_and_sealed_again_is_verified_or_refused_but_never_an_er
         path.write_bytes(content)
         reseal(folder)
         try:
-            verify(folder)
+            _verify(folder, bundle.silent, Limits(), worker)
         except CheckFailed:
             refused += 1
+    worker.close()
     assert refused > 75
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from hydra_export import board, bundle, targets
+from hydra_export import board, bundle
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
+from hydra_export.guard import Guard, Limits, batch, num_bytes
 
 
 def bench(
@@ -20,14 +21,17 @@ def bench(
     threads: Sequence[int] = (1,),
     runtimes: Sequence[str] = (),
     progress: bundle.Progress = bundle.silent,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> Report:
     """Times every artifact of a bundle at every head count, in every runtime that is installed.
 
     Args:
         runtimes: only these; all that are installed by default.
+        limits: of each process that an artifact is loaded by.
 
     Raises:
         BadInput: *folder* is no bundle, or nothing here runs any of it.
+        LimitExceeded: opening an artifact takes more than it may.
         CheckFailed: the usual runtime of an artifact does not run it, or it computes something else than the model.
     """
     manifest = bundle.read(folder)
@@ -40,10 +44,12 @@ def bench(
             f"and it holds {_listed(a.target for a in manifest.artifacts)}.",
             "Core ML runs on a Mac; for TFLite run: pip install 'hydra-export[tflite]'.",
         )
-    for artifact in timed:
-        progress(f"checking {artifact.path}", 0, len(timed))
-        targets.get(artifact.target).lint(folder / artifact.path)  # no runtime opens a damaged file
-    measured = board.measure(folder, plan(manifest, timed), runs, threads, chosen, progress)
+    with Guard(folder, manifest, limits) as guard:
+        for step, artifact in enumerate(timed):
+            progress(f"checking {artifact.path}", step, len(timed))
+            guard.inspect(artifact)  # no runtime opens a damaged file
+    allowed = {"memory_mib": limits.memory_mib, "seconds": limits.seconds}
+    measured = board.measure(folder, plan(manifest, timed), runs, threads, chosen, progress, **allowed)
     first = {target: name for name in reversed(chosen) for target in [board.RUNTIMES[name]["target"]]}
     usual = {artifact.path: first[artifact.target] for artifact in timed}
     for failure in measured["failed"]:
@@ -68,7 +74,7 @@ def not_timed(manifest: bundle.Manifest, report: Report) -> list[bundle.Artifact
 
 def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -> dict[str, Any]:
     """What ``board.measure`` is to do, as plain data."""
-    model, sizes = manifest.model, {file.path: file.bytes for file in manifest.files}
+    model = manifest.model
     return {
         "schema_version": 1,
         "kind": f"{board.KIND} plan",
@@ -88,20 +94,14 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
                 "graph": artifact.graph,
                 "precision": artifact.precision,
                 "input": artifact.input,
-                "batch": batch(artifact),
-                "bytes": sum(sizes[path] for path in artifact.files),
+                "batch": batch(artifact.inputs),
+                "bytes": num_bytes(manifest, artifact),
                 "heads": list(artifact.heads),
                 "bounds": {str(k): record.bound for k, record in artifact.parity.items()},
             }
             for artifact in artifacts
         ],
     }
-
-
-def batch(artifact: bundle.ArtifactEntry) -> int:
-    """Images a call: the graph's own number, or one."""
-    size = artifact.inputs[0].shape[0]
-    return size if isinstance(size, int) and size > 0 else 1
 
 
 def _chosen(runtimes: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ def bench(
     standalone: Path | None = None,
     heads: str | None = None,
     out: Path | None = None,
+    limit_memory: int | None = None,
+    limit_seconds: float | None = None,
 ) -> Result:
     """Time a bundle's artifacts on this machine, each loaded by a process of its own, which take turns.
 
@@ -55,17 +57,22 @@ def bench(
         out: A file for the result as --json prints it, for --compare and report --bench; it is written before anything
             is compared, so that a regression does not lose what was measured.
         heads: With --standalone: only these head counts.
+        limit_memory: MiB that each artifact's process may take; by default 2 GiB, more with many cores, and six times
+            the artifact, or what is free. Held on Linux alone: macOS has no such limits.
+        limit_seconds: Seconds that an artifact may take to load, and for its first call; by default what a slow board
+            would.
     """
     from hydra_export import bench as measuring
     from hydra_export import bundle as bundles
     from hydra_export.commands.progress import shown_progress
     from hydra_export.errors import BadInput
+    from hydra_export.guard import Limits
 
     if not 1 <= runs <= 100_000:
         raise BadInput(f"--runs is {runs}.", "Give a number from 1 to 100000.")
     if max_regression is not None and not 0 <= max_regression <= 1000:
         raise BadInput(f"--max-regression is {max_regression}.", "Give percent from 0 to 1000.")
-    counts = _threads(threads)
+    counts, limits = _threads(threads), Limits(memory_mib=limit_memory, seconds=limit_seconds)
     for given, option, needed, name in (
         (device, "--device", save, "--save"),
         (profiles, "--profiles", save, "--save"),
@@ -89,7 +96,7 @@ def bench(
         registry.get(device, profiles)
     chosen = [name.strip() for name in runtime.split(",")] if runtime is not None else []
     with shown_progress(talk()) as progress:
-        report = measuring.bench(bundle, runs=runs, threads=counts, runtimes=chosen, progress=progress)
+        report = measuring.bench(bundle, runs=runs, threads=counts, runtimes=chosen, progress=progress, limits=limits)
     left_out = sorted({kind(artifact) for artifact in measuring.not_timed(manifest, report)})
     shown, notes = _table(manifest, report), _notes(report, left_out)
     document = _document(report) | {"bundle": str(bundle), "threads": counts, "not_timed": left_out}

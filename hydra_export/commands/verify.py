@@ -7,17 +7,26 @@ from pathlib import Path
 from hydra_export.commands import Result, allowed, experimental, table, talk, titled
 
 
-def verify(bundle: Path, /) -> Result:
+def verify(
+    bundle: Path,
+    /,
+    *,
+    limit_memory: int | None = None,
+    limit_seconds: float | None = None,
+) -> Result:
     """Check a bundle: every file listed and hashed, every artifact run on its golden input.
 
     Args:
         bundle: Its folder, or its archive.
+        limit_memory: MiB that the process may take in which artifacts run; by default 2 GiB, more with many cores,
+            and six times the largest artifact, or what is free. Held on Linux alone: macOS has no such limits.
+        limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
     """
     from hydra_export.commands.progress import shown_progress
     from hydra_export.verify import verify as verify_bundle
 
     with shown_progress(talk()) as progress:
-        verified = verify_bundle(bundle, progress)
+        verified = verify_bundle(bundle, progress, limit_memory_mib=limit_memory, limit_seconds=limit_seconds)
     shown = table("artifact", "k", "error", "allowed", "run in")
     for run in verified:
         errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))

@@ -51,7 +51,7 @@ def gather(
     profile_folder: Path | None = None,
     bench_files: Sequence[Path] = (),
 ) -> Findings:
-    """What there is to say of the bundle in *folder*, which may be an archive of one.
+    """What there is to say of the bundle in *folder*, which may be an archive of one; no artifact is opened.
 
     Args:
         against: an older bundle to compare it with.

@@ -7,7 +7,6 @@ import fcntl
 import importlib
 import inspect
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,13 +14,7 @@ import traceback
 from typing import NoReturn
 
 from hydra_export.errors import HydraExportError
-from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
-
-# How torch, libstdc++, the dynamic linker and Python say it; they share no type.
-_ALLOCATION_FAILED = re.compile(
-    r"(can't|cannot|unable to|failed to) allocate|bad_alloc|out of memory|failed to map segment|can't start new thread",
-    re.IGNORECASE,
-)
+from hydra_export.worker.messages import ALLOCATION_FAILED, Progress, Raised, Request, Returned, Step, receive, send
 
 
 def serve() -> NoReturn:
@@ -93,17 +86,21 @@ def _answer(request: Request, progress: Progress) -> Returned | Raised:
 
 
 def _raised(error: BaseException) -> Raised:
-    ours = isinstance(error, HydraExportError)
-    out_of_memory = (
-        isinstance(error, MemoryError)
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or bool(_ALLOCATION_FAILED.search(str(error)))
-    )
     return Raised(
         codes=[kind.code for kind in type(error).__mro__ if issubclass(kind, HydraExportError)],
         kind=type(error).__name__,
         message=error.message if isinstance(error, HydraExportError) else str(error),
         remedy=error.remedy if isinstance(error, HydraExportError) else "",
         trace="".join(traceback.format_exception(error)),
-        out_of_memory=out_of_memory and not ours,
+        out_of_memory=_is_out_of_memory(error),
+    )
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    if isinstance(error, HydraExportError):  # which says in words of ours what a runtime said
+        return _is_out_of_memory(error.__cause__)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or bool(ALLOCATION_FAILED.search(str(error)))
     )

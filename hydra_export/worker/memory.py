@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,12 @@ def available_memory_mib(root: Path = Path("/")) -> int | None:
     left = [int(found[1]) * 1024] if found else []
     left += _left_in_cgroups(root)
     return max(0, min(left)) // 2**20 if left else None
+
+
+def own_limit_mib() -> int:
+    """What this process may allocate, and those that it starts: its RLIMIT_DATA; 0 without one."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit // 2**20
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:

@@ -18,8 +18,9 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from hydra_export.errors import CheckFailed, HydraExportError
-from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
+from hydra_export.errors import BadInput, CheckFailed, HydraExportError, LimitExceeded
+from hydra_export.worker.memory import own_limit_mib
+from hydra_export.worker.messages import ALLOCATION_FAILED, Progress, Raised, Request, Returned, Step, receive, send
 
 # sys.path comes first, so that the child finds the same packages as the parent, an editable install's too.
 _PROGRAM = (
@@ -46,15 +47,18 @@ class Worker:
     its own, which is deleted with it.
     """
 
-    def __init__(self, memory_mib: int = 0, *, package: str = "hydra_export") -> None:
+    def __init__(
+        self, memory_mib: int = 0, *, package: str = "hydra_export", untyped: type[Exception] = CheckFailed
+    ) -> None:
         """Starts nothing yet.
 
         Args:
-            memory_mib: what it may allocate, 0 for no limit. Held on Linux alone (RLIMIT_DATA: private writable
-                memory); macOS does not enforce such limits.
+            memory_mib: what it may allocate, 0 for no limit but this process's own. Held on Linux alone (RLIMIT_DATA:
+                private writable memory); macOS does not enforce such limits.
             package: the one whose functions it may run.
+            untyped: what an error becomes that is none of ours; a converter's is a failed check.
         """
-        self.memory_mib = memory_mib
+        self.memory_mib, self._untyped = memory_mib or own_limit_mib(), untyped
         self._callable = re.compile(rf"{re.escape(package)}(\.\w+)+:\w+")
         self._child: _Child | None = None
         self._killed = False
@@ -84,7 +88,9 @@ class Worker:
 
         Raises:
             HydraExportError: what the function raised, as the same class.
-            CheckFailed: it raised something else, or its process died, ran out of memory or out of time.
+            BadInput: no process can be started.
+            LimitExceeded: it needs more memory than the worker has, or more than *seconds*.
+            CheckFailed: its process died, or by default: it raised something else.
         """
         if not self._callable.fullmatch(function):
             raise ValueError(f"{function!r} is no function that a worker may run")
@@ -98,7 +104,8 @@ class Worker:
             raise self._death(what, status) from None
         except _LateError:
             self.close()
-            raise CheckFailed(f"{what} was stopped: it took longer than {seconds:g} s.{self._said()}") from None
+            late = f"{what} was stopped: it took longer than {seconds:g} s.{self._said()}"
+            raise LimitExceeded(late, resource="seconds") from None
         except BaseException:  # the caller's own, Ctrl-C among them: what the child says next is nobody's answer
             self.close()
             raise
@@ -136,7 +143,11 @@ class Worker:
         with self._starting:
             if self._killed:
                 raise CheckFailed("The worker was stopped.")
-            self._child = self._child or _Child(self.memory_mib)
+            try:
+                self._child = self._child or _Child(self.memory_mib)
+            except OSError as error:
+                remedy = "Free memory, or allow more files or processes; TMPDIR may name a folder that can be written."
+                raise BadInput(f"No process can be started: {error}.", remedy) from error
             return self._child
 
     def _death(self, what: str, status: int | None) -> CheckFailed:
@@ -154,23 +165,25 @@ class Worker:
             how, remedy = f"ended with exit status {status} before it was done", ""
         if self.memory_mib and status:
             how, remedy = f"{how}; it was given {self.memory_mib} MiB of memory", "Give it more, or do less at once."
-        error = CheckFailed(f"{what} {how}.{self._said()}", remedy)
+        short = self.memory_mib and ALLOCATION_FAILED.search(self._last_output)
+        error = (LimitExceeded if short else CheckFailed)(f"{what} {how}.{self._said()}", remedy)
         error.add_note(f"The end of the worker's output:\n{self._last_output}")
         return error
 
-    def _rebuilt(self, raised: Raised, what: str, function: str) -> HydraExportError:
-        said = f"{raised.kind}: {raised.message}" if raised.message else raised.kind
+    def _rebuilt(self, raised: Raised, what: str, function: str) -> Exception:
+        said = ": ".join(filter(None, ["" if raised.codes else raised.kind, raised.message.strip(" .\n")]))
         if raised.out_of_memory and self.memory_mib:
             message = f"{what} needs more than the {self.memory_mib} MiB of memory that it was given: {said}"
-            error: HydraExportError = CheckFailed(f"{message}.", "Give it more, or do less at once.")
+            error: Exception = LimitExceeded(f"{message}.", "Give it more, or do less at once.")
         elif raised.codes:
             known = {kind.code: kind for kind in _family(HydraExportError)}
             kind = next(known[code] for code in raised.codes if code in known)
-            error = kind.__new__(kind)
-            HydraExportError.__init__(error, raised.message, raised.remedy)  # subclasses take other arguments
+            ours = kind.__new__(kind)
+            HydraExportError.__init__(ours, raised.message, raised.remedy)  # subclasses take other arguments
+            error = ours
         else:
             place = "" if what == function else f" in {function}"
-            error = CheckFailed(f"{what} failed{place}: {said}.")
+            error = self._untyped(f"{what} failed{place}: {said}.")
         error.add_note(f"In the worker:\n{raised.trace}")
         return error
 

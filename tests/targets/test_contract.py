@@ -139,8 +139,13 @@ def test_the_same_bytes_are_written_twice(case: Case, make_checkpoint: MakeCheck
 
 
 def test_what_was_written_passes_lint(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    for artifact in case.write(make_checkpoint(), (1, 4), tmp_path / "out", input="image"):
-        case.target.lint(tmp_path / "out" / artifact.path)
+    """Which says what a run takes: never more than the model itself, the last block being less."""
+    checkpoint = make_checkpoint()
+    for artifact in case.write(checkpoint, (1, 4), tmp_path / "out", input="image"):
+        work = case.target.lint(tmp_path / "out" / artifact.path)
+        own = sum(checkpoint.info.config.macs(k) for k in artifact.heads)
+        assert own / 10 < work.macs <= own
+        assert 0 < work.tensor_bytes < 2**20
 
 
 def test_what_was_written_says_what_it_is(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

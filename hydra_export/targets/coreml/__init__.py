@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput, MissingExtra, UnknownName
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -97,11 +97,11 @@ class CoreMLTarget:
             return session.CoreMLSession(path, heads)
         raise UnknownName("Core ML runtime", runtime, ("mil", "mil-fp16", "coreml"))
 
-    def lint(self, path: Path) -> None:
+    def lint(self, path: Path) -> Work:
         """Files, operations, rank, iOS version, weights, and nothing that says when or where it was made."""
         from hydra_export.targets.coreml.lint import lint
 
-        lint(path)
+        return lint(path)
 
     def said(self, path: Path) -> dict[str, str]:
         """Its metadata of the user's own."""

@@ -12,7 +12,7 @@ from hydra_export import files, mil
 from hydra_export.errors import CheckFailed
 from hydra_export.mil.constants import Constant
 from hydra_export.mil.types import NAMED, TensorType
-from hydra_export.target import METADATA_PREFIX
+from hydra_export.target import METADATA_PREFIX, Work
 from hydra_export.targets.coreml import folder, graph
 
 _LARGEST_RANK = 4  # what the Neural Engine takes
@@ -27,11 +27,20 @@ _WIDTHS = {"fp32": ("fp32", "fp32"), "fp16": ("fp16", "fp16"), "int8": ("int8", 
 _METADATA = {"description", "version", "author", "license"}
 
 
-def lint(path: Path) -> None:
-    """Raises CheckFailed naming *path* and the first promise that it breaks."""
+def lint(path: Path) -> Work:
+    """Raises CheckFailed naming *path* and the first promise that it breaks; what a run of it takes otherwise."""
     package = mil.load(path)
     for problem in (*_files(path), *_program(package), *_description(package)):
         raise CheckFailed(f"{path} is not portable: {problem}.")
+    functions = package.functions.values()
+    largest = max(
+        kind.size * NAMED[kind.dtype].bits // 8
+        for function in functions
+        for step in function.steps
+        for _, kind in step.outputs
+        if isinstance(kind, TensorType)
+    )
+    return Work(macs=sum(function.macs for function in functions), tensor_bytes=largest)
 
 
 def _files(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
 
 if TYPE_CHECKING:
     import onnx
@@ -54,11 +54,11 @@ class OnnxTarget:
 
         return OnnxSession(path, threads, heads)
 
-    def lint(self, path: Path) -> None:
+    def lint(self, path: Path) -> Work:
         """onnx.checker, rank, operators, unused initializers, IR version."""
         from hydra_export.targets.onnx.lint import lint
 
-        lint(path)
+        return lint(path)
 
     def said(self, path: Path) -> dict[str, str]:
         """Its metadata properties."""

@@ -11,18 +11,25 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hydra_export import files
 from hydra_export.errors import CheckFailed, Unreadable
-from hydra_export.target import METADATA_PREFIX
+from hydra_export.target import METADATA_PREFIX, Work
+from hydra_export.targets.onnx import work
 from hydra_export.targets.onnx.file import IR_VERSIONS
 from hydra_export.targets.onnx.size import MOST_BYTES, check_size
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
+# What our graphs are made of. None makes much of little, as Expand and Tile do, or runs without end, as Loop can.
+_OPERATORS = {
+    *("Add", "Attention", "Cast", "Concat", "Conv", "Div", "DynamicQuantizeLinear", "Equal", "Erf", "Gather", "Gelu"),
+    *("Gemm", "Identity", "If", "LayerNormalization", "MatMul", "MatMulInteger", "Mul", "NonZero", "Pad", "Reshape"),
+    *("Slice", "Softmax", "Split", "Sub", "Transpose"),
+}
 _BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else
 _WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1}
 _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
 
-def lint(path: Path) -> None:
-    """Raises CheckFailed naming *path* and the first promise that it breaks."""
+def lint(path: Path) -> Work:
+    """Raises CheckFailed naming *path* and the first promise that it breaks; what a run of it takes otherwise."""
     try:
         content = files.read(path, MOST_BYTES)
     except Unreadable as error:
@@ -38,6 +45,7 @@ def lint(path: Path) -> None:
             *_unused(model.graph),
             *_external_data(model, path.parent),
             *_precision(model),
+            *_operators(model),
         ):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         unguarded = [*_choice(model)]
@@ -47,6 +55,7 @@ def lint(path: Path) -> None:
         raise CheckFailed(f"{path} is not a valid ONNX model: {error}.") from error
     for problem in (*_ranks(inferred), *unguarded):
         raise CheckFailed(f"{path} is not portable: {problem}.")
+    return work.of(inferred)
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
@@ -77,6 +86,11 @@ def _portability(model: onnx.ModelProto) -> Iterator[str]:
         yield f"it uses opset {opsets['']}"
     elif model.ir_version != IR_VERSIONS[opsets[""]]:
         yield f"its IR version is {model.ir_version}, the lowest for opset {opsets['']} is {IR_VERSIONS[opsets['']]}"
+
+
+def _operators(model: onnx.ModelProto) -> Iterator[str]:
+    if others := {node.op_type for graph in graphs(model) for node in graph.node} - _OPERATORS:
+        yield f"it uses operators {sorted(others)}"
 
 
 def _nesting(model: onnx.ModelProto) -> Iterator[str]:

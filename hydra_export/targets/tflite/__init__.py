@@ -17,6 +17,7 @@ from hydra_export.target import (
     Precision,
     Runtime,
     Session,
+    Work,
 )
 
 if TYPE_CHECKING:
@@ -65,12 +66,13 @@ class TFLiteTarget:
             raise UnknownName("runtime of target 'tflite'", runtime, known)
         return TFLiteSession(path, threads, runtime or known[0], heads)
 
-    def lint(self, path: Path) -> None:
+    def lint(self, path: Path) -> Work:
         """Everything inside the file, operators and shapes that fit, rank, types, signature, nothing unused."""
         self.requires()  # for the names of its operators
+        from hydra_export.targets.tflite import work
         from hydra_export.targets.tflite.lint import lint
 
-        lint(path)
+        return work.of(lint(path))
 
     def said(self, path: Path) -> dict[str, str]:
         """Those of its metadata entries that are ours."""

@@ -142,14 +142,14 @@ def _choice(model: Model) -> Iterator[str]:
             yield f"signature k{k} does not always run its graph"
     for question, graph in zip(places.questions(), model.graphs[first:], strict=False):
         yield from _question(question, graph, model)
-    names = [_builtin(model, operation).name for operation in model.graphs[-1].operations]
+    names = [operator_of(model, operation).name for operation in model.graphs[-1].operations]
     if names[-2:] != ["GATHER", "MUL"]:
         yield f"graph {model.graphs[-1].name} does not fail"
 
 
 def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
     named = f"graph {graph.name} does not ask whether k is {question.compare} {question.number}"
-    if len(graph.inputs) != 2 or [_builtin(model, operation).name for operation in graph.operations] != [
+    if len(graph.inputs) != 2 or [operator_of(model, operation).name for operation in graph.operations] != [
         question.compare,
         "IF",
     ]:
@@ -164,7 +164,8 @@ def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
         yield f"graph {graph.name} goes on to other graphs than {question.graphs}"
 
 
-def _builtin(model: Model, operation: Operation) -> Operator:
+def operator_of(model: Model, operation: Operation) -> Operator:
+    """What an operation does."""
     return _BY_CODE[model.opcodes[operation.opcode]]
 
 
@@ -209,7 +210,7 @@ def _precision(model: Model) -> Iterator[str]:
         matrices = {
             operation.inputs[1]
             for operation in graph.operations
-            if _builtin(model, operation).name == "FULLY_CONNECTED" and len(operation.inputs) > 1
+            if operator_of(model, operation).name == "FULLY_CONNECTED" and len(operation.inputs) > 1
         }
         for index, tensor in enumerate(graph.tensors):
             is_weight = (
@@ -316,7 +317,7 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
 
 def _misfit(operation: Operation, graph: Graph, model: Model) -> str:
     """Why an operator does not make its output of its inputs, "" where it does."""
-    builtin = _builtin(model, operation)
+    builtin = operator_of(model, operation)
     if OPTIONS_TABLES.get(operation.options_type, "") != builtin.options:
         return f"{builtin.name} has options of another operator"
     given = [graph.tensors[index] for index in operation.inputs]

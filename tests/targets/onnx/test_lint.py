@@ -84,8 +84,13 @@ def _unused_initializer(model: onnx.ModelProto) -> None:
     )
 
 
+def _reshape(graph: onnx.GraphProto, source: str, sizes: list[int], name: str) -> None:
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes), f"{name}/sizes"))
+    graph.node.add(op_type="Reshape", name=name, input=[source, f"{name}/sizes"], output=[name])
+
+
 def _rank_5(model: onnx.ModelProto) -> None:
-    model.graph.node.add(op_type="Unsqueeze", name="five", input=["patch_embed/Conv", "cls/axis"], output=["five"])
+    _reshape(model.graph, "patch_embed/Conv", [1, 1, 1, 1, -1], "five")
 
 
 def _rank_5_initializer(model: onnx.ModelProto) -> None:
@@ -105,6 +110,10 @@ def _unknown_shape(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
 
 
+def _foreign_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.add(op_type="Expand", name="more", input=["patch_embed/Conv", "cls/axis"], output=["more"])
+
+
 def _missing_input(model: onnx.ModelProto) -> None:
     model.graph.node[3].input[0] = "nowhere"
 
@@ -120,6 +129,7 @@ def _missing_input(model: onnx.ModelProto) -> None:
         (_rank_5_initializer, "rank"),
         (_constant_with_outside_data, "secret"),
         (_unknown_shape, "shape"),
+        (_foreign_operator, r"it uses operators \['Expand'\]"),
         (_missing_input, "nowhere"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
@@ -209,14 +219,14 @@ def _unused_inside(model: onnx.ModelProto) -> None:
 
 
 def _rank_5_inside(model: onnx.ModelProto) -> None:
-    inputs = ["k2/patch_embed/Conv", "k2/cls/axis"]
-    _branch(model).node.add(op_type="Unsqueeze", name="five", input=inputs, output=["five"])
+    _reshape(_branch(model), "k2/patch_embed/Conv", [1, 1, 1, 1, -1], "five")
 
 
 def _unknown_shape_inside(model: onnx.ModelProto) -> None:
-    nodes = _branch(model).node
-    nodes.add(op_type="Squeeze", name="places", input=["k/NonZero", "k2/cls/start"], output=["places"])
-    nodes.add(op_type="Reshape", name="unknown", input=["k2/patch_embed/Conv", "places"], output=["unknown"])
+    _reshape(_branch(model), "k/NonZero", [-1], "places")
+    _branch(model).node.add(
+        op_type="Reshape", name="unknown", input=["k2/patch_embed/Conv", "places"], output=["unknown"]
+    )
 
 
 def _outside_data_inside(model: onnx.ModelProto) -> None:
@@ -239,6 +249,10 @@ def _if_in_an_if(model: onnx.ModelProto) -> None:
     copied.CopyFrom(next(node for node in model.graph.node if node.name == "k1/If"))
     copied.name, copied.output[0] = "deep", "deep"
     _branch(model).node.append(copied)
+
+
+def _foreign_operator_inside(model: onnx.ModelProto) -> None:
+    _branch(model).node.add(op_type="Tile", name="more", input=["k2/patch_embed/Conv", "k2/cls/axis"], output=["more"])
 
 
 def _loop(model: onnx.ModelProto) -> None:
@@ -267,6 +281,7 @@ def _missing_input_inside(model: onnx.ModelProto) -> None:
         (_outside_data_inside, "secret"),
         (_beyond_the_end_inside, "far lies beyond the end of 'tiny-universal.bin'"),
         (_if_in_an_if, "deep has a graph inside"),
+        (_foreign_operator_inside, r"it uses operators \['Tile'\]"),
         (_loop, "loop has a graph inside"),
         (_constant_inside, "inside has a tensor or graphs inside"),
         (_missing_input_inside, "nowhere"),

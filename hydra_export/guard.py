@@ -1,0 +1,152 @@
+"""An artifact may come from anybody: it is opened and run in a process of its own, within limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from hydra_export import board, targets
+from hydra_export.bundle import ArtifactEntry, Manifest, ModelEntry
+from hydra_export.errors import BadInput, CheckFailed, LimitExceeded, MissingExtra, VerificationFailed
+from hydra_export.target import Interface, TensorInfo, Work
+from hydra_export.worker import Worker, available_memory_mib
+
+_REMEDY = "Allow more with --limit-{} if you trust it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an artifact may take, in mebibytes of memory and in seconds of one call; None for what fits its size."""
+
+    memory_mib: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_mib is not None and self.memory_mib < board.LEAST_MIB:
+            raise BadInput(f"--limit-memory is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise BadInput(f"--limit-seconds is {self.seconds}.", "Give seconds above 0.")
+
+
+class Inspected(msgspec.Struct, frozen=True):
+    """What a file that passes lint holds: what it says of itself, its inputs and outputs, and what a run takes."""
+
+    said: dict[str, str]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    work: Work
+
+    @property
+    def interface(self) -> Interface:
+        return self.inputs, self.outputs
+
+
+class Guard:
+    """A process for the artifacts of one bundle, which starts with the first call and ends with the context.
+
+    Args:
+        worker: one that goes on to other bundles, and has limits of its own; by default there is one for this alone.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, limits: Limits, worker: Worker | None = None) -> None:
+        self.folder, self.manifest, self._seconds = folder, manifest, limits.seconds
+        self.memory_mib = limits.memory_mib or board.default_memory_mib(
+            max(num_bytes(manifest, artifact) for artifact in manifest.artifacts), available_memory_mib()
+        )
+        self._worker = worker or new_worker(self.memory_mib)
+        self._ends = worker is None
+
+    def inspect(self, artifact: ArtifactEntry) -> Inspected:
+        """Opens the file alone.
+
+        Raises:
+            VerificationFailed: it is damaged, not portable, or computes more than its model does.
+            LimitExceeded: opening it took too much, or running it would.
+        """
+        path = str(self.folder / artifact.path)
+        asked = {"target": artifact.target, "path": path}
+        answer = self.call(artifact, f"Opening {path}", f"{__name__}:inspect", 0, **asked)
+        found = msgspec.convert(answer, Inspected)
+        self._check_work(artifact, found)
+        return found
+
+    def call(self, artifact: ArtifactEntry, what: str, function: str, macs: int, **arguments: Any) -> Any:
+        """What ``package.module:function`` returns of *artifact*.
+
+        Args:
+            what: is being done, as errors name it.
+            macs: multiply-accumulates that it is about to take.
+
+        Raises:
+            VerificationFailed: the artifact is not what the manifest says, or ended the process.
+            LimitExceeded: it took too much memory or time.
+        """
+        path = self.folder / artifact.path
+        seconds = self._seconds or board.default_seconds(num_bytes(self.manifest, artifact), macs / 1e9)
+        try:
+            return self._worker.call(function, what=what, seconds=seconds, **arguments)
+        except LimitExceeded as error:
+            raise LimitExceeded(error.message, _REMEDY.format(error.resource), error.resource) from error
+        except (MissingExtra, VerificationFailed):
+            raise
+        except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
+            named = error.message if str(path) in error.message else f"{path}: {error.message}"
+            remedy = "Export it again."
+            if type(error) is CheckFailed and macs:  # some runtimes do not say that memory is what they lack
+                remedy += f" Or allow more than {self.memory_mib} MiB with --limit-memory, if that is what it lacks."
+            raise VerificationFailed(named, remedy) from error
+
+    def _check_work(self, artifact: ArtifactEntry, found: Inspected) -> None:
+        path, mib = self.folder / artifact.path, found.work.tensor_bytes // 2**20
+        if mib > self.memory_mib:
+            what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
+            raise LimitExceeded(what, _REMEDY.format("memory"))
+        own = macs(self.manifest.model, artifact.heads, batch(found.inputs))
+        if found.work.macs > own:
+            raise VerificationFailed(
+                f"{path} would take {found.work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
+                "Export it again.",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._ends:
+            self._worker.close()
+
+
+def new_worker(memory_mib: int = 0) -> Worker:
+    """For a Guard: an error in it that is none of ours is a bug, not a failed check."""
+    return Worker(memory_mib, untyped=RuntimeError)
+
+
+def inspect(target: str, path: str) -> dict[str, Any]:
+    """What the process does to inspect a file."""
+    of, place = targets.get(target), Path(path)
+    work = of.lint(place)
+    inputs, outputs = of.declared(place)
+    answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.said(place), inputs, outputs, work))
+    return answer
+
+
+def num_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
+    """Of all files that *artifact* needs."""
+    sizes = {file.path: file.bytes for file in manifest.files}
+    return sum(sizes[path] for path in artifact.files)
+
+
+def batch(inputs: Sequence[TensorInfo]) -> int:
+    """Images a call: the graph's own number, or one."""
+    size = inputs[0].shape[0]
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def macs(model: ModelEntry, heads: Sequence[int], num_images: int) -> int:
+    """Multiply-accumulates of *num_images* through each subnetwork of *heads*."""
+    return num_images * sum(model.config.macs(k) for k in heads)
