@@ -66,7 +66,9 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
 
 def children(parent: int, words: str) -> list[int]:
     """Processes that *parent* started, whose command holds *words*."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     found = [line.split(None, 2) for line in listed.splitlines()]
     return [int(pid) for pid, of, command in found if int(of) == parent and words in command]
 

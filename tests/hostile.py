@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hydra_export.targets.tflite.graph import Emitter, Value
 
 Nodes = list[onnx.NodeProto]
+Emit = Callable[["Emitter", "Value"], "Value"]
 NUM_PRODUCTS = 300  # of 4096 x 4096 matrices: minutes
 
 
@@ -124,15 +125,16 @@ def _hidden(model: onnx.ModelProto, size: int, result: str) -> Nodes:
 # TFLite
 
 
-def write_tflite(path: Path, checkpoint: Checkpoint, emit: Callable[[Emitter, Value], Value]) -> None:
+def write_tflite(path: Path, checkpoint: Checkpoint, emit: Emit) -> None:
     """A file of subnetwork 2 at *path* whose graph is what *emit* makes of the image, a matrix ``[1, n]``, cut."""
     from unittest.mock import patch
 
     from hydra_export import targets
     from hydra_export.target import ExportSpec
     from hydra_export.targets.tflite import separate
+    from hydra_export.targets.tflite.graph import Emitter
 
-    class Hostile(separate.Emitter):
+    class Hostile(Emitter):
         def emit(self, image_BHWC: Value) -> Value:
             return self._part(emit(self, image_BHWC), 1, (0, 7), "logits", "logits")
 

@@ -21,7 +21,7 @@ from hydra_export.data import packaged_images
 from hydra_export.errors import ParityFailed
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session
+from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
 
 # B batch, D width of subnetwork k, E width of the universal model, C head width
 HEADS = 2
@@ -349,7 +349,8 @@ class Runs:
     def declared(self, path: Path) -> Interface:
         return (), ()
 
-    def lint(self, path: Path) -> None: ...
+    def lint(self, path: Path) -> Work:
+        raise NotImplementedError
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         raise NotImplementedError

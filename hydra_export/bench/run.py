@@ -48,8 +48,9 @@ def bench(
         for step, artifact in enumerate(timed):
             progress(f"checking {artifact.path}", step, len(timed))
             guard.inspect(artifact)  # no runtime opens a damaged file
-    allowed = {"memory_mib": limits.memory_mib, "seconds": limits.seconds}
-    measured = board.measure(folder, plan(manifest, timed), runs, threads, chosen, progress, **allowed)
+    measured = board.measure(
+        folder, plan(manifest, timed), runs, threads, chosen, progress, limits.memory_mib, limits.seconds
+    )
     first = {target: name for name in reversed(chosen) for target in [board.RUNTIMES[name]["target"]]}
     usual = {artifact.path: first[artifact.target] for artifact in timed}
     for failure in measured["failed"]:
