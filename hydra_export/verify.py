@@ -64,7 +64,10 @@ def verify(
         try:
             return _verify(folder, progress, limits)
         except (LimitExceeded, VerificationFailed) as error:  # nobody knows the temporary folder
-            raise type(error)(error.message.replace(str(folder), str(path)), error.remedy) from error
+            message = error.message.replace(str(folder), str(path))
+            if isinstance(error, LimitExceeded):
+                raise LimitExceeded(message, error.remedy, error.resource) from error
+            raise VerificationFailed(message, error.remedy) from error
 
 
 def _verify(
