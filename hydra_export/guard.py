@@ -16,6 +16,7 @@ from hydra_export.errors import BadInput, CheckFailed, LimitExceeded, MissingExt
 from hydra_export.target import Interface, TensorInfo, Work
 from hydra_export.worker import Worker, available_memory_mib
 
+_LEAST_BYTES = 0.5  # of a parameter: int8 has one, and a few parameters are folded into others
 _REMEDY = "Allow more with --limit-{} if you trust it."
 
 
@@ -88,6 +89,7 @@ class Guard:
         """
         path = self.folder / artifact.path
         seconds = self._seconds or board.default_seconds(num_bytes(self.manifest, artifact), macs / 1e9)
+        self._worker.start()
         try:
             return self._worker.call(function, what=what, seconds=seconds, **arguments)
         except LimitExceeded as error:
@@ -102,11 +104,19 @@ class Guard:
             raise VerificationFailed(named, remedy) from error
 
     def _check_work(self, artifact: ArtifactEntry, found: Inspected) -> None:
+        """The manifest is foreign too: a model of many parameters, which may take long, has a large file."""
         path, mib = self.folder / artifact.path, found.work.tensor_bytes // 2**20
+        model, largest, size = self.manifest.model, max(artifact.heads), num_bytes(self.manifest, artifact)
+        if size < model.config.num_params(largest) * _LEAST_BYTES:
+            raise VerificationFailed(
+                f"{path} has {size:,} bytes, too few for the {model.config.num_params(largest):,} parameters of "
+                f"subnetwork {largest}.",
+                "Export it again.",
+            )
         if mib > self.memory_mib:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY.format("memory"))
-        own = macs(self.manifest.model, artifact.heads, batch(found.inputs))
+        own = macs(model, artifact.heads, batch(found.inputs))
         if found.work.macs > own:
             raise VerificationFailed(
                 f"{path} would take {found.work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
@@ -143,7 +153,7 @@ def num_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
 
 def batch(inputs: Sequence[TensorInfo]) -> int:
     """Images a call: the graph's own number, or one."""
-    size = inputs[0].shape[0]
+    size = next((size for taken in inputs[:1] for size in taken.shape), 1)
     return size if isinstance(size, int) and size > 0 else 1
 
 

@@ -78,6 +78,14 @@ def test_a_tensor_that_is_larger_than_what_may_be_taken_is_refused(made: Made, c
     assert "--limit-memory" in told
 
 
+def test_a_model_of_more_parameters_than_its_file_has_bytes_is_refused(folder: Path, capsys: Capture) -> None:
+    """What a run may take follows from the manifest, which may say anything."""
+    reseal(folder, lambda manifest: manifest["model"]["config"].update(depth=256))
+    told = refused(capsys, "verify", str(folder))
+    assert f"{NAME} has " in told
+    assert re.search("too few for the [0-9,]+ parameters of subnetwork 2", told), told
+
+
 @pytest.mark.parametrize("command", [["verify"], ["bench", "--bundle"]], ids=lambda command: command[0])
 def test_what_takes_too_long_is_stopped(command: list[str], made: Made, capsys: Capture) -> None:
     began = time.monotonic()

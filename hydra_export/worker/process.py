@@ -113,6 +113,14 @@ class Worker:
             raise self._rebuilt(answer, what, function)
         return answer.value
 
+    def start(self) -> None:
+        """Starts the process, if there is none; a call does so too.
+
+        Raises:
+            BadInput: the system starts none.
+        """
+        self._started()
+
     def output_tail(self) -> str:
         """The end of what the worker, or the last one that died, wrote to its standard output and error."""
         return self._child.output_tail() if self._child else self._last_output
