@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 import hydra_export
 from hydra_export import archive, board, bundle, checkpoint, targets
+from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, MissingExtra, VerificationFailed
 from hydra_export.export import export, jobs
@@ -80,7 +83,15 @@ def test_a_tensor_that_is_larger_than_what_may_be_taken_is_refused(made: Made, c
 
 def test_a_model_of_more_parameters_than_its_file_has_bytes_is_refused(folder: Path, capsys: Capture) -> None:
     """What a run may take follows from the manifest, which may say anything."""
-    reseal(folder, lambda manifest: manifest["model"]["config"].update(depth=256))
+
+    def deepen(manifest: Any) -> None:
+        model = manifest["model"]
+        model["config"].update(depth=256)
+        config = msgspec.convert(model["config"], HydraConfig)
+        for entry in model["subnetworks"]:
+            entry.update(params=config.num_params(entry["heads"]), gmacs=round(config.macs(entry["heads"]) / 1e9, 6))
+
+    reseal(folder, deepen)
     told = refused(capsys, "verify", str(folder))
     assert f"{NAME} has " in told
     assert re.search("too few for the [0-9,]+ parameters of subnetwork 2", told), told
