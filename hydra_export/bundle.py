@@ -33,6 +33,7 @@ _GOLDEN_BYTES = 1024 * files.MIB
 _MOST_GOLDEN_IMAGES = 64
 # The manifest's bound is of more images than the golden ones, so it is as large or larger: at most so many times.
 _LARGEST_BOUND = 10
+_LARGEST_BATCH = 65536
 _MOST_FILE_BYTES = 2**53  # the largest whole number that every JSON reader takes
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
@@ -270,6 +271,10 @@ def _artifact_contradictions(
         yield f"{artifact.path} is listed in two ways"
     for path in needed - listed.keys():
         yield f"{path[:200]}, which {artifact.path} needs, is not listed"
+    if not artifact.inputs or not artifact.outputs or not artifact.inputs[0].shape:
+        yield f"{artifact.path} takes or gives nothing"
+    elif isinstance(batch := artifact.inputs[0].shape[0], int) and not 1 <= batch <= _LARGEST_BATCH:
+        yield f"{artifact.path} takes {batch} images at once"
     heads = set(artifact.heads)
     if not heads or len(heads) < len(artifact.heads) or not heads.issubset(known):
         yield f"{artifact.path} has heads {_few(artifact.heads)}, listed are {_few(known)}"

@@ -192,8 +192,17 @@ def read(path: Path) -> DeviceProfile:
     Raises:
         BadInput: it cannot be read, or a field is wrong; names the file and the field.
     """
-    remedy = f"{SCHEMA_FILE} lists every field."
     content = files.read(path, documents.TOML_BYTES, f"Profile {path}", "Give a TOML file.")
+    return check(content, path)
+
+
+def check(content: bytes, path: Path) -> DeviceProfile:
+    """The profile in *content*, which is or will be in the file *path*.
+
+    Raises:
+        BadInput: it is none, or a field is wrong.
+    """
+    remedy = f"{SCHEMA_FILE} lists every field."
     try:
         return decode(content)
     except msgspec.DecodeError as error:

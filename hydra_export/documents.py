@@ -58,9 +58,11 @@ def decode_toml(content: bytes, kind: type[_Kind]) -> _Kind:
     Raises:
         msgspec.DecodeError: it is no such document, says too much, or nests too deeply.
     """
+    if len(content) > TOML_BYTES:
+        raise msgspec.DecodeError(f"it has {len(content):,} bytes, allowed are {TOML_BYTES:,}")
     try:
         bare = _TOML_TEXT.sub("", content.decode())
-        _check_count(sum(map(bare.count, ".=[{,\n")), _TOML_VALUES)
+        _check_count(sum(map(bare.count, ".=[{,")), _TOML_VALUES)
         if _LONG_KEY.search(bare):
             raise msgspec.DecodeError(f"a key has more than {_KEY_PARTS} parts")
         if long := _LONG_WORD.search(bare):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hydra_export import archive, bundle, files, parity, targets
+from hydra_export import archive, bundle, documents, files, parity, targets
 from hydra_export.errors import (
     BadInput,
     LimitExceeded,
@@ -102,30 +103,36 @@ def _check_files(folder: Path) -> bundle.Manifest:
         if needed not in present:
             raise _failed(folder, [f"{needed} is missing"])
     sums = _read_sums(folder)
-    hashes = {path: files.sha256(folder / path) for path in present if path != bundle.SUMS}
-    if hashes[bundle.MANIFEST] != sums.get(bundle.MANIFEST):
+    if _manifest_sha256(folder) != sums.get(bundle.MANIFEST):
         raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of both is damaged"])
     manifest = bundle.read(folder)
     listed = {entry.path: entry.sha256 for entry in manifest.files}
-    sizes = {entry.path: entry.bytes for entry in manifest.files}
     own = {bundle.MANIFEST, bundle.SUMS}
     problems = [f"{path} is missing" for path in listed.keys() - present]
     problems += [f"{path} is not listed in {bundle.MANIFEST}" for path in present - listed.keys() - own]
-    problems += [
-        f"{path} is damaged (its SHA-256 differs)" for path in listed if hashes.get(path, "") not in ("", listed[path])
-    ]
+    problems += [problem for entry in manifest.files if entry.path in present for problem in _damage(folder, entry)]
     named = {path: digest for path, digest in sums.items() if path != bundle.MANIFEST}
     if named != listed:
         wrong = min(dict(named.items() ^ listed.items()))
         problems.append(f"{bundle.SUMS} is damaged (it disagrees with {bundle.MANIFEST} on {wrong})")
-    problems += [
-        f"{path} has {(folder / path).stat().st_size} bytes, {bundle.MANIFEST} says {sizes[path]}"
-        for path in listed.keys() & present
-        if hashes[path] == listed[path] and (folder / path).stat().st_size != sizes[path]
-    ]
     if problems:
         raise _failed(folder, problems)
     return manifest
+
+
+def _manifest_sha256(folder: Path) -> str:
+    try:
+        return hashlib.sha256(files.read(folder / bundle.MANIFEST, documents.JSON_BYTES)).hexdigest()
+    except Unreadable as error:
+        raise _failed(folder, [f"{bundle.MANIFEST} cannot be read: {error.reason}"]) from error
+
+
+def _damage(folder: Path, entry: bundle.FileEntry) -> Iterator[str]:
+    """The size first: what is not as large as it should be costs no more than that look."""
+    if (size := (folder / entry.path).stat().st_size) != entry.bytes:
+        yield f"{entry.path} is damaged: it has {size} bytes, {bundle.MANIFEST} says {entry.bytes}"
+    elif files.sha256(folder / entry.path) != entry.sha256:
+        yield f"{entry.path} is damaged (its SHA-256 differs)"
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -10,6 +10,8 @@ import shutil
 import stat
 import struct
 import subprocess
+import time
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -172,6 +174,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "newline": (add("tiny/ev\nil"), "il"),
     "escape": (add("tiny/\x1b[31mevil"), "evil"),
     "colon": (add("tiny/evil:stream"), "evil"),
+    "device of Windows": (add("tiny/CON"), "Windows has no file 'CON'"),
+    "device with an ending": (add("tiny/nul.x"), "Windows has no file 'nul.x'"),
+    "folder called as a device": (add("tiny/com1/evil"), "Windows has no file 'com1'"),
+    "dot at the end": (add("tiny/evil."), "Windows has no file"),
+    "space at the end": (add("tiny/evil "), "Windows has no file"),
+    "32,767 names": (add("/".join("a" * 32_767)), "at most 1024 letters, and 32 names"),
+    "1,900 levels": (add("tiny/" + "/".join("a" * 400)), "at most 1024 letters, and 32 names"),
+    "a long name": (add("tiny/" + "\u00e4" * 130), "at most 255 bytes"),
     "outside of the folder": (add("evil"), "evil"),
     "a second folder": (add("other/evil"), "2 folders"),
     "link": (add("tiny/evil", stat.S_IFLNK | 0o777, b"/etc/passwd"), "evil"),
@@ -304,3 +314,54 @@ def test_the_command_verifies_archives(packed: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "text.zip").write_text("no archive")
     assert main(["verify", str(tmp_path / "text.zip")]) == 2
     assert "is no archive" in capsys.readouterr().err
+
+
+def _directory(count: int, each: bytes) -> bytes:
+    """An archive that lists one entry *count* times, with the form for many entries."""
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 10, 0, 0, 0, 33, 0, 0, 0, len(each), 0) + each
+    entry = struct.pack(
+        "<4s6H3I5H2I", b"PK\1\2", 788, 10, 0, 0, 0, 33, 0, 0, 0, len(each), 0, 0, 0, 0, 0o100644 << 16, 0
+    )
+    listed, at = (entry + each) * count, len(local)
+    end = at + len(listed)
+    many = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(listed), at)
+    many += struct.pack("<4sLQL", b"PK\6\7", 0, end, 1)
+    return local + listed + many + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(200_000, "allowed are 4,194,304"), (60_000, "60000 entries, allowed are 10000")]
+)
+def test_a_list_of_entries_is_not_read_where_it_is_too_long(
+    tmp_path: Path, temporary: Path, count: int, said: str
+) -> None:
+    path = tmp_path / "tiny.zip"
+    path.write_bytes(_directory(count, b"b/a"))
+    tracemalloc.start()
+    message = refused(path, temporary)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said in message
+    assert peak < 64 * 2**20 + 4 * path.stat().st_size
+
+
+def test_a_duplicate_among_many_is_found_at_once(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "tiny.zip"
+    rewrite(path, [(plain(f"b/{number}"), b"") for number in (*range(9_990), 9_989)])
+    began = time.process_time()
+    with pytest.raises(VerificationFailed, match="'b/9989' is in it twice"):
+        verify(path)
+    assert time.process_time() - began < 2
+
+
+def test_entries_that_share_their_bytes_do_not_unpack_to_more_than_the_archive(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "tiny.zip"
+    rewrite(path, [(plain("b/0"), bytes(100_000)), *((plain(f"b/{number}"), b"") for number in range(1, 100))])
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\1\2")
+    sizes = content[at + 16 : at + 28]  # and the sum
+    for _ in range(99):
+        at = content.index(b"PK\1\2", at + 4)
+        content[at + 16 : at + 28] = sizes
+    path.write_bytes(content)
+    assert "its entries take 10,000,000 bytes" in refused(path, temporary)

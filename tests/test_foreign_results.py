@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,49 @@ def test_a_file_that_is_not_there_is_refused(results: Path, capsys: Capture) -> 
 def test_options_of_the_import_are_refused_without_it(capsys: Capture) -> None:
     assert main(["profile", "--device", "pixel7", "--heads", "3"]) == 2
     assert "--heads and --date are for --import" in capsys.readouterr().err
+
+
+_RUN = BENCHMARK_MODEL.format(name=f"{REFERENCE}-k3.tflite", more="")
+_SHORT_RUN = "Inference timings in us: Inference (avg): 10\n"
+_LONG_TIME = json.dumps(AI_HUB).replace("190000000", "9" * 400)
+# Text, how often, and the ms that it still says, or why it is refused.
+_LONG: dict[str, tuple[str, float | str]] = {
+    "counts": (_RUN + "count=1 " * 200_000, 150.2),
+    "averages": (_RUN + "count=1 " + "avg=" * 200_000 + " std=", 150.2),
+    "graphs": ("Graph: [" * 100_000 + "\n" + _RUN, 150.2),
+    "delegates": (_RUN + "External delegate path: [" * 50_000, 150.2),
+    "spaces": ("Inference timings in us: Inference (avg):" + " " * 500_000 + "x\n", "Inference (avg): x is not"),
+    "threads of 5,000 digits": (_RUN.replace("Num threads: [4]", f"Num threads: [{'1' * 5000}]"), 150.2),
+    "heads of 5,000 digits": (_RUN.replace("-k3.", f"-k{'3' * 5000}."), "is of another model"),
+    "a time of 5,000 digits": (_RUN.replace("(avg): 150250", "(avg): " + "1" * 5000), "is not a number above 0"),
+    "runs": (_SHORT_RUN * 20_000, "holds more than 200 runs"),
+    "AI Hub's 400 digits": (_LONG_TIME, "whole number of 400 digits"),
+    "AI Hub's 5,000 digits": (_LONG_TIME.replace("9" * 400, "9" * 5000), "is no JSON"),
+    "AI Hub's depth": ('{"execution_summary": ' + "[" * 100_000, "nests too deeply"),
+    "AI Hub's keys": ('{"execution_summary": {}, "execution_summary": {}}', "twice"),
+    "too much": ("x" * (8 * 2**20 + 1), "allowed are at most 8 MiB"),
+}
+
+
+@pytest.mark.parametrize("what", _LONG)
+def test_texts_that_would_take_long_or_much_are_read_in_no_time(results: Path, capsys: Capture, what: str) -> None:
+    content, told = _LONG[what]
+    results.write_text(content)
+    began = time.process_time()
+    if isinstance(told, str):
+        assert told in refused(results, capsys, "--device", "pixel7", "--runtime", "litert")
+    else:
+        (record,) = taken(results, capsys, "--device", "pixel7")
+        assert (record["k"], record["ms"]) == (3, pytest.approx(told, abs=0.1))
+    assert time.process_time() - began < 5
+
+
+def test_what_is_kept_can_be_read_again(results: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of measurements that nothing could read would be in the way of every command."""
+    results.write_text(_RUN)
+    taken(results, capsys, "--device", "pixel7")
+    before = [path.read_bytes() for path in (profiles.user_folder() / "measured").iterdir()]
+    monkeypatch.setattr("hydra_export.documents.TOML_BYTES", len(before[0]) - 1)
+    results.write_text(_RUN.replace("Num threads: [4]", "Num threads: [2]").replace("inference: [4]", "inference: [2]"))
+    assert "allowed are" in refused(results, capsys, "--device", "rpi5")
+    assert [path.read_bytes() for path in (profiles.user_folder() / "measured").iterdir()] == before

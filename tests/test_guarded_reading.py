@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydra_export import files
+from hydra_export.cli import main
 from hydra_export.errors import Unreadable
 
 _LIMIT = 1000
@@ -79,3 +80,38 @@ def test_a_regular_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
 def test_a_file_that_says_it_is_empty_and_is_not_is_refused() -> None:
     with pytest.raises(Unreadable, match="grew"):
         files.read("/proc/self/status", _LIMIT)
+
+
+def _commands(bundle: Path, nasty: Path, out: Path) -> dict[str, list[str]]:
+    """Every option that names a file or a bundle of somebody else."""
+    report = ["report", str(bundle), "--out", str(out)]
+    return {
+        "verify": ["verify", str(nasty)],
+        "report": ["report", str(nasty), "--out", str(out)],
+        "report --against": [*report, "--against", str(nasty)],
+        "report --bench": [*report, "--bench", str(nasty)],
+        "report --profiles": [*report, "--profiles", str(nasty.parent)],
+        "bench --compare": ["bench", "--bundle", str(bundle), "--compare", str(nasty)],
+        "profile --import": ["profile", "--device", "pixel7", "--import", str(nasty)],
+        "profile --fleet": ["profile", "--fleet", str(nasty)],
+        "profile --profiles": ["profile", "--list", "--profiles", str(nasty.parent)],
+        "profile --bundle": ["profile", "--device", "pixel7", "--bundle", str(nasty)],
+    }
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless zeros", "a sparse terabyte"])
+@pytest.mark.parametrize("command", _commands(Path("b"), Path("n"), Path("o")))
+def test_no_command_waits_for_or_reads_what_is_no_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, kind: str
+) -> None:
+    nasty = tmp_path / "profiles" / "nasty.toml"
+    nasty.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(nasty)
+    elif kind == "endless zeros":
+        nasty.symlink_to("/dev/zero")
+    else:
+        _sparse(nasty, 2**40)
+    arguments = _commands(folder, nasty, tmp_path / "report.html")[command]
+    assert main(arguments) == 2
+    assert str(nasty) in "".join(capsys.readouterr().err.split("\n"))

@@ -38,6 +38,7 @@ _DELEGATES: dict[str, ComputeUnit] = {
     r"\bUse NNAPI: \[1\]|Explicitly applied (?:NNAPI|EXTERNAL|Hexagon) delegate": "npu",
     r"External delegate path: \[[^\[\]\n]+\]": "npu",
 }
+_MOST_RUNS = 200  # in one file
 _LONGEST_NUMBER = 40  # letters
 _Z_80 = 1.2816  # standard deviations on each side of 80 %
 
@@ -97,7 +98,10 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
         else:
             raise BadInput(f"{path}: {_NONE}", _FORMS)
     else:
-        measured = list(_benchmark_model(content.decode("utf-8", errors="replace"), path))
+        runs = _benchmark_model(content.decode("utf-8", errors="replace"), path)
+        measured = list(itertools.islice(runs, _MOST_RUNS + 1))
+        if len(measured) > _MOST_RUNS:
+            raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
         if not measured:
             raise BadInput(f"{path}: {_NONE}", _FORMS)
     return [_record(one, path, asked) for one in measured]

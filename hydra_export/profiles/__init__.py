@@ -157,10 +157,12 @@ def add_measured(
         sources={key: text for key, text in sources.items() if key in used},
         latency=(*kept, *fresh),
     )
+    content = device.encode(profile).encode()
+    device.check(content, path)  # what could not be read back would be in the way of every command
     with files.refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with files.replaced_file(path) as partial:
-        partial.write_text(device.encode(profile), encoding="utf-8")
+        partial.write_bytes(content)
     return path
 
 

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hydra_export import files
 from hydra_export.errors import CheckFailed, Unreadable
+from hydra_export.protobuf import MOST_BYTES, check_size
 from hydra_export.target import METADATA_PREFIX, Work
 from hydra_export.targets.onnx import work
 from hydra_export.targets.onnx.file import IR_VERSIONS
-from hydra_export.targets.onnx.size import MOST_BYTES, check_size
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
 # What our graphs are made of. None makes much of little, as Expand and Tile do, or runs without end, as Loop can.
@@ -35,7 +35,7 @@ def lint(path: Path) -> Work:
     except Unreadable as error:
         raise CheckFailed(f"{path} is not a file that can be read: {error.reason}.") from error
     try:
-        check_size(content)
+        check_size(content, onnx.ModelProto.DESCRIPTOR)
         model = onnx.load_model_from_string(content)
         del content
         onnx.checker.check_model(path)

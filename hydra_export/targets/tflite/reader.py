@@ -282,7 +282,7 @@ class _Walker:
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size = data, len(data)
         self.end = 8
-        self._items_left = min(_MOST_ITEMS, _FEW_ITEMS + self.size // _BYTES_PER_ITEM)
+        self._most_items = self._items_left = min(_MOST_ITEMS, _FEW_ITEMS + self.size // _BYTES_PER_ITEM)
         self._lists: dict[tuple[int, str], tuple[Any, ...]] = {}
 
     def number(self, code: str, at: int) -> Any:
@@ -389,7 +389,7 @@ class _Walker:
     def _spend(self, items: int) -> None:
         self._items_left -= items
         if self._items_left < 0:
-            raise _Refused(f"it lists more than {_MOST_ITEMS} things")
+            raise _Refused(f"it lists more than {self._most_items} things")
 
 
 def _default(kind: _Kind) -> Any:

@@ -1,35 +1,35 @@
-"""How much an ONNX file says, counted on its bytes before protobuf makes objects of it."""
+"""How much a protobuf message says, counted on its bytes before protobuf makes objects of it."""
 
 from __future__ import annotations
 
-from onnx import ModelProto
+from typing import Any
 
 MOST_BYTES = 2**31 - 1  # of protobuf
 # Two bytes are an empty message, of which protobuf and the checker make up to 400. A ViT of 12 blocks has 5,600 fields.
-_FEW_FIELDS = 150_000
+FEW_FIELDS = 150_000
 _BYTES_PER_FIELD = 64  # of larger files
 _DEEPEST = 16  # messages in messages: of a branch in ours, eight
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # how a field is encoded
 
 
-def check_size(content: bytes) -> None:
-    """Raises ValueError where *content* is no model, says more than a file of its size may, or has text not in UTF-8.
+def check_size(content: bytes, descriptor: Any, few_fields: int = FEW_FIELDS) -> None:
+    """Raises ValueError where *content* is no such message, says more than its size allows, or has text not in UTF-8.
 
-    Of such text protobuf makes bytes, where every other check expects a str.
+    Of such text protobuf makes bytes in some messages, where every other check expects a str.
     """
-    _Counter(content).count(ModelProto.DESCRIPTOR, 0, len(content), 0)
+    _Counter(content, few_fields).count(descriptor, 0, len(content), 0)
 
 
 class _Counter:
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, few_fields: int) -> None:
         self._content = content
-        self._left = _FEW_FIELDS + len(content) // _BYTES_PER_FIELD
+        self._left = few_fields + len(content) // _BYTES_PER_FIELD
 
-    def count(self, descriptor: object, at: int, end: int, depth: int) -> None:
+    def count(self, descriptor: Any, at: int, end: int, depth: int) -> None:
         """Spends what the message between *at* and *end* has, and what is in it."""
         if depth > _DEEPEST:
             raise ValueError(f"it nests messages more than {_DEEPEST} deep")
-        known = descriptor.fields_by_number  # type: ignore[attr-defined]
+        known = descriptor.fields_by_number
         while at < end:
             self._spend(1)
             key, at = self._varint(at)

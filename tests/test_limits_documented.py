@@ -1,0 +1,42 @@
+"""docs/formats.md states the limits of every reader."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hydra_export import archive, bundle, documents, files, protobuf, zips
+from hydra_export.bench import foreign
+from hydra_export.commands import choices, profile_fleet
+from hydra_export.mil import package
+from hydra_export.mil.program import Limits
+from hydra_export.targets.tflite import reader
+from hydra_export.train import data, record
+
+MIB = files.MIB
+
+
+def test_the_table_of_limits_is_that_of_the_code() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+    table = text.partition("## Limits of what is read")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
+    expected = {
+        "`manifest.json`": [f"{documents.JSON_BYTES // MIB} MiB", f"{documents._JSON_VALUES:,} values"],
+        "`benchmark_model`": [f"{foreign._MOST_RUNS} runs", f"{documents._INT_DIGITS} digits"],
+        "device profiles": [f"{documents.TOML_BYTES // MIB} MiB", f"{documents._TOML_VALUES:,} values"],
+        "(TOML)": [f"{documents._KEY_PARTS} parts"],
+        "`SHA256SUMS`": [f"{bundle._SUMS_BYTES // MIB} MiB"],
+        "golden.npz": [f"{bundle._GOLDEN_BYTES // MIB} MiB", f"{bundle._MOST_GOLDEN_IMAGES} images"],
+        "archives (": [f"{archive._MOST_ENTRIES:,} files", f"{zips._LISTING_BYTES // MIB} MiB"],
+        "paths in": [f"{files._LONGEST_PATH:,} letters", f"{files._DEEPEST_PATH} names of {files._LONGEST_NAME} bytes"],
+        ".onnx": [f"{protobuf.FEW_FIELDS:,} fields", f"every {protobuf._BYTES_PER_FIELD} bytes"],
+        ".tflite": [f"{reader._FEW_ITEMS:,} entries", f"{reader._MOST_ITEMS:,} in all"],
+        "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{package._FEW_FIELDS:,} fields"],
+        "--labels": [f"{choices._LABELS_BYTES // MIB} MiB", f"{choices._MOST_LABELS:,} lines"],
+        "--fleet": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
+        "idx": [f"{data._IDX_BYTES // MIB} MiB"],
+        "metrics.jsonl": [f"{record._METRICS_BYTES // MIB} MiB"],
+    }
+    for name, limits in expected.items():
+        (row,) = (row for first, row in rows.items() if name in first)
+        assert all(limit in row for limit in limits), (name, row)
