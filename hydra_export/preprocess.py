@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hydra_export.errors import BadInput, UnknownName
+from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,6 +24,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# Pixels that may be resized for one that is kept: above, as of a strip of 20,000 x 1, only the crop is computed.
+_LARGEST_DETOUR = 8
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,13 +69,17 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
-        image = image.convert("RGB" if self.channels == 3 else "L")
+        mode = "RGB" if self.channels == 3 else "L"
+        if image.mode != mode:
+            image = image.convert(mode)
         width, height = (self.shorter_side * side // min(image.size) for side in image.size)
+        left, top = (round((side - self.image_size) / 2) for side in (width, height))
+        box = (left, top, left + self.image_size, top + self.image_size)
+        if width * height > _LARGEST_DETOUR * self.image_size**2:
+            return resized_crop(image, (width, height), box, self.interpolation)
         if image.size != (width, height):
             image = image.resize((width, height), _RESAMPLING[self.interpolation])
-        left, top = (round((side - self.image_size) / 2) for side in (width, height))
-        image = image.crop((left, top, left + self.image_size, top + self.image_size))
-        return np.asarray(image, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+        return np.asarray(image.crop(box), np.uint8).reshape(self.image_size, self.image_size, self.channels)
 
     def normalise(
         self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32] | type[np.float64] = np.float32
