@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -12,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export.errors import BadInput, UnknownName
+from hydra_export import documents, files
+from hydra_export.errors import BadInput, UnknownName, Unreadable
 from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+_LARGEST_FILE = 2**16  # bytes of a preprocessing in JSON
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -101,20 +102,30 @@ def inception(image_size: int) -> Preprocessing:
     return Preprocessing(image_size=image_size, mean=half, std=half, crop=0.9)
 
 
+def hydravit(image_size: int) -> Preprocessing:
+    """The preprocessing by which HydraViT's authors validate: ImageNet's mean and std, bicubic, crop 0.875.
+
+    Their validate.py takes timm's data configuration of the model, which is created as a variant that their timm
+    registers no configuration for, so that timm's defaults hold; the one in hydravit.py (mean and std 0.5, crop 0.9) is
+    never used (github.com/ds-kiel/HydraViT at 45a78ae: validate.py, timm/models/hydravit.py, timm/models/__init__.py).
+    """
+    return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
+
+
 def named(given: str, image_size: int) -> Preprocessing:
     """The preprocessing called *given*, or the one in the JSON file at that path.
 
     Raises:
         BadInput: neither a known name nor a readable file of the right fields.
     """
-    if given in (known := {"imagenet": imagenet, "inception": inception}):
+    if given in (known := {"hydravit": hydravit, "imagenet": imagenet, "inception": inception}):
         return known[given](image_size)
+    remedy = f'Give {", ".join(known)}, or a JSON file: {{"image_size": 224, "mean": [..], "std": [..]}}.'
     try:
-        return msgspec.json.decode(Path(given).read_bytes(), type=Preprocessing)
-    except FileNotFoundError:
-        raise UnknownName("preprocessing", given, known) from None
-    except (msgspec.DecodeError, OSError) as error:
-        raise BadInput(
-            f"--preprocessing {given} cannot be used: {error}.",
-            'Give imagenet, inception, or a JSON file: {"image_size": 224, "mean": [..], "std": [..]}.',
-        ) from error
+        return documents.decode_json(files.read(given, _LARGEST_FILE), Preprocessing)
+    except Unreadable as error:
+        if error.missing:
+            raise UnknownName("preprocessing", given, known) from None
+        raise BadInput(f"--preprocessing {given} cannot be used: {error.reason}.", remedy) from error
+    except msgspec.DecodeError as error:
+        raise BadInput(f"--preprocessing {given} cannot be used: {error}.", remedy) from error

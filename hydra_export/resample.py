@@ -17,7 +17,7 @@ _TALL_IMAGES_DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 @dataclass(frozen=True)
 class _Taps:
-    """Of each pixel of the crop, the first pixel it is made of, int64 [N], and the weights from there on, int32 [N, T]."""
+    """Of each pixel of the crop: the first one that it is made of, int64 [N], and the weights of all, int32 [N, T]."""
 
     first: NDArray[np.int64]
     weights: NDArray[np.int32]
@@ -38,9 +38,7 @@ def resized_crop(
         box: left, top, right and bottom, inside of *size*.
         interpolation: nearest, bilinear or bicubic.
     """
-    across, down = (
-        _taps(*sides, interpolation) for sides in zip(image.size, size, box[:2], box[2:], strict=True)
-    )
+    across, down = (_taps(*sides, interpolation) for sides in zip(image.size, size, box[:2], box[2:], strict=True))
     (left, right), (top, bottom) = across.reach(image.width), down.reach(image.height)
     pixels_HWC = np.asarray(image.crop((left, top, right, bottom))).reshape(bottom - top, right - left, -1)
     if _TALL_IMAGES_DOWN_FIRST and image.height > 2 * image.width and size[1] < image.height:
@@ -49,7 +47,7 @@ def resized_crop(
 
 
 def _taps(old: int, new: int, start: int, stop: int, interpolation: str) -> _Taps:
-    """For pixels *start* to *stop* where *old* pixels become *new* ones; sums run in Pillow's order, to round as they do."""
+    """For pixels *start* to *stop* where *old* pixels become *new* ones; sums in Pillow's order, to round alike."""
     scale = old / new
     centre_N = (np.arange(start, stop) + 0.5) * scale
     if interpolation == "nearest":

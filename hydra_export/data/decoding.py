@@ -30,13 +30,16 @@ def decoded(source: Path | BinaryIO, name: str = "") -> Image.Image:
     """
     name = name or str(source)
     try:
-        with _opened(source) as file, warnings.catch_warnings(action="ignore"):  # of odd metadata: nobody's concern
-            with Image.open(file, formats=_known()) as image:
-                if image.mode.startswith(("I", "F")):  # converted, their values would be cut off at 255
-                    raise BadData(f"Image {name} has more than 8 bits per channel.", "Convert it to 8 bits.")
-                ImageOps.exif_transpose(image, in_place=True)
-                image.load()
-                return image
+        with (
+            _opened(source) as file,
+            warnings.catch_warnings(action="ignore"),  # of odd metadata, and of images that are large but allowed
+            Image.open(file, formats=_known()) as image,
+        ):
+            if image.mode.startswith(("I", "F")):  # converted, their values would be cut off at 255
+                raise BadData(f"Image {name} has more than 8 bits per channel.", "Convert it to 8 bits.")
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return image
     except BadData:
         raise
     except Unreadable as error:
