@@ -39,6 +39,7 @@ def decoded(source: Path | BinaryIO, name: str = "") -> Image.Image:
                 raise BadData(f"Image {name} has more than 8 bits per channel.", "Convert it to 8 bits.")
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
+            image.info.pop("transparency", None)  # it is dropped anyway, and of palettes Pillow would warn of that
             return image
     except BadData:
         raise

@@ -22,6 +22,7 @@ from PIL import Image
 from hydra_export import bundle, resample
 from hydra_export.card import plain, snippets
 from hydra_export.preprocess import Interpolation, Preprocessing
+from tests.conftest import best_labels
 
 Pixels = NDArray[np.uint8]
 _ALLOWED_LEVELS = 1  # of 255; another compiler may contract a multiplication and an addition into one rounding
@@ -236,26 +237,12 @@ def test_python_names_the_best_labels_of_a_photograph_that_lies_on_its_side(
     upright = photographs()[2].transpose(Image.Transpose.ROTATE_270)
     for name in ("tensor", "image", "three"):
         manifest = bundle.read(bundles[name])
-        pixels = manifest.model.preprocessing.fit(upright)
         done = python(bundles[name], "--image", tmp_path / "photo.png", "--heads", 4)
         assert done.returncode == 0, done.stderr
         lines = dict(line.split(", k = 4: ") for line in done.stdout.splitlines())
         assert lines.keys() == {each.path for each in manifest.artifacts if 4 in each.heads}
         exact = [line for path, line in lines.items() if not re.search("fp16|int8", path)]
-        assert exact == [best_labels(bundles[name], manifest, pixels)] * len(exact)
-
-
-def best_labels(folder: Path, manifest: bundle.Manifest, pixels: Pixels) -> str:
-    """By PyTorch, and to a tenth of a percent, as the program writes it."""
-    import torch
-
-    from hydra_export import checkpoint
-
-    model = checkpoint.load(folder.parent / "tiny.safetensors").model
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(manifest.model.preprocessing.normalise(pixels[None])), 4)
-    shares = logits.softmax(1)[0].numpy()
-    return ", ".join(f"{manifest.model.labels[i]} {shares[i]:.1%}" for i in shares.argsort()[::-1][:3])
+        assert exact == [best_labels(bundles[name], manifest, upright)] * len(exact)
 
 
 def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
