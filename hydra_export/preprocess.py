@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -12,17 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export.errors import BadInput, UnknownName
+from hydra_export import documents, files
+from hydra_export.errors import BadInput, UnknownName, Unreadable
+from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+_LARGEST_FILE = 2**16  # bytes of a preprocessing in JSON
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# Pixels that may be resized for one that is kept: above, as of a strip of 20,000 x 1, only the crop is computed.
+_LARGEST_DETOUR = 8
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,13 +70,17 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
-        image = image.convert("RGB" if self.channels == 3 else "L")
+        mode = "RGB" if self.channels == 3 else "L"
+        if image.mode != mode:
+            image = image.convert(mode)
         width, height = (self.shorter_side * side // min(image.size) for side in image.size)
+        left, top = (round((side - self.image_size) / 2) for side in (width, height))
+        box = (left, top, left + self.image_size, top + self.image_size)
+        if width * height > _LARGEST_DETOUR * self.image_size**2:
+            return resized_crop(image, (width, height), box, self.interpolation)
         if image.size != (width, height):
             image = image.resize((width, height), _RESAMPLING[self.interpolation])
-        left, top = (round((side - self.image_size) / 2) for side in (width, height))
-        image = image.crop((left, top, left + self.image_size, top + self.image_size))
-        return np.asarray(image, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+        return np.asarray(image.crop(box), np.uint8).reshape(self.image_size, self.image_size, self.channels)
 
     def normalise(
         self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32] | type[np.float64] = np.float32
@@ -94,20 +102,30 @@ def inception(image_size: int) -> Preprocessing:
     return Preprocessing(image_size=image_size, mean=half, std=half, crop=0.9)
 
 
+def hydravit(image_size: int) -> Preprocessing:
+    """The preprocessing by which HydraViT's authors validate: ImageNet's mean and std, bicubic, crop 0.875.
+
+    Their validate.py takes timm's data configuration of the model, which is created as a variant that their timm
+    registers no configuration for, so that timm's defaults hold; the one in hydravit.py (mean and std 0.5, crop 0.9) is
+    never used (github.com/ds-kiel/HydraViT at 45a78ae: validate.py, timm/models/hydravit.py, timm/models/__init__.py).
+    """
+    return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
+
+
 def named(given: str, image_size: int) -> Preprocessing:
     """The preprocessing called *given*, or the one in the JSON file at that path.
 
     Raises:
         BadInput: neither a known name nor a readable file of the right fields.
     """
-    if given in (known := {"imagenet": imagenet, "inception": inception}):
+    if given in (known := {"hydravit": hydravit, "imagenet": imagenet, "inception": inception}):
         return known[given](image_size)
+    remedy = f'Give {", ".join(known)}, or a JSON file: {{"image_size": 224, "mean": [..], "std": [..]}}.'
     try:
-        return msgspec.json.decode(Path(given).read_bytes(), type=Preprocessing)
-    except FileNotFoundError:
-        raise UnknownName("preprocessing", given, known) from None
-    except (msgspec.DecodeError, OSError) as error:
-        raise BadInput(
-            f"--preprocessing {given} cannot be used: {error}.",
-            'Give imagenet, inception, or a JSON file: {"image_size": 224, "mean": [..], "std": [..]}.',
-        ) from error
+        return documents.decode_json(files.read(given, _LARGEST_FILE), Preprocessing)
+    except Unreadable as error:
+        if error.missing:
+            raise UnknownName("preprocessing", given, known) from None
+        raise BadInput(f"--preprocessing {given} cannot be used: {error.reason}.", remedy) from error
+    except msgspec.DecodeError as error:
+        raise BadInput(f"--preprocessing {given} cannot be used: {error}.", remedy) from error

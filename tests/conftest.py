@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hydra_export.architecture import HydraConfig
+    from hydra_export.bundle import Manifest
     from hydra_export.model import HydraViT
 
 # Before torch and onnxruntime are loaded: several test processes share the cores.
@@ -153,3 +156,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(exported: Path, tmp_path: Path) -> Path:
     """A copy of that bundle, to change."""
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+def best_labels(folder: Path, manifest: Manifest, photo: Image.Image) -> str:
+    """The three best labels with 4 heads and their shares, by PyTorch, as the programs of the bundle write them."""
+    import torch
+
+    from hydra_export import checkpoint
+
+    model, preprocessing = checkpoint.load(folder.parent / "tiny.safetensors").model, manifest.model.preprocessing
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(preprocessing.normalise(preprocessing.fit(photo)[None])), 4)
+    shares = logits.softmax(1)[0].numpy()
+    names = manifest.model.labels or [f"class {i}" for i in range(len(shares))]
+    return ", ".join(f"{names[i]} {shares[i]:.1%}" for i in shares.argsort()[::-1][:3])

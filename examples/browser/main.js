@@ -20,6 +20,7 @@ async function start() {
   byId("artifact").replaceChildren(...bundle.artifacts.map((artifact, i) => new Option(shortName(artifact), i)));
   byId("artifact").onchange = () => reported(choose);
   byId("check").onclick = () => reported(checkAll);
+  byId("photograph").onchange = () => reported(classifyPhotograph);
   const universal = bundle.artifacts.findIndex((artifact) => artifact.inputs.length > 1);
   byId("artifact").value = Math.max(universal, 0);
   drawImages();
@@ -49,19 +50,33 @@ async function choose() {
 /** Says under each golden image what the chosen artifact takes it for with *heads* heads. */
 async function classify(heads) {
   const { artifact, model } = chosen;
-  const { labels } = bundle.manifest.model;
   await model.run(bundle.image(artifact, 0), heads); // the first run is slower
   let milliseconds = 0;
   for (const [index, figure] of [...byId("images").children].entries()) {
     const started = performance.now();
     const logits = await model.run(bundle.image(artifact, index), heads);
     milliseconds += performance.now() - started;
-    const best = logits.indexOf(Math.max(...logits));
-    const share = 1 / logits.reduce((sum, logit) => sum + Math.exp(logit - logits[best]), 0);
-    figure.lastChild.textContent = `${labels[best] ?? `class ${best}`}, ${(100 * share).toFixed(0)} %`;
+    figure.lastChild.textContent = bestLabel(logits);
   }
   const each = (milliseconds / bundle.numImages).toFixed(1);
   byId("status").textContent = `${heads} heads on ${provider}: ${each} ms an image.`;
+  await classifyPhotograph();
+}
+
+/** Says what the chosen artifact takes the visitor's photograph for, if there is one; it stays in the page. */
+async function classifyPhotograph() {
+  const [file] = byId("photograph").files;
+  if (!file) return;
+  const { decoded } = await import("./bundle/snippets/preprocess.mjs");
+  const heads = Number(document.querySelector("#heads :checked").value);
+  const { artifact, model } = chosen;
+  byId("answer").textContent = bestLabel(await model.run(bundle.photograph(artifact, await decoded(file)), heads));
+}
+
+function bestLabel(logits) {
+  const best = logits.indexOf(Math.max(...logits));
+  const share = 1 / logits.reduce((sum, logit) => sum + Math.exp(logit - logits[best]), 0);
+  return `${bundle.manifest.model.labels[best] ?? `class ${best}`}, ${(100 * share).toFixed(0)} %`;
 }
 
 /** Runs every artifact at every head count, image by image in another order of head counts each time. */

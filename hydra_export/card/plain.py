@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hydra_export.bundle import ArtifactEntry, Manifest
+from hydra_export.preprocess import Preprocessing
 
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
@@ -23,14 +24,61 @@ def files(manifest: Manifest) -> dict[str, str]:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
+    """In the order of the steps; each with one sentence, and with all of its numbers."""
     data = manifest.model.preprocessing
     return {
+        "orientation": {
+            "exif": True,
+            "means": "The image is turned and mirrored as its EXIF orientation says, before anything else.",
+        },
         "colors": "RGB" if data.channels == 3 else "grey",
-        "resize": {"shorter_side": data.shorter_side, "interpolation": data.interpolation},
-        "center_crop": {"width": data.image_size, "height": data.image_size},
-        "normalise": {"formula": "(pixel / 255 - mean) / std", "mean": data.mean, "std": data.std},
+        "pixels": _pixels(data),
+        "resize": {
+            "shorter_side": data.shorter_side,
+            "longer_side": f"floor({data.shorter_side} * longer / shorter)",
+            "interpolation": data.interpolation,
+            "antialias": data.interpolation != "nearest",
+            "kernel": _KERNELS[data.interpolation],
+            "passes": ["width", "height"],
+            "means": _RESIZED,
+        },
+        "center_crop": {
+            "width": data.image_size,
+            "height": data.image_size,
+            "left": f"round_half_to_even((width - {data.image_size}) / 2)",
+            "top": f"round_half_to_even((height - {data.image_size}) / 2)",
+            "means": "The centre is kept; an offset that ends in .5 is rounded to the even number.",
+        },
+        "normalise": {
+            "formula": "(pixel / 255 - mean) / std",
+            "mean": data.mean,
+            "std": data.std,
+            "means": "In float32 each channel is divided by 255, less its mean, divided by its std.",
+        },
         "inputs": list({str(form): form for form in map(_input, manifest.artifacts)}.values()),
     }
+
+
+_KERNELS = {
+    "nearest": "floor((i + 0.5) * old / new)",
+    "bilinear": "1 - |x| for |x| < 1",
+    "bicubic": "1.5 |x|^3 - 2.5 x^2 + 1 for |x| < 1, -0.5 |x|^3 + 2.5 x^2 - 4 |x| + 2 for |x| < 2",
+}
+_RESIZED = (
+    "As Pillow resizes: pixel i of the new side is the mean of the old pixels j, weighted by the kernel of "
+    "x = (j + 0.5 - (i + 0.5) * old / new) / max(1, old / new), with weights that sum to 1, each rounded to a "
+    "multiple of 2^-22; first along the width, then along the height, each rounded to 0-255. Pillow 13 begins with "
+    "the height where an image is more than twice as high as wide and becomes smaller."
+)
+
+
+def _pixels(data: Preprocessing) -> dict[str, Any]:
+    means = "8 bits per channel; alpha is dropped, not blended, and of an animation the first frame is taken."
+    if data.channels == 3:
+        return {"channels": ["red", "green", "blue"], "bits": 8, "alpha": "dropped", "means": means}
+    formula = "(19595 * red + 38470 * green + 7471 * blue + 32768) >> 16"
+    means = f"{means} Colours become grey before the image is resized (ITU-R 601-2, as Pillow's mode L)."
+    return {"channels": ["grey"], "bits": 8, "alpha": "dropped", "grey": formula, "means": means}
 
 
 def _input(entry: ArtifactEntry) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
 from hydra_export.card.snippets import FOLDER
+from hydra_export.preprocess import Preprocessing
 
 # Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
 _PROGRAMS = {
@@ -36,14 +37,19 @@ _CHOSEN = {
 }
 
 
+_PROGRAMS_DO = (
+    "Programs that run these artifacts and compare. Each makes a photograph ready by the same steps; `run.py` and "
+    "`run.mjs` (`--image PHOTO`) and `run.cpp` name its best labels:"
+)
+
 # Of each file in the snippets' folder that is called: how.
 _CALLED = {
     "run.py": "`python snippets/run.py --heads {k}`; needs numpy, and onnxruntime or ai-edge-litert",
     "run.mjs": "`node snippets/run.mjs --heads {k}`; needs onnxruntime-node or onnxruntime-web where it is called",
-    "bundle.mjs": "what `run.mjs` and a page import, with `npz.mjs`",
-    "run.cpp": "C++ with onnxruntime",
-    "Run.kt": "Kotlin with LiteRT, for Android; compiled but not run by us",
-    "run.swift": "Swift with Core ML, for iOS and macOS; neither compiled nor run by us",
+    "bundle.mjs": "what `run.mjs` and a page import, with `npz.mjs` and `preprocess.mjs`",
+    "run.cpp": "C++ with onnxruntime, and `preprocess.hpp` with nothing but the standard library",
+    "Run.kt": "Kotlin with LiteRT, for Android, and `Preprocess.kt`; compiled but not run on a phone by us",
+    "run.swift": "Swift with Core ML, for iOS and macOS, and `preprocess.swift`; neither compiled nor run by us",
 }
 
 
@@ -92,8 +98,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 
 `{output}`: float32, one per {"class" if config.num_classes else "channel"}\
 {f"; `{plain.LABELS}` names them, one a line" if model.labels else ""}.
-An image is resized ({data.interpolation}) so that its shorter side has {data.shorter_side} pixels, \
-and its centre {data.image_size} x {data.image_size} are kept. `{plain.PREPROCESSING}` says all of this to programs.
+{_prepared(data)} `{plain.PREPROCESSING}` says all of this to programs.
 
 {_called(manifest, others)}{programs}
 
@@ -103,12 +108,24 @@ and its centre {data.image_size} x {data.image_size} are kept. `{plain.PREPROCES
 """
 
 
+def _prepared(data: Preprocessing) -> str:
+    """What becomes of a photograph, step by step."""
+    grey = ", made grey (`L = (19595 R + 38470 G + 7471 B + 32768) >> 16`)" if data.channels == 1 else ""
+    smoothing = "without antialiasing" if data.interpolation == "nearest" else "with antialiasing, as Pillow"
+    size, short = data.image_size, data.shorter_side
+    return (
+        f"A photograph is turned upright (EXIF){grey} and resized ({data.interpolation}, {smoothing}): its shorter "
+        f"side to {short} pixels, the longer one to floor({short} * longer / shorter). Its centre of {size} x {size} "
+        f"is kept, from (side - {size}) / 2 on, halves rounded to even."
+    )
+
+
 def _called(manifest: Manifest, others: Sequence[str]) -> str:
     k = manifest.model.subnetworks[-1].heads
     lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in _CALLED.items() if f"{FOLDER}/{name}" in others]
     if not lines:
         return ""
-    return "\n".join(["Programs that run these artifacts, and compare:", "", *lines, "", ""])
+    return "\n".join([_PROGRAMS_DO, "", *lines, "", ""])
 
 
 def _licences(manifest: Manifest, image_license: str) -> str:

@@ -11,9 +11,9 @@ from hydra_export.bundle import ArtifactEntry, Manifest
 FOLDER = "snippets"
 PIXELS = "golden/pixels.bin"  # uint8 [H, W, C] of the last golden image, for languages that cannot read .npz
 BY_TARGET = {
-    "onnx": ("run.py", "run.mjs", "bundle.mjs", "npz.mjs", "run.cpp"),
-    "tflite": ("run.py", "Run.kt"),
-    "coreml": ("run.swift",),
+    "onnx": ("run.py", "run.mjs", "bundle.mjs", "npz.mjs", "preprocess.mjs", "run.cpp", "preprocess.hpp"),
+    "tflite": ("run.py", "Run.kt", "Preprocess.kt"),
+    "coreml": ("run.swift", "preprocess.swift"),
 }
 Best = tuple[int, float]  # position and value of the largest output
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -36,6 +36,8 @@ def _filled(name: str, manifest: Manifest, entries: list[ArtifactEntry], best: M
     values = {
         "size": str(data.image_size),
         "channels": str(data.channels),
+        "shorter_side": str(data.shorter_side),
+        "interpolation": data.interpolation,
         "mean": ", ".join(map(_number, data.mean)),
         "std": ", ".join(map(_number, data.std)),
         "output": _quoted(manifest.artifacts[0].outputs[0].name),

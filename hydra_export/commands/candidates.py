@@ -70,7 +70,7 @@ def recipes() -> Iterable[str]:
 
 
 def preprocessings() -> Iterable[str]:
-    return "imagenet", "inception"
+    return "hydravit", "imagenet", "inception"
 
 
 def test_sets() -> Iterable[str]:

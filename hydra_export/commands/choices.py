@@ -51,7 +51,8 @@ class Choices:
         images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
         head_dim: Channels per head, for checkpoints that do not say.
-        preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
+        preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
+            file.
         allow_untrained: Export head counts that were not trained.
         max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
         accept_unchecked: int8: export it without images that it could be judged by.

@@ -41,7 +41,8 @@ def evaluate(
             1,000 classes of ImageNet, folders may be named by synset or number, as ImageNet's variants have them.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         head_dim: Channels per head, for checkpoints that do not say.
-        preprocessing: Supplies or overrides what the checkpoint says: imagenet, inception, or a JSON file.
+        preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
+            file.
         measure: Add throughput, peak memory and load time in PyTorch on this machine's CPU.
         batch_size: Images per call while measuring throughput and memory.
         threads: CPU threads while measuring.

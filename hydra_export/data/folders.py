@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from hydra_export.data.decoding import decoded
 from hydra_export.data.images import ImageSet, check_limit, in_turns
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
@@ -98,7 +98,7 @@ def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Pa
     pixels, read = [], []
     for index, path in enumerate(paths):
         try:
-            pixels.append(_read(path, preprocessing))
+            pixels.append(preprocessing.fit(decoded(path)))
         except BadData as error:
             if unreadable is None or error.__cause__ is None:  # the cause is what Pillow said of it
                 raise
@@ -108,14 +108,3 @@ def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Pa
     if not pixels:
         raise BadData(f"None of the {len(paths)} images can be decoded.", "Give images that Pillow can open.")
     return np.stack(pixels), read
-
-
-def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # converted, their values would be cut off at 255
-                raise BadData(f"Image {path} has more than 8 bits per channel.", "Convert it to 8 bits.")
-            upright = ImageOps.exif_transpose(image)
-            return preprocessing.fit(upright)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadData(f"Image {path} cannot be decoded: {error}.", "Repair it or take it out.") from error

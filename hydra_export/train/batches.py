@@ -21,7 +21,7 @@ from torchvision import transforms
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
 from hydra_export.train.config import Augmentation, TrainConfig
-from hydra_export.train.data import UNREADABLE, Images, Split
+from hydra_export.train.data import Images, Split
 
 _NUM_DRAWS = 8
 _LOWEST_ASPECT = 0.3
@@ -155,7 +155,7 @@ class _Samples(Dataset[tuple[Tensor, int, list[str]]]):
             try:
                 picture, label = self._images.read(image)
                 break
-            except UNREADABLE:
+            except BadData:
                 unreadable.append(self._images.name(image))
                 image = (image + 1) % len(self._images)
         else:

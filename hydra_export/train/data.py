@@ -31,10 +31,6 @@ _REMEDY = (
 )
 
 
-# What Pillow raises for files that are cut off, damaged, or no images.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
 class Images(Protocol):
     """Labelled images by number, read when they are asked for."""
 
@@ -44,7 +40,7 @@ class Images(Protocol):
         """The decoded image *index* and its label.
 
         Raises:
-            One of UNREADABLE: it cannot be decoded.
+            BadData: it cannot be decoded.
         """
 
     def name(self, index: int) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from hydra_export.errors import BadData
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.data import UNREADABLE, Images, Split
+from hydra_export.train.data import Images, Split
 from hydra_export.train.distributed import World
 
 _Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -126,7 +126,7 @@ class _Fitted(Dataset[tuple[NDArray[np.uint8], int] | None]):
     def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], int] | None:
         try:
             picture, label = self.images.read(int(self.indices[position]))
-        except UNREADABLE:
+        except BadData:
             return None
         return self.preprocessing.fit(picture), label
 

@@ -18,6 +18,7 @@ from timm.data.readers import create_reader  # type: ignore[attr-defined]
 from timm.utils.misc import natural_key
 
 from hydra_export import files
+from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadData, BadInput, MissingExtra
 from hydra_export.train.data import Dataset, Images
 
@@ -32,7 +33,7 @@ class Listed:
     """Some images of a timm reader, their labels renumbered.
 
     Attributes:
-        reader: of timm.data: items are an open file and a class number of its own.
+        reader: one of timm.data's, or of tar files, with class numbers of its own.
         indices: int64 [n] into it.
         labels: int64 [n].
     """
@@ -46,14 +47,21 @@ class Listed:
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """See Images."""
-        file, _ = self.reader[int(self.indices[index])]
-        with file, Image.open(file) as picture:
-            picture.load()
-        return picture, int(self.labels[index])
+        return decoded(_source(self.reader, int(self.indices[index])), self.name(index)), int(self.labels[index])
 
     def name(self, index: int) -> str:
         """See Images."""
         return str(self.reader.filename(int(self.indices[index])))
+
+
+def _source(reader: Any, index: int) -> Path | io.BytesIO:
+    """Where image *index* lies; timm's own readers would open it, and wait for what is no file."""
+    if isinstance(reader, _Tar):
+        return reader.content(index)
+    if hasattr(reader, "samples"):
+        return Path(reader.samples[index][0])
+    image = reader.dataset[index][reader.image_key]  # Hugging Face's
+    return io.BytesIO(image["bytes"]) if image.get("bytes") else Path(image["path"])
 
 
 def load(path: str, held_out: float) -> Dataset[Images]:
@@ -212,7 +220,7 @@ class _Tar:
                         key, _, kind = member.name.rpartition(".")
                         if kind == "cls" and member.isfile() and (content := tar.extractfile(member)) is not None:
                             numbers[f"{path.name}/{key}"] = _class_number(content.read(_NUMBER_BYTES))
-                        elif f".{kind.lower()}" in _PICTURES and member.isfile():
+                        elif f".{kind.lower()}" in _PICTURES and member.isfile() and not member.issparse():
                             place = (path, member.offset_data, member.size, member.name)
                             pictures.append((f"{path.name}/{key}", place))
             except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError) as error:
@@ -228,11 +236,11 @@ class _Tar:
         if not self.samples:
             raise BadData(f"There are no images in {paths[0]}.", _LAYOUT)
 
-    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
-        (path, start, size, _), label = self.samples[index]
-        with path.open("rb") as tar:
+    def content(self, index: int) -> io.BytesIO:
+        (path, start, size, _), _ = self.samples[index]
+        with files.opened(path) as tar:
             tar.seek(start)
-            return io.BytesIO(tar.read(size)), label
+            return io.BytesIO(tar.read(size))
 
     def filename(self, index: int) -> str:
         (path, _, _, name), _ = self.samples[index]

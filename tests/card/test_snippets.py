@@ -63,6 +63,8 @@ def test_python_fails_where_an_artifact_computes_something_else(
     bundles: dict[str, Path], tmp_path: Path, artifact: str
 ) -> None:
     folder = reversed_golden(bundles["tensor"], tmp_path / "copy")
+    manifest = (folder / bundle.MANIFEST).read_text()  # whose bound is nothing to judge by
+    (folder / bundle.MANIFEST).write_text(re.sub(r'"bound": [0-9.e-]+', '"bound": 1e308', manifest))
     done = python(folder, "--heads", 2, "--artifact", artifact)
     assert (done.returncode, said(done.stdout)) == (1, {(artifact, 2): "DIFFERS"})
 
@@ -137,9 +139,9 @@ def test_a_name_that_would_mean_something_in_a_program_is_refused(folder: Path, 
 def test_every_template_is_short_and_says_its_licence(template: str) -> None:
     text = (resources.files("hydra_export.data") / "snippets" / template).read_text(encoding="utf-8")
     assert "SPDX-License-Identifier: Apache-2.0" in text
-    assert len(text.splitlines()) <= 130
+    assert len(text.splitlines()) <= 140
     assert max(map(len, text.splitlines())) <= 130
-    if template in ("Run.kt", "run.swift"):
+    if template in ("Run.kt", "run.swift", "preprocess.swift"):
         assert text.startswith("// Not run by us")
 
 

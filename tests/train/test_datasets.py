@@ -69,6 +69,21 @@ def test_files_that_are_cut_off_or_do_not_match_are_refused(folder: Path) -> Non
         data.load("fashion-mnist", folder)
 
 
+def test_a_packed_file_is_unpacked_no_further_than_it_says(folder: Path) -> None:
+    import tracemalloc
+
+    images = folder / "train-images-idx3-ubyte.gz"
+    head = gzip.decompress(images.read_bytes())[:16]
+    images.write_bytes(gzip.compress(head + bytes(2**28), 1))
+    for content in (images.read_bytes(), gzip.compress(head[:4] + b"\xff" * 12 + bytes(2**28), 1)):
+        images.write_bytes(content)
+        tracemalloc.start()
+        with pytest.raises(BadData, match="cut off"):
+            data.load("fashion-mnist", folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+        tracemalloc.stop()
+
+
 def test_digits_come_from_no_folder(tmp_path: Path) -> None:
     dataset = data.load("digits")
     assert (len(dataset.train), len(dataset.test)) == (1437, 360)

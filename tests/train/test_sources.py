@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -226,3 +227,48 @@ def test_a_checkpoint_of_other_classes_is_no_start_unless_the_data_may_replace_t
     assert not (tmp_path / "run").exists()
     outcome = run.run(wanted, tmp_path / "run")
     assert checkpoint.load(outcome.checkpoint).info.config.num_classes == 10
+
+
+def shard(path: Path, *members: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("number", [b"-1", b"1" + b"0" * 12, b"9" * 5000, b"\xff", b""])
+def test_a_class_number_that_no_model_has_is_refused(tmp_path: Path, number: bytes) -> None:
+    """A name is kept for each class: of 10 to the 12 there is not the memory."""
+    path = shard(tmp_path / "one.tar", ("a.png", png(0)), ("a.cls", number), ("b.png", png(1)), ("b.cls", b"1"))
+    with pytest.raises(BadData, match=r"one\.tar cannot be read"):
+        sources.load(str(path), 0.5)
+
+
+def test_pipes_and_devices_among_the_images_are_not_waited_for(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "images", range(20))
+    os.mkfifo(data / "digit_1" / "pipe.png")
+    (data / "digit_1" / "zeros.png").symlink_to("/dev/zero")
+    found, _ = sources.images(data)
+    names = [Path(found.name(i)).name for i in range(len(found))]
+    for name in ("pipe.png", "zeros.png"):
+        with pytest.raises(BadData, match=f"{name} cannot be read: it is a"):
+            found.read(names.index(name))
+    os.mkfifo(tmp_path / "train-0.tar")
+    with pytest.raises(BadInput, match=r"train-0\.tar cannot be read: it is a named pipe"):
+        sources.load(str(tmp_path), 0.5)
+
+
+def test_photographs_of_a_dataset_are_upright_and_of_eight_bits(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 30)).save(tmp_path / name / "turned.png", exif=exif)
+        Image.fromarray(np.full((30, 30), 40_000, np.uint16)).save(tmp_path / name / "wide.png")
+    found, _ = sources.images(tmp_path)
+    by_name = {found.name(i): i for i in range(len(found))}
+    assert found.read(by_name["a/turned.png"])[0].size == (30, 40)
+    with pytest.raises(BadData, match="more than 8 bits"):
+        found.read(by_name["a/wide.png"])

@@ -35,7 +35,7 @@ class HydraViT(bundle: File, private val artifact: Artifact, numThreads: Int = 2
     private val interpreter =
         Interpreter(File(bundle, artifact.path), Interpreter.Options().setNumThreads(numThreads))
 
-    /** The outputs for one image of SIZE x SIZE pixels, CHANNELS bytes each, row by row. */
+    /** The outputs for one image of SIZE x SIZE pixels, CHANNELS bytes each, row by row: what `fitted` gives (Preprocess.kt). */
     fun run(pixels: ByteArray): FloatArray {
         require(pixels.size == SIZE * SIZE * CHANNELS) { "not an image of $SIZE x $SIZE x $CHANNELS" }
         val width = if (artifact.takesPixels) 1 else Float.SIZE_BYTES

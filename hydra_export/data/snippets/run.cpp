@@ -1,7 +1,9 @@
-// Runs this bundle's ONNX artifacts on a golden image with onnxruntime's C++ API; 1 where the best output differs.
+// Runs this bundle's ONNX artifacts on a golden image with onnxruntime's C++ API; 1 where the best output differs. Or on a
+// photograph, and names the best label.
 //
 //   g++ -std=c++17 BUNDLE/snippets/run.cpp -I ORT/include -L ORT/lib -lonnxruntime -o run    (not inside of the bundle)
-//   ./run BUNDLE        every artifact at every head count          ./run BUNDLE 6        at one
+//   ./run BUNDLE        every artifact at every head count          ./run BUNDLE 6        at one (0: at every one)
+//   ./run BUNDLE 6 photo.ppm
 //
 // SPDX-License-Identifier: Apache-2.0
 
@@ -14,7 +16,11 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <stdexcept>
+#include <string>
 #include <vector>
+
+#include "preprocess.hpp"
 
 struct Artifact {
   const char* path;
@@ -29,7 +35,7 @@ struct Artifact {
 const Artifact kArtifacts[] = {
 {{artifacts}}
 };
-constexpr int64_t kSize = {{size}}, kChannels = {{channels}};
+using preprocess::kChannels, preprocess::kSize;
 const float kMean[] = { {{mean}} }, kStd[] = { {{std}} };
 
 // uint8 [size, size, channels] to float32 [channels, size, size]
@@ -76,26 +82,47 @@ std::vector<float> run(Ort::Env& env, const std::filesystem::path& bundle, const
   return std::vector<float>(logits, logits + count);
 }
 
-int main(int argc, char** argv) {
+// The line of labels.txt for an output; its number where there is none.
+std::string label(const std::filesystem::path& bundle, std::ptrdiff_t number) {
+  std::ifstream file(bundle / "labels.txt");
+  std::string line;
+  for (std::ptrdiff_t i = 0; std::getline(file, line); ++i)
+    if (i == number) return line;
+  return "class " + std::to_string(number);
+}
+
+std::vector<uint8_t> input(const std::filesystem::path& bundle, const char* photograph) {
+  if (photograph) return preprocess::fitted(std::string(photograph));
+  std::ifstream file(bundle / "{{pixels}}", std::ios::binary);
+  std::vector<uint8_t> pixels{std::istreambuf_iterator<char>(file), {}};
+  if (pixels.size() != kSize * kSize * kChannels) throw std::runtime_error("no golden image in " + bundle.string());
+  return pixels;
+}
+
+int main(int argc, char** argv) try {
   const std::filesystem::path bundle = argc > 1 ? argv[1] : ".";
   const int64_t chosen = argc > 2 ? std::atoll(argv[2]) : 0;
-  std::ifstream file(bundle / "{{pixels}}", std::ios::binary);
-  const std::vector<uint8_t> pixels{std::istreambuf_iterator<char>(file), {}};
-  if (pixels.size() != kSize * kSize * kChannels) {
-    std::cerr << bundle / "{{pixels}}" << " is not the golden image\n";
-    return 2;
-  }
+  const char* photograph = argc > 3 ? argv[3] : nullptr;
+  const std::vector<uint8_t> pixels = input(bundle, photograph);
   Ort::Env env;
   int runs = 0, differing = 0;
   for (const Artifact& artifact : kArtifacts) {
     if (chosen != 0 && chosen != artifact.heads) continue;
     const auto logits = run(env, bundle, artifact, pixels);
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    std::cout << artifact.path << ", k = " << artifact.heads << ": best " << best << " (" << logits[best] << "), expected "
+    ++runs;
+    std::cout << artifact.path << ", k = " << artifact.heads << ": ";
+    if (photograph) {
+      std::cout << label(bundle, best) << " (" << logits[best] << ")\n";
+      continue;
+    }
+    std::cout << "best " << best << " (" << logits[best] << "), expected "
               << artifact.best << " (" << artifact.value << (best == artifact.best ? "), same\n" : "), DIFFERS\n");
     differing += best != artifact.best;
-    ++runs;
   }
   if (runs == 0) std::cerr << "No artifact has these heads.\n";
   return runs == 0 ? 2 : differing > 0;
+} catch (const std::runtime_error& error) {
+  std::cerr << error.what() << "\n";
+  return 2;
 }

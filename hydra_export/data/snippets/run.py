@@ -1,8 +1,9 @@
-"""Runs this bundle's ONNX and TFLite artifacts on the golden images, and compares.
+"""Runs this bundle's ONNX and TFLite artifacts on the golden images, and compares; or on a photograph.
 
     python snippets/run.py                            every artifact at every head count
     python snippets/run.py --heads 6                  at one
     python snippets/run.py --artifact onnx/NAME.onnx  one artifact
+    python snippets/run.py --image photo.jpg          the best labels of a photograph, instead; needs Pillow
 
 Needs numpy, and onnxruntime for .onnx or ai-edge-litert for .tflite. Exits with 1 where an artifact differs.
 SPDX-License-Identifier: Apache-2.0
@@ -40,26 +41,60 @@ def load_tflite(artifact: dict[str, Any], heads: int) -> Run:
     return lambda images: runner(image=images)[artifact["outputs"][0]["name"]]
 
 
-def golden_images(golden: Any, artifact: dict[str, Any]) -> Any:
-    if artifact["input"] == "image":
-        return golden["pixels"]  # uint8 [n, H, W, C]
-    normalised = golden["image"]  # float32 [n, C, H, W]: (pixel / 255 - mean) / std, see preprocessing.json
-    if artifact["target"] == "tflite":
-        return np.ascontiguousarray(normalised.transpose(0, 2, 3, 1))
-    return normalised
+def runner(artifact: dict[str, Any], heads: int) -> Run:
+    """Any number of images, uint8 [n, H, W, C], to the outputs [n, outputs] of *artifact*."""
+    run = (load_tflite if artifact["target"] == "tflite" else load_onnx)(artifact, heads)
+    batch = artifact["inputs"][0]["shape"][0]
+    batch = batch if isinstance(batch, int) else 1
+
+    def run_all(pixels: Any) -> Any:
+        images = pixels if artifact["input"] == "image" else normalised(pixels, artifact["target"])
+        return np.concatenate([run(np.repeat(image[None], batch, axis=0))[:1] for image in images])
+
+    return run_all
+
+
+def normalised(pixels: Any, target: str) -> Any:
+    said = json.loads((BUNDLE / "preprocessing.json").read_text(encoding="utf-8"))["normalise"]
+    mean, std = (np.array(said[name], np.float32) for name in ("mean", "std"))
+    images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return images if target == "tflite" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def photograph(path: str) -> Any:
+    """A photograph as the model sees it, uint8 [H, W, C]: the steps of preprocessing.json."""
+    from PIL import Image, ImageOps
+
+    said = json.loads((BUNDLE / "preprocessing.json").read_text(encoding="utf-8"))
+    size, shorter = said["center_crop"]["width"], said["resize"]["shorter_side"]
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if said["colors"] == "RGB" else "L")
+    width, height = (shorter * side // min(image.size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling[said["resize"]["interpolation"].upper()])
+    left, top = (round((side - size) / 2) for side in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+
+
+def classify(artifact: dict[str, Any], heads: int, pixels: Any) -> None:
+    logits = runner(artifact, heads)(pixels[None])[0]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    labels = BUNDLE / "labels.txt"
+    names = (
+        labels.read_text(encoding="utf-8").split("\n")
+        if labels.exists()
+        else [f"class {i}" for i in range(len(logits))]
+    )
+    best = ", ".join(f"{names[i]} {shares[i]:.1%}" for i in (-logits).argsort(kind="stable")[:3])
+    print(f"{artifact['path']}, k = {heads}: {best}")
 
 
 def check(artifact: dict[str, Any], heads: int, golden: Any) -> bool:
-    run = (load_tflite if artifact["target"] == "tflite" else load_onnx)(artifact, heads)
-    images, batch = golden_images(golden, artifact), artifact["inputs"][0]["shape"][0]
-    batch = batch if isinstance(batch, int) else 1
-    logits = np.concatenate([run(np.repeat(image[None], batch, axis=0))[:1] for image in images])
-    rounded = "fp16_" if artifact["precision"] == "fp16" else ""
+    logits, rounded = runner(artifact, heads)(golden["pixels"]), "fp16_" if artifact["precision"] == "fp16" else ""
     expected, torch_fp32 = golden[f"{rounded}logits_k{heads}"], golden[f"{rounded}torch_fp32_logits_k{heads}"]
     error, best = np.abs(logits - expected).max(), logits.argmax(axis=1)
-    # As far off as PyTorch's own float32 is, four times. The best class decides for int8, whose error has no bound.
+    # Float32's own noise, as PyTorch shows it on these images, four times; of int8 the best class decides.
     bound = max(1e-5 * np.abs(expected).max(), 4 * np.abs(torch_fp32 - expected).max())
-    passed = bool((best == expected.argmax(axis=1)).all() if artifact["precision"] == "int8" else error <= bound)
+    agrees = bool((best == expected.argmax(axis=1)).all())
+    passed = agrees if artifact["precision"] == "int8" else bool(error <= bound)
     print(
         f"{artifact['path']}, k = {heads}: best {best.tolist()}, error {error:.1e}, {'same' if passed else 'DIFFERS'}"
     )
@@ -70,11 +105,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int)
     parser.add_argument("--artifact")
+    parser.add_argument("--image")
     chosen = parser.parse_args()
-    artifacts = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
     runs = [
         (artifact, heads)
-        for artifact in artifacts
+        for artifact in manifest["artifacts"]
         for heads in artifact["heads"]
         if artifact["target"] in ("onnx", "tflite")
         and chosen.heads in (None, heads)
@@ -82,9 +118,18 @@ def main() -> int:
     ]
     if not runs:
         parser.error("no artifact has these heads; manifest.json lists them")
-    with np.load(BUNDLE / "golden" / "golden.npz") as golden:
-        differing = [artifact for artifact, heads in runs if not check(artifact, heads, golden)]
-    return 1 if differing else 0
+    if chosen.image is None:
+        with np.load(BUNDLE / "golden" / "golden.npz") as golden:
+            return 1 if [artifact for artifact, heads in runs if not check(artifact, heads, golden)] else 0
+    if not manifest["model"]["config"]["num_classes"]:
+        parser.error("this model has no classes to name")
+    try:
+        pixels = photograph(chosen.image)
+    except OSError as error:
+        parser.error(f"{chosen.image} cannot be read: {error}")
+    for artifact, heads in runs:
+        classify(artifact, heads, pixels)
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 //
 // Runs this bundle's Core ML packages on the golden image. On a Mac, outside of the bundle:
 //
-//   swiftc -parse-as-library BUNDLE/snippets/run.swift -o run
+//   swiftc -parse-as-library BUNDLE/snippets/*.swift -o run
 //   ./run BUNDLE        every package at every head count          ./run BUNDLE 6        at one
 //
 // In an app, Xcode compiles the package that you add; Run is not needed there.
@@ -81,6 +81,7 @@ func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
 }
 
 /// The position of the largest output, and the output; of a classifier, the position of its label, and no output.
+/// *pixels* is what `fitted` makes of a photograph (preprocess.swift).
 func best(_ model: MLModel, _ artifact: Artifact, _ pixels: [UInt8], _ labels: [String]) throws -> (Int?, Float?) {
     let image = artifact.pixels
         ? MLFeatureValue(pixelBuffer: try pixelBuffer(pixels))
