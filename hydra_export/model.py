@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from numpy.typing import NDArray
+from timm.layers import LayerNorm
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -318,6 +320,7 @@ def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
         "num_heads": heads,
         "mlp_ratio": config.mlp_ratio,
         "init_values": config.layer_scale,
+        "norm_layer": partial(LayerNorm, eps=config.layer_norm_eps),
     }
 
 
