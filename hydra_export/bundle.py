@@ -87,7 +87,11 @@ class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The universal model that the artifacts were cut from."""
+    """The universal model that the artifacts were cut from.
+
+    Attributes:
+        assumed: what its checkpoint does not say, one sentence each.
+    """
 
     name: str
     config: HydraConfig
@@ -97,6 +101,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_data: str
     license: str
     subnetworks: tuple[SubnetworkEntry, ...]
+    assumed: tuple[str, ...] = ()
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):

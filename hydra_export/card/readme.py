@@ -73,7 +73,7 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 
 Top-1 in percent{known}.
 
-{tables.devices(manifest)}## Files
+{_assumed(manifest)}{tables.devices(manifest)}## Files
 
 {tables.files(manifest, sizes)}
 
@@ -101,6 +101,14 @@ and its centre {data.image_size} x {data.image_size} are kept. `{plain.PREPROCES
 
 {_licences(manifest, image_license)}
 """
+
+
+def _assumed(manifest: Manifest) -> str:
+    lines = [f"- {tables.plain(line)}" for line in manifest.model.assumed]
+    if not lines:
+        return ""
+    intro = "What the checkpoint does not say was assumed; where this is wrong, so is every artifact:"
+    return "\n".join(["## Assumed", "", intro, "", *lines, "", ""])
 
 
 def _called(manifest: Manifest, others: Sequence[str]) -> str:
