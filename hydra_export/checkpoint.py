@@ -212,7 +212,7 @@ def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[i
             f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
         )
     if image_size is not None:
-        shapes.check_size(image_size, config, "--image-size")
+        shapes.check_size(image_size, config.image_size, "--image-size")
 
 
 def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

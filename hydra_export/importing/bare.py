@@ -31,18 +31,17 @@ def described(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[
     Raises:
         BadInput: a variant that is not supported, or a width whose heads may be of any width.
     """
-    config = shapes.config(state, head_dim)
-    assumed = []
+    shape, assumed = shapes.shape(state), []
     if head_dim is None:
-        width = config.head_dim
+        width = shape.width
         if width not in WIDTHS_OF_USUAL_HEADS:
             raise BadInput(
                 f"nothing says how wide its heads are, and {USUAL_HEAD_DIM} is not what timm's ViTs of width {width} "
                 "have.",
                 "Give --head-dim, --architecture with timm's name of it, or its config.json.",
             )
-        config = msgspec.structs.replace(config, heads=width // USUAL_HEAD_DIM, head_dim=USUAL_HEAD_DIM)
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
+    config = shape.config(USUAL_HEAD_DIM if head_dim is None else head_dim)
     assumed += [
         f"{POOLING}: the class token",
         f"{ACTIVATION}: exact GELU",
@@ -61,6 +60,6 @@ def is_official(arguments: Mapping[str, Any]) -> bool:
 
 def official(state: dict[str, Tensor]) -> Described:
     """A checkpoint of the authors' trainer: what is computed and how images are made ready is in their code."""
-    config = shapes.config(state, USUAL_HEAD_DIM)
+    config = shapes.shape(state).config(USUAL_HEAD_DIM)
     preprocessing = msgspec.structs.replace(imagenet(config.image_size), crop=_OFFICIAL_CROP)
     return Described(config=config, state=state, preprocessing=preprocessing)

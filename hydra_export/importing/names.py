@@ -44,7 +44,7 @@ def _unwrapped(content: Mapping[str, Tensor], name: str, notes: list[str]) -> di
     prefixes = list(dict.fromkeys(_prefix(key) for key in content if key.endswith(_PATCHES)))
     averages = [prefix for prefix in prefixes if set(prefix.split(".")) & set(_AVERAGES)]
     if len(prefixes) > 1 and len(averages) != 1:
-        raise BadInput(f"it holds {len(prefixes)} models: {', '.join(prefixes)}.", "Save the state dict of one.")
+        raise BadInput(f"it holds {len(prefixes)} models, under {repr(prefixes)[1:-1]}.", "Save the state dict of one.")
     prefix = (averages or prefixes or [""])[0]
     others = [each for each in prefixes if each != prefix]
     if others:

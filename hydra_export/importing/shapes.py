@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -49,8 +50,45 @@ _NEEDED = {
 }
 
 
-def config(state: Mapping[str, Tensor], head_dim: int | None) -> HydraConfig:
-    """The architecture that the shapes give, of one head where *head_dim* is None.
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """An architecture but for what shapes do not tell: how wide heads are, and LayerNorm's epsilon."""
+
+    width: int
+    depth: int
+    patch_size: int
+    image_size: int
+    channels: int
+    num_classes: int
+    hidden: int
+    layer_scale: float | None
+
+    def config(self, head_dim: int, layer_norm_eps: float = 1e-6) -> HydraConfig:
+        """All of it.
+
+        Raises:
+            BadInput: *head_dim* does not divide the width.
+        """
+        if head_dim < 1 or self.width % head_dim:
+            raise BadInput(
+                f"its width {self.width} is not a multiple of head_dim {head_dim}.", "Give the right --head-dim."
+            )
+        return HydraConfig(
+            heads=self.width // head_dim,
+            head_dim=head_dim,
+            depth=self.depth,
+            patch_size=self.patch_size,
+            image_size=self.image_size,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            mlp_ratio=self.hidden / self.width,
+            layer_scale=self.layer_scale,
+            layer_norm_eps=layer_norm_eps,
+        )
+
+
+def shape(state: Mapping[str, Tensor]) -> Shape:
+    """The architecture that the shapes give.
 
     Raises:
         BadInput: a variant that is not supported, by its name.
@@ -65,29 +103,25 @@ def config(state: Mapping[str, Tensor], head_dim: int | None) -> HydraConfig:
             f"patch embedding {list(patch.shape)} and positions {list(positions.shape)} are not a square ViT's.",
             "Only square patches and images are supported.",
         )
-    width, num_patches = int(patch.shape[0]), int(positions.shape[1]) - 1
+    num_patches = int(positions.shape[1]) - 1
     grid = math.isqrt(max(num_patches, 0))
     if grid * grid != num_patches or not grid:
         raise BadInput(
             f"{num_patches + 1} positions are not a square of patches and a class token.",
             "Positions without the class token, and images that are not square, are not supported.",
         )
-    head_dim = width if head_dim is None else head_dim
-    if head_dim < 1 or width % head_dim:
-        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Give the right --head-dim.")
     blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
     head, hidden = state.get("head.weight"), state["blocks.0.mlp.fc1.bias"]
     if hidden.ndim != 1 or (head is not None and head.ndim != 2):
         raise BadInput("its MLP or its classifier is no Linear layer.", "Only plain ViTs are supported.")
-    return HydraConfig(
-        heads=width // head_dim,
-        head_dim=head_dim,
+    return Shape(
+        width=int(patch.shape[0]),
         depth=max(blocks) + 1,
         patch_size=int(patch.shape[2]),
         image_size=grid * int(patch.shape[2]),
         channels=int(patch.shape[1]),
         num_classes=0 if head is None else int(head.shape[0]),
-        mlp_ratio=hidden.shape[0] / width,
+        hidden=hidden.shape[0],
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
     )
 
@@ -100,17 +134,16 @@ def check_variant(state: Mapping[str, Tensor]) -> None:
                 raise BadInput(f"this ViT has {variant} ({name}).", ONLY)
 
 
-def check_size(stated: tuple[int, int], config: HydraConfig, who: str) -> None:
-    """Refuses an image size, height and width, that *who* states and that is no square or not that of the positions."""
+def check_size(stated: tuple[int, int], side: int, who: str) -> None:
+    """Refuses height and width that *who* states, where they are no square or not *side*, that of the positions."""
     height, width = stated
     if height != width:
         raise BadInput(
             f"{who} gives images of {height}x{width}, which are not square.",
             "Only square images are supported: positions, preprocessing and every graph are made for them.",
         )
-    if height != config.image_size:
+    if height != side:
         raise BadInput(
-            f"{who} gives images of {height}x{width}, the positions are those of "
-            f"{config.image_size}x{config.image_size}.",
+            f"{who} gives images of {height}x{width}, the positions are those of {side}x{side}.",
             "Give the size that the model was trained with.",
         )

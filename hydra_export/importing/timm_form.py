@@ -124,10 +124,10 @@ def described(
         BadInput: timm has no such ViT, it is of another kind than ours, or what is said contradicts the tensors.
     """
     _check_name(named)
-    shape = shapes.config(state, None)
+    shape = shapes.shape(state)
     for stated in (image_size, named.image_size):
         if stated is not None:
-            shapes.check_size(stated, shape, "--image-size" if stated is image_size else named.who)
+            shapes.check_size(stated, shape.image_size, "--image-size" if stated is image_size else named.who)
     if named.num_classes is not None and named.num_classes != shape.num_classes:
         raise BadInput(
             f"{named.who} says {named.num_classes} classes, the weights have {shape.num_classes}.",
@@ -201,7 +201,7 @@ def _check_name(named: Named) -> None:
             )
 
 
-def _module(named: Named, shape: HydraConfig) -> nn.Module:
+def _module(named: Named, shape: shapes.Shape) -> nn.Module:
     """timm's module without weights, of the size and classes that the tensors have."""
     ours = {"num_classes": shape.num_classes, "img_size": shape.image_size, "in_chans": shape.channels}
     arguments = {key: value for key, value in named.arguments.items() if key not in ("pretrained", "checkpoint_path")}
@@ -274,7 +274,7 @@ def _differences_of_block(block: nn.Module) -> Iterator[str]:
         yield "another LayerScale"
 
 
-def _config(module: Any, shape: HydraConfig) -> HydraConfig:
+def _config(module: Any, shape: shapes.Shape) -> HydraConfig:
     """Everything of the module; LayerScale is that of the tensors, which must have the module's shapes anyway."""
     block: Any = module.blocks[0]
     return HydraConfig(

@@ -55,25 +55,13 @@ def described(state: Mapping[str, Tensor], config: Mapping[str, Any], preprocess
     """
     _check_kind(config)
     renamed = _renamed(state)
-    shapes.check_variant(renamed)
-    ours = shapes.config(renamed, None)
-    heads = config.get("num_attention_heads", 12)
-    if not isinstance(heads, int) or not 1 <= heads <= ours.head_dim or ours.head_dim % heads:
+    shape, heads = shapes.shape(renamed), config.get("num_attention_heads", 12)
+    if not isinstance(heads, int) or not 1 <= heads <= shape.width or shape.width % heads:
         raise BadInput(
-            f"config.json gives {heads} heads, the weights are {ours.head_dim} wide.", "Give these weights' own."
+            f"config.json gives {heads} heads, the weights are {shape.width} wide.", "Give these weights' own."
         )
-    made = HydraConfig(
-        heads=heads,
-        head_dim=ours.head_dim // heads,
-        depth=ours.depth,
-        patch_size=ours.patch_size,
-        image_size=ours.image_size,
-        channels=ours.channels,
-        num_classes=ours.num_classes,
-        mlp_ratio=ours.mlp_ratio,
-        layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
-    )
-    shapes.check_size(_pair(config.get("image_size", 224), "image_size"), made, "config.json")
+    made = shape.config(shape.width // heads, float(config.get("layer_norm_eps", 1e-12)))
+    shapes.check_size(_pair(config.get("image_size", 224), "image_size"), made.image_size, "config.json")
     if _pair(config.get("patch_size", 16), "patch_size") != (made.patch_size,) * 2:
         raise BadInput(f"config.json gives patch_size {config['patch_size']}, the weights {made.patch_size}.", _ONLY)
     result = Described(config=made, state=renamed, labels=_labels(config.get("id2label"), made.num_classes))

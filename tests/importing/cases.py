@@ -261,7 +261,7 @@ def _bare() -> Iterator[Case]:
     yield Case("bare, 24x32 image (3x4 patches)", bare(vit(8, img_size=(24, 32))), "refused", "not a square")
     yield Case("bare, 4 registers", bare(vit(9, reg_tokens=4)), "refused", "register tokens")
     yield Case("bare, qk-norm", bare(vit(10, qk_norm=True)), "refused", "qk-norm")
-    yield Case("bare, no qkv bias", bare(vit(11, qkv_bias=False)), "refused", "qkv bias")
+    yield Case("bare, no qkv bias", bare(vit(11, qkv_bias=False)), "refused", "attn.qkv.bias")
     no_class = vit(12, class_token=False, global_pool="avg", fc_norm=False)
     yield Case("bare, no class token", bare(no_class), "refused", "cls_token")
     yield Case("bare, class token without position", bare(vit(13, no_embed_class=True)), "refused", "positions")
