@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from hydra_export import files, parity
+from hydra_export import files, npz, parity
 from hydra_export.errors import BadData, BadInput, ParityFailed
-from hydra_export.importing import archives, tensors
 from hydra_export.importing.described import PREPROCESSING
 
 if TYPE_CHECKING:
@@ -92,36 +89,22 @@ def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:
 
 
 def _read(path: Path, config: HydraConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Image and logits; sizes are compared with the model's before anything of them is read."""
-    limit = 4 * _MOST_IMAGES * (config.channels * config.image_size**2 + config.num_outputs(config.heads)) + 2**16
+    """Image and logits; what they are is compared with the model before anything of them is read."""
+    shapes = {
+        "image": (config.channels, config.image_size, config.image_size),
+        "logits": (config.num_outputs(config.heads),),
+    }
+    limit = 4 * _MOST_IMAGES * sum(map(math.prod, shapes.values())) + 2**16
     try:
-        with tensors.opened(path, limit) as file:
-            if sorted(entry.filename for entry in archives.entries(file)) != ["image.npy", "logits.npy"]:
-                raise BadInput("it has other members than image and logits.", _REMEDY)
-            image = _array(archives.member(file, "image.npy"), (config.channels, *(config.image_size,) * 2))
-            logits = _array(archives.member(file, "logits.npy"), (config.num_outputs(config.heads),))
-        if len(image) != len(logits):
-            raise BadInput(f"it has {len(image)} images and {len(logits)} logits.", _REMEDY)
-    except BadInput as error:
-        raise BadData(f"Reference {path} cannot be used: {error.message}", _REMEDY) from error
+        with npz.opened(path, limit, shapes) as archive:
+            num_images = archive.headers["image"].shape[:1]
+            for name, shape in shapes.items():
+                header = archive.headers[name]
+                if header.dtype != np.dtype("<f4") or header.shape != (*num_images, *shape):
+                    raise ValueError(f"{name} is {header}, the model has float32 [N, {', '.join(map(str, shape))}]")
+            image, logits = (archive.read(name) for name in shapes)
+    except npz.DAMAGED as error:
+        raise BadData(f"Reference {path} cannot be used: {error}.", _REMEDY) from error
+    if not len(image) or not all(np.isfinite(array).all() for array in (image, logits)):
+        raise BadData(f"Reference {path} has no images, or numbers that are none.", _REMEDY)
     return image, logits
-
-
-def _array(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The float32 array [N, *shape] in the bytes of a .npy file."""
-    file = io.BytesIO(content)
-    try:
-        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-        actual, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError, EOFError, RecursionError, MemoryError) as error:
-        raise BadInput("a member is no array.", _REMEDY) from error
-    rest = len(content) - file.tell()
-    if actual[1:] != shape or not actual or not 1 <= actual[0] <= _MOST_IMAGES or dtype != np.dtype("<f4") or fortran:
-        wanted = f"float32 [N, {', '.join(map(str, shape))}], N up to {_MOST_IMAGES}"
-        raise BadInput(f"it has {dtype} {list(actual)}, the model has {wanted}.", _REMEDY)
-    if rest != 4 * math.prod(actual):
-        raise BadInput("a member is shorter or longer than it says.", _REMEDY)
-    array = np.frombuffer(content, "<f4", offset=file.tell()).reshape(actual)
-    if not np.isfinite(array).all():
-        raise BadInput("it has NaN or infinite values.", _REMEDY)
-    return array

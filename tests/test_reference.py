@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +71,17 @@ IMAGE, LOGITS = np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 5), np.float3
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"image": IMAGE}, "other members"),
-        ({"image": IMAGE, "logits": LOGITS, "more": LOGITS}, "other members"),
+        ({"image": IMAGE}, "logits is not in it"),
+        ({"image": IMAGE, "logits": LOGITS, "more": LOGITS}, "nothing that belongs there"),
         ({"image": IMAGE.astype(np.float64), "logits": LOGITS}, "float64"),
         (
             {"image": IMAGE[:, :, :16, :16], "logits": LOGITS},
             r"\[1, 3, 16, 16\], the model has float32 \[N, 3, 32, 32\]",
         ),
         ({"image": IMAGE, "logits": LOGITS[:, :4]}, "the model has"),
-        ({"image": IMAGE, "logits": np.zeros((2, 5), np.float32)}, "1 images and 2 logits"),
-        ({"image": IMAGE * np.nan, "logits": LOGITS}, "NaN"),
-        ({"image": np.asfortranarray(IMAGE.repeat(2, 0)), "logits": LOGITS}, "the model has"),
+        ({"image": IMAGE, "logits": np.zeros((2, 5), np.float32)}, "the model has"),
+        ({"image": IMAGE * np.nan, "logits": LOGITS}, "numbers that are none"),
+        ({"image": np.asfortranarray(IMAGE.repeat(2, 0)), "logits": LOGITS}, "laid out"),
         ({"image": np.array([{}], object), "logits": LOGITS}, "object"),
     ],
 )
@@ -90,20 +89,6 @@ def test_a_file_that_is_no_reference_of_the_model_is_refused(tmp_path: Path, arr
     np.savez(tmp_path / "reference.npz", **arrays)
     loaded = checkpoint.load(bare(vit())(tmp_path).place)
     with pytest.raises(BadData, match=says):
-        reference.held_to(loaded, tmp_path / "reference.npz")
-
-
-def test_a_header_that_claims_too_much_is_refused_unread(tmp_path: Path) -> None:
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 32, 32), }\n"
-    huge = header.replace(b"(1, 3, 32, 32)", b"(60, 3, 32, 32)")
-    with zipfile.ZipFile(tmp_path / "reference.npz", "w") as archive:
-        for name, text in (("image.npy", huge), ("logits.npy", header)):
-            archive.writestr(name, b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
-    loaded = checkpoint.load(bare(vit())(tmp_path).place)
-    with pytest.raises(BadData, match="shorter or longer than it says"):
-        reference.held_to(loaded, tmp_path / "reference.npz")
-    np.savez_compressed(tmp_path / "reference.npz", image=IMAGE, logits=LOGITS)
-    with pytest.raises(BadData, match="compressed"):
         reference.held_to(loaded, tmp_path / "reference.npz")
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from hydra_export import files
+from hydra_export import documents, files
 from hydra_export.errors import BadCheckpoint
 from hydra_export.importing import tensors
 
@@ -27,7 +27,6 @@ TIMM = "timm:"
 DESCRIPTION = "hydra_export"  # the key of our own description in the metadata of a .safetensors file
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as the Hub calls them; with .index.json, in several shards
 _CONFIGS = ("config.json", "preprocessor_config.json")
-_LARGEST_JSON_BYTES = 32 * 2**20  # names of a million tensors or classes
 _FILE = re.compile(r"\.(pth|tar|safetensors|pt|bin|ckpt)$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -205,11 +204,11 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    with tensors.opened(path, _LARGEST_JSON_BYTES) as file:
+    with tensors.opened(path, documents.JSON_BYTES) as file:
         content = file.read()
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return documents.decode_json(content, dict[str, Any])
+    except msgspec.DecodeError as error:
         raise BadCheckpoint(f"{path} is not valid: {error}.", "Download it again, or take it away.") from error
 
 

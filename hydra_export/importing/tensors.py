@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import mmap
-import os
 import pickle
 import re
-import stat
 import struct
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hydra_export.errors import BadCheckpoint, BadInput
-from hydra_export.importing import archives
+from hydra_export import files, zips
+from hydra_export.errors import BadCheckpoint, BadInput, Unreadable
 
 LARGEST_BYTES = 16 * 2**30
 _LARGEST_HEADER_BYTES = 32 * 2**20
@@ -32,25 +31,16 @@ _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 @contextmanager
 def opened(path: Path, limit_bytes: int = LARGEST_BYTES) -> Iterator[BinaryIO]:
-    """A regular file of at most *limit_bytes*; a pipe or a device is refused at once, and not waited for."""
+    """A regular file of at most *limit_bytes*, or BadCheckpoint."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadCheckpoint(f"Checkpoint {path} is no regular file.", "Give the path of a file.")
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise BadCheckpoint(
-            f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file."
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Give another path.") from error
-    with open(handle, "rb") as file:  # noqa: PTH123 (a descriptor)
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
+        with files.opened(path, limit_bytes) as file:
+            yield file
+    except Unreadable as error:
+        if error.missing:
             raise BadCheckpoint(
-                f"Checkpoint {path} has {status.st_size} bytes, allowed are {limit_bytes}.", "Give a smaller file."
-            )
-        yield file
+                f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file."
+            ) from error
+        raise BadCheckpoint(f"Checkpoint {error.message}", error.remedy) from error
 
 
 def read(path: Path) -> tuple[Any, Mapping[str, str]]:
@@ -126,8 +116,14 @@ def _safetensors(path: Path, file: BinaryIO) -> tuple[dict[str, Tensor], Mapping
 def _check_pickle(file: BinaryIO, zipped: bool) -> None:
     """Refuses what torch would allocate without need: entries that unpack to more, and a bytearray of any length."""
     if zipped:
-        names = [entry.filename for entry in archives.entries(file) if entry.filename.endswith("data.pkl")]
-        found = any(_BYTEARRAY.search(archives.member(file, name)) for name in names)
+        try:
+            with zips.opened(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise BadInput("its archive is compressed.", "Save it again with torch.save.")
+                programs = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                found = any(_BYTEARRAY.search(archive.read(name)) for name in programs)
+        except (*zips.DAMAGED, OSError) as error:
+            raise BadInput(f"its archive is damaged: {error}.", "Copy or download it again.") from error
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             found = bool(_BYTEARRAY.search(content))

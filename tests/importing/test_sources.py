@@ -164,9 +164,9 @@ def test_a_config_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> 
 
 def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
-    refused(tmp_path / "pipe.pth", "no regular file")
+    refused(tmp_path / "pipe.pth", "not a file")
     (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
-    refused(tmp_path / "zero.safetensors", "no regular file")
+    refused(tmp_path / "zero.safetensors", "not a file")
 
 
 def test_a_sparse_monster_is_refused(tmp_path: Path) -> None:
@@ -211,15 +211,6 @@ def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
     refused(tmp_path / "packed.pth", "compressed")
-
-
-def test_an_archive_of_very_many_entries_is_refused_before_they_are_listed(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "many.pth", "w") as archive:
-        archive.writestr("entry", b"")
-    content = bytearray((tmp_path / "many.pth").read_bytes())
-    struct.pack_into("<HH", content, len(content) - 14, 60_000, 60_000)
-    (tmp_path / "many.pth").write_bytes(content)
-    refused(tmp_path / "many.pth", "60000 entries")
 
 
 def test_a_header_beyond_all_measure_is_refused(tmp_path: Path) -> None:
