@@ -67,8 +67,8 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.layer_scale is not None and not math.isfinite(self.layer_scale):
             raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
-        if not 1e-12 <= self.layer_norm_eps <= 1e-2:
-            raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Give 1e-12 to 0.01.")
+        if not 1e-12 <= self.layer_norm_eps <= 1e-3:
+            raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Give 1e-12 to 0.001.")
         own = self.separate_classifiers
         if own and not self.num_classes:
             raise BadInput("Separate classifiers are listed for a model without classes.", "Give num_classes.")

@@ -143,7 +143,7 @@ def load(
     except BadInput as error:
         raise BadCheckpoint(f"Checkpoint {source.path}: {error.message}", error.remedy) from error
     if info.assumed:
-        notes.append(_said(info))
+        notes.append(_assumed_note(info))
     model.info = info
     return Checkpoint(model, info, source.path, source.sha256, tuple(notes))
 
@@ -198,10 +198,10 @@ def _imported(found: Described, name: str, preprocessing: str | None) -> Checkpo
     return CheckpointInfo(name=name, config=config, preprocessing=chosen, labels=found.labels, assumed=assumed)
 
 
-def _said(info: CheckpointInfo) -> str:
+def _assumed_note(info: CheckpointInfo) -> str:
     return (
-        f"{info.name} does not say everything. Assumed: {'; '.join(info.assumed)}. Settle it with timm's name of the "
-        "architecture, a config.json or the options for it; a reference output checks it."
+        f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all but "
+        "the preprocessing."
     )
 
 
