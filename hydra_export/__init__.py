@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hydra_export.export import jobs as jobs
     from hydra_export.model import HydraViT as HydraViT
     from hydra_export.preprocess import Preprocessing as Preprocessing
+    from hydra_export.reference import save_reference as save_reference
     from hydra_export.target import ExportSpec as ExportSpec
     from hydra_export.verify import verify as verify_bundle
 
@@ -44,6 +45,7 @@ _PUBLIC = {
     "jobs": "export:jobs",
     "load_checkpoint": "checkpoint:load",
     "save_checkpoint": "checkpoint:save",
+    "save_reference": "reference:save_reference",
     "verify_bundle": "verify:verify",
 }
 # Spelled out, as type checkers take a name for public only so.
@@ -62,6 +64,7 @@ __all__ = [
     "jobs",
     "load_checkpoint",
     "save_checkpoint",
+    "save_reference",
     "verify_bundle",
 ]
 

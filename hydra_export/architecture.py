@@ -10,7 +10,6 @@ import msgspec
 
 from hydra_export.errors import BadInput
 
-LAYER_NORM_EPS = 1e-6
 # No ViT known is near these; far above them a typing error would only exhaust the memory.
 _LARGEST = {
     "heads": 256,
@@ -33,6 +32,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         mlp_ratio: hidden over outer width of the MLP.
         layer_scale: initial value of timm's LayerScale, None without.
         separate_classifiers: the head counts with a classifier of their own; empty where all share one.
+        layer_norm_eps: what LayerNorm adds to the variance: 1e-6 in timm, 1e-12 in transformers' ViTs.
     """
 
     heads: int
@@ -45,6 +45,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mlp_ratio: float = 4.0
     layer_scale: float | None = None
     separate_classifiers: tuple[int, ...] = ()
+    layer_norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST.items():
@@ -66,6 +67,8 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.layer_scale is not None and not math.isfinite(self.layer_scale):
             raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
+        if not 1e-12 <= self.layer_norm_eps <= 1e-3:
+            raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Give 1e-12 to 0.001.")
         own = self.separate_classifiers
         if own and not self.num_classes:
             raise BadInput("Separate classifiers are listed for a model without classes.", "Give num_classes.")

@@ -88,7 +88,11 @@ class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The universal model that the artifacts were cut from."""
+    """The universal model that the artifacts were cut from.
+
+    Attributes:
+        assumed: what its checkpoint does not say, one sentence each.
+    """
 
     name: str
     config: HydraConfig
@@ -98,6 +102,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_data: str
     license: str
     subnetworks: tuple[SubnetworkEntry, ...]
+    assumed: tuple[str, ...] = ()
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):

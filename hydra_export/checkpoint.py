@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import math
-import pickle
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -14,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,37 +17,10 @@ from torch import Tensor
 from hydra_export import files
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.importing import bare, names, shapes, sources, tensors, timm_form, transformers_form
+from hydra_export.importing.described import PREPROCESSING, Described, without
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing, imagenet, named
-
-_METADATA_KEY = "hydra_export"
-_LARGEST_PICKLE_BYTES = 16 * 2**30
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-
-# Variants of the ViT that no subnetwork of ours is, by the parameters that give them away.
-_REFUSED = {
-    "dist_token": "a distillation token",
-    "head_dist": "a distillation token",
-    "reg_token": "register tokens",
-    "q_norm": "qk-norm",
-    "k_norm": "qk-norm",
-    "fc_norm": "average pooling (fc_norm)",
-    "norm_pre": "a norm before the blocks (CLIP)",
-    "attn_pool": "attention pooling",
-    "rope": "rotary positions",
-    "rel_pos": "relative positions",
-    "relative_position": "relative positions",
-    "gamma_1": "BEiT's blocks",
-    "q_bias": "BEiT's blocks",
-    "w12": "a gated MLP (SwiGLU)",
-    "fc1_g": "a gated MLP (SwiGLU)",
-    "attn.norm": "a norm inside attention",
-    "attn.gate": "gated attention",
-    "mlp.norm": "a norm inside the MLP",
-    "patch_embed.backbone": "a convolutional stem",
-    "patch_embed.norm": "a norm inside the patch embedding",
-}
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +32,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         labels: one name per class, in the order of the logits; empty where unknown.
         accuracy: top-1 in percent per head count, on *accuracy_data*.
         training: how it was made (recipe, command, seed, seconds, versions).
+        assumed: what nothing said when it was imported, one sentence each.
     """
 
     name: str
@@ -77,6 +46,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     accuracy_data: str = ""
     license: str = ""
     training: dict[str, Any] = {}
+    assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema_version != 1:
@@ -110,7 +80,8 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode; its float32 weights may be mapped from the file, so clone before training in place.
-        sha256: of the file.
+        path: of the file, or ``timm:NAME``.
+        sha256: of the file; of several, of their SHA256SUMS; of timm's, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
     """
 
@@ -126,59 +97,122 @@ def packaged_path() -> Path:
     return Path(str(resources.files("hydra_export") / "data" / "hydravit-fashion-mnist.safetensors"))
 
 
-def load(path: Path | str | None = None, *, head_dim: int = 64, preprocessing: str | None = None) -> Checkpoint:
-    """Reads a checkpoint: ours, a plain timm ViT/DeiT state dict, or an official HydraViT ``.pth.tar``.
+def load(
+    path: Path | str | None = None,
+    *,
+    head_dim: int | None = None,
+    preprocessing: str | None = None,
+    architecture: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint: ours, a plain ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
+
+    What nothing says is assumed, and listed in ``info.assumed``. Where timm knows the architecture, the import is
+    compared with timm's own module.
 
     Args:
-        path: a file, or a folder that holds ``model.safetensors``; None for the packaged model.
-        head_dim: channels per head, where the file does not say.
-        preprocessing: ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the file says.
+        path: a file, a folder as the Hub has it, a Hub id (``org/name``) or ``timm:NAME``; None for the packaged
+            model.
+        head_dim: channels per head, where nothing else says.
+        preprocessing: ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the checkpoint says.
+        architecture: timm's name of a state dict that does not say.
+        image_size: the side, or height and width, that the positions are of.
 
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
-    path = packaged_path() if path is None else Path(path)
-    try:
-        if path.is_dir():
-            path = path / "model.safetensors"
-        if not path.is_file():
-            raise BadCheckpoint(f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file.")
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {error.strerror}.", "Give another path.") from error
-    if not start:
-        raise BadCheckpoint(f"Checkpoint {path} is empty.", "Copy or train it again.")
+    source = sources.read(packaged_path() if path is None else path)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     notes: list[str] = []
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        description, state = "", _state_dict(_unpickled(path, zipped=start == b"PK"), path, notes)
-    else:
-        description, state = _read_safetensors(path)
     try:
-        state = _as_float32(state)
-        info = _decoded(description) if description else _described(state, path, head_dim, preprocessing, notes)
-        if description and preprocessing is not None:
+        state = names.plain(source.content, source.name, notes)
+        tensors.check_plain(state, source.num_bytes)
+        if source.description:
+            found, info = None, _decoded(source.description)
+        else:
+            found = _described(source, state, _Given(head_dim, architecture, size))
+            state, info = found.state, _imported(found, source.name, preprocessing)
+        _check_agrees(info.config, head_dim, size)
+        if found is None and preprocessing is not None:
             info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
         model = _built(info.config, state)
-        model.info = info
+        if found is not None and found.module is not None:
+            timm_form.check_equal(found.module, model.state_dict(), model)
+        if found is not None and not info.config.num_classes:
+            notes.append(f"{source.name} has no classifier: it gives features, not logits.")
     except BadInput as error:
-        raise BadCheckpoint(f"Checkpoint {path}: {error.message}", error.remedy) from error
-    return Checkpoint(model, info, path, files.sha256(path), tuple(notes))
+        raise BadCheckpoint(f"Checkpoint {source.path}: {error.message}", error.remedy) from error
+    if info.assumed:
+        notes.append(_assumed_note(info))
+    model.info = info
+    return Checkpoint(model, info, source.path, source.sha256, tuple(notes))
 
 
-def from_state(state: Mapping[str, Tensor], name: str, *, head_dim: int = 64) -> Checkpoint:
-    """A checkpoint from the state dict of a plain ViT that is in memory already, called *name*.
+@dataclass(frozen=True)
+class _Given:
+    """What the caller knows of a checkpoint."""
 
-    Raises:
-        BadCheckpoint: a ViT variant that is not supported.
-    """
-    notes: list[str] = []
-    try:
-        plain = _as_float32(dict(state))
-        info = _described(plain, Path(name), head_dim, None, notes)
-        return Checkpoint(_built(info.config, plain), info, Path(name), "", tuple(notes))
-    except BadInput as error:
-        raise BadCheckpoint(f"Model {name}: {error.message}", error.remedy) from error
+    head_dim: int | None
+    architecture: str | None
+    image_size: tuple[int, int] | None
+
+
+def _described(source: sources.Source, state: dict[str, Tensor], given: _Given) -> Described:
+    """What is said of a checkpoint of others, by whoever knows most of it."""
+    arguments = timm_form.arguments_of(source.content)
+    said = timm_form.of_config(source.config) or timm_form.of_arguments(arguments)
+    if source.module is not None:
+        named_weights = timm_form.of_option(source.name)
+        return timm_form.described(state, replace(named_weights, of_these_weights=True), source.module)
+    if given.architecture is not None:
+        if said is not None and said.name.partition(".")[0] != given.architecture.partition(".")[0]:
+            raise BadInput(
+                f"{said.who} names the architecture {said.name}, not {given.architecture}.", "Leave out --architecture."
+            )
+        said = said or timm_form.of_option(given.architecture)
+    if said is not None:
+        return timm_form.described(state, said, image_size=given.image_size)
+    if transformers_form.is_form(source.config):
+        return transformers_form.described(state, source.config, source.preprocessor)
+    if bare.is_official(arguments):
+        return bare.official(state)
+    return bare.described(state, given.head_dim, given.image_size)
+
+
+def _imported(found: Described, name: str, preprocessing: str | None) -> CheckpointInfo:
+    """What is kept of it, with the preprocessing that the caller, or else the checkpoint, says, or an assumed one."""
+    config, assumed = found.config, found.assumed
+    if preprocessing is not None:
+        chosen, assumed = named(preprocessing, config.image_size), without(assumed, PREPROCESSING)
+    elif found.unusable:
+        raise BadInput(found.unusable, "Give --preprocessing.")
+    elif found.preprocessing is not None:
+        chosen = found.preprocessing
+    elif config.channels != 3:
+        raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
+    else:
+        chosen = imagenet(config.image_size)
+        assumed = (*assumed, f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them")
+    name = re.sub(r"\.(pth|tar|safetensors|pt|bin|ckpt)", "", name)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+    return CheckpointInfo(name=name, config=config, preprocessing=chosen, labels=found.labels, assumed=assumed)
+
+
+def _assumed_note(info: CheckpointInfo) -> str:
+    return (
+        f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all but "
+        "the preprocessing."
+    )
+
+
+def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[int, int] | None) -> None:
+    """Refuses what the caller says where the checkpoint says otherwise."""
+    if head_dim is not None and head_dim != config.head_dim:
+        raise BadInput(
+            f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
+        )
+    if image_size is not None:
+        shapes.check_size(image_size, config.image_size, "--image-size")
 
 
 def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:
@@ -186,7 +220,7 @@ def save(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: t
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     description = msgspec.to_builtins(info, str_keys=True)  # JSON's keys are strings, head counts are not
     # One entry alone: safetensors writes several in random order, and equal models should have equal hashes.
-    metadata = {_METADATA_KEY: msgspec.json.encode(description, order="sorted").decode()}
+    metadata = {sources.DESCRIPTION: msgspec.json.encode(description, order="sorted").decode()}
     with files.replaced_file(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
@@ -209,6 +243,7 @@ def save_pretrained(model: HydraViT, folder: Path) -> None:
 
 
 def _with_preprocessing(info: CheckpointInfo, chosen: Preprocessing, notes: list[str]) -> CheckpointInfo:
+    info = msgspec.structs.replace(info, assumed=without(info.assumed, PREPROCESSING))
     if chosen == info.preprocessing:
         return info
     if info.accuracy:
@@ -248,69 +283,6 @@ def default_heads(info: CheckpointInfo) -> tuple[int, ...]:
     return info.export_heads or info.trained_heads or tuple(range(1, info.config.heads + 1))
 
 
-def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise BadCheckpoint(
-            f"Checkpoint {path} is not a readable safetensors file: {error}.", "Copy or download it again."
-        ) from error
-    return metadata.get(_METADATA_KEY, ""), state
-
-
-def _unpickled(path: Path, zipped: bool) -> Any:
-    size = path.stat().st_size
-    if size > _LARGEST_PICKLE_BYTES:
-        raise BadCheckpoint(f"Checkpoint {path} has {size} bytes.", "Convert it to safetensors first.")
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # about pickle protocols: no concern of the user's
-            torch.serialization.safe_globals([argparse.Namespace]),  # timm's trainer stores its arguments so
-        ):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds {found[1]}, more than tensors" if found else "holds more than tensors, or is damaged"
-        raise BadCheckpoint(
-            f"Checkpoint {path} {what}; it was not read, as that could run its code.",
-            "Save its state dict alone, best as safetensors.",
-        ) from error
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Copy or download it again.") from error
-
-
-def _state_dict(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
-    found = [name for name in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(name))]
-    if found:
-        content = content[found[0]]
-        if len(found) > 1:
-            notes.append(f"{path.name} holds {' and '.join(found)}; {found[0]} was used.")
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise BadCheckpoint(f"Checkpoint {path} holds no state dict.", "Save model.state_dict().")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value)
-
-
-def _as_float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    converted = {}
-    for name, tensor in state.items():
-        if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            kind = f"type {tensor.dtype}, {tensor.layout} on {tensor.device.type}"
-            raise BadInput(f"tensor {name} has {kind}.", "Give plain tensors of float16, bfloat16, float32 or float64.")
-        converted[name] = tensor.float()
-        if not converted[name].isfinite().all():
-            raise BadInput(f"tensor {name} has NaN or infinite values.", "Use an earlier checkpoint of that training.")
-    return converted
-
-
 def _decoded(description: str) -> CheckpointInfo:
     try:
         return msgspec.json.decode(description, type=CheckpointInfo)
@@ -335,74 +307,5 @@ def _built(config: HydraConfig, state: dict[str, Tensor]) -> HydraViT:
             )
     if unknown := sorted(state.keys() - wanted.keys()):
         raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(tensors.as_float32(state), assign=True)
     return model.eval()
-
-
-def _described(
-    state: dict[str, Tensor], path: Path, head_dim: int, preprocessing: str | None, notes: list[str]
-) -> CheckpointInfo:
-    config = _config_of(state, head_dim)
-    if preprocessing is not None:
-        chosen = named(preprocessing, config.image_size)
-    elif config.channels != 3:
-        raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
-    else:
-        chosen = imagenet(config.image_size)
-        notes.append(
-            f"{path.name} does not say how its images are preprocessed: ImageNet mean and std, bicubic, crop 0.9 are "
-            "assumed (as DeiT). Override with --preprocessing."
-        )
-    name = re.sub(r"\.(pth|tar|safetensors|pt|bin|ckpt)", "", path.name)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-    return CheckpointInfo(name=name, config=config, preprocessing=chosen)
-
-
-def _config_of(state: dict[str, Tensor], head_dim: int) -> HydraConfig:
-    """The architecture that the shapes give; *head_dim* is the one thing that they do not."""
-    for name in state:
-        for mark, variant in _REFUSED.items():
-            if mark in name:
-                raise BadInput(f"this ViT has {variant} ({name}).", "Only plain ViTs with a class token are supported.")
-    for name, feature in (
-        ("patch_embed.proj.weight", "a patch embedding"),
-        ("patch_embed.proj.bias", "a bias in the patch embedding"),
-        ("cls_token", "a class token"),
-        ("pos_embed", "learned absolute positions"),
-        ("blocks.0.attn.qkv.weight", "transformer blocks with packed qkv"),
-        ("blocks.0.attn.qkv.bias", "a qkv bias"),
-        ("blocks.0.mlp.fc1.bias", "an MLP"),
-        ("norm.weight", "a final norm"),
-    ):
-        if name not in state:
-            raise BadInput(f"this model has no tensor {name}.", f"Only plain ViTs with {feature} are supported.")
-    patch, positions = state["patch_embed.proj.weight"], state["pos_embed"]
-    if patch.ndim != 4 or patch.shape[2] != patch.shape[3] or not patch.numel() or positions.ndim != 3:
-        raise BadInput(
-            f"patch embedding {list(patch.shape)} and positions {list(positions.shape)} are not a square ViT's.",
-            "Only square patches and images are supported.",
-        )
-    width, num_patches = int(patch.shape[0]), int(positions.shape[1]) - 1
-    grid = math.isqrt(max(num_patches, 0))
-    if grid * grid != num_patches or not grid:
-        raise BadInput(
-            f"{num_patches + 1} positions are not a square of patches and a class token.",
-            "Positions without the class token, and images that are not square, are not supported.",
-        )
-    if head_dim < 1 or width % head_dim:
-        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Give the right --head-dim.")
-    blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
-    head, hidden = state.get("head.weight"), state["blocks.0.mlp.fc1.bias"]
-    if hidden.ndim != 1 or (head is not None and head.ndim != 2):
-        raise BadInput("its MLP or its classifier is no Linear layer.", "Only plain ViTs are supported.")
-    return HydraConfig(
-        heads=width // head_dim,
-        head_dim=head_dim,
-        depth=max(blocks) + 1,
-        patch_size=int(patch.shape[2]),
-        image_size=grid * int(patch.shape[2]),
-        channels=int(patch.shape[1]),
-        num_classes=0 if head is None else int(head.shape[0]),
-        mlp_ratio=hidden.shape[0] / width,
-        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
-    )

@@ -338,6 +338,7 @@ def _manifest(
         accuracy_data=info.accuracy_data,
         license=info.license,
         subnetworks=subnetworks,
+        assumed=info.assumed,
     )
     entries = tuple(_entry(artifact, records[artifact.path], folder) for artifact in artifacts)
     tool = _tool({artifact.target for artifact in artifacts})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
+from timm.layers.norm import LayerNorm
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -178,24 +179,33 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        head_dim: int = 64,
+        head_dim: int | None = None,
         preprocessing: str | None = None,
-        **_config_json: Any,  # says nothing that the weights and their description do not
+        architecture: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        **_config_json: Any,  # is read with the weights
     ) -> HydraViT:
         path = Path(model_id)
         if not path.is_dir():
-            path = Path(
-                hf_hub_download(
-                    model_id,
-                    SAFETENSORS_SINGLE_FILE,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
+            path = _format().sources.fetched(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
             )
-        loaded: HydraViT = _format().load(path, head_dim=head_dim, preprocessing=preprocessing).model
+        loaded: HydraViT = (
+            _format()
+            .load(
+                path,
+                head_dim=head_dim,
+                preprocessing=preprocessing,
+                architecture=architecture,
+                image_size=image_size,
+            )
+            .model
+        )
         return loaded
 
     def _assert_heads(self, heads: int) -> None:
@@ -318,6 +328,7 @@ def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
         "num_heads": heads,
         "mlp_ratio": config.mlp_ratio,
         "init_values": config.layer_scale,
+        "norm_layer": partial(LayerNorm, eps=config.layer_norm_eps),
     }
 
 

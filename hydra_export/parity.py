@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -20,7 +19,6 @@ from hydra_export.target import Array, Pixels, Precision, Session, Target
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
-    from torch import Tensor, nn
 
     from hydra_export.model import HydraViT
 
@@ -103,22 +101,39 @@ def reference(
     images and no such exactness, float32 stands for both.
     """
     dense = _rounded(model, heads) if precision == "fp16" else model.subnetwork(heads, copy=False).eval()
-    torch_fp32 = _run(dense, pixels_BHWC, preprocessing, np.float32)
-    if precision == "int8":
+    return _computed(dense, pixels_BHWC, preprocessing.normalise, exactly=precision != "int8")
+
+
+def of_images(model: HydraViT, heads: int, image_BCHW: NDArray[np.float32]) -> Reference:
+    """What the dense subnetwork *heads* computes of normalised images."""
+    dense = model.subnetwork(heads, copy=False).eval()
+    return _computed(dense, image_BCHW, lambda batch, dtype: batch.astype(dtype))
+
+
+def _computed(
+    dense: VisionTransformer, images: Array, normalise: Callable[[Array, Any], Array], exactly: bool = True
+) -> Reference:
+    from hydra_export.exact import layers_in_float64
+
+    torch_fp32 = _run(dense, images, normalise, np.float32)
+    if not exactly:
         return Reference(torch_fp32.astype(np.float64), torch_fp32)
-    with _layers_in_float64(dense):
-        return Reference(_run(dense, pixels_BHWC, preprocessing, np.float64), torch_fp32)
+    with layers_in_float64(dense):
+        return Reference(_run(dense, images, normalise, np.float64), torch_fp32)
 
 
 def _run(
-    dense: VisionTransformer, pixels_BHWC: Pixels, preprocessing: Preprocessing, dtype: type[np.float32 | np.float64]
+    dense: VisionTransformer,
+    images: Array,
+    normalise: Callable[[Array, Any], Array],
+    dtype: type[np.float32 | np.float64],
 ) -> Array:
     import torch
 
     with torch.inference_mode():
         batches = [
-            dense(torch.from_numpy(preprocessing.normalise(pixels_BHWC[at : at + _BATCH], dtype))).numpy()
-            for at in range(0, len(pixels_BHWC), _BATCH)
+            dense(torch.from_numpy(normalise(images[at : at + _BATCH], dtype))).numpy()
+            for at in range(0, len(images), _BATCH)
         ]
     return np.concatenate(batches)
 
@@ -279,30 +294,3 @@ def _rounded(model: HydraViT, heads: int) -> VisionTransformer:
 
     rounded = {name: weight.half().float() for name, weight in model.weights(heads).items()}
     return assembled(model.config, heads, rounded)
-
-
-@contextmanager
-def _layers_in_float64(model: nn.Module) -> Iterator[None]:
-    """Each layer's own weights are float64 while it runs and what they were after."""
-
-    narrow: dict[nn.Parameter, Tensor] = {}
-
-    def widen(layer: nn.Module, _inputs: object = None) -> None:
-        for parameter in layer.parameters(recurse=False):
-            narrow[parameter] = parameter.data
-            parameter.data = parameter.data.double()
-
-    def restore(layer: nn.Module, _inputs: object = None, _output: object = None) -> None:
-        for parameter in layer.parameters(recurse=False):
-            parameter.data = narrow.pop(parameter)
-
-    layers = [layer for layer in model.modules() if layer is not model]
-    handles = [layer.register_forward_pre_hook(widen) for layer in layers]
-    handles += [layer.register_forward_hook(restore) for layer in layers]
-    widen(model)
-    try:
-        yield
-    finally:
-        restore(model)
-        for handle in handles:
-            handle.remove()

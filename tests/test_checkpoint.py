@@ -161,7 +161,8 @@ def test_a_plain_timm_state_dict_is_a_universal_model(tmp_path: Path, ending: st
     assert loaded.info.name == "deit_tiny"
     assert loaded.info.trained_heads == ()
     assert loaded.info.preprocessing.mean == IMAGENET_MEAN
-    assert "ImageNet mean and std" in loaded.notes[0]
+    assert loaded.info.assumed[-1].startswith("preprocessing: ImageNet mean and std")
+    assert "ImageNet mean and std" in loaded.notes[-1]
     plain = VisionTransformer(**{**PLAIN, **changes}).eval()
     plain.load_state_dict(state)
     image = torch.randn(2, 3, config.image_size, config.image_size)
@@ -264,7 +265,7 @@ def test_a_grey_plain_vit_needs_its_preprocessing(tmp_path: Path) -> None:
     grey.write_text('{"image_size": 16, "mean": [0.25], "std": [0.5]}')
     loaded = checkpoint.load(path, head_dim=8, preprocessing=str(grey))
     assert loaded.info.preprocessing.mean == (0.25,)
-    assert loaded.notes == ()
+    assert not any(line.startswith("preprocessing") for line in loaded.info.assumed)
 
 
 @pytest.mark.parametrize(

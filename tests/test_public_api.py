@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hydra_export
+from hydra_export.reference import held_to
 
 PUBLIC = {
     "BadInput",
@@ -29,6 +30,7 @@ PUBLIC = {
     "jobs",
     "load_checkpoint",
     "save_checkpoint",
+    "save_reference",
     "verify_bundle",
 }
 
@@ -88,6 +90,8 @@ def test_the_public_functions_make_and_verify_a_bundle(tiny_checkpoint: Path, tm
     manifest = hydra_export.export_bundle(again, tmp_path / "out", hydra_export.jobs(["onnx"], ["separate"], ["fp32"]))
     assert isinstance(manifest, hydra_export.Manifest)
     assert len(hydra_export.verify_bundle(tmp_path / "out")) == 2
+    hydra_export.save_reference(again.model, tmp_path / "reference.npz")
+    assert held_to(again, tmp_path / "reference.npz").info == again.info
 
 
 def test_a_model_of_ones_own_is_described_and_exported(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 
 Top-1 in percent{known}.
 
-{tables.devices(manifest)}## Files
+{_assumed(manifest)}{tables.devices(manifest)}## Files
 
 {tables.files(manifest, sizes)}
 
@@ -118,6 +118,14 @@ def _prepared(data: Preprocessing) -> str:
         f"side to {short} pixels, the longer one to floor({short} * longer / shorter). Its centre of {size} x {size} "
         f"is kept, from (side - {size}) / 2 on, halves rounded to even."
     )
+
+
+def _assumed(manifest: Manifest) -> str:
+    lines = [f"- {tables.plain(line)}" for line in manifest.model.assumed]
+    if not lines:
+        return ""
+    intro = "What the checkpoint does not say was assumed; where this is wrong, so is every artifact:"
+    return "\n".join(["## Assumed", "", intro, "", *lines, "", ""])
 
 
 def _called(manifest: Manifest, others: Sequence[str]) -> str:

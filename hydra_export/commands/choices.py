@@ -28,7 +28,8 @@ class Choices:
     """What to export, of what, and what it is judged by.
 
     Attributes:
-        checkpoint: Ours, a plain timm ViT state dict, or an official HydraViT one; by default the packaged model.
+        checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
+            folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
         target: Formats, separated by commas: onnx, tflite, coreml.
         device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile --list shows them. Each
             gets the target of its best known runtime (rpi5:litert: of this one) and the head count that fits.
@@ -50,7 +51,11 @@ class Choices:
         coreml_classifier: Core ML: the packages give the label and every class's probability as well.
         images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits.
+        architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
+        image_size: Side of the images, or HxW, for checkpoints that do not say.
+        reference: A .npz file with image, as the model takes it, and logits, as hydra_export.save_reference writes it:
+            the whole model must reproduce them, or the exit status is 1.
         preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
             file.
         allow_untrained: Export head counts that were not trained.
@@ -76,7 +81,10 @@ class Choices:
     no_overlap: Annotated[bool, Parameter(negative="", show_default=False)] = False
     images: Path | None = None
     labels: Path | None = None
-    head_dim: int = 64
+    architecture: str | None = None
+    head_dim: int | None = None
+    image_size: str | None = None
+    reference: Path | None = None
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None
     allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
     max_drop: float = 1.0
@@ -98,7 +106,17 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     console = talk()
     listed = _listed(given, _names("--target", given.target)) if given.device is None else []
     check_replaceable(out)
-    loaded = checkpoints.load(given.checkpoint, head_dim=given.head_dim, preprocessing=given.preprocessing)
+    loaded = checkpoints.load(
+        given.checkpoint,
+        head_dim=given.head_dim,
+        preprocessing=given.preprocessing,
+        architecture=given.architecture,
+        image_size=image_size(given.image_size),
+    )
+    if given.reference is not None:
+        from hydra_export.reference import held_to
+
+        loaded = held_to(loaded, given.reference)
     info = loaded.info
     heads = checkpoints.default_heads(info) if given.heads is None else parse_heads(given.heads, info.config.heads)
     tell(console, loaded.notes, checkpoints.check_trained(info, heads, given.allow_untrained))
@@ -205,6 +223,18 @@ def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: 
     for entry in missed:
         tell(talk(), (), f"{entry.id}: {entry.why}.")
     return devices
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width from ``224`` or ``224x224``."""
+    from hydra_export.errors import BadInput
+
+    if text is None:
+        return None
+    sides = text.split("x")
+    if not (1 <= len(sides) <= 2 and all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides)):
+        raise BadInput(f"--image-size {text!r} is no image size.", "Give a side, or height and width: 224x224.")
+    return int(sides[0]), int(sides[-1])
 
 
 def _check_not_negative(option: str, value: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, candidates, table, talk, tell, titled
+from hydra_export.commands import Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
 
@@ -25,7 +25,9 @@ def evaluate(
     checkpoint: Path | None = None,
     data: Annotated[str, one_of(candidates.test_sets)] = "packaged",
     heads: str | None = None,
-    head_dim: int = 64,
+    architecture: str | None = None,
+    head_dim: int | None = None,
+    image_size: str | None = None,
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None,
     measure: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 64,
@@ -35,12 +37,15 @@ def evaluate(
     """Measure the accuracy of each subnetwork on labelled images, and what it costs.
 
     Args:
-        checkpoint: The universal model; by default the packaged one.
+        checkpoint: The universal model: a file, a folder as the Hub has it, a Hub id, or timm:NAME; by default the
+            packaged one.
         data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
             folder with one folder of images per class, or with the idx files of Fashion-MNIST. For models of the
             1,000 classes of ImageNet, folders may be named by synset or number, as ImageNet's variants have them.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
+        architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
+        image_size: Side of the images, or HxW, for checkpoints that do not say.
         preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
             file.
         measure: Add throughput, peak memory and load time in PyTorch on this machine's CPU.
@@ -53,7 +58,13 @@ def evaluate(
     from hydra_export.train.evaluate import accuracy
 
     _check(batch_size, threads, plot)
-    loaded = checkpoints.load(checkpoint, head_dim=head_dim, preprocessing=preprocessing)
+    loaded = checkpoints.load(
+        checkpoint,
+        head_dim=head_dim,
+        preprocessing=preprocessing,
+        architecture=architecture,
+        image_size=choices.image_size(image_size),
+    )
     info = loaded.info
     chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
     unreadable: list[Path] = []

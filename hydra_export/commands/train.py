@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, candidates, table, talk
+from hydra_export.commands import Result, candidates, table, talk, tell
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
 
@@ -59,8 +59,8 @@ def train(
         out: Folder of the run, new or empty, or with --resume the one to continue.
         recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
             finetune (any image folder, from any checkpoint), imagenet-base (the paper's) or imagenet-small.
-        start: Checkpoint that the first weights come from, of a smaller model too: a file, or timm:NAME. Recipe
-            finetune takes the packaged model by default.
+        start: Checkpoint that the first weights come from, of a smaller model too: a file, a folder, a Hub id, or
+            timm:NAME. Recipe finetune takes the packaged model by default.
         data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
             hfds/PATH of a Hugging Face dataset. For fashion-mnist, the folder with its four idx files; by default those
             of the Debian package dataset-fashion-mnist where it is installed, else they are downloaded.
@@ -99,7 +99,14 @@ def train(
         config = _continued(stored, config, named)
     quiet = int(os.environ.get("RANK", "0")) > 0
     with _silent() if quiet else _shown(config) as report:
-        outcome = run.run(config, out, resume=resume, tensorboard=tensorboard, report=report)
+        outcome = run.run(
+            config,
+            out,
+            resume=resume,
+            tensorboard=tensorboard,
+            report=report,
+            tell=lambda notes: tell(talk(), notes, ""),
+        )
     return Result(_document(outcome), _shown_result(outcome))
 
 
@@ -118,7 +125,9 @@ def _config(
     from hydra_export.train import recipes, sampling
     from hydra_export.train.config import overridden
 
-    config = recipes.get("fashion-mnist" if recipe is None else recipe, start or "")
+    stated = str(given.get("model.head_dim", ""))
+    head_dim = int(stated) if stated.isdecimal() else None
+    config = recipes.get("fashion-mnist" if recipe is None else recipe, start or "", head_dim)
     if train_heads is not None:
         heads = int(given.get("model.heads", config.model.heads))
         given = {**given, "trained_heads": parse_heads(train_heads, heads)}

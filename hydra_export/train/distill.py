@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ def get(config: TrainConfig, model: HydraViT, device: torch.device) -> Teacher |
         return _largest(model, config.trained_heads[-1])
     if config.distill.startswith("timm:"):
         return _timm(config, device)
-    teacher = checkpoint.load(Path(config.distill))
+    teacher = checkpoint.load(config.distill)
     _check_classes(config, teacher.info.config.num_classes)
     return _other(teacher.model.to(device), config.preprocessing, teacher.info.preprocessing)
 

@@ -3,12 +3,8 @@
 # D width of the source's largest subnetwork that fits
 from __future__ import annotations
 
-from pathlib import Path
-
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[attr-defined]
-from torch import Tensor
 
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
@@ -18,7 +14,7 @@ from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.slices import cuts
 
-_MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio")
+_MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio", "layer_norm_eps")
 
 
 def source(config: TrainConfig) -> Checkpoint | None:
@@ -30,9 +26,7 @@ def source(config: TrainConfig) -> Checkpoint | None:
     """
     if not config.start:
         return None
-    if config.start.startswith("timm:"):
-        return _from_timm(config)
-    path = None if config.start == "packaged" else Path(config.start)
+    path = None if config.start == "packaged" else config.start
     found = checkpoint.load(path, head_dim=config.model.head_dim)
     check(found.info.config, config.model, found.info.name)
     return found
@@ -111,15 +105,3 @@ def _classifier(config: HydraConfig, heads: int) -> str:
     """The classifier for *heads*, or of the next larger that has one."""
     listed = config.separate_classifiers
     return f"head.k{next((k for k in listed if k >= heads), listed[-1])}" if listed else "head"
-
-
-def _from_timm(config: TrainConfig) -> Checkpoint:
-    name = config.start.removeprefix("timm:")
-    try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"timm's {name} cannot be loaded: {reason}.", "Give the path of a checkpoint.") from error
-    found = checkpoint.from_state(state, name, head_dim=config.model.head_dim)
-    check(found.info.config, config.model, name)
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -145,15 +144,16 @@ def imagenet_small() -> TrainConfig:
     )
 
 
-def finetune(start: str = "") -> TrainConfig:
+def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
     """Any image folder, from any checkpoint (the packaged model by default): what most users run.
 
     hydra-export train --recipe finetune --start CHECKPOINT --data FOLDER --out RUN
 
-    Architecture, preprocessing and head counts are the checkpoint's; the classes are the folder's, and where they
-    differ the classifier starts from zero. Five passes; images of 64 pixels and more are cropped and jittered.
+    Architecture (but for *head_dim*, where it does not say), preprocessing and head counts are the checkpoint's; the
+    classes are the folder's, and where they differ the classifier starts from zero. Five passes; images of 64 pixels
+    and more are cropped and jittered.
     """
-    info = checkpoint.load(Path(start) if start else None).info
+    info = checkpoint.load(start or None, head_dim=head_dim).info
     large = info.config.image_size >= 64
     trained = info.trained_heads or tuple(range(1, info.config.heads + 1))
     return TrainConfig(
@@ -195,8 +195,8 @@ def names() -> tuple[str, ...]:
     return tuple(sorted((*_RECIPES, "finetune")))
 
 
-def get(name: str, start: str = "") -> TrainConfig:
-    """The configuration of recipe *name*, from the checkpoint *start* where one is given.
+def get(name: str, start: str = "", head_dim: int | None = None) -> TrainConfig:
+    """The configuration of recipe *name*, from the checkpoint *start* where one is given, as ``finetune`` takes it.
 
     Raises:
         UnknownName: with the nearest recipe.
@@ -204,7 +204,7 @@ def get(name: str, start: str = "") -> TrainConfig:
     """
     name = name.replace("_", "-")
     if name == "finetune":
-        return finetune(start)
+        return finetune(start, head_dim)
     if name not in _RECIPES:
         raise UnknownName("recipe", name, names())
     return msgspec.structs.replace(_RECIPES[name](), start=start)

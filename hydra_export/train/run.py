@@ -67,9 +67,10 @@ def run(
     resume: bool = False,
     tensorboard: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
+    tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
     device: torch.device | None = None,
 ) -> Outcome:
-    """Trains into the folder *out*; *report* hears of every step.
+    """Trains into the folder *out*; *report* hears of every step, *tell* of what was assumed of the checkpoint.
 
     With *resume*, the run in *out* goes on from its last saved state as if it had never stopped. Under torchrun every
     process calls this; the first one writes.
@@ -87,6 +88,8 @@ def run(
         if world.is_first and not resume:
             record.refuse_filled(out)
         start = initial.source(config)
+        if start is not None and world.is_first:
+            tell(start.notes)
         config, dataset, same_classes = resolved(config, _dataset(config, data_folder), start)
         _check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size)

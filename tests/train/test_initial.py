@@ -9,9 +9,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint import CheckpointInfo
 from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import imagenet
@@ -139,11 +137,3 @@ def test_a_name_that_timm_does_not_know_is_refused(tiny_config: HydraConfig) -> 
 
 def test_a_checkpoint_without_a_start_is_none(tiny_config: HydraConfig) -> None:
     assert initial.source(config(tiny_config)) is None
-
-
-def test_a_state_in_memory_is_a_checkpoint(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
-    found = checkpoint.from_state(tiny_model.state_dict(), "mine", head_dim=8)
-    assert isinstance(found.info, CheckpointInfo)
-    assert found.info.config == tiny_config
-    with pytest.raises(BadCheckpoint, match="Model mine: this model has no tensor"):
-        checkpoint.from_state({"weight": torch.zeros(2)}, "mine")

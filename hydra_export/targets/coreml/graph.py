@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.coreml.weights import Quantized, Weights
@@ -243,7 +243,8 @@ class Emitter:
             axes=[-1],
             gamma=self.weights.vector(f"{layer}.weight", whole),
             beta=self.weights.vector(f"{layer}.bias", whole),
-            epsilon=self.dtype(LAYER_NORM_EPS),
+            # In float16 a smaller one is 0, and a token whose channels are equal would be divided by it.
+            epsilon=max(self.dtype(self.config.layer_norm_eps), np.finfo(self.dtype).smallest_subnormal),
             name=layer.replace(".", "_"),
         )
 

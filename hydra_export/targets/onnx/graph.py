@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, Precision
 
@@ -112,10 +112,10 @@ class GraphBuilder(NodeBuilder):
         product = self.op("Mul", [product, scales], f"{scope}/Mul")
         return self.op("Add", [product, self.weight(f"{weight}.bias")], f"{scope}/Add")
 
-    def layer_norm(self, x: ir.Value, name: str, scope: str) -> ir.Value:
+    def layer_norm(self, x: ir.Value, name: str, scope: str, epsilon: float) -> ir.Value:
         """LayerNorm over the last axis, as wide as the subnetwork."""
         inputs = [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
-        return self.op("LayerNormalization", inputs, f"{scope}/LayerNormalization", axis=-1, epsilon=LAYER_NORM_EPS)
+        return self.op("LayerNormalization", inputs, f"{scope}/LayerNormalization", axis=-1, epsilon=epsilon)
 
 
 def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: ExportSpec) -> ir.Value:
@@ -153,7 +153,7 @@ class Emitter:
         x_RD = self._tokens(image_BCHW)
         for i in range(self.config.depth):
             x_RD = self._block(x_RD, i, last=i == self.config.depth - 1)
-        return self.g.layer_norm(x_RD, "norm", "norm")
+        return self._norm(x_RD, "norm", "norm")
 
     def _tokens(self, image_BCHW: ir.Value) -> ir.Value:
         g, config = self.g, self.config
@@ -172,14 +172,17 @@ class Emitter:
 
     def _block(self, x_RD: ir.Value, index: int, last: bool) -> ir.Value:
         name = f"blocks.{index}"
-        y_RD = self.g.layer_norm(x_RD, f"{name}.norm1", f"{name}/norm1")
+        y_RD = self._norm(x_RD, f"{name}.norm1", f"{name}/norm1")
         query_RD = y_RD
         if last:
             query_RD, x_RD = self._cls(y_RD, f"{name}/attn/cls"), self._cls(x_RD, f"{name}/cls")
         attended_RD = self._attention(query_RD, y_RD, index, 1 if last else self.config.num_tokens)
         x_RD = self.g.op("Add", [x_RD, attended_RD], f"{name}/attn/residual/Add")
-        y_RD = self.g.layer_norm(x_RD, f"{name}.norm2", f"{name}/norm2")
+        y_RD = self._norm(x_RD, f"{name}.norm2", f"{name}/norm2")
         return self.g.op("Add", [x_RD, self._mlp(y_RD, index)], f"{name}/mlp/residual/Add")
+
+    def _norm(self, x_RD: ir.Value, name: str, scope: str) -> ir.Value:
+        return self.g.layer_norm(x_RD, name, scope, self.config.layer_norm_eps)
 
     def _cls(self, x_RD: ir.Value, scope: str) -> ir.Value:
         """The class token of each image: of its tokens side by side, the first."""

@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from hydra_export.architecture import LAYER_NORM_EPS, HydraConfig
+from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.tflite.operators import (
@@ -296,7 +296,9 @@ class Emitter:
         x_BND = g.op(f"{scope}/SUB", "SUB", [x_BND, mean_BN1])
         square_BND = self._mul(x_BND, x_BND, f"{scope}/square/MUL")
         variance_BN1 = g.op(f"{scope}/variance/MEAN", "MEAN", [square_BND, last], keep_dims=True)
-        variance_BN1 = self._add(variance_BN1, g.constant("norm/epsilon", LAYER_NORM_EPS), f"{scope}/epsilon/ADD")
+        variance_BN1 = self._add(
+            variance_BN1, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{scope}/epsilon/ADD"
+        )
         x_BND = self._mul(x_BND, g.op(f"{scope}/RSQRT", "RSQRT", [variance_BN1]), f"{scope}/normalised/MUL")
         x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{scope}/MUL")
         return self._add(x_BND, g.weight(f"{name}.bias"), f"{scope}/ADD")

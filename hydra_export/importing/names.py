@@ -1,0 +1,75 @@
+"""The state dict in what a checkpoint holds, without what training wrapped around its names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hydra_export.errors import BadInput
+
+_CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+# DistributedDataParallel and AveragedModel, torch.compile, Lightning's usual attribute names, EMA copies.
+_AVERAGES = ("ema_model", "model_ema", "ema")
+_WRAPPERS = re.compile(rf"((?:module|_orig_mod|model|net|{'|'.join(_AVERAGES)})\.)*")
+_PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
+# What forward never reads: masked pre-training's token, AveragedModel's counter, what transformers adds to a backbone.
+_UNUSED = re.compile(r"(mask_token|n_averaged|(vit\.)?embeddings\.mask_token|(vit\.)?pooler\.dense\.(weight|bias))")
+
+
+def plain(content: Any, name: str, notes: list[str]) -> dict[str, Tensor]:
+    """The state dict under the names of the model itself; *notes* takes what was chosen and dropped.
+
+    Raises:
+        BadInput: there is none, or several of which none is the average.
+    """
+    while found := [each for each in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(each))]:
+        content = content[found[0]]
+        if len(found) > 1:
+            notes.append(f"{name} holds {' and '.join(found)}; {found[0]} was used.")
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise BadInput("it holds no state dict.", "Save model.state_dict().")
+    state = _unwrapped(content, name, notes)
+    if unused := [key for key in state if _UNUSED.fullmatch(key)]:
+        notes.append(f"{name}: {', '.join(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
+    return {key: tensor for key, tensor in state.items() if key not in unused}
+
+
+def _unwrapped(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[str, Tensor]:
+    """*content* without the prefix that the patch embedding has; other models beside it are left out."""
+    prefixes = list(dict.fromkeys(_prefix(key) for key in content if key.endswith(_PATCHES)))
+    averages = [prefix for prefix in prefixes if set(prefix.split(".")) & set(_AVERAGES)]
+    if len(prefixes) > 1 and len(averages) != 1:
+        raise BadInput(f"it holds {len(prefixes)} models, under {repr(prefixes)[1:-1]}.", "Save the state dict of one.")
+    prefix = (averages or prefixes or [""])[0]
+    others = [each for each in prefixes if each != prefix]
+    if others:
+        notes.append(f"{name} holds {' and '.join(each or 'a plain model' for each in prefixes)}; {prefix} was used.")
+    if prefix:
+        notes.append(f"{name}: the prefix {prefix} was removed from the names.")
+    return {
+        key.removeprefix(prefix) if _prefix(key) == prefix else key: tensor
+        for key, tensor in content.items()
+        if _prefix(key) not in others
+    }
+
+
+def _prefix(key: str) -> str:
+    found = _WRAPPERS.match(key)
+    return found[0] if found else ""
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"

@@ -1,0 +1,238 @@
+"""Where a checkpoint lies, a file, a folder, the Hub or timm, and everything that is found there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+
+from hydra_export import documents, files
+from hydra_export.errors import BadCheckpoint
+from hydra_export.importing import tensors
+
+TIMM = "timm:"
+DESCRIPTION = "hydra_export"  # the key of our own description in the metadata of a .safetensors file
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as the Hub calls them; with .index.json, in several shards
+_CONFIGS = ("config.json", "preprocessor_config.json")
+_FILE = re.compile(r"\.(pth|tar|safetensors|pt|bin|ckpt)$")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What lies at a place, before anybody asks what it means.
+
+    Attributes:
+        name: of the file or folder, the Hub's or timm's.
+        content: a state dict, or what a pickle holds one in.
+        num_bytes: of the files.
+        description: ours, as JSON; empty where the checkpoint is not in our format.
+        config, preprocessor: what ``config.json`` and ``preprocessor_config.json`` beside the weights say.
+        module: timm's own model, where it came from timm.
+        sha256: of the file; of several, of their SHA256SUMS; of timm's, of all tensors.
+    """
+
+    name: str
+    path: Path
+    content: Any
+    num_bytes: int
+    sha256: str
+    description: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    module: nn.Module | None = None
+
+
+def read(place: Path | str) -> Source:
+    """What lies at a path, under a Hub id (``org/name``) where there is no such path, or in timm (``timm:NAME``).
+
+    Raises:
+        BadCheckpoint: nothing does, or it cannot be read.
+    """
+    text = str(place)
+    if text.startswith(TIMM):
+        return _of_timm(text.removeprefix(TIMM))
+    path = Path(place)
+    try:
+        if path.is_dir():
+            return of_folder(path)
+        if not path.exists() and _HUB_ID.fullmatch(text) and not _FILE.search(text):
+            return _of_hub(text)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Give another path.") from error
+    if path.name in _WEIGHTS:
+        return of_folder(path.parent, path.name)
+    content, metadata = tensors.read(path)
+    return Source(
+        name=path.name,
+        path=path,
+        content=content,
+        num_bytes=path.stat().st_size,
+        sha256=files.sha256(path),
+        description=metadata.get(DESCRIPTION, ""),
+    )
+
+
+def of_folder(folder: Path, weights: str = "") -> Source:
+    """A folder as the Hub has it: *weights* or the first of the known names, in one file or in shards, and configs."""
+    names = (weights,) if weights else _WEIGHTS
+    found = [folder / each for each in names if (folder / each).exists()]
+    sharded = [path for each in names if (path := folder / f"{each}.index.json").exists()]
+    if not found and sharded:
+        content, metadata, read = _shards(sharded[0])
+    else:
+        path = found[0] if found else folder / names[0]
+        (content, metadata), read = tensors.read(path), [path]
+    configs = {each: _json(folder / each) if (folder / each).exists() else {} for each in _CONFIGS}
+    digests = [(path, files.sha256(path)) for path in read]
+    sums = "".join(f"{digest}  {path.name}\n" for path, digest in digests).encode()
+    return Source(
+        name=_folder_name(folder),
+        path=found[0] if found else read[0] if len(read) == 1 else sharded[0],
+        content=content,
+        num_bytes=sum(path.stat().st_size for path in read),
+        sha256=digests[0][1] if len(read) == 1 else hashlib.sha256(sums).hexdigest(),
+        description=metadata.get(DESCRIPTION, ""),
+        config=configs["config.json"],
+        preprocessor=configs["preprocessor_config.json"],
+    )
+
+
+def fetched(repo: str, **options: Any) -> Path:
+    """The folder, in the Hub's cache on this machine, of the weights and configs of *repo* (``org/name[@revision]``).
+
+    *options* are ``hf_hub_download``'s, and so are the errors.
+    """
+    repo, _, revision = repo.partition("@")
+    if revision:
+        options["revision"] = revision
+
+    def fetch(name: str) -> Path | None:
+        with contextlib.suppress(EntryNotFoundError):  # not there, or neither cached nor to be had
+            return Path(hf_hub_download(repo, name, **options))
+        return None
+
+    for name in _WEIGHTS:
+        if (weights := fetch(name)) is not None:
+            break
+        if (weights := fetch(f"{name}.index.json")) is not None:
+            for shard in _shard_names(weights):
+                hf_hub_download(repo, shard, **options)
+            break
+    else:
+        weights = Path(hf_hub_download(repo, _WEIGHTS[0], **options))  # whose error says why there are none
+    for name in _CONFIGS:
+        fetch(name)
+    return weights.parent
+
+
+def _of_hub(repo: str) -> Source:
+    try:
+        folder = fetched(repo)
+    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        raise BadCheckpoint(
+            f"There is no checkpoint at {repo}, and the Hub's {repo} cannot be fetched: {_reason(error)}.",
+            "Check the name, connect to the network once, or give the path of a checkpoint.",
+        ) from error
+    return of_folder(folder)
+
+
+def _of_timm(name: str) -> Source:
+    if not is_model_in_modules(name, ("vision_transformer", "deit")):
+        known = timm.is_model(name)
+        reason = "is no plain ViT" if known else "is no name of timm's"
+        raise BadCheckpoint(
+            f"timm's {name} cannot be loaded: {name} {reason}.", "timm.list_models('vit_*') lists them."
+        )
+    with _quiet("timm"):
+        try:
+            module = timm.create_model(name, pretrained=True)
+        except Exception as error:  # of torch, timm, huggingface_hub and the network: they share no base
+            raise BadCheckpoint(
+                f"timm's {name} cannot be loaded: {_reason(error)}.",
+                "Check its tag, connect to the network once, or give the path of a checkpoint.",
+            ) from error
+    state = module.state_dict()
+    return Source(
+        name=name,
+        path=Path(f"{TIMM}{name}"),
+        content=state,
+        num_bytes=sum(tensor.nbytes for tensor in state.values()),
+        sha256=_digest(state),
+        module=module.eval(),
+    )
+
+
+def _folder_name(folder: Path) -> str:
+    """In the Hub's cache a folder is called by its commit, and what is above it by the model."""
+    name = folder.resolve().name
+    repo = folder.resolve().parent.parent.name
+    return repo.split("--")[-1] if folder.resolve().parent.name == "snapshots" and repo.startswith("models--") else name
+
+
+def _shards(index: Path) -> tuple[dict[str, Tensor], Mapping[str, str], list[Path]]:
+    content: dict[str, Tensor] = {}
+    read = [index.parent / name for name in _shard_names(index)]
+    for path in read:
+        shard, _ = tensors.read(path)
+        if not isinstance(shard, Mapping):
+            raise BadCheckpoint(f"Checkpoint {path} holds no state dict.", "Download it again.")
+        content |= shard
+    return content, {}, read
+
+
+def _shard_names(index: Path) -> list[str]:
+    weight_map = _json(index).get("weight_map")
+    listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not listed or not all(isinstance(name, str) and Path(name).name == name for name in listed):
+        raise BadCheckpoint(f"{index} lists no shards beside it.", "Download it again.")
+    return sorted(set(listed))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with tensors.opened(path, documents.JSON_BYTES) as file:
+        content = file.read()
+    try:
+        return documents.decode_json(content, dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadCheckpoint(f"{path} is not valid: {error}.", "Download it again, or take it away.") from error
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].removesuffix(".")
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keeps off the terminal what a library logs while it fails: the error says it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

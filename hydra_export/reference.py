@@ -1,0 +1,110 @@
+"""Reference outputs: what the original module computed of some images, which an import must reproduce."""
+
+# N images, C channels, H height, W width, K outputs
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_export import files, npz, parity
+from hydra_export.errors import BadData, BadInput, ParityFailed
+from hydra_export.importing.described import PREPROCESSING
+
+if TYPE_CHECKING:
+    import torch
+
+    from hydra_export.architecture import HydraConfig
+    from hydra_export.checkpoint import Checkpoint
+
+_MOST_IMAGES = 64
+_REMEDY = "Write it with hydra_export.save_reference(module, path)."
+
+
+def save_reference(module: torch.nn.Module, path: Path | str, image: torch.Tensor | None = None) -> None:
+    """Writes what *module* computes of *image*, so that an export of it can be held against it.
+
+    Args:
+        module: any, of timm, transformers or your own; its output, or ``output.logits``, is [N, K].
+        path: of a ``.npz`` file with ``image`` and ``logits``.
+        image: normalised, float32 [N, C, H, W]; by default one of random numbers, of the size that timm says of its
+            modules, else 3 x 224 x 224.
+
+    Raises:
+        BadInput: the output is no [N, K].
+    """
+    import torch
+
+    if image is None:
+        size = _input_size(module)
+        image = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
+    was_training = module.training
+    with torch.inference_mode():
+        output: Any = module.eval()(image)
+    module.train(was_training)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(image):
+        raise BadInput(
+            f"The module returns {type(logits).__name__}, not logits [N, K].", "Give one that returns these."
+        )
+    arrays = {"image": image.float().cpu().numpy(), "logits": logits.float().cpu().numpy()}
+    with files.replaced_file(Path(path)) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
+
+
+def held_to(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """*checkpoint*, whose full width computes what the file at *path* says; what it settles is no longer assumed.
+
+    Raises:
+        BadData: the file is not such a file, or is of another model.
+        ParityFailed: the outputs differ by more than float32's noise.
+    """
+    config = checkpoint.info.config
+    image_NCHW, logits_NK = _read(path, config)
+    expected = parity.of_images(checkpoint.model, config.heads, image_NCHW)
+    error = float(np.abs(logits_NK.astype(np.float64) - expected.exact).max())
+    if not error <= expected.bound:
+        raise ParityFailed(
+            f"{checkpoint.info.name} does not compute what {path} says: outputs differ by {error:.3g}, allowed is "
+            f"{expected.bound:.3g}.",
+            "Nothing was written. Settle what is assumed of it, or write the reference in float32 on a CPU.",
+        )
+    # The image has the model's size and the outputs depend on all the rest.
+    still = tuple(line for line in checkpoint.info.assumed if line.startswith(PREPROCESSING))
+    return dataclasses.replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, assumed=still))
+
+
+def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:
+    cfg = getattr(module, "pretrained_cfg", None)
+    size = cfg.get("input_size") if isinstance(cfg, dict) else None
+    embed: Any = getattr(module, "patch_embed", None)
+    if (exact := getattr(embed, "img_size", None)) is not None:
+        return (embed.proj.in_channels, *exact)
+    return tuple(size) if size else (3, 224, 224)
+
+
+def _read(path: Path, config: HydraConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Image and logits; what they are is compared with the model before anything of them is read."""
+    shapes = {
+        "image": (config.channels, config.image_size, config.image_size),
+        "logits": (config.num_outputs(config.heads),),
+    }
+    limit = 4 * _MOST_IMAGES * sum(map(math.prod, shapes.values())) + 2**16
+    try:
+        with npz.opened(path, limit, shapes) as archive:
+            num_images = archive.headers["image"].shape[:1]
+            for name, shape in shapes.items():
+                header = archive.headers[name]
+                if header.dtype != np.dtype("<f4") or header.shape != (*num_images, *shape):
+                    raise ValueError(f"{name} is {header}, the model has float32 [N, {', '.join(map(str, shape))}]")
+            image, logits = (archive.read(name) for name in shapes)
+    except npz.DAMAGED as error:
+        raise BadData(f"Reference {path} cannot be used: {error}.", _REMEDY) from error
+    if not len(image) or not all(np.isfinite(array).all() for array in (image, logits)):
+        raise BadData(f"Reference {path} has no images, or numbers that are none.", _REMEDY)
+    return image, logits
