@@ -200,8 +200,8 @@ def _imported(found: Described, name: str, preprocessing: str | None) -> Checkpo
 
 def _assumed_note(info: CheckpointInfo) -> str:
     return (
-        f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all but "
-        "the preprocessing."
+        f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all "
+        "but the preprocessing."
     )
 
 
