@@ -66,15 +66,13 @@ class Guard:
         """Opens the file alone.
 
         Raises:
-            VerificationFailed: it is damaged, not portable, or computes more than its model does.
-            LimitExceeded: opening it took too much, or running it would.
+            VerificationFailed: it is damaged or not portable.
+            LimitExceeded: opening it took too much.
         """
         path = str(self.folder / artifact.path)
         asked = {"target": artifact.target, "path": path}
         answer = self.call(artifact, f"Opening {path}", f"{__name__}:inspect", 0, **asked)
-        found = msgspec.convert(answer, Inspected)
-        self._check_work(artifact, found)
-        return found
+        return msgspec.convert(answer, Inspected)
 
     def call(self, artifact: ArtifactEntry, what: str, function: str, macs: int, **arguments: Any) -> Any:
         """What ``package.module:function`` returns of *artifact*.
@@ -103,9 +101,14 @@ class Guard:
                 remedy += f" Or allow more than {self.memory_mib} MiB with --limit-memory, if that is what it lacks."
             raise VerificationFailed(named, remedy) from error
 
-    def _check_work(self, artifact: ArtifactEntry, found: Inspected) -> None:
-        """The manifest is foreign too: a model of many parameters, which may take long, has a large file."""
-        path, mib = self.folder / artifact.path, found.work.tensor_bytes // 2**20
+    def check_work(self, artifact: ArtifactEntry, inspected: Inspected) -> None:
+        """Before it is run. The manifest is foreign too: a model that may take long has many parameters in its file.
+
+        Raises:
+            VerificationFailed: it computes more than its model does, or lacks parameters.
+            LimitExceeded: running it would take too much memory.
+        """
+        path, mib = self.folder / artifact.path, inspected.work.tensor_bytes // 2**20
         model, largest, size = self.manifest.model, max(artifact.heads), num_bytes(self.manifest, artifact)
         if size < model.config.num_params(largest) * _LEAST_BYTES:
             raise VerificationFailed(
@@ -116,10 +119,10 @@ class Guard:
         if mib > self.memory_mib:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY.format("memory"))
-        own = macs(model, artifact.heads, batch(found.inputs))
-        if found.work.macs > own:
+        own = macs(model, artifact.heads, batch(inspected.inputs))
+        if (taken := inspected.work.macs) > own:
             raise VerificationFailed(
-                f"{path} would take {found.work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
+                f"{path} would take {taken / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
                 "Export it again.",
             )
 

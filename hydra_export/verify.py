@@ -187,6 +187,7 @@ def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
         *_declared_otherwise(inspected.interface, artifact),
     ):
         raise _failed(guard.folder, [f"{artifact.path} {problem}"])
+    guard.check_work(artifact, inspected)
 
 
 def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:

@@ -47,7 +47,7 @@ def bench(
     with Guard(folder, manifest, limits) as guard:
         for step, artifact in enumerate(timed):
             progress(f"checking {artifact.path}", step, len(timed))
-            guard.inspect(artifact)  # no runtime opens a damaged file
+            guard.check_work(artifact, guard.inspect(artifact))  # no runtime opens a damaged file
     measured = board.measure(
         folder, plan(manifest, timed), runs, threads, chosen, progress, limits.memory_mib, limits.seconds
     )
