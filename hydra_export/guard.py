@@ -57,7 +57,7 @@ class Guard:
     def __init__(self, folder: Path, manifest: Manifest, limits: Limits, worker: Worker | None = None) -> None:
         self.folder, self.manifest, self._seconds = folder, manifest, limits.seconds
         self.memory_mib = limits.memory_mib or board.default_memory_mib(
-            max(num_bytes(manifest, artifact) for artifact in manifest.artifacts), available_memory_mib()
+            max(weight_bytes(manifest, artifact) for artifact in manifest.artifacts), available_memory_mib()
         )
         self._worker = worker or new_worker(self.memory_mib)
         self._ends = worker is None
@@ -152,6 +152,12 @@ def num_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
     """Of all files that *artifact* needs."""
     sizes = {file.path: file.bytes for file in manifest.files}
     return sum(sizes[path] for path in artifact.files)
+
+
+def weight_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
+    """Of its weights as runtimes hold them: float32, apart for each head count even where the file shares them."""
+    unpacked = 4 * sum(manifest.model.config.num_params(k) for k in artifact.heads)
+    return max(unpacked, num_bytes(manifest, artifact))
 
 
 def batch(inputs: Sequence[TensorInfo]) -> int:

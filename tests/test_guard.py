@@ -236,7 +236,7 @@ def test_limits_that_nothing_keeps_are_refused(
 def test_the_default_limits_follow_from_the_size(exported: Path) -> None:
     smallest = 2048 + 32 * board.usable_cores()
     assert board.default_memory_mib(0, None) == smallest
-    assert board.default_memory_mib(2**30, None) == smallest + 6 * 1024
+    assert board.default_memory_mib(2**30, None) == smallest + 3 * 1024
     assert board.default_memory_mib(2**30, 1000) == 1000
     assert board.default_memory_mib(2**30, 10) == 512
     assert board.default_seconds(0, 0) == 60

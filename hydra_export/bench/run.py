@@ -11,7 +11,7 @@ import msgspec
 from hydra_export import board, bundle
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
-from hydra_export.guard import Guard, Limits, batch, num_bytes
+from hydra_export.guard import Guard, Limits, batch, num_bytes, weight_bytes
 
 
 def bench(
@@ -97,6 +97,7 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
                 "input": artifact.input,
                 "batch": batch(artifact.inputs),
                 "bytes": num_bytes(manifest, artifact),
+                "weight_bytes": weight_bytes(manifest, artifact),
                 "heads": list(artifact.heads),
                 "bounds": {str(k): record.bound for k, record in artifact.parity.items()},
             }

@@ -57,8 +57,8 @@ def bench(
         out: A file for the result as --json prints it, for --compare and report --bench; it is written before anything
             is compared, so that a regression does not lose what was measured.
         heads: With --standalone: only these head counts.
-        limit_memory: MiB that each artifact's process may take; by default 2 GiB, more with many cores, and six times
-            the artifact, or what is free. Held on Linux alone: macOS has no such limits.
+        limit_memory: MiB that each artifact's process may take; by default 2 GiB, more with many cores, and three
+            times the artifact's weights, or what is free. Held on Linux alone: macOS has no such limits.
         limit_seconds: Seconds that an artifact may take to load, and for its first call; by default what a slow board
             would.
     """

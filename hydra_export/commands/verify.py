@@ -18,8 +18,9 @@ def verify(
 
     Args:
         bundle: Its folder, or its archive.
-        limit_memory: MiB that the process may take in which artifacts run; by default 2 GiB, more with many cores,
-            and six times the largest artifact, or what is free. Held on Linux alone: macOS has no such limits.
+        limit_memory: MiB that the process may take in which artifacts run; by default 2 GiB, more with many cores, and
+            three times the weights of the largest artifact, or what is free. Held on Linux alone: macOS has no such
+            limits.
         limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
     """
     from hydra_export.commands.progress import shown_progress
