@@ -76,4 +76,5 @@ def _resampled(pixels_LMC: NDArray[np.uint8], taps: _Taps, start: int) -> NDArra
     for t, weight_N in enumerate(taps.weights.T):
         pixel_N = np.minimum(taps.first + t - start, len(pixels_LMC) - 1)  # beyond the last the weights are 0
         sum_NMC += pixels_LMC[pixel_N] * weight_N[:, None, None]
-    return np.clip(sum_NMC >> _BITS, 0, 255).astype(np.uint8)
+    pixels_NMC: NDArray[np.uint8] = np.clip(sum_NMC >> _BITS, 0, 255).astype(np.uint8)
+    return pixels_NMC
