@@ -257,7 +257,8 @@ def _differences_of_block(block: nn.Module) -> Iterator[str]:
     if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
         yield "blocks of another kind"
         return
-    attn, mlp = block.attn, block.mlp
+    attn: Any = block.attn
+    mlp: Any = block.mlp
     if attn.qkv.bias is None or attn.proj.bias is None or mlp.fc1.bias is None or mlp.fc2.bias is None:
         yield "no bias in attention (qkv) or MLP"
     if attn.num_heads * attn.head_dim != attn.qkv.in_features or attn.scale != attn.head_dim**-0.5:

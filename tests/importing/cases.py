@@ -90,9 +90,9 @@ def outcome(case: Case, folder: Path) -> Outcome:
             theirs = written.module.eval()(image)
         except AssertionError as refused:  # images of another shape than its own
             return Outcome("assumed", str(refused), None, loaded.info.assumed)
-    error = float((ours - theirs).abs().max() / theirs.abs().max())
+    difference = float((ours - theirs).abs().max() / theirs.abs().max())
     assumed = loaded.info.assumed
-    return Outcome("equal" if error < 1e-5 else "assumed" if assumed else "SILENT", "", error, assumed)
+    return Outcome("equal" if difference < 1e-5 else "assumed" if assumed else "SILENT", "", difference, assumed)
 
 
 def vit(seed: int = 0, kind: type[VisionTransformer] = VisionTransformer, **changes: Any) -> VisionTransformer:
@@ -299,19 +299,19 @@ def _timm_configs() -> Iterator[Case]:
     yield Case("timm config.json, shards", hub(module, configs, weights="model.safetensors.index.json"), "equal")
     yield Case("timm config.json, .bin", hub(module, configs, weights="pytorch_model.bin"), "equal")
     for pool, fc_norm in (("avg", False), ("avg", True), ("max", False)):
-        arguments = {"global_pool": pool, "fc_norm": fc_norm}
+        arguments: dict[str, Any] = {"global_pool": pool, "fc_norm": fc_norm}
         write = hub(vit(31, **arguments), timm_config(arguments))
         reason = "average pooling" if fc_norm else f"{pool} pooling"
         yield Case(f"timm config.json, {pool} pooling, fc_norm={fc_norm}", write, "refused", reason)
-    quick = {"act_layer": "quick_gelu"}
+    quick: dict[str, Any] = {"act_layer": "quick_gelu"}
     yield Case("timm config.json, quick-GELU", hub(vit(32, **quick), timm_config(quick)), "refused", "activation")
-    flat = {"img_size": (16, 64)}
+    flat: dict[str, Any] = {"img_size": (16, 64)}
     yield Case("timm config.json, 16x64", hub(vit(33, **flat), timm_config(flat)), "refused", "not square")
     wrong = timm_config({"num_heads": 6, "num_classes": 7})
     yield Case("timm config.json of other classes", hub(module, wrong), "refused", "7 classes")
     deep = timm_config({"num_heads": 6, "depth": 3})
     yield Case("timm config.json of another depth", hub(module, deep), "refused", "is missing")
-    registers = {"reg_tokens": 2, "no_embed_class": True}
+    registers: dict[str, Any] = {"reg_tokens": 2, "no_embed_class": True}
     write = hub(vit(34, **registers), timm_config(registers))
     yield Case("timm config.json, registers", write, "refused", "register tokens")
 

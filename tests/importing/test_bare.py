@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 import timm
@@ -18,7 +19,7 @@ def test_the_usual_widths_are_those_of_timms_vits() -> None:
     for name in timm.list_models():
         if is_model_in_modules(name, ("vision_transformer", "deit")):
             with torch.device("meta"):
-                module = timm.create_model(name, depth=1)
+                module: Any = timm.create_model(name, depth=1)
             if attn := getattr(module.blocks[0], "attn", None):
                 found[module.embed_dim][attn.head_dim] += 1
     usual = {width for width, heads in found.items() if 2 * heads[USUAL_HEAD_DIM] > heads.total()}

@@ -50,7 +50,7 @@ def test_any_list_of_head_counts_will_do(
         ({"depth": 1}, (1, 4)),
         ({"heads": 1}, (1,)),
         ({"patch_size": 16}, (1, 4)),
-        ({"head_dim": 1, "mlp_ratio": 1.0, "layer_norm_eps": 1e-3}, (1, 4)),
+        ({"head_dim": 1, "mlp_ratio": 1.0, "layer_norm_eps": 2**-10}, (1, 4)),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
