@@ -148,6 +148,9 @@ def load(
     return Checkpoint(model, info, source.path, source.sha256, tuple(notes))
 
 
+_HYDRAVIT = "hydravit"  # in timm's name of an architecture that is trained at many head counts
+
+
 @dataclass(frozen=True)
 class _Given:
     """What the caller knows of a checkpoint."""
@@ -172,12 +175,13 @@ def _described(source: sources.Source, state: dict[str, Tensor], given: _Given) 
         said = said or timm_form.of_option(given.architecture)
     if said is not None:
         found = timm_form.described(state, said, image_size=given.image_size)
-        return replace(found, universal="hydravit" in said.name)
+        return replace(found, universal=_HYDRAVIT in said.name)
     if transformers_form.is_form(source.config):
         return transformers_form.described(state, source.config, source.preprocessor)
     if bare.is_official(arguments):
         return bare.official(state)
-    return bare.described(state, given.head_dim, given.image_size)
+    found = bare.described(state, given.head_dim, given.image_size)
+    return replace(found, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
 def _imported(found: Described, name: str, preprocessing: str | None) -> CheckpointInfo:

@@ -12,10 +12,10 @@ from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint, CheckpointInfo
 from hydra_export.data.images import is_coloured
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadData, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.data import UNREADABLE, Dataset, Images
+from hydra_export.train.data import Dataset, Images
 from hydra_export.train.slices import cuts
 
 _LOOKED_AT = 8  # images of a dataset, to see what they are like
@@ -45,7 +45,7 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
     """
     shown = []
     for index in range(0, len(dataset.train), -(-len(dataset.train) // _LOOKED_AT)):
-        with contextlib.suppress(*UNREADABLE):
+        with contextlib.suppress(BadData):
             shown.append(dataset.train.read(index)[0])
     if not shown:
         return
