@@ -10,6 +10,7 @@ import msgspec
 
 from hydra_export.errors import BadInput
 
+_MOST_SHOWN = 4  # head counts in an example
 # No ViT known is near these; far above them a typing error would only exhaust the memory.
 _LARGEST = {
     "heads": 256,
@@ -88,6 +89,10 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """MLP channels that one head adds."""
         return int(self.head_dim * self.mlp_ratio)
 
+    def is_plain(self, trained_heads: Sequence[int]) -> bool:
+        """Whether a model of these *trained_heads* is an ordinary ViT: its full width alone was trained."""
+        return tuple(trained_heads) == (self.heads,)
+
     def width(self, heads: int) -> int:
         """Embedding channels of subnetwork *heads*."""
         return heads * self.head_dim
@@ -127,30 +132,37 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return embedding + self.depth * block + D * self.num_classes
 
 
-def parse_heads(text: str, largest: int) -> tuple[int, ...]:
-    """Head counts from a command-line list: ``3,6,12`` or ``all``, ascending, each in 1..*largest*."""
+def parse_heads(text: str, largest: int, usual: Sequence[int] = (), option: str = "--heads") -> tuple[int, ...]:
+    """Head counts from a command-line list: ``3,6,12`` or ``all``, ascending, each in 1..*largest*.
+
+    Args:
+        usual: what messages give as an example; by default the largest and half of it.
+        option: where it was given.
+    """
     if text.strip() == "all":
         return tuple(range(1, largest + 1))
-    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': --heads 3,6."
+    example = usual if 0 < len(usual) <= _MOST_SHOWN else sorted({max(1, largest // 2), largest})
+    listed = ",".join(map(str, example))
+    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': {option} {listed}."
     heads: list[int] = []
     for part in text.split(","):
         # int() would take '1_2', '+3' and digits of other scripts.
         if not (part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 6):
-            raise BadInput(f"--heads {_shown(text)}: {_shown(part)} is not a head count.", remedy)
+            raise BadInput(f"{option} {_shown(text)}: {_shown(part)} is not a head count.", remedy)
         heads.append(int(part))
-    return check_heads(heads, largest, remedy)
+    return check_heads(heads, largest, remedy, option)
 
 
-def check_heads(heads: Sequence[int], largest: int, remedy: str = "") -> tuple[int, ...]:
+def check_heads(heads: Sequence[int], largest: int, remedy: str = "", option: str = "--heads") -> tuple[int, ...]:
     """*heads* in ascending order; refuses an empty list, duplicates and counts outside 1..*largest*."""
     if not heads:
         raise BadInput("No head count was given.", remedy)
     for k in heads:
         if not 1 <= k <= largest:
-            raise BadInput(f"--heads: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
+            raise BadInput(f"{option}: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
     if len(set(heads)) != len(heads):
         twice = next(k for k in heads if list(heads).count(k) > 1)
-        raise BadInput(f"--heads: {twice} is listed twice.", remedy or "List each head count once.")
+        raise BadInput(f"{option}: {twice} is listed twice.", remedy or "List each head count once.")
     return tuple(sorted(heads))
 
 

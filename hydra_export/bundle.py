@@ -59,6 +59,7 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
         files: paths of everything that a device must fetch to run it, *path* or what is in it included.
         needs: the oldest that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
         parity: per head count.
+        warnings: what has to be known before it is used, such as that a head count of it was not trained.
     """
 
     path: str
@@ -74,6 +75,7 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     parity: dict[int, ParityRecord]
     needs: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
 
 class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +94,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         assumed: what its checkpoint does not say, one sentence each.
+        trained_heads: all that were trained, exported or not; empty where unknown.
     """
 
     name: str
@@ -103,6 +106,12 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     license: str
     subnetworks: tuple[SubnetworkEntry, ...]
     assumed: tuple[str, ...] = ()
+    trained_heads: tuple[int, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """An ordinary ViT, whose full width alone was trained."""
+        return self.config.is_plain(self.trained_heads)
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):

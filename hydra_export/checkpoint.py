@@ -27,7 +27,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What a checkpoint says of itself, kept as JSON in the safetensors metadata.
 
     Attributes:
-        trained_heads: head counts that were trained; empty where unknown.
+        trained_heads: head counts that were trained; empty where unknown. Of a plain ViT that is its full width alone.
         export_heads: head counts that an export takes by default; empty for the trained ones.
         labels: one name per class, in the order of the logits; empty where unknown.
         accuracy: top-1 in percent per head count, on *accuracy_data*.
@@ -148,6 +148,9 @@ def load(
     return Checkpoint(model, info, source.path, source.sha256, tuple(notes))
 
 
+_HYDRAVIT = "hydravit"  # in timm's name of an architecture that is trained at many head counts
+
+
 @dataclass(frozen=True)
 class _Given:
     """What the caller knows of a checkpoint."""
@@ -171,12 +174,14 @@ def _described(source: sources.Source, state: dict[str, Tensor], given: _Given) 
             )
         said = said or timm_form.of_option(given.architecture)
     if said is not None:
-        return timm_form.described(state, said, image_size=given.image_size)
+        found = timm_form.described(state, said, image_size=given.image_size)
+        return replace(found, universal=_HYDRAVIT in said.name)
     if transformers_form.is_form(source.config):
         return transformers_form.described(state, source.config, source.preprocessor)
     if bare.is_official(arguments):
         return bare.official(state)
-    return bare.described(state, given.head_dim, given.image_size)
+    found = bare.described(state, given.head_dim, given.image_size)
+    return replace(found, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
 def _imported(found: Described, name: str, preprocessing: str | None) -> CheckpointInfo:
@@ -195,7 +200,14 @@ def _imported(found: Described, name: str, preprocessing: str | None) -> Checkpo
         assumed = (*assumed, f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them")
     name = re.sub(r"\.(pth|tar|safetensors|pt|bin|ckpt)", "", name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-    return CheckpointInfo(name=name, config=config, preprocessing=chosen, labels=found.labels, assumed=assumed)
+    return CheckpointInfo(
+        name=name,
+        config=config,
+        preprocessing=chosen,
+        trained_heads=() if found.universal else (config.heads,),
+        labels=found.labels,
+        assumed=assumed,
+    )
 
 
 def _assumed_note(info: CheckpointInfo) -> str:
@@ -263,19 +275,41 @@ def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
 
 
 def check_trained(info: CheckpointInfo, heads: Sequence[int], allow_untrained: bool) -> str:
-    """The warning to show for exporting *heads*, or nothing; refuses head counts that were not trained."""
+    """The warning to show for exporting *heads*, or nothing; refuses head counts that were not trained.
+
+    Slices of a plain ViT are what whoever asks for them wants to see: they are warned of and not refused.
+    """
     if not info.trained_heads:
         return f"{info.name} does not say which head counts were trained; check their accuracy yourself."
-    untrained = [k for k in heads if k not in info.trained_heads]
-    if not untrained:
-        return ""
-    given, trained = (",".join(map(str, numbers)) for numbers in (untrained, info.trained_heads))
-    if not allow_untrained:
+    warning = untrained(info, heads)
+    if warning and not allow_untrained and not info.config.is_plain(info.trained_heads):
+        given, trained = (_listed(counts) for counts in (_untrained(info, heads), info.trained_heads))
         raise BadInput(
             f"Head counts {given} of {info.name} were not trained.",
             f"Trained: {trained}. Choose among these, or give --allow-untrained.",
         )
-    return f"Head counts {given} of {info.name} were not trained; expect their accuracy to be useless."
+    return warning
+
+
+def untrained(info: CheckpointInfo, heads: Sequence[int]) -> str:
+    """What has to be said of those of *heads* that are known to be untrained; nothing where none is."""
+    counts = _untrained(info, heads)
+    if not counts:
+        return ""
+    if not info.config.is_plain(info.trained_heads):
+        return f"Head counts {_listed(counts)} of {info.name} were not trained; expect their accuracy to be useless."
+    return (
+        f"{info.name} is a plain ViT, of which the full width, {info.config.heads} heads, is all that is known to be "
+        f"trained: k = {_listed(counts)} is an untrained slice; expect its accuracy to be useless."
+    )
+
+
+def _untrained(info: CheckpointInfo, heads: Sequence[int]) -> list[int]:
+    return [k for k in heads if info.trained_heads and k not in info.trained_heads]
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return ",".join(map(str, counts))
 
 
 def default_heads(info: CheckpointInfo) -> tuple[int, ...]:

@@ -177,7 +177,8 @@ def _fail(error: BaseException, as_json: bool) -> int:
     elif isinstance(error, HydraExportError):
         known, status, code = error, error.exit_status, error.code
     elif isinstance(error, CycloptsError):
-        known, status, code = BadInput(_plain(error), "See hydra-export --help."), BadInput.exit_status, BadInput.code
+        command = " ".join(["hydra-export", *(error.command_chain or ())])
+        known, status, code = BadInput(_plain(error), f"See {command} --help."), BadInput.exit_status, BadInput.code
     else:
         what = f"{type(error).__name__}: {error}"
         known = HydraExportError(

@@ -17,6 +17,7 @@ import msgspec
 from hydra_export import targets
 from hydra_export.bundle import Progress, silent
 from hydra_export.errors import BadInput, HydraExportError, MissingExtra
+from hydra_export.installation import install_command
 from hydra_export.target import GraphKind, Precision, Target
 from hydra_export.version import VERSION
 from hydra_export.worker import Worker, available_memory_mib
@@ -28,10 +29,10 @@ TIME_LIMIT_SECONDS = 300.0
 # What every target is made and proven with; targets name what they need themselves.
 _BASE = ("torch", "torchvision", "timm", "safetensors", "numpy")
 _FURTHER = (
-    ("tensorflow", "a second TFLite interpreter", "'hydra-export[tensorflow]'"),
-    ("matplotlib", "charts", "'hydra-export[plot]'"),
-    ("onnxsim", "the tests that ONNX graphs are minimal", "'hydra-export[dev]'"),
-    ("litert-torch", "comparisons in the benchmarks", "litert-torch"),
+    ("tensorflow", "a second TFLite interpreter", "tensorflow"),
+    ("matplotlib", "charts", "plot"),
+    ("onnxsim", "the tests that ONNX graphs are minimal", "dev"),
+    ("litert-torch", "comparisons in the benchmarks", ""),
 )
 State = Literal["works", "fails", "not installed", "not available"]
 
@@ -160,14 +161,15 @@ def find_accelerators() -> dict[str, list[str]]:
 
 def _packages() -> Iterator[Package]:
     """Every distribution once, those of targets with what the target says of their absence."""
-    known = {name: _package(name, "every export", "Run: pip install hydra-export") for name in _BASE}
+    known = {name: _package(name, "every export", f"Run: {install_command()}") for name in _BASE}
     for target in map(targets.get, targets.names()):
         refusal = _refusal(target)
-        remedy = refusal.remedy if refusal else "Run: pip install hydra-export"
+        remedy = refusal.remedy if refusal else f"Run: {install_command()}"
         for name in target.packages:
             known.setdefault(name, _package(name, f"target {target.name}", remedy))
-    for name, purpose, what in _FURTHER:
-        known.setdefault(name, _package(name, purpose, f"Run: pip install {what}"))
+    for name, purpose, extra in _FURTHER:
+        how = install_command(extra) if extra else f"pip install {name}"
+        known.setdefault(name, _package(name, purpose, f"Run: {how}"))
     yield from known.values()
 
 
@@ -208,7 +210,7 @@ def _state(target: Target, seconds: float) -> TargetState:
         return state(
             "not installed",
             message=f"Exports need {absent[0]}; bundles are verified without it.",
-            remedy="Run: pip install hydra-export",
+            remedy=f"Run: {install_command()}",
         )
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hydra-export-doctor-") as folder, Worker() as worker:

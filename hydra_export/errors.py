@@ -20,6 +20,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
+from hydra_export.installation import install_command
+
 
 class HydraExportError(Exception):
     """Base of all errors here: *message* says what was wrong and what was given, *remedy* what to do."""
@@ -86,7 +88,7 @@ class MissingExtra(BadInput):
     code = "missing_extra"
 
     def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(f"{what} needs {package}.", f"Run: pip install 'hydra-export[{extra}]'")
+        super().__init__(f"{what} needs {package}.", f"Run: {install_command(extra)}")
 
 
 class CheckFailed(HydraExportError):

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from hydra_export import archive, bundle, card, conversion, files, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.cache import Cache
-from hydra_export.checkpoint import Checkpoint, default_heads
+from hydra_export.checkpoint import Checkpoint, CheckpointInfo, default_heads, untrained
 from hydra_export.conversion import Job
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.data.packaged import FASHION_MNIST_LABELS
 from hydra_export.errors import BadInput, ParityFailed
+from hydra_export.gate import LEAST_IMAGES, Gate
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session
 from hydra_export.version import VERSION
@@ -75,19 +76,25 @@ def jobs(
             target.check(spec)
             listed.append(Job(target, spec))
     if weight_files != "each" and "shared" not in graphs:
-        raise BadInput(f"--weight-files {weight_files} is for shared weights.", "Add --graph shared.")
+        raise BadInput(
+            f"--weight-files {weight_files} is for shared weights.", f"Add it: --graph {','.join([*graphs, 'shared'])}."
+        )
     _check_meant("--opset", opset, None, "onnx", names)
     _check_meant("--ios", ios, 18, "coreml", names)
     _check_meant("--coreml-classifier", classifier, False, "coreml", names)
     _check_meant("--no-overlap", overlap, True, "tflite", names)
     if not overlap and "universal" not in graphs:
-        raise BadInput("--no-overlap is for several subnetworks in one file.", "Add --graph universal.")
+        raise BadInput(
+            "--no-overlap is for several subnetworks in one file.",
+            f"Add it: --graph {','.join([*graphs, 'universal'])}.",
+        )
     return listed
 
 
 def _check_meant(option: str, given: object, default: object, target: str, names: Sequence[str]) -> None:
     if given != default and target not in names:
-        raise BadInput(f"{option} is for target '{target}', which is not exported.", f"Add it: --target {target}.")
+        added = ",".join([*names, target])
+        raise BadInput(f"{option} is for target '{target}', which is not exported.", f"Add it: --target {added}.")
 
 
 def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
@@ -104,7 +111,7 @@ def export(
     *,
     heads: Sequence[int] = (),
     images: ImageSet | None = None,
-    gate: parity.Gate | None = None,
+    gate: Gate | None = None,
     progress: bundle.Progress = bundle.silent,
     side_by_side: int = 0,
     memory_mib: int = 0,
@@ -118,7 +125,7 @@ def export(
         listed: what ``jobs`` returned; separate ONNX files by default.
         heads: head counts; the checkpoint's own export list by default.
         images: what parity is measured on; the packaged images by default, fitted to the model.
-        gate: how much accuracy int8 may lose; its labels are taken from *images*.
+        gate: how much accuracy int8 may lose; its labels are those of *images* where they are the model's own.
         side_by_side: converters that may run at once; 0 for as many as there are cores and memory for.
         memory_mib: what one converter may take; 0 for all that is there.
         cache: of what was written before; everything is proven again.
@@ -127,7 +134,7 @@ def export(
 
     Raises:
         BadInput: no such subnetwork or classifier, a name of the model that cannot name files, or int8 without images
-            that it could be judged by.
+            that it could be judged by, or too few of them.
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
@@ -144,10 +151,10 @@ def export(
     of_the_model = images is not None or checkpoint.info.labels == FASHION_MNIST_LABELS
     if images is None:
         images = packaged_images(data, max(limits.values()))
-    gate = _gate(gate or parity.Gate(), listed, images, of_the_model)
+    else:
+        images = _with_own_labels(images, checkpoint.info)
+    gate = _gate(gate or Gate(), images, limits.get("int8", 0), of_the_model)
     pixels = {precision: images.pixels[:limit] for precision, limit in limits.items()}
-    if gate.labels is not None:
-        gate = replace(gate, labels=gate.labels[: len(pixels.get("int8", ()))])
     writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
 
     with _written(out, zipped, checkpoint.info.name) as folder:
@@ -202,7 +209,9 @@ def _run_by(devices: Sequence[bundle.DeviceEntry], heads: Sequence[int]) -> dict
 
 def _with_artifacts(device: bundle.DeviceEntry, artifacts: Sequence[Artifact]) -> bundle.DeviceEntry:
     runs = (a for a in artifacts if a.target == device.target and (device.heads is None or device.heads in a.heads))
-    return msgspec.structs.replace(device, artifacts=tuple(artifact.path for artifact in runs))
+    instead = f"; k = {device.heads} was exported, the fastest there is" if device.heads and not device.fits else ""
+    paths = tuple(artifact.path for artifact in runs)
+    return msgspec.structs.replace(device, artifacts=paths, why=f"{device.why}{instead}")
 
 
 def _written(out: Path, zipped: Path | None, name: str) -> AbstractContextManager[Path]:
@@ -226,16 +235,29 @@ def _affordable(macs: float, each: int, counts: range) -> int:
     return max(counts[0], min(counts[-1], int(macs / each)))
 
 
-def _gate(gate: parity.Gate, listed: Sequence[Job], images: ImageSet, of_the_model: bool) -> parity.Gate:
-    """*gate* with the labels that it is judged by."""
-    if gate.open or all(job.spec.precision != "int8" for job in listed):
+def _with_own_labels(images: ImageSet, info: CheckpointInfo) -> ImageSet:
+    """*images* with labels where they count the model's classes; others would judge it by what it never learnt."""
+    same = images.label_names == info.labels if info.labels else len(images.label_names) == info.config.num_classes
+    if images.labels is None or (same and info.config.num_classes):
+        return images
+    return replace(images, labels=None, source=f"{images.source}, unlabelled: their classes are not the model's")
+
+
+def _gate(gate: Gate, images: ImageSet, limit: int, of_the_model: bool) -> Gate:
+    """*gate* with the labels of the images that int8 is judged by: *limit* at most, which is 0 without int8."""
+    if gate.open or not limit:
         return gate
     if not of_the_model:
         raise BadInput(
             "int8 has to be judged by images of the model's own kind, and there are none.",
             "Give --images DIR, best with a folder per class; or --accept-unchecked to go without.",
         )
-    return replace(gate, labels=images.labels)
+    if len(images) < LEAST_IMAGES:
+        raise BadInput(
+            f"int8 cannot be judged by {len(images)} images: an artifact that is often wrong would pass.",
+            f"Give --images DIR with {LEAST_IMAGES} or more; or --accept-unchecked to go without.",
+        )
+    return replace(gate, labels=None if images.labels is None else images.labels[:limit])
 
 
 def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
@@ -266,7 +288,7 @@ def _prove(
     pixels: Pixels,
     expected: Mapping[Precision, parity.Reference],
     folder: Path,
-    gate: parity.Gate,
+    gate: Gate,
 ) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
     given = pixels if artifact.spec.input == "image" else data.normalise(pixels)
 
@@ -339,13 +361,16 @@ def _manifest(
         license=info.license,
         subnetworks=subnetworks,
         assumed=info.assumed,
+        trained_heads=info.trained_heads,
     )
-    entries = tuple(_entry(artifact, records[artifact.path], folder) for artifact in artifacts)
+    entries = tuple(_entry(artifact, records[artifact.path], folder, info) for artifact in artifacts)
     tool = _tool({artifact.target for artifact in artifacts})
     return bundle.Manifest(model=model, tool=tool, images=images, artifacts=entries, files=())
 
 
-def _entry(artifact: Artifact, records: dict[int, parity.ParityRecord], folder: Path) -> bundle.ArtifactEntry:
+def _entry(
+    artifact: Artifact, records: dict[int, parity.ParityRecord], folder: Path, info: CheckpointInfo
+) -> bundle.ArtifactEntry:
     file = bundle.artifact_entry(folder, artifact.path)
     spec = artifact.spec
     return bundle.ArtifactEntry(
@@ -362,6 +387,7 @@ def _entry(artifact: Artifact, records: dict[int, parity.ParityRecord], folder: 
         files=artifact.files,
         parity=records,
         needs=artifact.needs,
+        warnings=tuple(filter(None, [untrained(info, artifact.heads)])),
     )
 
 

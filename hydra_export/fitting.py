@@ -54,8 +54,6 @@ def _entry(advice: Advice, smallest: int) -> DeviceEntry:
     choice = advice.choice
     heads = (choice.heads or smallest) if choice else None
     why = choice.why if choice else f"no number: {advice.why_unknown}; {_of_unknown(advice)}"
-    if choice and choice.heads is None:
-        why += "; the smallest was exported"
     estimate = advice.estimates[heads] if heads is not None else None
     return DeviceEntry(
         id=advice.profile.id,

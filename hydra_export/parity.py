@@ -14,6 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hydra_export.errors import ParityFailed
+from hydra_export.gate import LEAST_AGREEMENT, Gate, JudgedBy, judgement
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Pixels, Precision, Session, Target
 
@@ -26,7 +27,7 @@ _BATCH = 8  # activations of larger ones would need more memory than the weights
 # Of runtimes that round on the way. fp16's rounding leaves the direction of the logits alone; a wrong graph does not.
 _SMALLEST_AGREEMENT = 0.99
 _SMALLEST_COSINE = 0.999
-_SMALLEST_QUANTIZED_AGREEMENT = 0.97
+_ROUNDING = 1e-6  # of accuracies in percent, which have four digits
 
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -44,7 +45,9 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
             largest logit is the same; runtimes that round on the way are compared with the unrounded subnetwork.
         runtimes: the largest error in each runtime.
         accuracy, accuracy_fp32: top-1 in percent of an int8 artifact, the worst over the runtimes, and of the unrounded
-            subnetwork on the same labelled images; None where there are none.
+            subnetwork on the same labelled images; None where there are none. Where the latter is not clearly above
+            chance, the former would say nothing and is None.
+        judged_by: what decided that it passes.
     """
 
     max_abs_error: NotNegative
@@ -55,21 +58,25 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: dict[str, NotNegative] = {}
     accuracy: Percent | None = None
     accuracy_fp32: Percent | None = None
+    judged_by: JudgedBy = "bound"
 
-
-@dataclass(frozen=True)
-class Gate:
-    """What an int8 artifact has to keep.
-
-    Attributes:
-        labels: int64 [num_images]; None where unknown: then the share of images on which it agrees decides.
-        max_drop: of top-1, in percentage points.
-        open: nothing is held against it.
-    """
-
-    labels: NDArray[np.int64] | None = None
-    max_drop: float = 1.0
-    open: bool = False
+    @property
+    def judgement(self) -> str:
+        """What decided on an int8 artifact, and why, behind "judged"; nothing for others."""
+        if self.bound is not None or self.judged_by == "bound":  # which older manifests say of all
+            return ""
+        if self.judged_by == "top-1":
+            return f"by top-1 on {self.num_images:,} labelled images"
+        if self.judged_by == "top-1 and agreement":
+            few = f"{self.num_images:,} labelled images are too few to tell a small drop"
+            return f"by top-1 and, as {few}, by agreement"
+        if self.judged_by == "nothing":
+            return "by nothing: accepted unchecked"
+        why = "without labels"
+        if self.accuracy_fp32 is not None:
+            chance = f"on them fp32 is right in {self.accuracy_fp32:.1f} %, not clearly above chance"
+            why = f"as the labels tell nothing: {chance}"
+        return f"by agreement on {self.num_images:,} images, {why}"
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
         raise ParityFailed(
             f"{name} does not compute subnetwork {heads}{where and f' in {where}'}: its logits differ by "
             f"{record.max_abs_error:.3g}, allowed is {bound:.3g} ({_figures(record)}).",
-            "The export was stopped and nothing was kept. Report it with this message; for ONNX, try another --opset.",
+            "The export was stopped and nothing was kept. Report it with this message.",
         )
 
 
@@ -193,27 +200,37 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
 
 
 def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, where: str = "") -> None:
-    """Raises ParityFailed where the accuracy of *record*, or its agreement without labels, is below the *gate*."""
+    """Raises ParityFailed where the accuracy of *record*, or its agreement where that decides, is below the *gate*."""
     place = f"{name} at k = {heads}{where and f' in {where}'}"
     remedy = "The export was stopped and nothing was kept. Try another --precision"
     if not record.max_abs_error < math.inf:
         raise ParityFailed(f"{place} gives numbers that are none.", f"{remedy}.")
-    if gate.open:
-        return
     if record.accuracy is not None and record.accuracy_fp32 is not None:
         drop = record.accuracy_fp32 - record.accuracy
-        if drop > gate.max_drop:
+        if drop > gate.max_drop + _ROUNDING:
             raise ParityFailed(
                 f"{place} loses {drop:.2f} points of top-1 ({record.accuracy_fp32:.2f} % to {record.accuracy:.2f} % of "
                 f"{record.num_images} images); {gate.max_drop:g} are allowed.",
                 f"{remedy}, or allow more with --max-drop.",
             )
-    elif record.top1_agreement < _SMALLEST_QUANTIZED_AGREEMENT:
+    if "agreement" in record.judged_by and record.top1_agreement < LEAST_AGREEMENT:
+        why, instead = _why_agreement(record, gate)
         raise ParityFailed(
             f"{place} agrees with the model on {record.top1_agreement:.1%} of {record.num_images} images; "
-            f"{_SMALLEST_QUANTIZED_AGREEMENT:.0%} are needed.",
-            f"{remedy}, or give labelled images, whose accuracy decides.",
+            f"{LEAST_AGREEMENT:.0%} are needed{why}.",
+            f"{remedy}, or {instead}.",
         )
+
+
+def _why_agreement(record: ParityRecord, gate: Gate) -> tuple[str, str]:
+    """Why the agreement of *record* decides, and what would decide instead."""
+    if record.accuracy is not None:
+        drop = f"that top-1 drops by at most {gate.max_drop:g} points is not known from so few"
+        return f", as {drop}", "give more labelled images, or allow more with --max-drop"
+    if record.accuracy_fp32 is not None:
+        chance = f"the model itself is right on {record.accuracy_fp32:.1f} %, which is not clearly above chance"
+        return f", as the labels tell nothing: {chance}", "give images whose labels are the model's"
+    return "", "give labelled images, whose accuracy decides"
 
 
 def prove(
@@ -262,12 +279,13 @@ def prove(
 
 
 def _with_accuracy(record: ParityRecord, logits: Array, expected: Reference, gate: Gate) -> ParityRecord:
-    if gate.labels is None:
-        return msgspec.structs.replace(record, bound=None)
-    accuracy, accuracy_fp32 = (
-        round(100 * float((outputs.argmax(axis=1) == gate.labels).mean()), 4) for outputs in (logits, expected.exact)
+    right = right_fp32 = None
+    if gate.labels is not None:
+        right, right_fp32 = (outputs.argmax(axis=1) == gate.labels for outputs in (logits, expected.exact))
+    found = judgement(gate, right_fp32, right)
+    return msgspec.structs.replace(
+        record, bound=None, accuracy=found.accuracy, accuracy_fp32=found.accuracy_fp32, judged_by=found.judged_by
     )
-    return msgspec.structs.replace(record, bound=None, accuracy=accuracy, accuracy_fp32=accuracy_fp32)
 
 
 def _combined(records: dict[str, ParityRecord], held: list[ParityRecord]) -> ParityRecord:
@@ -282,6 +300,7 @@ def _combined(records: dict[str, ParityRecord], held: list[ParityRecord]) -> Par
         runtimes={name: record.max_abs_error for name, record in records.items()},
         accuracy=min(accuracies, default=None),
         accuracy_fp32=every[0].accuracy_fp32,
+        judged_by=next((r.judged_by for r in every if r.judged_by == "top-1 and agreement"), every[0].judged_by),
     )
 
 

@@ -159,7 +159,7 @@ def test_a_plain_timm_state_dict_is_a_universal_model(tmp_path: Path, ending: st
     assert (config.heads, config.head_dim, config.depth, config.patch_size) == (3, 8, 2, 4)
     assert (config.image_size, config.num_classes) == (changes.get("img_size", 16), changes.get("num_classes", 5))
     assert loaded.info.name == "deit_tiny"
-    assert loaded.info.trained_heads == ()
+    assert loaded.info.trained_heads == checkpoint.default_heads(loaded.info) == (3,), "the slices are nobody's work"
     assert loaded.info.preprocessing.mean == IMAGENET_MEAN
     assert loaded.info.assumed[-1].startswith("preprocessing: ImageNet mean and std")
     assert "ImageNet mean and std" in loaded.notes[-1]
@@ -195,6 +195,7 @@ def test_an_official_checkpoint_gives_its_ema_weights_and_says_so(tmp_path: Path
     assert torch.equal(loaded.model.state_dict()["norm.weight"], ema["module.norm.weight"])
     assert "state_dict_ema was used" in loaded.notes[0]
     assert loaded.info.name == "model_best"
+    assert loaded.info.trained_heads == (), "it does not say"
 
 
 @pytest.mark.parametrize("empty", [None, {}])
@@ -520,6 +521,14 @@ def test_untrained_head_counts_are_refused_with_the_trained_ones() -> None:
 
 def test_untrained_head_counts_give_a_warning_where_allowed() -> None:
     assert "4 of m were not trained" in checkpoint.check_trained(info(trained_heads=(3, 6)), (3, 4), True)
+
+
+def test_slices_of_a_plain_vit_give_a_warning_and_are_not_refused() -> None:
+    plain = info(trained_heads=(12,))
+    assert checkpoint.check_trained(plain, (12,), allow_untrained=False) == ""
+    said = checkpoint.check_trained(plain, (3, 6, 12), allow_untrained=False)
+    assert "m is a plain ViT, of which the full width, 12 heads, is all that is known to be trained: k = 3,6 " in said
+    assert said == checkpoint.untrained(plain, (3, 6))
 
 
 def test_a_checkpoint_that_lists_no_trained_head_counts_gives_a_warning() -> None:

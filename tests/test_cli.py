@@ -94,6 +94,31 @@ def test_impossible_head_counts_are_refused(
     assert said in refused("--checkpoint", tiny_checkpoint, "--heads", heads, "--out", "new")
 
 
+def test_the_example_in_a_remedy_is_one_that_works(refused: Callable[..., str], tiny_checkpoint: Path) -> None:
+    said = refused("--checkpoint", tiny_checkpoint, "--heads", "12", "--out", "new")
+    assert said.endswith("separated by commas, or 'all': --heads 2,4.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "added"),
+    [
+        (["--target", "onnx", "--precision", "fp16", "--max-drop", "2"], "--precision fp16,int8."),
+        (["--graph", "separate", "--weight-files", "one"], "--graph separate,shared."),
+        (["--target", "onnx", "--ios", "16"], "--target onnx,coreml."),
+        (["--target", "onnx,,tflite"], "--target onnx,tflite."),
+        (["--device", "pixel7", "--budget-ms", "0"], "Give a number of milliseconds above 0."),
+    ],
+)
+def test_a_remedy_keeps_what_was_given(refused: Callable[..., str], arguments: list[str], added: str) -> None:
+    assert refused(*arguments, "--out", "new").endswith(added)
+
+
+@pytest.mark.parametrize("command", ["export", "bundle", "verify", "bench", "profile", "report", "evaluate", "train"])
+def test_what_cannot_be_parsed_names_the_help_of_its_command(command: str, capsys: Capture) -> None:
+    assert main([command, "--no-such-option"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"See hydra-export {command} --help.")
+
+
 def test_an_untrained_head_count_is_refused_with_those_that_were(
     refused: Callable[..., str], tiny_checkpoint: Path
 ) -> None:
@@ -596,7 +621,7 @@ def test_own_images_are_what_parity_is_measured_on(tiny_checkpoint: Path, tmp_pa
     options = ["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "new")]
     assert main([*options, "--images", str(tmp_path / "photos")]) == 0
     manifest = json.loads((tmp_path / "new/manifest.json").read_bytes())
-    assert manifest["images"] == "5 images of the folder photos"
+    assert manifest["images"] == "5 images of the folder photos, unlabelled"
     assert manifest["artifacts"][0]["parity"]["2"]["num_images"] == 5
     assert main(["verify", str(tmp_path / "new")]) == 0
 

@@ -19,6 +19,7 @@ import hydra_export
 from hydra_export import doctor, targets
 from hydra_export.cli import main
 from hydra_export.errors import BadInput
+from hydra_export.installation import install_command
 from hydra_export.target import Target
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,7 @@ def test_targets_that_are_not_installed_are_no_failure(run: Run) -> None:
     assert states(document) == {"absent": "not installed", "impossible": "not available"}
     absent, impossible = document["targets"]
     assert absent["message"] == "Target 'absent' needs absent-converter."
-    assert absent["remedy"] == "Run: pip install 'hydra-export[absent]'"
+    assert absent["remedy"] == f"Run: {install_command('absent')}"
     assert impossible["message"] == "No such wheels for this machine."
     packages = {package["name"]: package for package in document["packages"]}
     missing = {"name": "absent-converter", "version": None, "purpose": "target absent", "remedy": absent["remedy"]}

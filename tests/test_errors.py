@@ -6,6 +6,7 @@ import pytest
 
 from hydra_export import errors
 from hydra_export.errors import HydraExportError, MissingExtra, UnknownName
+from hydra_export.installation import install_command
 
 
 def _all(kind: type[HydraExportError]) -> list[type[HydraExportError]]:
@@ -42,4 +43,4 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
 
 def test_a_missing_extra_is_answered_with_the_command() -> None:
     error = MissingExtra("Target 'coreml'", "coremltools", "coreml")
-    assert str(error) == "Target 'coreml' needs coremltools. Run: pip install 'hydra-export[coreml]'"
+    assert str(error) == f"Target 'coreml' needs coremltools. Run: {install_command('coreml')}"

@@ -62,7 +62,7 @@ def test_folders_named_by_synset_are_counted_over_their_own_classes(imagenet_mod
     classes = dict(zip(names, allowed, strict=True))
     assert row["top1"] == expected(imagenet_model, folder, classes, allowed, 1)
     assert row["top5"] == expected(imagenet_model, folder, classes, allowed, 5) > 0
-    assert found["data"] == "16 images of the folder imagenet-r, 8 classes"
+    assert found["data"] == "16 images of the folder imagenet-r, 8 classes by synset"
 
 
 def test_folders_numbered_as_in_imagenet_v2_are_classes_by_number(imagenet_model: Path, tmp_path: Path) -> None:
@@ -74,6 +74,32 @@ def test_folders_numbered_as_in_imagenet_v2_are_classes_by_number(imagenet_model
     with torch.no_grad():
         right = model(torch.from_numpy(DATA.normalise(images)), 2).topk(5).indices == torch.arange(1000)[:, None]
     assert found["subnetworks"][0]["top5"] == pytest.approx(100 * right.float().sum().item() / 1000, abs=0.01)
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "zebra"], [f"album {i}" for i in range(10)]])
+def test_folders_of_other_classes_are_refused(tmp_path: Path, names: list[str]) -> None:
+    folder = write_folder(tmp_path / "photos", names)
+    with pytest.raises(BadInput, match=r"cannot be judged by .*photos.*are not the model's 10 classes") as caught:
+        evaluate(data=str(folder), heads="3")
+    assert "named as the model names it" in caught.value.remedy
+
+
+def test_synsets_are_no_classes_of_a_model_that_names_a_thousand_others(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    labels = tuple(f"part {number}" for number in range(1000))
+    info = CheckpointInfo(name="thousand", config=MODEL, preprocessing=DATA, labels=labels)
+    checkpoint.save(path, perturbed(MODEL).state_dict(), info)
+    with pytest.raises(BadInput, match="are not the model's 1000 classes"):
+        evaluate(checkpoint=path, data=str(write_folder(tmp_path / "some", SYNSETS[:3])), heads="2")
+
+
+def test_accuracy_by_chance_is_said_to_be_that(imagenet_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(imagenet_model.parent / "some", SYNSETS[:3], each=10)
+    found = evaluate(checkpoint=imagenet_model, data=str(folder), heads="1,2").document
+    assert (found["chance"], found["at_chance"]) == (33.33, [1, 2])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Top-1 at k = 1, 2 is not clearly above chance (always the same answer would be right on 33.3%)" in said
+    assert evaluate(heads="3").document["at_chance"] == []
 
 
 def test_an_unreadable_image_is_left_out_and_counted(imagenet_model: Path, tmp_path: Path) -> None:

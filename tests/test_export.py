@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -21,12 +22,16 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 
 from hydra_export import bundle, checkpoint, parity, targets
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
 from hydra_export.export import export, jobs
+from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
@@ -390,7 +395,7 @@ def test_a_target_whose_packages_are_missing_says_what_to_install(monkeypatch: p
         raise MissingExtra("Target 'onnx'", "something", "onnx")
 
     monkeypatch.setattr(targets.get("onnx"), "requires", requires)
-    with pytest.raises(MissingExtra, match=r"pip install 'hydra-export\[onnx\]'"):
+    with pytest.raises(MissingExtra, match=re.escape(install_command("onnx"))):
         jobs(["onnx"], ["separate"], ["fp32"])
 
 
@@ -642,3 +647,110 @@ def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
 def test_one_weight_file_is_for_shared_weights() -> None:
     with pytest.raises(BadInput, match="--graph shared"):
         jobs(weight_files="one")
+
+
+# What is judged by what
+
+
+def of_classes(folder: Path, names: Sequence[str], num_images: int) -> Path:
+    """Packaged images in folders of *names*, by their class and in turns."""
+    images = packaged_images(checkpoint.load().info.preprocessing, num_images)
+    assert images.labels is not None
+    for index, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+        place = folder / names[int(label) % len(names)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(place / f"{index}.png")
+    return folder
+
+
+def judged(tmp_path: Path, names: Sequence[str], num_images: int = 100) -> parity.ParityRecord:
+    photos = of_classes(tmp_path / "photos", names, num_images)
+    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    return bundle.read(tmp_path / "out").artifacts[0].parity[3]
+
+
+def test_labels_that_are_the_models_own_judge_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [label.replace("/", "_") for label in checkpoint.load().info.labels]
+    record = judged(tmp_path, names)
+    assert record.judged_by == "top-1 and agreement"
+    assert record.accuracy_fp32 is not None
+    assert record.accuracy_fp32 > 80
+    assert "100 labelled images are too few to tell a small drop" in " ".join(capsys.readouterr().out.split())
+    assert "100 images of the folder photos, 10 classes by name" in bundle.read(tmp_path / "out").images
+
+
+def test_folders_that_are_not_the_models_classes_leave_int8_to_agreement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = judged(tmp_path, ["cat", "dog", "zebra"])
+    assert (record.judged_by, record.accuracy, record.accuracy_fp32) == ("agreement", None, None)
+    out, err = capsys.readouterr()
+    assert "(cat, dog, zebra) are not the model's 10 classes" in " ".join(err.split())
+    assert "judged by agreement on 100 images, without labels" in " ".join(out.split())
+    assert main(["report", str(tmp_path / "out"), "--format", "md"]) == 0
+    assert "without labels" in capsys.readouterr().out
+    readme = " ".join((tmp_path / "out/README.md").read_text(encoding="utf-8").split())
+    assert "by agreement on 100 images, without labels" in readme
+
+
+def test_labels_that_the_model_does_not_meet_tell_nothing_of_int8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = [str((label + 1) % 10) for label in range(10)]  # every one is off by one
+    record = judged(tmp_path, numbers)
+    assert (record.judged_by, record.accuracy) == ("agreement", None)
+    assert record.accuracy_fp32 is not None
+    assert record.accuracy_fp32 < 15
+    assert "the labels tell nothing: on them fp32 is right in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_few_images_judge_no_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = of_classes(tmp_path / "photos", ["any"], 49)
+    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    assert "int8 cannot be judged by 49 images" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+    assert main([*asked, "--accept-unchecked"]) == 0
+    assert bundle.read(tmp_path / "out").artifacts[0].parity[3].judged_by == "nothing"
+
+
+def test_labels_of_others_do_not_count_in_the_library_either(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    loaded = checkpoint.load(tiny_checkpoint)
+    images = packaged_images(loaded.info.preprocessing, 64)  # of ten classes, the model has seven
+    manifest = export(loaded, tmp_path / "out", images=images)
+    assert "unlabelled: their classes are not the model's" in manifest.images
+
+
+def test_a_plain_vit_is_exported_whole_and_its_slices_with_a_warning_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=1, num_heads=4, num_classes=5)
+    torch.save(plain.state_dict(), tmp_path / "deit.pth")
+    out = tmp_path / "out"
+    asked = ["--checkpoint", str(tmp_path / "deit.pth"), "--head-dim", "8", "--out", str(out)]
+    assert main(asked) == 0
+    manifest = bundle.read(out)
+    assert [artifact.path for artifact in manifest.artifacts] == ["onnx/deit-k4.onnx"]
+    assert [(s.trained, manifest.artifacts[0].warnings) for s in manifest.model.subnetworks] == [(True, ())]
+    assert "warning" not in capsys.readouterr().err
+
+    assert main([*asked, "--heads", "2,4"]) == 0
+    manifest = bundle.read(out)
+    sliced, whole = manifest.artifacts
+    shown, err = capsys.readouterr()
+    assert "2 (not trained)" in shown
+    assert "warning: deit is a plain ViT" in err
+    assert "k = 2 is an untrained slice" in sliced.warnings[0]
+    assert whole.warnings == ()
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "A plain Vision Transformer" in card
+    assert "**Warning:**" in card
+    assert "`onnx/deit-k2.onnx`" in card.partition("**Warning:**")[2].partition("\n\n")[0]
+    assert "HydraViT" not in card
+    assert "- hydravit" not in card
+    for form in ("md", "html"):
+        assert main(["report", str(out), "--format", form, "--out", str(tmp_path / form)]) == 0
+        page = (tmp_path / form).read_text(encoding="utf-8")
+        assert "untrained slice" in page
+        assert "HydraViT" not in page

@@ -13,6 +13,7 @@ import pytest
 
 from hydra_export import bundle, targets
 from hydra_export.cli import main
+from hydra_export.installation import install_command
 from tests.conftest import available_targets
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def test_a_target_whose_extra_is_missing_names_the_line_that_installs_it(
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "missing_extra"
-    assert f"pip install 'hydra-export[{target}]'" in error["remedy"]
+    assert install_command(target) in error["remedy"]
     assert not (tmp_path / "bundle").exists()
 
 
@@ -78,4 +79,4 @@ def test_a_tflite_bundle_that_cannot_be_run_here_is_not_verified(base_install: P
     exported("tflite", tmp_path / "bundle")
     refused = run(base_install, "-m", "hydra_export", "verify", str(tmp_path / "bundle"))
     assert refused.returncode == 2
-    assert "pip install 'hydra-export[tflite]'" in refused.stderr
+    assert install_command("tflite") in refused.stderr

@@ -83,7 +83,7 @@ def test_devices_share_what_they_both_need(tiny_checkpoint: Path, out: Path, cap
     both = exported_for(out, tiny_checkpoint, "--device", "busy,fast")
     assert {name: entry.heads for name, entry in both.items()} == {"busy": 2, "fast": 4}
     shown = capsys.readouterr().out
-    assert "fast: onnxruntime, k = 4: 5 ms (4.76 to 5.26, measured), surely within 10 ms." in shown
+    assert "fast: onnxruntime, k = 4: 5 ms (4.76 to 5.26, measured); within 10 ms: yes (more than 99 %)." in shown
     same = exported_for(out, tiny_checkpoint, "--device", "busy,fast", "--budget-ms", "4")
     assert {entry.heads for entry in same.values()} == {2}
     assert len(bundle.read(out).artifacts) == 1
@@ -119,14 +119,18 @@ def test_where_nothing_fits_the_smallest_is_exported_or_with_a_budget_nothing(
 ) -> None:
     asked = ["--checkpoint", str(tiny_checkpoint), "--out", str(out), "--device", "fast", "--budget-ms", "1"]
     assert main(asked) == 1
-    assert "Nothing is known to fit 1 ms on fast: even k = 2 takes 2 ms" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Nothing is known to fit 1 ms on fast: even k = 2 takes 2 ms" in said
+    assert "was exported, the" not in said
+    assert said.endswith("hydra-export profile --device fast --runtime onnxruntime --budget-ms 1.")
     assert not out.exists()
     (profiles.user_folder() / "busy.toml").write_text(
         (profiles.user_folder() / "busy.toml").read_text().replace("ms = 3,", "ms = 1,")
     )
     entry = exported_for(out, tiny_checkpoint, "--device", "busy")["busy"]
     assert (entry.heads, entry.fits) == (2, False)
-    assert entry.why.endswith("the smallest was exported")
+    assert entry.why.endswith("; k = 2 was exported, the fastest there is")
+    assert "k = 2 is exported, the fastest there is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import REFERENCE, Choice, Estimate, Evidence, Model, Way, leave_one_out
-from hydra_export.latency.choice import verdict
+from hydra_export.latency.choice import Verdict, verdict
 from hydra_export.latency.spread import Spread, predicted
 from hydra_export.latency.ways import default_way, known_ways
 from hydra_export.profiles import Known
@@ -413,6 +413,24 @@ def test_where_none_surely_fits_the_best_guess_is_marked_as_one() -> None:
     assert (found.heads, found.sure) == (3, False)
     assert 0.5 < found.chance < 0.9
     assert "a guess" in found.why
+
+
+def test_the_word_for_a_chance_never_falls_where_the_chance_rises() -> None:
+    order: list[Verdict] = ["no", "unlikely", "about even", "likely", "yes"]
+    estimate = Estimate(3, Spread(10.0, 0.5, 0.3), "estimated", 1, (), "")
+    budgets = [5 + step / 100 for step in range(1200)]
+    words = [verdict(estimate, budget) for budget in budgets]
+    assert [*dict.fromkeys(words)] == order
+    assert verdict(estimate, 9.9) == "about even", "a little less than half"
+    chances = dict(zip(words, (estimate.spread.chance_within(budget) for budget in budgets), strict=True))
+    assert [round(chances[word], 2) for word in order[:4]] == [0.1, 0.33, 0.66, 0.9], "where each word ends"
+    assert [latency.said(False, chance) for chance in (0.05, 0.48, 0.61, 0.7)] == [
+        "no (5 %)",
+        "about even (48 %)",
+        "about even (61 %)",
+        "likely (70 %)",
+    ]
+    assert latency.said(True, 0.999) == "yes (more than 99 %)"
 
 
 def test_where_nothing_fits_nothing_is_chosen() -> None:

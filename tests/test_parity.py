@@ -19,6 +19,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.data import packaged_images
 from hydra_export.errors import ParityFailed
+from hydra_export.gate import Gate
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
@@ -382,7 +383,7 @@ EXACT, OTHER, HALF = Runtime("one"), Runtime("other"), Runtime("half", exact=Fal
 
 
 def proven(
-    logits: dict[Runtime, NDArray[np.float32]], precision: Precision = "fp32", gate: parity.Gate | None = None
+    logits: dict[Runtime, NDArray[np.float32]], precision: Precision = "fp32", gate: Gate | None = None
 ) -> parity.ParityRecord:
     record, _agreed = parity.prove(
         Runs(logits), Path("x"), 3, precision, EXPECTED, lambda session: session.run(RIGHT), gate=gate
@@ -409,31 +410,44 @@ def test_fp16_is_held_against_rounded_weights_and_a_rounding_runtime_against_the
 
 
 def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
-    labels, wrong = np.array([0, 1, 2, 0]), RIGHT.copy()
-    wrong[1] = RIGHT[0]  # one of four images: 25 points
-    record = proven({EXACT: wrong}, "int8", parity.Gate(labels, max_drop=25))
-    assert (record.accuracy, record.accuracy_fp32, record.bound) == (75, 100, None)
-    with pytest.raises(ParityFailed, match=r"loses 25.00 points of top-1 .*24 are allowed.*") as failed:
-        proven({EXACT: RIGHT, OTHER: wrong}, "int8", parity.Gate(labels, max_drop=24))
+    right = np.tile(RIGHT, (50, 1))
+    labels, wrong = right.argmax(axis=1), right.copy()
+    wrong[1:40:4] = RIGHT[0]  # ten of 200 images: 5 points
+    expected: dict[Precision, parity.Reference] = {"int8": parity.Reference(right.astype(np.float64), right)}
+
+    def judged(max_drop: float, *logits: NDArray[np.float32]) -> parity.ParityRecord:
+        runs = Runs(dict(zip((EXACT, OTHER), logits, strict=False)))
+        gate = Gate(labels, max_drop=max_drop)
+        return parity.prove(runs, Path("x"), 3, "int8", expected, lambda session: session.run(right), gate=gate)[0]
+
+    record = judged(9, wrong)
+    assert (record.accuracy, record.accuracy_fp32, record.bound, record.judged_by) == (95, 100, None, "top-1")
+    with pytest.raises(ParityFailed, match=r"loses 5.00 points of top-1 .*4.9 are allowed.*") as failed:
+        judged(4.9, right, wrong)
     assert "--max-drop" in failed.value.remedy
+    with pytest.raises(ParityFailed, match=r"agrees .* on 95.0% of 200 images; 97% are needed, as that top-1 drops by"):
+        judged(5, wrong)  # ten of 200 may be fifteen in truth
+    assert judged(5, right, right).judged_by == "top-1"
 
 
 def test_int8_without_labels_has_to_agree_with_the_model() -> None:
     wrong = RIGHT.copy()
     wrong[1] = RIGHT[0]
     assert proven({EXACT: RIGHT * 2}, "int8").accuracy is None
+    assert proven({EXACT: RIGHT * 2}, "int8").judged_by == "agreement"
     with pytest.raises(ParityFailed, match=r"agrees with the model on 75.0% of 4 images; 97% are needed"):
         proven({EXACT: wrong}, "int8")
-    assert proven({EXACT: wrong}, "int8", parity.Gate(open=True)).top1_agreement == 0.75
+    assert proven({EXACT: wrong}, "int8", Gate(open=True)).top1_agreement == 0.75
+    assert proven({EXACT: wrong}, "int8", Gate(open=True)).judged_by == "nothing"
     with pytest.raises(ParityFailed, match="gives numbers that are none"):
-        proven({EXACT: RIGHT * np.float32(np.nan)}, "int8", parity.Gate(open=True))
+        proven({EXACT: RIGHT * np.float32(np.nan)}, "int8", Gate(open=True))
 
 
 def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
     wrong = RIGHT.copy()
     wrong[1] = RIGHT[0]
     target = Runs({EXACT: RIGHT, OTHER: wrong})
-    gate = parity.Gate(open=True)
+    gate = Gate(open=True)
     _record, agreed = parity.prove(
         target, Path("x"), 3, "int8", EXPECTED, lambda session: session.run(RIGHT), gate=gate
     )

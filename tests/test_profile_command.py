@@ -144,7 +144,7 @@ def test_times_of_another_architecture_are_called_so(said: Said) -> None:
 
 def test_the_profiles_own_budget_is_used_and_never_fails(said: Said, answer: Answer) -> None:
     shown = said("--device", "pixel7")
-    assert "Nothing fits 33 ms (pixel7's own: a camera preview of 30 frames a second)" in shown
+    assert "Nothing is known to fit 33 ms (pixel7's own: a camera preview of 30 frames a second)" in shown
     assert "Best guess: k = 3, the fastest: 18 % that it fits." in shown
     budget = answer("--device", "pixel7")["budget"]
     assert (budget["ms"], budget["given"]) == (33, False)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
+from hydra_export import checkpoint
 from hydra_export.cli import main
 from hydra_export.commands.train import train
 from hydra_export.errors import BadInput, UnknownName
@@ -64,8 +68,6 @@ def test_a_resumed_run_may_say_again_what_it_was_and_nothing_else(tmp_path: Path
 def test_a_run_that_starts_from_another_says_so_in_its_command(tmp_path: Path) -> None:
     first = train(out=tmp_path / "first", recipe="digits", steps=2, batch_size=8).document["checkpoint"]
     train(out=tmp_path / "second", recipe="digits", steps=2, batch_size=8, start=first)
-    from hydra_export import checkpoint
-
     command = checkpoint.load(tmp_path / "second" / record.CHECKPOINT).info.training["command"]
     assert f"--start {first}" in command
 
@@ -81,3 +83,50 @@ def test_a_class_count_that_contradicts_taking_the_datas_is_refused(
     arguments = ["train", "--recipe", "finetune", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main([*arguments, "--override", "model.num_classes=7"]) == 2
     assert "model.num_classes=7" in " ".join(capsys.readouterr().err.split())
+
+
+def photographs(folder: Path, mode: str, size: int) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(4):
+            shape = (size, size, 3) if mode == "RGB" else (size, size)
+            Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", 28), ("L", 100)])
+def test_a_finetune_of_photographs_asks_what_to_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, size: int
+) -> None:
+    folder = photographs(tmp_path / "photos", mode, size)
+    arguments = ["train", "--recipe", "finetune", "--data", str(folder), "--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main(arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"of {size}x{size} pixels, and without --start training would begin with hydravit-fashion-mnist" in said
+    assert "grey ones of 28x28. Give --start with a checkpoint for such images; or --start packaged" in said
+    assert not (tmp_path / "run").exists()
+    assert main([*arguments, "--start", "packaged", "--batch-size", "2"]) == 0
+
+
+def test_a_finetune_of_small_grey_images_needs_no_start(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "photos", "L", 28)
+    train(out=tmp_path / "run", recipe="finetune", data=str(folder), steps=1, batch_size=2)
+
+
+def test_classes_without_names_are_said_to_be_taken_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = checkpoint.load()
+    unnamed = tmp_path / "unnamed.safetensors"
+    info = msgspec.structs.replace(loaded.info, labels=(), trained_heads=(12,), export_heads=())
+    checkpoint.save(unnamed, loaded.model.state_dict(), info)
+    for i in range(10):
+        photographs(tmp_path / "ten" / f"c{i}", "L", 28)
+        for j, child in enumerate(sorted((tmp_path / "ten" / f"c{i}").rglob("*.png"))):
+            child.rename(tmp_path / "ten" / f"c{i}" / f"{j}.png")
+        for empty in ("cat", "dog"):
+            (tmp_path / "ten" / f"c{i}" / empty).rmdir()
+    options = {"recipe": "finetune", "data": str(tmp_path / "ten"), "steps": 1, "batch_size": 2, "start": str(unnamed)}
+    found = train(out=tmp_path / "run", **options).document  # type: ignore[arg-type]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not name its classes: they are taken for those of the data in turn, c0, c1, c2, ..." in said
+    assert found["trained_heads"] == list(range(1, 13)), "of a plain ViT every head count is to be trained"

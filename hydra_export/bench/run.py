@@ -12,6 +12,7 @@ from hydra_export import board, bundle
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
 from hydra_export.guard import Guard, Limits, batch, num_bytes, weight_bytes
+from hydra_export.installation import install_command
 
 
 def bench(
@@ -42,7 +43,7 @@ def bench(
         raise BadInput(
             f"Nothing in {folder} can be timed on this machine: here is {_listed(chosen) or 'no runtime'}, "
             f"and it holds {_listed(a.target for a in manifest.artifacts)}.",
-            "Core ML runs on a Mac; for TFLite run: pip install 'hydra-export[tflite]'.",
+            f"Core ML runs on a Mac; for TFLite run: {install_command('tflite')}.",
         )
     with Guard(folder, manifest, limits) as guard:
         for step, artifact in enumerate(timed):

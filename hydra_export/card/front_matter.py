@@ -29,7 +29,8 @@ def render(manifest: Manifest) -> str:
     model, targets = manifest.model, dict.fromkeys(entry.target for entry in manifest.artifacts)
     task = "image-classification" if model.config.num_classes else "image-feature-extraction"
     lines = ["---", *_license(model.license), "library_name: hydra-export", f"pipeline_tag: {task}", "tags:"]
-    lines += [f"- {_quoted(tag)}" for tag in ("hydravit", "vision-transformer", "on-device", *targets)]
+    kinds = ("vision-transformer",) if model.is_plain else ("hydravit", "vision-transformer")
+    lines += [f"- {_quoted(tag)}" for tag in (*kinds, "on-device", *targets)]
     known = {each.heads: round(each.accuracy, 4) for each in model.subnetworks if each.accuracy is not None}
     if known and model.config.num_classes and model.accuracy_data:  # the Hub takes no result without its data
         lines += ["model-index:", f"- name: {_quoted(model.name)}", "  results:"]

@@ -69,9 +69,9 @@ def render(manifest: Manifest, sizes: Mapping[str, int], others: Sequence[str], 
     return f"""{front_matter.render(manifest)}
 # {model.name}
 
-A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one. This bundle was written by
+{_what(manifest)} This bundle was written by
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
-
+{_warnings(manifest)}
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
 {config.channels} x {config.image_size} x {config.image_size} images, {config.num_classes} classes.
 
@@ -126,6 +126,22 @@ def _assumed(manifest: Manifest) -> str:
         return ""
     intro = "What the checkpoint does not say was assumed; where this is wrong, so is every artifact:"
     return "\n".join(["## Assumed", "", intro, "", *lines, "", ""])
+
+
+def _what(manifest: Manifest) -> str:
+    if manifest.model.is_plain:
+        return f"A plain Vision Transformer: its full width, {manifest.model.config.heads} heads, is what was trained."
+    return "A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one."
+
+
+def _warnings(manifest: Manifest) -> str:
+    """What has to be known of artifacts before they are used, under the paths that it is true of."""
+    of: dict[str, list[str]] = {}
+    for entry in manifest.artifacts:
+        for warning in entry.warnings:
+            of.setdefault(warning, []).append(f"`{entry.path}`")
+    lines = [f"> **Warning:** {tables.plain(warning)} ({', '.join(paths)})" for warning, paths in of.items()]
+    return "\n".join(["", *"\n>\n".join(lines).split("\n"), ""]) if lines else ""
 
 
 def _called(manifest: Manifest, others: Sequence[str]) -> str:

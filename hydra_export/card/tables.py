@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
+from hydra_export.latency import said
 from hydra_export.parity import ParityRecord
 
 _UNKNOWN, _UNMEASURED = "unknown", "–"
@@ -85,13 +86,14 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         smaller = f"{_bytes(entry, sizes) / _bytes(whole, sizes):.2f}" if whole else "no fp32 here"
         for k, record in sorted(entry.parity.items()):
             accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
-            rows.append((f"`{entry.path}`", str(k), *accuracies, f"{record.top1_agreement:.1%}", smaller))
+            judged = record.judgement or _UNMEASURED
+            rows.append((f"`{entry.path}`", str(k), *accuracies, f"{record.top1_agreement:.1%}", judged, smaller))
     if not rows:
         return ""
-    columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "size / fp32")
+    columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "judged", "size / fp32")
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
-        "Top-1 in percent, measured of int8 on the images of the table above where they have labels; agreement: the\n"
+        f"Top-1 in percent, measured of int8 where these images have labels: {plain(manifest.images)}. Agreement: the\n"
         "share of these images on which the largest output is the subnetwork's, in the worst runtime.\n\n"
     )
 
@@ -105,7 +107,7 @@ def _bytes(entry: ArtifactEntry, sizes: Mapping[str, int]) -> int:
 
 
 def _allowed(record: ParityRecord) -> str:
-    return "by accuracy" if record.bound is None else f"{record.bound:.2g}"
+    return "see below" if record.bound is None else f"{record.bound:.2g}"
 
 
 def _percent(value: float | None, digits: int, missing: str = _UNKNOWN) -> str:
@@ -126,6 +128,4 @@ def _time(device: DeviceEntry) -> str:
 def _fits(device: DeviceEntry) -> str:
     if device.heads is None:
         return _UNKNOWN
-    verdict = "yes" if device.fits else "no"
-    sure = " surely" if device.fits and device.sure else ""
-    return f"{verdict}{sure}" if device.chance is None else f"{verdict}{sure}, {device.chance:.0%}"
+    return _UNKNOWN if device.chance is None else said(device.sure, device.chance)

@@ -75,9 +75,11 @@ def allowed(record: ParityRecord) -> str:
     """What was held against an artifact."""
     if record.bound is not None:
         return f"{record.bound:.1e}"
+    agrees = f"agrees {record.top1_agreement:.1%}"
     if record.accuracy is None or record.accuracy_fp32 is None:
-        return f"agrees {record.top1_agreement:.1%}"
-    return f"top-1 {record.accuracy - record.accuracy_fp32:+.2f}"
+        return agrees
+    top1 = f"top-1 {record.accuracy - record.accuracy_fp32:+.2f}"
+    return f"{top1}, {agrees}" if "agreement" in record.judged_by else top1
 
 
 def size(count: int) -> str:

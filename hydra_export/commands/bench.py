@@ -153,7 +153,8 @@ def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> R
 
     if measures:
         raise BadInput("--standalone times nothing here.", "Leave out --save and --compare, or --standalone.")
-    wanted = parse_heads(heads, bundles.read(bundle).model.config.heads) if heads is not None else ()
+    model = bundles.read(bundle).model if heads is not None else None
+    wanted = parse_heads(heads, model.config.heads, [s.heads for s in model.subnetworks]) if model and heads else ()
     artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
     shown = titled(
         f"{out}: {len(artifacts)} artifacts, {size(total)}",

@@ -101,7 +101,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     from hydra_export.bundle import check_replaceable
     from hydra_export.commands.progress import shown_progress
     from hydra_export.export import export, num_images
-    from hydra_export.parity import Gate
+    from hydra_export.gate import Gate
 
     console = talk()
     listed = _listed(given, _names("--target", given.target)) if given.device is None else []
@@ -118,7 +118,8 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
 
         loaded = held_to(loaded, given.reference)
     info = loaded.info
-    heads = checkpoints.default_heads(info) if given.heads is None else parse_heads(given.heads, info.config.heads)
+    usual = checkpoints.default_heads(info)
+    heads = usual if given.heads is None else parse_heads(given.heads, info.config.heads, usual)
     tell(console, loaded.notes, checkpoints.check_trained(info, heads, given.allow_untrained))
     devices = _devices(given.device, info, heads, given.budget_ms) if given.device is not None else []
     if devices:
@@ -130,7 +131,9 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
         from hydra_export.data import folder_images
 
         limit = max(num_images(info.config, heads[-1], listed).values())
-        images = folder_images(given.images, info.preprocessing, loaded.info.labels, limit)
+        classes = loaded.info.config.num_classes
+        images = folder_images(given.images, info.preprocessing, loaded.info.labels, limit, num_classes=classes)
+        tell(console, tuple(filter(None, [images.note])), "")
     with shown_progress(console) as progress:
         return export(
             loaded,
@@ -165,8 +168,15 @@ def _check(given: Choices) -> None:
             ("--accept-unchecked", given.accept_unchecked, Choices.accept_unchecked),
         ):
             if value != default:
-                raise BadInput(f"{option} is for int8, which is not exported.", "Add --precision int8.")
+                raise BadInput(
+                    f"{option} is for int8, which is not exported.",
+                    f"Add it: --precision {_added(given.precision, 'int8')}.",
+                )
     _check_devices(given.device, given.budget_ms, given.target)
+
+
+def _added(text: str | None, name: str) -> str:
+    return f"{text},{name}" if text else name
 
 
 def _listed(given: Choices, targets: Sequence[str]) -> list[Job]:
@@ -191,7 +201,8 @@ def _names(option: str, text: str) -> list[str]:
 
     names = [name.strip() for name in text.split(",")]
     if "" in names:
-        raise BadInput(f"{option} {text!r} has an empty name.", f"Separate names by single commas: {option} a,b.")
+        listed = ",".join(filter(None, names)) or "NAME"
+        raise BadInput(f"{option} {text!r} has an empty name.", f"Separate names by single commas: {option} {listed}.")
     if len(set(names)) < len(names):
         raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
     return names
@@ -203,7 +214,8 @@ def _check_devices(device: str | None, budget_ms: float | None, target: str) -> 
     if device is not None and target != "onnx":
         raise BadInput("--device says what each device needs.", "Leave out --target, or --device.")
     if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
-        raise BadInput(f"--budget-ms {budget_ms:g} is for --device, and above 0.", "Add --device NAME.")
+        remedy = "Add --device NAME." if device is None else "Give a number of milliseconds above 0."
+        raise BadInput(f"--budget-ms {budget_ms:g} is for --device, and above 0.", remedy)
 
 
 def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
@@ -218,10 +230,12 @@ def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: 
         told = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
         raise CheckFailed(
             f"Nothing is known to fit {budget_ms:g} ms on {told}.",
-            "hydra-export profile --device NAME says what would settle it.",
+            f"Nothing was exported. What would settle it: hydra-export profile --device {too_slow[0].id} --runtime "
+            f"{too_slow[0].runtime} --budget-ms {budget_ms:g}.",
         )
     for entry in missed:
-        tell(talk(), (), f"{entry.id}: {entry.why}.")
+        instead = f"; k = {entry.heads} is exported, the fastest there is" if entry.heads else ""
+        tell(talk(), (), f"{entry.id}: {entry.why}{instead}.")
     return devices
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +14,14 @@ from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import RenderableType
 
     from hydra_export.checkpoint import Checkpoint, CheckpointInfo
     from hydra_export.data import ImageSet
     from hydra_export.train.data import Images
+    from hydra_export.train.evaluate import Accuracy
 
 
 def evaluate(
@@ -42,6 +46,7 @@ def evaluate(
         data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
             folder with one folder of images per class, or with the idx files of Fashion-MNIST. For models of the
             1,000 classes of ImageNet, folders may be named by synset or number, as ImageNet's variants have them.
+            Folders that are not the model's classes are refused.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
@@ -55,6 +60,7 @@ def evaluate(
     """
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
+    from hydra_export.gate import chance
     from hydra_export.train.evaluate import accuracy
 
     _check(batch_size, threads, plot)
@@ -66,13 +72,20 @@ def evaluate(
         image_size=choices.image_size(image_size),
     )
     info = loaded.info
-    chosen = checkpoints.default_heads(info) if heads is None else parse_heads(heads, info.config.heads)
+    usual = checkpoints.default_heads(info)
+    chosen = usual if heads is None else parse_heads(heads, info.config.heads, usual)
     unreadable: list[Path] = []
-    images, classes, source = _images(data, info, unreadable)
+    labelled = _images(data, info, unreadable)
+    images, source, by_chance = labelled.images, labelled.source, chance(labelled.labels)
     console = talk()
-    tell(console, loaded.notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
+    notes = (*loaded.notes, *filter(None, [labelled.note]))
+    tell(console, notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
     with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
-        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=classes)
+        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=labelled.classes)
+    if at_chance := _at_chance(found, by_chance):
+        counts = ", ".join(map(str, at_chance))
+        same = f"always the same answer would be right on {by_chance:.1%}"
+        tell(console, (), f"Top-1 at k = {counts} is not clearly above chance ({same}): are the labels the model's?")
     num_images = found[chosen[0]].num_images
     if left_out := len(images) + len(unreadable) - num_images:
         such = f", such as {unreadable[0]}" if unreadable else ""
@@ -100,6 +113,8 @@ def evaluate(
         "data": source,
         "num_images": num_images,
         "unreadable_images": left_out,
+        "chance": round(100 * by_chance, 2),
+        "at_chance": at_chance,
         "plot": None if plot is None else plot.as_posix(),
         "subnetworks": subnetworks,
     }
@@ -148,18 +163,42 @@ def _shown(field: str, value: float | None) -> str:
     return f"{value:,}" if field == "params" else f"{value:,.2f}" if field in ("top1", "top5") else f"{value:,.1f}"
 
 
-def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> tuple[Images, tuple[int, ...] | None, str]:
-    """The labelled images called *name*, the classes that they are of where not all, and what to call them."""
+@dataclass(frozen=True)
+class _Labelled:
+    """Labelled images: the classes that they are of where not all, what to call them, and what was assumed of them."""
+
+    images: Images
+    labels: NDArray[np.int64]
+    source: str
+    classes: tuple[int, ...] | None = None
+    note: str = ""
+
+
+def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelled:
+    """The labelled images called *name*; BadInput where their labels are not the model's own."""
+    from hydra_export.data.classes import IMAGENET_CLASSES
     from hydra_export.train import imagenet
     from hydra_export.train.data import Split
 
-    if info.config.num_classes == 1000 and Path(name).is_dir() and imagenet.folder_classes(Path(name)):
-        images, classes = imagenet.images(Path(name))
-        of = f", {len(classes)} classes" if classes else ""
-        return images, classes, f"{len(images):,} images of the folder {Path(name).resolve().name}{of}"
+    if info.config.num_classes == IMAGENET_CLASSES and Path(name).is_dir():
+        found = imagenet.folder_classes(Path(name), info.labels)
+        if found is not None:
+            images, classes = imagenet.images(Path(name), found)
+            of = f"{len(classes or found.names)} classes {found.known_by}"
+            source = f"{len(images):,} images of the folder {Path(name).resolve().name}, {of}"
+            return _Labelled(images, images.labels, source, classes, found.note)
     fitted = _fitted(name, info, unreadable)
     assert fitted.labels is not None
-    return Split(fitted.pixels, fitted.labels), None, fitted.source
+    return _Labelled(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
+
+
+def _at_chance(found: Mapping[int, Accuracy], by_chance: float) -> list[int]:
+    """The head counts whose accuracy tells nothing: always the same answer may score as much."""
+    from hydra_export.gate import above_chance
+
+    return [
+        k for k, a in found.items() if not above_chance(round(a.top1 * a.num_images / 100), a.num_images, by_chance)
+    ]
 
 
 def _few(labels: Sequence[str]) -> str:
@@ -178,9 +217,7 @@ def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet
     elif list(Path(name).glob("t10k-images-idx3-ubyte*")):
         images = datasets.fitted_test("fashion-mnist", info.preprocessing, Path(name))
     elif Path(name).is_dir():
-        images = data.folder_images(Path(name), info.preprocessing, info.labels, unreadable=unreadable)
-        if images.labels is None:
-            raise BadData(f"Folder {name} has images without classes.", "Give one folder of images per class.")
+        return _of_folder(Path(name), info, unreadable)
     else:
         raise UnknownName("dataset or folder", name, ("packaged", *datasets.names()))
     if (info.labels and images.label_names != info.labels) or len(images.label_names) != info.config.num_classes:
@@ -189,4 +226,22 @@ def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet
             f"the images are of {len(images.label_names)} ({_few(images.label_names)}).",
             "Give --data with images of the model's classes.",
         )
+    if not info.labels:
+        note = f"{info.name} does not name its classes: they are taken for {_few(images.label_names)} in this order."
+        return replace(images, note=note)
+    return images
+
+
+def _of_folder(folder: Path, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet:
+    from hydra_export import data
+
+    num_classes = info.config.num_classes
+    images = data.folder_images(folder, info.preprocessing, info.labels, unreadable=unreadable, num_classes=num_classes)
+    if images.labels is None and images.note:
+        raise BadInput(
+            f"{info.name} cannot be judged by {folder}. {images.note}",
+            "Give --data with a folder for each of the model's classes, named as the model names it.",
+        )
+    if images.labels is None:
+        raise BadData(f"Folder {folder} has images without classes.", "Give one folder of images per class.")
     return images

@@ -9,6 +9,8 @@ from hydra_export.commands import Result, allowed, experimental, kind, percent, 
 from hydra_export.commands.choices import Choices, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
 
     from hydra_export.bundle import DeviceEntry, Manifest
@@ -31,6 +33,7 @@ def document(manifest: Manifest) -> Any:
 
 
 def shown(manifest: Manifest, out: Path) -> RenderableType:
+    trained = {s.heads: s.trained for s in manifest.model.subnetworks}
     top1 = {s.heads: s.accuracy for s in manifest.model.subnetworks}
     sizes = {file.path: file.bytes for file in manifest.files}
     shown = table("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
@@ -38,21 +41,35 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
         fetched = size(sum(sizes[path] for path in artifact.files))
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", allowed(record))
-            shown.add_row(kind(artifact), str(k), percent(top1[k]), fetched, *errors)
+            count = f"{k}{' (not trained)' if trained[k] is False else ''}"
+            shown.add_row(kind(artifact), count, percent(top1[k]), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."
     if any(a.precision == "int8" for a in manifest.artifacts):
-        note += "\nint8: against the float32 subnetwork, and its change of top-1, or how often it agrees."
+        note += "\nint8: against the float32 subnetwork, and its change of top-1, or how often it agrees; judged"
+        note += f" {'; '.join(_judgements(manifest))}."
     choices = [*experimental(manifest.artifacts), *(_choice(entry) for entry in manifest.devices)]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
     return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.", *choices)
 
 
+def _judgements(manifest: Manifest) -> Iterator[str]:
+    """What decided on int8, once each with the head counts that it is true of."""
+    by: dict[str, set[int]] = {}
+    for artifact in manifest.artifacts:
+        for k, record in artifact.parity.items():
+            if record.judgement:
+                by.setdefault(record.judgement, set()).add(k)
+    for judgement, heads in by.items():
+        yield judgement if len(by) == 1 else f"k = {', '.join(map(str, sorted(heads)))}: {judgement}"
+
+
 def _choice(device: DeviceEntry) -> str:
+    from hydra_export.latency import said
     from hydra_export.latency.spread import rounded
 
     if device.heads is None or device.ms is None or device.low is None or device.high is None:
         return f"{device.id}: {device.runtime}, every k: it is not known how long they take."
     time = f"{rounded(device.ms)} ms ({rounded(device.low)} to {rounded(device.high)}, {device.provenance})"
-    sure = "surely" if device.sure else f"{100 * (device.chance or 0):.0f} % sure to be"
-    return f"{device.id}: {device.runtime}, k = {device.heads}: {time}, {sure} within {rounded(device.budget_ms)} ms."
+    fits = f"within {rounded(device.budget_ms)} ms: {said(device.sure, device.chance or 0)}"
+    return f"{device.id}: {device.runtime}, k = {device.heads}: {time}; {fits}."

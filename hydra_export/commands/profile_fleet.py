@@ -10,7 +10,7 @@ from hydra_export import files
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.latency import Evidence, Wish, advise
+from hydra_export.latency import Evidence, Wish, advise, said
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
 
@@ -59,7 +59,7 @@ def listed_fleet(
         talk().print(result.shown, markup=False)
         raise CheckFailed(
             f"Nothing is known to fit {rounded(wish.budget_ms)} ms on {', '.join(without)}.",
-            "hydra-export profile --device NAME says why, and what would settle it.",
+            f"hydra-export profile --device {without[0]} says why, and what would settle it.",
         )
     return result
 
@@ -115,10 +115,10 @@ def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], mod
     shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
     for member in members:
         advice, k = member.advice, member.heads
-        row = ["-", "-" if advice.choice is None else "no"]
+        row = ["-", "-" if advice.choice is None else said(False, advice.choice.chance)]
         if k is not None and advice.choice is not None:
-            one, sure = advice.estimates[k], "surely" if advice.choice.sure else f"{100 * advice.choice.chance:.0f} %"
-            row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", sure]
+            one, fits = advice.estimates[k], said(advice.choice.sure, advice.choice.chance)
+            row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
         fetched = [_fetched(member, graph, sizes) for graph in graphs]
         runtime = f"{advice.way.runtime} {advice.way.unit.upper()}"
         shown.add_row(
@@ -144,8 +144,9 @@ def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list
     lines = [f"{covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
     unknown = [member.name for member in members if member.advice.choice is None]
     nothing = [member.name for member in members if member.advice.choice and member.heads is None]
-    lines += [f"No number: {', '.join(unknown)}. Measure them: hydra-export bench."] if unknown else []
-    lines += [f"Nothing fits: {', '.join(nothing)}."] if nothing else []
+    if unknown:
+        lines += [f"No number: {', '.join(unknown)}. How to measure it: hydra-export profile --device {unknown[0]}."]
+    lines += [f"Nothing is known to fit: {', '.join(nothing)}."] if nothing else []
     if graphs:
         lines += ["Bytes are what the device fetches; all together: what has to be published."]
     return lines

@@ -13,6 +13,7 @@ from hydra_export.commands import percent, size, table, titled
 from hydra_export.commands.profile_facts import summary
 from hydra_export.latency import Advice, Choice, Estimate, Evidence, Model, Way, estimates, fastest, nearest
 from hydra_export.latency.advice import memory, weight_bytes
+from hydra_export.latency.choice import percent as percent_of
 from hydra_export.latency.evidence import REFERENCE_CONFIG
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
@@ -85,9 +86,9 @@ def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
     whose = f"{advice.profile.id}'s own: " if advice.profile.budget else "the usual: "
     whose = "" if advice.wish.budget_ms is not None else whose
     budget = f"{rounded(advice.budget.ms)} ms ({whose}{advice.budget.reason})"
-    chance = _chance(choice.chance)
+    chance = percent_of(choice.chance)
     if choice.heads is None:
-        lines = [f"Nothing fits {budget}: {choice.why}."]
+        lines = [f"Nothing is known to fit {budget}: {choice.why}."]
         return lines + (
             [f"Best guess: k = {choice.nearest}, the fastest: {chance} that it fits."] if choice.nearest else []
         )
@@ -96,7 +97,7 @@ def _choice_lines(advice: Advice, choice: Choice) -> list[str]:
     else:
         lines = [f"Best guess for {budget}: k = {choice.heads}, {chance}; {choice.why}."]
     if choice.larger:
-        lines += [f"k = {choice.larger[0]} may fit as well ({_chance(choice.larger[1])})."]
+        lines += [f"k = {choice.larger[0]} may fit as well ({percent_of(choice.larger[1])})."]
     return lines
 
 
@@ -145,9 +146,9 @@ def _others(advice: Advice) -> list[str]:
 
 def _fits(advice: Advice, k: int) -> str:
     word = advice.verdicts[k]
-    if word not in ("probably", "hardly"):
+    if word == "too much RAM":
         return word
-    return f"{word} ({_chance(advice.estimates[k].spread.chance_within(advice.budget.ms))})"
+    return f"{word} ({percent_of(advice.estimates[k].spread.chance_within(advice.budget.ms))})"
 
 
 def _weights(advice: Advice, context: Context, k: int) -> int:
@@ -162,12 +163,6 @@ def _weights(advice: Advice, context: Context, k: int) -> int:
 
 def _evidence(estimate: Estimate) -> str:
     return estimate.provenance.replace("_", ", ")
-
-
-def _chance(chance: float) -> str:
-    if 0.01 <= chance <= 0.99:
-        return f"{100 * chance:.0f} %"
-    return "more than 99 %" if chance > 0.5 else "less than 1 %"
 
 
 def _measure(advice: Advice, context: Context) -> str:

@@ -60,7 +60,7 @@ def train(
         recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
             finetune (any image folder, from any checkpoint), imagenet-base (the paper's) or imagenet-small.
         start: Checkpoint that the first weights come from, of a smaller model too: a file, a folder, a Hub id, or
-            timm:NAME. Recipe finetune takes the packaged model by default.
+            timm:NAME. Recipe finetune takes the packaged model by default, where the images suit it: small grey ones.
         data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
             hfds/PATH of a Hugging Face dataset. For fashion-mnist, the folder with its four idx files; by default those
             of the Debian package dataset-fashion-mnist where it is installed, else they are downloaded.
@@ -106,6 +106,7 @@ def train(
             tensorboard=tensorboard,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
+            start_is_default=begin is None,
         )
     return Result(_document(outcome), _shown_result(outcome))
 
@@ -130,7 +131,7 @@ def _config(
     config = recipes.get("fashion-mnist" if recipe is None else recipe, start or "", head_dim)
     if train_heads is not None:
         heads = int(given.get("model.heads", config.model.heads))
-        given = {**given, "trained_heads": parse_heads(train_heads, heads)}
+        given = {**given, "trained_heads": parse_heads(train_heads, heads, option="--train-heads")}
     if weights is not None:
         given = {"sampling": "weighted", "weights": weights, **given}
     if "lr" in given and "lr_min" not in given:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hydra_export.data.classes import classes_of, named
 from hydra_export.data.decoding import decoded
 from hydra_export.data.images import ImageSet, check_limit, in_turns
-from hydra_export.errors import BadData, UnknownName
+from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -24,23 +24,27 @@ def folder_images(
     labels: tuple[str, ...] = (),
     limit: int | None = None,
     unreadable: list[Path] | None = None,
+    *,
+    num_classes: int | None = None,
 ) -> ImageSet:
     """The images of *folder*, fitted: from folders named after their class, or all in one place without labels.
 
     Args:
         labels: the model's classes, which class folders are matched to by name, letter case and punctuation
-            aside ("t-shirt_top" is "T-shirt/top"); without them the sorted names of the folders are the classes.
+            aside ("t-shirt_top" is "T-shirt/top").
         limit: at most so many, evenly over the classes.
         unreadable: takes the images that cannot be decoded, which are left out then; without it they are an error.
+        num_classes: of the model; folders that are none of its classes give unlabelled images (``classes_of``). Without
+            it and *labels* there is no model to ask, and the sorted names of the folders are the classes.
 
     Raises:
-        BadData: no such folder, no images in it, images both beside and inside class folders, a class folder that
-            is not in *labels*, or an image that cannot be decoded.
+        BadData: no such folder, no images in it, images both beside and inside class folders, class folders of which
+            some are in *labels* and some not, or an image that cannot be decoded.
     """
     if not folder.is_dir():
         raise BadData(f"There is no folder {folder}.", "Give a folder of images, or of one folder per class.")
     check_limit(limit)
-    classes = {child: _images_in(child) for child in _visible(folder) if child.is_dir()}
+    classes = {child.name: _images_in(child) for child in _visible(folder) if child.is_dir()}
     flat = _images_in(folder)
     if not flat and not any(classes.values()):
         raise BadData(f"Folder {folder} holds no images.", f"Known are {', '.join(sorted(_SUFFIXES))}.")
@@ -53,16 +57,21 @@ def folder_images(
     if flat:
         chosen = [flat[i] for i in _spread(len(flat), limit)]
         pixels, _ = _fitted(chosen, preprocessing, unreadable)
-        return ImageSet(pixels, None, (), f"{len(pixels):,} images of the folder {name}")
-    label_names = labels or tuple(child.name for child in classes)
-    paths, targets = [], []
-    for child, images in classes.items():
-        paths += images
-        targets += [_label(child, label_names)] * len(images)
-    order = in_turns(np.asarray(targets, np.int64), limit)
+        return ImageSet(pixels, None, (), f"{len(pixels):,} images of the folder {name}, unlabelled")
+    count = num_classes if num_classes is not None else len(labels) or len(classes)
+    found = classes_of(tuple(classes), labels, count)
+    places = np.repeat(np.arange(len(classes)), [len(images) for images in classes.values()])
+    paths = [path for images in classes.values() for path in images]
+    order = in_turns(places, limit)
     pixels, read = _fitted([paths[i] for i in order], preprocessing, unreadable)
-    source = f"{len(pixels):,} images of the folder {name}, {len(set(targets))} classes"
-    return ImageSet(pixels, np.asarray(targets, np.int64)[order][read], label_names, source)
+    source = f"{len(pixels):,} images of the folder {name}, "
+    if found.numbers is None:
+        source += f"unlabelled: its folders ({named(tuple(classes))}) are not the model's classes"
+        return ImageSet(pixels, None, (), source, note=found.note)
+    source += f"{len(np.unique(places))} classes {found.known_by}"
+    targets = np.asarray([found.numbers[child] for child in classes], np.int64)[places[order][read]]
+    no_model = num_classes is None and not labels
+    return ImageSet(pixels, targets, found.names, source, note="" if no_model else found.note)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -77,20 +86,6 @@ def _spread(count: int, limit: int | None) -> list[int]:
     """Positions of *limit* out of *count*, evenly: neighbours in a folder are often alike."""
     taken = min(count, limit or count)
     return [i * count // taken for i in range(taken)]
-
-
-def _label(folder: Path, label_names: tuple[str, ...]) -> int:
-    if folder.name in label_names:
-        return label_names.index(folder.name)
-    plain = [_plain(name) for name in label_names]  # a label like T-shirt/top cannot name a folder
-    if plain.count(_plain(folder.name)) == 1:
-        return plain.index(_plain(folder.name))
-    nearest = UnknownName("class", folder.name, label_names[:20]).remedy
-    raise BadData(f"Class folder {folder} is none of the model's {len(label_names)} classes.", nearest)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 
 def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Path] | None) -> tuple[Pixels, list[int]]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
+
+_GREY = 16  # of 255: how far a grey pixel's channels lie apart at most
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class ImageSet:
         label_names: what the labels count; empty where unknown.
         source: one sentence on where they come from, for a manifest.
         license: of packaged images, the file in this folder that holds its text.
+        note: what was assumed of the labels, for the user to see.
     """
 
     pixels: NDArray[np.uint8]
@@ -29,6 +33,7 @@ class ImageSet:
     label_names: tuple[str, ...]
     source: str
     license: str = ""
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -42,6 +47,13 @@ def in_turns(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
         members = labels == label
         rank_in_class[members] = np.arange(members.sum())
     return np.lexsort((labels, rank_in_class))[:limit]
+
+
+def is_coloured(picture: Image.Image) -> bool:
+    """Whether any of its pixels is more than grey, beyond what JPEG makes of grey ones."""
+    small = picture.convert("RGB")
+    small.thumbnail((64, 64))
+    return bool(np.ptp(np.asarray(small, np.int16), axis=2).max() > _GREY)
 
 
 def check_limit(limit: int | None) -> None:

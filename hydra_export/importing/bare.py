@@ -62,4 +62,4 @@ def official(state: dict[str, Tensor]) -> Described:
     """A checkpoint of the authors' trainer: what is computed and how images are made ready is in their code."""
     config = shapes.shape(state).config(USUAL_HEAD_DIM)
     preprocessing = msgspec.structs.replace(imagenet(config.image_size), crop=_OFFICIAL_CROP)
-    return Described(config=config, state=state, preprocessing=preprocessing)
+    return Described(config=config, state=state, preprocessing=preprocessing, universal=True)

@@ -28,6 +28,7 @@ class Described:
         unusable: why what is said of that cannot be had here; empty otherwise.
         labels: one per class; empty where unknown.
         assumed: one sentence for each thing that nothing says, its subject before a colon.
+        universal: it was trained as a HydraViT, at head counts that it does not say; others at their full width alone.
         module: timm's own module with these weights, where its name is known: the import must compute the same.
     """
 
@@ -37,6 +38,7 @@ class Described:
     unusable: str = ""
     labels: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    universal: bool = False
     module: nn.Module | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.latency.advice import Advice, Wish, advise, fastest, nearest
-from hydra_export.latency.choice import Choice, Verdict, choose
+from hydra_export.latency.choice import Choice, Verdict, choose, percent, said
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import REFERENCE, Evidence, Model, Way
 from hydra_export.latency.ways import default_way, known_ways
@@ -25,4 +25,6 @@ __all__ = [
     "fastest",
     "known_ways",
     "nearest",
+    "percent",
+    "said",
 ]

@@ -10,7 +10,12 @@ from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import Model
 from hydra_export.latency.spread import rounded
 
-Verdict = Literal["yes", "probably", "hardly", "no", "too much RAM"]
+Verdict = Literal["yes", "likely", "about even", "unlikely", "no", "too much RAM"]
+# From which chance on a word is used: the scale of the IPCC (Mastrandrea et al. 2010, "Guidance Note for Lead Authors
+# of the IPCC Fifth Assessment Report on Consistent Treatment of Uncertainties", table 1), whose "very likely" and "very
+# unlikely" begin where the 80 % interval ends, and are the plain words here.
+_WORDS: tuple[tuple[float, Verdict], ...] = ((0.66, "likely"), (0.33, "about even"), (0.0, "unlikely"))
+_NEGLIGIBLE = 0.1  # below the 80 % interval
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,32 @@ class Choice:
 
 
 def verdict(estimate: Estimate, budget_ms: float, needs_mib: float = 0, max_ram_mib: float | None = None) -> Verdict:
-    """Does it fit? ``yes``: with its high bound; ``probably``: with its central estimate; ``hardly``: with its low."""
+    """Does it fit? ``yes`` with its high bound, ``no`` not even with its low one, and what its chance says between."""
     if max_ram_mib is not None and needs_mib > max_ram_mib:
         return "too much RAM"
     if estimate.high <= budget_ms:
         return "yes"
-    if estimate.ms <= budget_ms:
-        return "probably"
-    return "hardly" if estimate.low <= budget_ms else "no"
+    if estimate.low > budget_ms:
+        return "no"
+    return likelihood(estimate.spread.chance_within(budget_ms))
+
+
+def likelihood(chance: float) -> Verdict:
+    """The word for a chance that lies within the 80 % interval: between 10 and 90 %."""
+    return next(word for least, word in _WORDS if chance >= least)
+
+
+def percent(chance: float) -> str:
+    """A chance as a person reads it: never 0 or 100 %."""
+    if 0.01 <= chance <= 0.99:
+        return f"{100 * chance:.0f} %"
+    return "more than 99 %" if chance > 0.5 else "less than 1 %"
+
+
+def said(sure: bool, chance: float) -> str:
+    """Whether a choice fits, in a word and with its chance; *sure*: with its high bound."""
+    word = "yes" if sure else "no" if chance < _NEGLIGIBLE else likelihood(chance)
+    return f"{word} ({percent(chance)})"
 
 
 def choose(
@@ -52,7 +75,8 @@ def choose(
     """The most accurate head count that fits *budget_ms* for sure, else the best guess, else none."""
     by_accuracy = ranked(model, estimates)
     surely = [k for k in by_accuracy if verdicts[k] == "yes"]
-    perhaps = [k for k in by_accuracy if verdicts[k] == "probably"]
+    open_to = {k for k in estimates if verdicts[k] not in ("yes", "too much RAM")}
+    perhaps = [k for k in by_accuracy if k in open_to and estimates[k].ms <= budget_ms]
     if not surely and not perhaps:
         fast = [k for k in estimates if verdicts[k] != "too much RAM"]
         chance = estimates[min(fast)].spread.chance_within(budget_ms) if fast else 0.0

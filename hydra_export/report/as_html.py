@@ -74,14 +74,17 @@ def _sections(findings: Findings) -> dict[str, Markup]:
 
 def _header(findings: Findings) -> Markup:
     config = findings.model.config
+    kind = "plain ViT" if findings.model.is_plain else "HydraViT"
+    cut = ", ".join(str(entry.heads) for entry in findings.subnetworks)
+    whole = [entry.heads for entry in findings.subnetworks] == [config.heads]
     about = (
-        f"A HydraViT of {config.heads} heads, cut to {', '.join(str(s.heads) for s in findings.subnetworks)}: "
+        f"A {kind} of {config.heads} heads{'' if whole else f', cut to {cut}'}: "
         "each artifact was run and compared with the PyTorch model."
     )
     facts = summary.glance(findings)
-    bad = findings.changes is not None and findings.changes.regressions
+    bad = {"Warnings", "Regressions"} if findings.changes and findings.changes.regressions else {"Warnings"}
     listed = (
-        tag("div", tag("dt", term), tag("dd", said, class_="bad" if bad and term == "Regressions" else None))
+        tag("div", tag("dt", term), tag("dd", said, class_="bad" if term in bad else None))
         for term, said in facts.items()
     )
     return tag("header", tag("h1", findings.model.name), tag("p", about), tag("dl", listed, class_="glance"))

@@ -58,7 +58,7 @@ def _subnetworks(findings: Findings) -> str:
 
 
 def _facts(findings: Findings) -> str:
-    wanted = ("Parity", "int8", "Measured")
+    wanted = ("Warnings", "Parity", "int8", "Measured")
     said = {term: text for term, text in summary.glance(findings).items() if term in wanted}
     return "\n".join(f"- {term}: {_text(text)}" for term, text in said.items())
 

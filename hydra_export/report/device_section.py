@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.bundle import DeviceEntry
+from hydra_export.latency import percent, said
 from hydra_export.report import charts, words
 from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.findings import Findings
@@ -59,8 +60,7 @@ def fits(entry: DeviceEntry) -> str:
     """Whether what was chosen fits, and how sure that is."""
     if entry.heads is None:
         return words.UNKNOWN
-    word = "yes" if entry.sure else "probably" if entry.fits else "no"
-    return word if entry.chance is None else f"{word} ({words.chance(entry.chance)})"
+    return words.UNKNOWN if entry.chance is None else said(entry.sure, entry.chance)
 
 
 def _device(number: int, device: DeviceTimes) -> Markup:
@@ -80,15 +80,15 @@ def _device(number: int, device: DeviceTimes) -> Markup:
 def choice(device: DeviceTimes) -> str:
     """What to run, in words."""
     budget = f"{words.milliseconds(device.budget_ms)} ({device.budget_reason})"
-    sure = words.chance(device.chance or 0)
+    sure = percent(device.chance or 0)
     if device.choice is None:
-        return f"Nothing fits {budget}: {device.why}; the chance is {sure}."
+        return f"Nothing is known to fit {budget}: {device.why}; the chance is {sure}."
     if device.sure:
         said = f"Choice for {budget}: k = {device.choice}, {sure} sure: {device.why}."
     else:
         said = f"Best guess for {budget}: k = {device.choice}, {sure}; {device.why}."
     if device.larger is not None:
-        said += f" k = {device.larger} may fit as well ({words.chance(device.larger_chance or 0)})."
+        said += f" k = {device.larger} may fit as well ({percent(device.larger_chance or 0)})."
     return said
 
 
@@ -105,7 +105,7 @@ def _times(ident: str, device: DeviceTimes) -> list[Markup]:
             _evidence(t.provenance),
             words.milliseconds(t.ms),
             words.interval(t.low, t.high),
-            f"{t.fits} ({words.chance(t.chance)})" if t.fits in ("probably", "hardly") else t.fits,
+            t.fits if t.fits == "too much RAM" else f"{t.fits} ({percent(t.chance)})",
         ]
         for t in device.times
     ]

@@ -18,6 +18,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         allowed: the largest error that passes, None for int8; *share*: the error as a share of it.
         accuracy_change: of int8 on labelled images, in percentage points of top-1.
+        judgement: what decided on int8, and why.
     """
 
     heads: int
@@ -29,6 +30,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     num_images: int
     accuracy_change: float | None
     runtimes: dict[str, float]
+    judgement: str = ""
 
     @classmethod
     def of(cls, heads: int, record: ParityRecord) -> Proof:
@@ -43,6 +45,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
             num_images=record.num_images,
             accuracy_change=(record.accuracy or 0) - (record.accuracy_fp32 or 0) if known else None,
             runtimes=record.runtimes,
+            judgement=record.judgement,
         )
 
 
@@ -66,6 +69,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     needs: dict[str, str]
     proofs: tuple[Proof, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -102,6 +106,7 @@ def _product(artifact: ArtifactEntry, sizes: dict[str, int]) -> Product:
         sha256=artifact.sha256,
         needs=artifact.needs,
         proofs=tuple(Proof.of(k, artifact.parity[k]) for k in artifact.heads),
+        warnings=artifact.warnings,
     )
 
 

@@ -44,7 +44,7 @@ def accuracy(findings: Findings) -> Markup:
     figures = [*_over_gmacs(findings), *_over_size(findings), *_over_latency(findings)]
     notes = "The vertical axis is top-1 in percent; it does not begin at 0."
     if any(product.precision == "int8" for product in findings.artifacts):
-        notes += " int8: that of the subnetwork, with the change that was measured on labelled images."
+        notes += f" int8: that of the subnetwork, with the change that was measured on {findings.images}."
     if len(levels) > _ALL_NAMED:
         notes += " Where head counts lie close together, not all are named."
     missing = [f"{s.heads}" for s in findings.subnetworks if s.accuracy is None]
@@ -183,7 +183,7 @@ def parity(findings: Findings) -> Markup:
     columns = ["artifact", *(f"k = {s.heads}" for s in findings.subnetworks)]
     caption = (
         "The largest error of a logit against PyTorch in float64, as a share of what is allowed; "
-        "int8: how top-1 changes, or, without labels, on how many images it agrees."
+        "int8: how top-1 changes, and where labels are none, few or not met, on how many images it agrees."
     )
     every = [
         [
@@ -194,13 +194,26 @@ def parity(findings: Findings) -> Markup:
             _DASH if proof.share is None else words.share(proof.share),
             _DASH if proof.accuracy_change is None else words.points(proof.accuracy_change),
             f"{proof.top1_agreement:.1%}",
+            proof.judgement or _DASH,
             f"{proof.cosine:.6f}",
             f"{proof.num_images:,}",
             ", ".join(f"{name} {error:.1e}" for name, error in proof.runtimes.items()) or _DASH,
         ]
         for product, proof in proofs(findings.artifacts)
     ]
-    details = ("artifact", "k", "error", "allowed", "share", "top-1", "agreement", "least cosine", "images", "error in")
+    details = (
+        "artifact",
+        "k",
+        "error",
+        "allowed",
+        "share",
+        "top-1",
+        "agreement",
+        "judged",
+        "least cosine",
+        "images",
+        "error in",
+    )
     return section(
         "parity",
         "Parity with PyTorch",
@@ -226,7 +239,8 @@ def _proof(proof: Proof) -> object:
             "span", tag("span", said, class_="bad" if failed else None), charts.bar(proof.share, failed), class_="share"
         )
     if proof.accuracy_change is not None:
-        return words.points(proof.accuracy_change)
+        points = words.points(proof.accuracy_change)
+        return f"{points}, agrees {proof.top1_agreement:.1%}" if "agreement" in proof.judgement else points
     return f"agrees {proof.top1_agreement:.1%}"
 
 
@@ -238,7 +252,11 @@ def measured(findings: Findings) -> Markup:
         said = (
             "Nothing was measured of this model. ",
             tag("code", "hydra-export bench --json"),
-            " measures it; give its output with ",
+            " measures it on this machine, ",
+            tag("code", "hydra-export bench --standalone"),
+            " on a board, and ",
+            tag("code", "hydra-export profile --device"),
+            " says what does on a phone; give the output of a bench with ",
             tag("code", "--bench"),
             ".",
         )
@@ -285,8 +303,8 @@ def card(findings: Findings) -> Markup:
         "Licence": linked(model.license or "The checkpoint names none: ask whoever trained it."),
         "Checkpoint, SHA-256": tag("code", model.checkpoint_sha256),
         "Architecture": (
-            f"HydraViT, {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch "
-            f"{config.patch_size}, MLP ratio {config.mlp_ratio:g}, {outputs}"
+            f"{'plain ViT' if model.is_plain else 'HydraViT'}, {config.heads} heads of {config.head_dim} channels, "
+            f"depth {config.depth}, patch {config.patch_size}, MLP ratio {config.mlp_ratio:g}, {outputs}"
         ),
         "Input": (
             f"{config.channels} x {config.image_size} x {config.image_size}, {data.interpolation}, crop {data.crop:g}, "

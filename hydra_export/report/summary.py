@@ -9,7 +9,10 @@ from hydra_export.report.findings import Findings
 
 def glance(findings: Findings) -> dict[str, str]:
     """Terms and what there is to say of each."""
-    said = {"Subnetworks": _subnetworks(findings), "Artifacts": _artifacts(findings), "Parity": parity(findings)}
+    said = {"Subnetworks": _subnetworks(findings), "Artifacts": _artifacts(findings)}
+    if any(product.warnings for product in findings.artifacts):
+        said["Warnings"] = warnings(findings)
+    said["Parity"] = parity(findings)
     if any(product.precision == "int8" for product in findings.artifacts):
         said["int8"] = int8(findings)
     said["To fetch"] = _sizes(findings)
@@ -20,6 +23,15 @@ def glance(findings: Findings) -> dict[str, str]:
     if findings.changes is not None:
         said["Regressions"] = str(len(findings.changes.regressions) or "none")
     return said
+
+
+def warnings(findings: Findings) -> str:
+    """What the export warned of, and of which artifacts."""
+    of: dict[str, list[str]] = {}
+    for product in findings.artifacts:
+        for warning in product.warnings:
+            of.setdefault(warning, []).append(product.path)
+    return " ".join(f"{warning} ({', '.join(paths)})" for warning, paths in of.items())
 
 
 def parity(findings: Findings) -> str:
@@ -39,17 +51,23 @@ def parity(findings: Findings) -> str:
 def int8(findings: Findings) -> str:
     """What int8 costs at most."""
     listed = [proof for product, proof in proofs(findings.artifacts) if product.precision == "int8"]
-    changes = [proof.accuracy_change for proof in listed if proof.accuracy_change is not None]
-    if changes:
-        images = max(proof.num_images for proof in listed)
-        told = f"changes by {words.points(min(changes))} at worst" if min(changes) < 0 else "falls nowhere"
-        return f"top-1 {told}, on {words.counted(images, 'labelled image')}"
-    return _agreement(min(listed, key=lambda proof: proof.top1_agreement))
+    by_accuracy = [proof for proof in listed if proof.accuracy_change is not None]
+    by_agreement = [proof for proof in listed if proof.accuracy_change is None or "agreement" in proof.judgement]
+    said = []
+    if by_accuracy:
+        worst = min(by_accuracy, key=lambda proof: proof.accuracy_change or 0)
+        change = worst.accuracy_change or 0
+        told = f"changes by {words.points(change)} at worst" if change < 0 else "falls nowhere"
+        said = [f"top-1 {told}, on {words.counted(worst.num_images, 'labelled image')} ({findings.images})"]
+    if by_agreement:
+        said += [_agreement(min(by_agreement, key=lambda proof: proof.top1_agreement))]
+    return "; ".join(said)
 
 
 def _agreement(proof: Proof) -> str:
     images = words.counted(proof.num_images, "image")
-    return f"agrees with the model on {proof.top1_agreement:.1%} of {images} at worst; no labels, so no accuracy"
+    judged = f"; judged {proof.judgement}" if proof.judgement else "; no labels, so no accuracy"
+    return f"agrees with the model on {proof.top1_agreement:.1%} of {images} at worst, k = {proof.heads}{judged}"
 
 
 def _subnetworks(findings: Findings) -> str:
@@ -90,6 +108,7 @@ def _devices(findings: Findings) -> str:
     for device in findings.devices:
         if device.id in there:
             continue
-        chosen = f"k = {device.choice}" if device.choice else "no number" if not device.times else "nothing fits"
+        without = "nothing is known to fit" if device.times else "no number"
+        chosen = f"k = {device.choice}" if device.choice else without
         said.append(f"{device.name}: {chosen}")
     return "; ".join(said)

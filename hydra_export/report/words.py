@@ -56,12 +56,6 @@ def interval(low: float, high: float) -> str:
     return f"{rounded(low)} to {rounded(high)} ms"
 
 
-def chance(probability: float) -> str:
-    if 0.01 <= probability <= 0.99:
-        return f"{100 * probability:.0f} %"
-    return "more than 99 %" if probability > 0.5 else "less than 1 %"
-
-
 def heads(counts: Iterable[int]) -> str:
     listed = sorted(counts)
     return f"k = {', '.join(map(str, listed))}"

@@ -3,7 +3,7 @@
 # B batch, K classes
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydra_export import checkpoint
+from hydra_export.data.classes import IMAGENET_CLASSES, imagenet_synsets, named, plain
 from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
@@ -20,8 +21,8 @@ Teacher = Callable[[Tensor, Mapping[int, Tensor]], Tensor]
 """From images [B, C, H, W] and the logits per head count that the step has so far, larger first, to logits [B, K]."""
 
 
-def get(config: TrainConfig, model: HydraViT, device: torch.device) -> Teacher | None:
-    """The teacher that *config* names, if any.
+def get(config: TrainConfig, model: HydraViT, device: torch.device, label_names: Sequence[str] = ()) -> Teacher | None:
+    """The teacher that *config* names, if any, with its logits in the order of *label_names*, the model's classes.
 
     Raises:
         BadInput: it has other classes than the model, or cannot be made.
@@ -31,10 +32,12 @@ def get(config: TrainConfig, model: HydraViT, device: torch.device) -> Teacher |
     if config.distill == "largest":
         return _largest(model, config.trained_heads[-1])
     if config.distill.startswith("timm:"):
-        return _timm(config, device)
+        return _timm(config, device, label_names)
     teacher = checkpoint.load(config.distill)
     _check_classes(config, teacher.info.config.num_classes)
-    return _other(teacher.model.to(device), config.preprocessing, teacher.info.preprocessing)
+    order = _order(config, teacher.info.labels, label_names)
+    taught = _other(teacher.model.to(device), config.preprocessing, teacher.info.preprocessing)
+    return taught if order is None else lambda images_BCHW, logits: taught(images_BCHW, logits)[:, order]
 
 
 def loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
@@ -54,7 +57,7 @@ def _largest(model: HydraViT, heads: int) -> Teacher:
     return teach
 
 
-def _timm(config: TrainConfig, device: torch.device) -> Teacher:
+def _timm(config: TrainConfig, device: torch.device, label_names: Sequence[str]) -> Teacher:
     import timm
 
     name = config.distill.removeprefix("timm:")
@@ -63,7 +66,10 @@ def _timm(config: TrainConfig, device: torch.device) -> Teacher:
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"The teacher {name} cannot be loaded: {reason}.", "Give another, or a file.") from error
-    _check_classes(config, int(timm.models.get_pretrained_cfg_value(name, "num_classes") or 0))
+    num_classes = int(timm.models.get_pretrained_cfg_value(name, "num_classes") or 0)
+    _check_classes(config, num_classes)
+    if num_classes == IMAGENET_CLASSES and not imagenet_synsets(label_names):
+        raise _other_classes(config, "ImageNet's", named(label_names))
     data: dict[str, Any] = timm.data.resolve_model_data_config(teacher)  # type: ignore[attr-defined, no-untyped-call]
     size = int(data["input_size"][-1])
     theirs = Preprocessing(image_size=size, mean=tuple(data["mean"]), std=tuple(data["std"]))
@@ -88,6 +94,23 @@ def _other(teacher: torch.nn.Module, ours: Preprocessing, theirs: Preprocessing)
         return taught
 
     return teach
+
+
+def _order(config: TrainConfig, theirs: Sequence[str], ours: Sequence[str]) -> list[int] | None:
+    """Which of the teacher's logits each class of the model is; None where all are the same, or have no names."""
+    wanted, there = ([plain(name) for name in names] for names in (ours, theirs))
+    if not wanted or not there or wanted == there:
+        return None
+    if sorted(wanted) != sorted(there) or len(set(there)) < len(there):
+        raise _other_classes(config, named(theirs), named(ours))
+    return [there.index(name) for name in wanted]
+
+
+def _other_classes(config: TrainConfig, theirs: str, ours: str) -> BadInput:
+    return BadInput(
+        f"The teacher {config.distill} tells other classes apart ({theirs}) than the data has ({ours}).",
+        "Give a teacher of the same classes.",
+    )
 
 
 def _check_classes(config: TrainConfig, num_classes: int) -> None:

@@ -3,17 +3,22 @@
 # D width of the source's largest subnetwork that fits
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[attr-defined]
 
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint import Checkpoint
-from hydra_export.errors import BadInput
+from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export.data.images import is_coloured
+from hydra_export.errors import BadData, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
+from hydra_export.train.data import Dataset, Images
 from hydra_export.train.slices import cuts
 
+_LOOKED_AT = 8  # images of a dataset, to see what they are like
 _MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio", "layer_norm_eps")
 
 
@@ -30,6 +35,31 @@ def source(config: TrainConfig) -> Checkpoint | None:
     found = checkpoint.load(path, head_dim=config.model.head_dim)
     check(found.info.config, config.model, found.info.name)
     return found
+
+
+def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
+    """Refuses images in colour for a grey model, and images of more than twice its size, by a few of them.
+
+    Raises:
+        BadInput: naming what they are and what the model takes.
+    """
+    shown = []
+    for index in range(0, len(dataset.train), -(-len(dataset.train) // _LOOKED_AT)):
+        with contextlib.suppress(BadData):
+            shown.append(dataset.train.read(index)[0])
+    if not shown:
+        return
+    size, grey = info.config.image_size, info.config.channels == 1
+    width, height = max((picture.size for picture in shown), key=min)
+    in_colour = any(map(is_coloured, shown))
+    if min(width, height) <= 2 * size and not (grey and in_colour):
+        return
+    raise BadInput(
+        f"The images of {dataset.title} are {'in colour' if in_colour else 'grey'}, of {width}x{height} pixels, and "
+        f"without --start training would begin with {info.name}, which takes {'grey ones' if grey else 'ones'} of "
+        f"{size}x{size}.",
+        "Give --start with a checkpoint for such images; or --start packaged, to begin with it all the same.",
+    )
 
 
 def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,9 @@ class Trainer:
     Everything random is a function of (seed, step): no generator has a state of its own.
     """
 
-    def __init__(self, config: TrainConfig, model: HydraViT, batches: Batches, world: World) -> None:
+    def __init__(
+        self, config: TrainConfig, model: HydraViT, batches: Batches, world: World, label_names: Sequence[str] = ()
+    ) -> None:
         self.config, self.world, self.step = config, world, 0
         self.model = model.to(world.device, torch.float64 if config.precision == "float64" else None).train()
         self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
@@ -65,7 +67,7 @@ class Trainer:
         )
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "float16")
         self._draw_heads = sampling.get(config)
-        self._teacher = distill.get(config, model, world.device)
+        self._teacher = distill.get(config, model, world.device, label_names)
         self._mix = _mixer(config)
         self._batches = batches
         self._forwards: dict[int, Forward] = {}

@@ -155,7 +155,8 @@ def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
     """
     info = checkpoint.load(start or None, head_dim=head_dim).info
     large = info.config.image_size >= 64
-    trained = info.trained_heads or tuple(range(1, info.config.heads + 1))
+    known = () if info.config.is_plain(info.trained_heads) else info.trained_heads
+    trained = known or tuple(range(1, info.config.heads + 1))
     return TrainConfig(
         recipe="finetune",
         name=f"{info.name}-finetuned",

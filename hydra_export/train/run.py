@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hydra_export import checkpoint
 from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export.data.classes import named
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.model import HydraViT
 from hydra_export.train import batches, data, distributed, initial, recipes, record, sources
@@ -68,9 +69,13 @@ def run(
     tensorboard: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
     tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
+    start_is_default: bool = False,
     device: torch.device | None = None,
 ) -> Outcome:
     """Trains into the folder *out*; *report* hears of every step, *tell* of what was assumed of the checkpoint.
+
+    With *start_is_default*, nobody asked for the checkpoint that it starts from: images that it was not made for are
+    refused.
 
     With *resume*, the run in *out* goes on from its last saved state as if it had never stopped. Under torchrun every
     process calls this; the first one writes.
@@ -88,17 +93,27 @@ def run(
         if world.is_first and not resume:
             record.refuse_filled(out)
         start = initial.source(config)
+        found = _dataset(config, data_folder)
+        if start is not None and start_is_default:
+            initial.check_suits(start.info, found)
+        config, dataset, same_classes = resolved(config, found, start)
         if start is not None and world.is_first:
-            tell(start.notes)
-        config, dataset, same_classes = resolved(config, _dataset(config, data_folder), start)
+            tell((*start.notes, *_of_classes(start, dataset, same_classes)))
         _check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size)
-        trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world)
+        trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world, dataset.label_names)
         seconds = _restored(trainer, out) if resume else 0.0
         if world.is_first and not resume:
             record.write_config(out, config, distributed.launch_id())
         world.barrier()
         return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
+
+
+def _of_classes(start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
+    """What is assumed of the classes of a classifier that is kept."""
+    if same_classes and not start.info.labels:
+        order = named(dataset.label_names)
+        yield f"{start.info.name} does not name its classes: they are taken for those of the data in turn, {order}."
 
 
 def resolved(

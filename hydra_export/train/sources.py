@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from timm.data.readers import create_reader  # type: ignore[attr-defined]
 from timm.utils.misc import natural_key
 
 from hydra_export import files
+from hydra_export.data.classes import plain
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadData, BadInput, MissingExtra
 from hydra_export.train.data import Dataset, Images
@@ -95,10 +95,10 @@ def images(path: Path) -> tuple[Listed, tuple[str, ...]]:
 
 def renumbered(dataset: Dataset[Images], names: Sequence[str]) -> Dataset[Images] | None:
     """*dataset* with the classes counted as in *names*, or None where they are others; spelling is taken loosely."""
-    plain = [_plain(name) for name in names]
-    if sorted(plain) != sorted(map(_plain, dataset.label_names)) or len(set(plain)) != len(plain):
+    wanted, there = ([plain(name) for name in every] for every in (names, dataset.label_names))
+    if sorted(wanted) != sorted(there) or len(set(wanted)) != len(wanted):
         return None
-    order = np.asarray([plain.index(_plain(name)) for name in dataset.label_names])
+    order = np.asarray([wanted.index(name) for name in there])
     return replace(
         dataset,
         label_names=tuple(names),
@@ -110,10 +110,6 @@ def renumbered(dataset: Dataset[Images], names: Sequence[str]) -> Dataset[Images
 def _relabelled(images: Images, order: NDArray[np.int64]) -> Images:
     labels: NDArray[np.int64] = images.labels  # type: ignore[attr-defined]
     return replace(images, labels=order[labels])  # type: ignore[type-var]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 
 def _local(path: Path) -> tuple[Listed, Listed | None, tuple[str, ...]]:

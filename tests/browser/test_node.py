@@ -14,7 +14,7 @@ from PIL import Image
 from hydra_export import bundle, checkpoint
 from hydra_export.architecture import HydraConfig
 from hydra_export.export import export, jobs
-from hydra_export.parity import Gate
+from hydra_export.gate import Gate
 from hydra_export.preprocess import Preprocessing
 from tests.browser.conftest import EXAMPLE
 from tests.conftest import best_labels, perturbed

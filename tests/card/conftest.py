@@ -15,7 +15,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from hydra_export import checkpoint
     from hydra_export.architecture import HydraConfig
     from hydra_export.export import export, jobs
-    from hydra_export.parity import Gate
+    from hydra_export.gate import Gate
     from hydra_export.preprocess import Preprocessing
 
     place = tmp_path_factory.mktemp("snippets")

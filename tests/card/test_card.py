@@ -195,7 +195,8 @@ def test_the_choice_for_each_device_is_told_with_its_reason(folder: Path, manife
     )
     readme = written(folder, msgspec.structs.replace(manifest, devices=(device, unknown)))
     assert (
-        "| A \\| board | onnxruntime, cpu | 2 | 21.5 (18 to 40.2), estimated | 33 | yes, 93% | `onnx/tiny-k2.onnx` |"
+        "| A \\| board | onnxruntime, cpu | 2 | 21.5 (18 to 40.2), estimated | 33 | likely (93 %) | "
+        "`onnx/tiny-k2.onnx` |"
     ) in readme
     assert "| B | onnxruntime, cpu | any | unknown | 33 | unknown | none |" in readme
     assert "- A \\| board: the largest that fits." in readme

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hydra_export.data import FASHION_MNIST_LABELS, folder_images, packaged_images
+from hydra_export.data.classes import classes_of
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing, imagenet
 
@@ -143,3 +144,56 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, damage: object,
     damage(folder)
     with pytest.raises(BadData, match=message):
         folder_images(folder, GREY_28)
+
+
+# Which of the model's classes the folders are
+
+
+def test_folders_that_are_none_of_the_models_classes_give_unlabelled_images(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "zebra"):
+        picture(tmp_path / name / "a.png")
+    for labels in ((), FASHION_MNIST_LABELS):
+        images = folder_images(tmp_path, GREY_28, labels, num_classes=10)
+        assert images.labels is None
+        assert "(cat, dog, zebra) are not the model's 10 classes" in images.note
+        assert images.source.endswith("unlabelled: its folders (cat, dog, zebra) are not the model's classes")
+
+
+def test_as_many_folders_as_classes_are_taken_for_them_aloud_where_the_model_names_none(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "zebra"):
+        picture(tmp_path / name / "a.png")
+    images = folder_images(tmp_path, GREY_28, num_classes=3)
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 2]
+    assert "the 3 folders, sorted by name, are taken for classes 0 to 2 (cat to zebra)" in images.note
+    assert folder_images(tmp_path, GREY_28, ("Katze", "Hund", "Maus")).labels is None, "it names others"
+
+
+def test_numbers_are_the_models_own_whatever_their_spelling(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(tmp_path / str(number) / "a.png", number)
+    images = folder_images(tmp_path, GREY_28, num_classes=12)
+    assert images.labels is not None
+    assert images.labels.tolist() == images.pixels[:, 0, 0, 0].tolist(), "not 0, 1, 10, 11, 2, ..."
+    assert "named by number" in images.note
+
+
+def test_some_folders_named_as_classes_and_some_not_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "Bag" / "a.png")
+    picture(tmp_path / "zebra" / "a.png")
+    with pytest.raises(BadData, match=r"zebra is none of the model's 10 classes.* without class folders"):
+        folder_images(tmp_path, GREY_28, FASHION_MNIST_LABELS)
+
+
+def test_synsets_are_imagenets_classes_where_the_model_may_be_of_imagenet() -> None:
+    folders = ["n01440764", "n01443537", "n01484850"]  # tench, goldfish, great white shark: 0, 1, 2 in timm
+    assert classes_of(folders, (), 1000).numbers == {name: number for number, name in enumerate(folders)}
+    own = [f"part {number}" for number in range(1000)]
+    assert classes_of(folders, own, 1000).numbers is None
+    assert classes_of(folders, (), 100).numbers is None
+
+
+def test_a_model_without_classes_has_no_labels() -> None:
+    found = classes_of(["cat", "dog"], (), 0)
+    assert found.numbers is None
+    assert "no classes" in found.note

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hydra_export import parity, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput, MissingExtra
+from hydra_export.gate import Gate
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Target
 from hydra_export.worker import Worker
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Five images are no multiple of the batch of three, so that the last batch is filled up.
 NUM_IMAGES = 5
 
-_OPEN = parity.Gate(open=True)
+_OPEN = Gate(open=True)
 _SMALLEST_COSINE: dict[Precision, float] = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}
 
 MakeCheckpoint = Callable[..., "Checkpoint"]

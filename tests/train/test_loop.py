@@ -147,6 +147,20 @@ def test_a_teacher_from_a_checkpoint_sees_the_images_as_it_expects(tmp_path: Pat
     torch.testing.assert_close(teach(ours, {}), loaded.model(theirs), rtol=0, atol=1e-5)
 
 
+def test_a_teacher_that_counts_the_classes_otherwise_is_taken_by_their_names() -> None:
+    packaged = checkpoint.packaged_path()
+    labels = checkpoint.load().info.labels
+    wanted, device = overridden(tiny(), {"distill": str(packaged)}), torch.device("cpu")
+    model = trainer(tiny()).model
+    image = torch.rand(2, 1, 8, 8)
+    straight, turned = (distill.get(wanted, model, device, names) for names in (labels, labels[::-1]))
+    assert straight is not None
+    assert turned is not None
+    torch.testing.assert_close(turned(image, {}), straight(image, {}).flip(1))
+    with pytest.raises(BadInput, match=r"other classes apart \(T-shirt/top, Trouser, .*\) than the data has \(0, 1, 2"):
+        distill.get(wanted, model, device, [str(digit) for digit in range(10)])
+
+
 def test_a_teacher_of_other_classes_is_refused() -> None:
     packaged = str(checkpoint.packaged_path())
     assert distill.get(overridden(tiny(), {"distill": packaged}), trainer(tiny()).model, torch.device("cpu"))

@@ -305,7 +305,7 @@ def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
         jobs(["onnx"], ["universal"], overlap=False)
     with pytest.raises(BadInput, match="--no-overlap is for several subnetworks in one file") as refused:
         jobs(["tflite"], ["separate"], overlap=False)
-    assert refused.value.remedy == "Add --graph universal."
+    assert refused.value.remedy == "Add it: --graph separate,universal."
     (job,) = jobs(["tflite"], ["universal"], overlap=False)
     assert not job.spec.overlap
 
