@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from hydra_export import bundle, targets, worker
+from hydra_export import board, bundle, targets, worker
 from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
@@ -156,19 +155,12 @@ def _converted(
         ]
         results = worker.run_side_by_side(
             calls,
-            jobs=side_by_side or _usable_cores(),
+            jobs=side_by_side or board.usable_cores(),
             memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
             memory_cap_mib=memory_mib,
             progress=progress,
         )
     return [msgspec.convert(result, list[Artifact]) for result in results]
-
-
-def _usable_cores() -> int:
-    """The cores that this process may use; a container may have fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def convert(

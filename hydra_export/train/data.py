@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export import files
+from hydra_export import board, files
 from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, shape_of
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
@@ -29,6 +29,11 @@ _IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
     "Give --data DIR with the four idx files of Fashion-MNIST, or install them: apt-get install dataset-fashion-mnist."
 )
+
+
+def num_readers(workers: int) -> int:
+    """How many processes read images where *workers* are asked for: no more than there are cores to use."""
+    return min(workers, board.usable_cores())
 
 
 class Images(Protocol):
