@@ -273,7 +273,7 @@ def _locked(path: Path) -> Iterator[None]:
         BlockingIOError: another process has it.
         FileNotFoundError: *path* is gone, or was replaced before it was locked.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), path.lstat()):

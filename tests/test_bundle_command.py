@@ -22,6 +22,7 @@ from hydra_export.export import export, jobs
 from hydra_export.preprocess import Preprocessing
 from hydra_export.verify import verify
 from tests.conftest import SOON, available_targets, perturbed, snapshot
+from tests.killed import artifacts
 
 # 500 were run by hand; every one takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_KILLS", "12"))
@@ -172,7 +173,7 @@ def check_cache(folder: Path, two: tuple[Path, Path]) -> None:
     originals = [{path.name: path.read_bytes() for path in (each / "onnx").iterdir()} for each in two]
     for entry in (folder / "writes").glob("[!.]*.json"):
         with tempfile.TemporaryDirectory() as out:
-            if Cache(folder).fetch(entry.stem, Path(out)) is not None:
+            if Cache(folder).fetch(entry.stem, artifacts(two[0]), Path(out)):
                 assert {path.name: path.read_bytes() for path in Path(out).iterdir()} in originals
 
 

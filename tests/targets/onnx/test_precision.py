@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -162,8 +163,8 @@ def test_int8_has_the_operators_that_onnxruntime_s_own_quantization_gives(
 
 def exact_logits(path: Path, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the standard says that a graph computes: onnx's evaluator multiplies integers in numpy, in 32 bits."""
-    evaluator = ReferenceEvaluator(onnx.load(path))
-    return np.concatenate([evaluator.run(None, {"image": one_CHW[None]})[0] for one_CHW in image_BCHW])
+    run = cast("Callable[..., list[NDArray[np.float32]]]", ReferenceEvaluator(onnx.load(path)).run)
+    return np.concatenate([run(None, {"image": one_CHW[None]})[0] for one_CHW in image_BCHW])
 
 
 @KINDS
