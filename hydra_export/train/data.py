@@ -24,6 +24,7 @@ from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, shape_of
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
 
+_DOWNLOAD_SECONDS = 600.0  # that another process may take for it: it is 30 MB
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
@@ -183,7 +184,7 @@ def _downloaded() -> Path:
     from torchvision.datasets import FashionMNIST
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with files.alone_in(cache, _DOWNLOAD_SECONDS), contextlib.redirect_stdout(sys.stderr):
             FashionMNIST(str(cache), download=True)
     except (
         OSError,

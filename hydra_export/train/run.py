@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable
@@ -94,11 +95,13 @@ def run(
         _check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size)
         trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world)
-        seconds = _restored(trainer, out) if resume else 0.0
-        if world.is_first and not resume:
-            record.write_config(out, config, distributed.launch_id())
-        world.barrier()
-        return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
+        with record.alone(out) if world.is_first else contextlib.nullcontext():
+            if world.is_first and not resume:
+                record.refuse_filled(out)  # by now another run may be there
+                record.write_config(out, config, distributed.launch_id())
+            seconds = _restored(trainer, out) if resume else 0.0
+            world.barrier()
+            return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
 
 def resolved(

@@ -131,6 +131,48 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(finished: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == files
 
 
+OTHER_RUN = """
+import sys
+from pathlib import Path
+from hydra_export.errors import OutputRefused
+from hydra_export.train import record, run
+
+record._PATIENCE_SECONDS = float(sys.argv[3])
+try:
+    run.run(record.stored_config(Path(sys.argv[1])), Path(sys.argv[2]), resume=sys.argv[4] == "resume")
+except OutputRefused as error:
+    sys.exit(str(error))
+"""
+
+
+def other_run(finished: Path, out: Path, patience: float, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", OTHER_RUN, str(finished), str(out), str(patience), how]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_no_other_run_continues_one_that_goes_on(finished: Path, tmp_path: Path) -> None:
+    told = []
+
+    def meanwhile(progress: run.Progress) -> None:
+        if progress.step == 15:
+            other = other_run(finished, tmp_path, 0, "resume")
+            told.append((other.communicate()[1], other.returncode))
+
+    run.run(tiny(), tmp_path, report=meanwhile)
+    ((said, status),) = told
+    assert f"Another process is writing into {tmp_path}. Wait until it has ended" in said
+    assert status == 1
+    assert metrics(tmp_path) == metrics(finished)
+
+
+def test_of_two_runs_that_start_in_one_folder_one_goes_on(finished: Path, tmp_path: Path) -> None:
+    both = [other_run(finished, tmp_path / "run", 60, "new") for _ in range(2)]
+    said = [each.communicate()[1] for each in both]
+    assert sorted(each.returncode for each in both) == [0, 1], said
+    assert any("is not empty" in each for each in said)
+    assert metrics(tmp_path / "run") == metrics(finished)
+
+
 def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
     rows = metrics(finished)
     assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30, 40]
