@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from hydra_export.export import export, jobs
 from hydra_export.preprocess import Preprocessing
 from tests.conftest import perturbed, snapshot
 
-FOLDERS = int(os.environ.get("HYDRA_EXPORT_CACHES", "12"))
+FOLDERS = int(os.environ.get("HYDRA_EXPORT_CACHES", "24"))
 TERABYTE = 2**40
 
 
@@ -31,20 +32,22 @@ class Prepared:
     """A cache to spoil, beside files of the user that nothing may change."""
 
     cache: Path
+    sound: Path
     outside: Path
     chance: random.Random
 
     @property
     def entries(self) -> list[Path]:
-        return sorted((self.cache / "writes").glob("[!.]*"))
+        return sorted(self.cache / "writes" / path.name for path in (self.sound / "writes").iterdir())
 
     @property
     def contents(self) -> list[Path]:
-        return sorted((self.cache / "files").glob("[!.]*"))
+        return sorted(self.cache / "files" / path.name for path in (self.sound / "files").iterdir())
 
     def entry(self) -> tuple[Path, dict[str, object]]:
+        """One of them, and what it holds before it is spoilt."""
         path = self.chance.choice(self.entries)
-        return path, json.loads(path.read_bytes().partition(b"\n")[2])
+        return path, json.loads((self.sound / "writes" / path.name).read_bytes().partition(b"\n")[2])
 
 
 Spoil = Callable[[Prepared], None]
@@ -143,14 +146,15 @@ PLACES: list[Callable[[Prepared], Path]] = [
 
 
 def placed(place: Callable[[Prepared], Path], put: Callable[[Path, Prepared], None]) -> Spoil:
-    def spoil(prepared: Prepared) -> None:
+    def spoil_place(prepared: Prepared) -> None:
         path = place(prepared)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-        put(path, prepared)
+        with contextlib.suppress(NotADirectoryError):  # below what another one put there
+            path.unlink(missing_ok=True)
+            put(path, prepared)
 
-    return spoil
+    return spoil_place
 
 
 # Other contents, with the hashes that go with them
@@ -160,9 +164,8 @@ def replaced(change: Callable[[bytes], bytes], ending: str) -> Spoil:
     def spoil(prepared: Prepared) -> None:
         path, document = prepared.entry()
         for each in document:
-            stored = prepared.cache / "files" / str(document[each])
-            if each.endswith(ending) and stored.is_file() and stored.stat().st_size < TERABYTE:
-                content = change(stored.read_bytes())
+            if each.endswith(ending):
+                content = change((prepared.sound / "files" / str(document[each])).read_bytes())
                 document[each] = hashlib.sha256(content).hexdigest()
                 (prepared.cache / "files" / str(document[each])).write_bytes(content)
         write_entry(path, document)
@@ -267,8 +270,8 @@ def bundle_is_the_same_with(plain: Plain, place: Path, spoils: list[Spoil], seed
     (outside / ("ab" * 32)).write_bytes(b"precious too")
     os.utime(outside / "victim", (1, 1))
     shutil.copytree(plain.cache, place / "cache")
-    prepared = Prepared(place / "cache", outside, random.Random(seed))
-    for spoil in spoils:
+    prepared = Prepared(place / "cache", plain.cache, outside, random.Random(seed))
+    for spoil in sorted(spoils, key=lambda spoil: spoil.__name__ == "spoil_place"):  # what replaces whole folders last
         spoil(prepared)
     before = status_of(outside)
     exported(plain.checkpoint, place / "out", place / "cache")
