@@ -30,7 +30,8 @@ from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session
 from hydra_export.version import VERSION
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
 # int8 needs more of them.

@@ -60,7 +60,8 @@ class OnnxTarget:
         from hydra_export.targets.onnx import file
 
         graph = self._graph(path)
-        return file.needs(*(opset.version for opset in graph.opset_import if not opset.domain), graph.ir_version)
+        opsets = {opset.domain: opset.version for opset in graph.opset_import}
+        return file.needs(opsets[""], graph.ir_version)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """An onnxruntime session on the CPU; a graph that fixes the head count runs that one whatever *heads* is."""
