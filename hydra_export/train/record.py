@@ -162,6 +162,11 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in files.read(out / METRICS, _METRICS_BYTES).splitlines()]
 
 
+def is_measured(out: Path, step: int) -> bool:
+    """Whether the metrics in *out* have accuracies of *step*."""
+    return any(row["step"] == step and "accuracy" in row for row in rows(out))
+
+
 def require_tensorboard() -> None:
     """Refuses before hours are spent."""
     try:

@@ -188,9 +188,9 @@ class _Run:
         if self._world.is_first:
             with record.metrics(self._out, self._trainer.step, tensorboard) as metrics:
                 self._train(started, metrics)
-        else:
-            self._train(started, None)
-        return self._finish(time.monotonic() - started)
+                return self._finish(time.monotonic() - started, metrics)
+        self._train(started, None)
+        return self._finish(time.monotonic() - started, None)
 
     def _train(self, started: float, metrics: record.Metrics | None) -> None:
         config, trainer, losses = self._config, self._trainer, []
@@ -250,7 +250,7 @@ class _Run:
     def _measurable(self) -> tuple[int, ...]:
         return self._config.model.separate_classifiers or tuple(range(1, self._config.model.heads + 1))
 
-    def _finish(self, seconds: float) -> Outcome:
+    def _finish(self, seconds: float, metrics: record.Metrics | None) -> Outcome:
         config, test = self._config, self._dataset.test
         state = self._stored_state()
         model = HydraViT(config.model, weight_init="skip", device="meta")
@@ -278,7 +278,9 @@ class _Run:
             tuple(sorted(self._batches.unreadable)),
             len(test) - num_images,
         )
-        if self._world.is_first:
+        if metrics is not None:
+            if not record.is_measured(self._out, config.steps):  # a finished run may be continued, to no effect
+                metrics.add(config.steps, accuracy=top1)
             self._write_checkpoint(state, top1, measured_on, seconds)
             outcome = replace(outcome, plot=_plotted(self._out))
         self._world.barrier()

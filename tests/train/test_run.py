@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,7 +178,29 @@ def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
     rows = metrics(finished)
     assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30, 40]
     measured = [row["accuracy"] for row in rows if "accuracy" in row]
-    assert [sorted(row) for row in measured if isinstance(row, dict)] == [["1", "3"]]
+    assert [sorted(row) for row in measured if isinstance(row, dict)] == [["1", "3"], ["1", "2", "3"]]
+    assert rows[-1] == {
+        "step": 40,
+        "accuracy": {str(k): top1 for k, top1 in checkpoint.load(finished / record.CHECKPOINT).info.accuracy.items()},
+    }
+
+
+def test_a_finished_run_that_is_continued_is_measured_once(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "again")
+    run.run(tiny(), tmp_path / "again", resume=True)
+    assert metrics(tmp_path / "again") == metrics(finished)
+
+
+def test_the_picture_of_a_short_run_has_points(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="extra plot")
+    from hydra_export.train import plot
+
+    rows = [{"step": 42, "loss": 2.1}, {"step": 42, "accuracy": {"1": 40.0, "2": 55.0}}]
+    with Image.open(plot.run(rows, tmp_path / "run.png")) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    blue, orange = ((pixels == colour).all(axis=2) for colour in ((31, 119, 180), (255, 127, 14)))  # matplotlib's first
+    middle = pixels.shape[1] // 2
+    assert min(blue[:, :middle].sum(), blue[:, middle:].sum(), orange[:, middle:].sum()) > 20
 
 
 def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> None:
