@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,14 +13,17 @@ from typing import Any, cast
 
 import msgspec
 
-from hydra_export import bundle, targets, worker
+from hydra_export import board, bundle, targets, worker
 from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
-from hydra_export.target import Artifact, ExportSpec, Target
+from hydra_export.errors import CheckFailed
+from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Target, described
 
 # What a converter needs: the packages that it loads, and the model so many times.
 _CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
+# More than any file of an artifact has: float32 weights of every head count, and a graph around them.
+_MOST_BYTES_PER_PARAM, _MOST_GRAPH_BYTES = 8, 2**26
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def written(
     for write in listed:
         place = folder / write.job.target.name
         place.mkdir(exist_ok=True)
-        if cache and (artifacts := cache.fetch(keys[write], place)) is not None:
+        if cache and (artifacts := _reused(write, checkpoint, cache, keys[write], place)):
             found[write] = artifacts
     here = [write for write in listed if write not in found and not write.job.target.isolated]
     apart = [write for write in listed if write not in found and write.job.target.isolated]
@@ -91,12 +93,44 @@ def written(
             apart, checkpoint, folder, lambda what, more, _: progress(what, done + more), side_by_side, memory_mib
         )
         found |= zip(apart, converted, strict=True)
-    for write in listed:
+    for write in [*here, *apart]:
         for artifact in found[write]:
             write.job.target.lint(folder / write.job.target.name / artifact.path)
     for write in [*here, *apart] if cache else ():
         cast(Cache, cache).keep(keys[write], found[write], folder / write.job.target.name)
     return [_below(write.job.target.name, artifact) for write in listed for artifact in found[write]]
+
+
+def _reused(write: Write, checkpoint: Checkpoint, cache: Cache, key: str, place: Path) -> list[Artifact]:
+    """What *write* would make, out of *cache* into the folder *place* and linted; nothing where it is not there."""
+    target, spec = write.job.target, write.job.spec
+    planned = target.planned(checkpoint, write.heads, spec)
+    config = checkpoint.info.config
+    most_bytes = _MOST_GRAPH_BYTES + _MOST_BYTES_PER_PARAM * sum(map(config.num_params, write.heads))
+    if not cache.fetch(key, planned, place, most_bytes):
+        return []
+    try:
+        return [_as_planned(target, artifact, checkpoint, place) for artifact in planned]
+    except CheckFailed:
+        cache.discard(key, planned, place)
+        return []
+
+
+def _as_planned(target: Target, planned: Artifact, checkpoint: Checkpoint, place: Path) -> Artifact:
+    """The artifact that lies at its place, with what it needs.
+
+    Raises:
+        CheckFailed: it does not pass lint, or says something else of itself than the planned one would.
+    """
+    path = place / planned.path
+    target.lint(path)
+    needs = target.needs(path)
+    said = {name: text for name, text in target.said(path).items() if name.startswith(METADATA_PREFIX)}
+    expected = described(checkpoint.info, checkpoint.sha256, planned.heads, planned.spec)
+    as_planned = target.declared(path) == (planned.inputs, planned.outputs) and planned.needs in ({}, needs)
+    if said != expected or not as_planned:
+        raise CheckFailed(f"{path} is another artifact.")
+    return msgspec.structs.replace(planned, needs=needs)
 
 
 def _below(name: str, artifact: Artifact) -> Artifact:
@@ -156,19 +190,12 @@ def _converted(
         ]
         results = worker.run_side_by_side(
             calls,
-            jobs=side_by_side or _usable_cores(),
+            jobs=side_by_side or board.usable_cores(),
             memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
             memory_cap_mib=memory_mib,
             progress=progress,
         )
     return [msgspec.convert(result, list[Artifact]) for result in results]
-
-
-def _usable_cores() -> int:
-    """The cores that this process may use; a container may have fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def convert(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from hydra_export import targets
+from hydra_export import board, targets
 from hydra_export.bundle import Progress, silent
 from hydra_export.errors import BadInput, HydraExportError, MissingExtra
 from hydra_export.installation import install_command
@@ -121,12 +121,11 @@ def diagnose(progress: Progress = silent, seconds: float = TIME_LIMIT_SECONDS) -
 
 
 def _machine() -> Machine:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
         python=platform.python_version(),
         system=platform.platform(),
         architecture=platform.machine(),
-        cores=cores,
+        cores=board.usable_cores(),
         memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
         available_memory_mib=available_memory_mib(),
     )

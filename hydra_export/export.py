@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,11 +25,14 @@ from hydra_export.checkpoint import Checkpoint, CheckpointInfo, default_heads, u
 from hydra_export.conversion import Job
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.data.packaged import FASHION_MNIST_LABELS
-from hydra_export.errors import BadInput, ParityFailed
+from hydra_export.errors import BadInput, CheckFailed, ParityFailed
 from hydra_export.gate import LEAST_IMAGES, Gate
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session
 from hydra_export.version import VERSION
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
 # int8 needs more of them.
@@ -104,6 +109,23 @@ def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], t
         raise BadInput(f"Target '{target}' has no {kind} '{given}'.", remedy)
 
 
+def _distrusting_the_cache(exporting: Callable[P, T]) -> Callable[P, T]:
+    """Where a check fails, what came out of the cache is dropped and everything tried once more: it is not to blame."""
+
+    @functools.wraps(exporting)
+    def again(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return exporting(*args, **kwargs)
+        except CheckFailed:
+            cache = kwargs.get("cache")
+            if not isinstance(cache, Cache) or not cache.drop_reused():
+                raise
+        return exporting(*args, **kwargs)
+
+    return again
+
+
+@_distrusting_the_cache
 def export(
     checkpoint: Checkpoint,
     out: Path | str,

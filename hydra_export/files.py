@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,7 @@ _REFUSALS = {
 
 
 MIB = 2**20
+_POLL_SECONDS = 0.002
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -206,6 +208,45 @@ def set_aside(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone_in(folder: Path, patience_seconds: float) -> Iterator[None]:
+    """Holds *folder*, which is made where there is none, against every other process that asks for it with this.
+
+    What is read inside is still so when it is written. The system lets go of it when the process dies.
+
+    Raises:
+        OutputRefused: another process has it for longer than *patience_seconds*, or it cannot be made.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    handle = _held(folder, time.monotonic() + patience_seconds)
+    try:
+        yield
+    finally:
+        for each in made:  # where nothing came of it
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        fcntl.flock(handle, fcntl.LOCK_UN)  # processes that were forked meanwhile, and live on, would keep it
+        os.close(handle)
+        time.sleep(5 * _POLL_SECONDS)  # or who asks again at once would leave the others no moment
+
+
+def _held(folder: Path, deadline: float) -> int:
+    """The descriptor of the folder that is now held."""
+    while True:
+        with refusing(folder), _makeable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another one's, or gone meanwhile
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)
+        if time.monotonic() > deadline:
+            remedy = "Wait until it has ended, or choose another folder."
+            raise OutputRefused(f"Another process is writing into {folder}.", remedy)
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
 def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Path]:
     """A new sibling of *path*, locked while in use, and deleted at the end if it is still there."""
     parents_made = [parent for parent in path.parents if not parent.exists()]
@@ -273,7 +314,7 @@ def _locked(path: Path) -> Iterator[None]:
         BlockingIOError: another process has it.
         FileNotFoundError: *path* is gone, or was replaced before it was locked.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), path.lstat()):

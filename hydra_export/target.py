@@ -147,6 +147,12 @@ class Target(Protocol):
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""
 
+    def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+        """What ``write`` returns, known before anything is written; without ``needs`` where only a file tells."""
+
+    def needs(self, path: Path) -> dict[str, str]:
+        """The oldest that can run an artifact that passes lint, as ``write`` says it of the Artifact."""
+
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session that runs the artifact at *path* with the first *heads* heads.
 

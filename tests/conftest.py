@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
     from hydra_export.model import HydraViT
 
+# Seconds within which anything ends that a test waits for, on a busy machine too; reached by failing tests alone.
+SOON = 600.0
+
 # Before torch and onnxruntime are loaded: several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

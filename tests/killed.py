@@ -36,10 +36,11 @@ def make(source: Path, place: Path, cache: Cache) -> None:
     with archive.written(place / "out", place / "out.zip", "tiny") as folder:
         (folder / "onnx").mkdir()
         key = msgspec.json.decode((source / bundle.MANIFEST).read_bytes())["model"]["checkpoint_sha256"]
-        if cache.fetch(key, folder / "onnx") is None:
+        made = artifacts(source)
+        if not cache.fetch(key, made, folder / "onnx"):
             for path in (source / "onnx").iterdir():
                 shutil.copyfile(path, folder / "onnx" / path.name)
-            cache.keep(key, artifacts(source), folder / "onnx")
+            cache.keep(key, made, folder / "onnx")
         for name in bundle.tree(source):
             if not name.startswith("onnx/"):
                 (folder / name).parent.mkdir(exist_ok=True)

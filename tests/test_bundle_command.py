@@ -21,7 +21,8 @@ from hydra_export.cli import main
 from hydra_export.export import export, jobs
 from hydra_export.preprocess import Preprocessing
 from hydra_export.verify import verify
-from tests.conftest import available_targets, perturbed, snapshot
+from tests.conftest import SOON, available_targets, perturbed, snapshot
+from tests.killed import artifacts
 
 # 500 were run by hand; every one takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_KILLS", "12"))
@@ -150,7 +151,7 @@ def start(place: Path, two: tuple[Path, Path], rounds: int, most_bytes: int) -> 
 def finished(place: Path, two: tuple[Path, Path]) -> int:
     """The exit status of one round."""
     running = start(place, two, 1, 0)
-    running.communicate(timeout=60)
+    running.communicate(timeout=SOON)
     return running.returncode
 
 
@@ -172,19 +173,21 @@ def check_cache(folder: Path, two: tuple[Path, Path]) -> None:
     originals = [{path.name: path.read_bytes() for path in (each / "onnx").iterdir()} for each in two]
     for entry in (folder / "writes").glob("[!.]*.json"):
         with tempfile.TemporaryDirectory() as out:
-            if Cache(folder).fetch(entry.stem, Path(out)) is not None:
+            if Cache(folder).fetch(entry.stem, artifacts(two[0]), Path(out)):
                 assert {path.name: path.read_bytes() for path in Path(out).iterdir()} in originals
 
 
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(two: tuple[Path, Path], tmp_path: Path) -> None:
-    rng, seen = random.Random(0), set()
-    for _ in range(KILLS):
+    rng, kills, latest, seen = random.Random(0), 0, 0.15, {""}
+    while kills < KILLS or seen == {""}:
         running = start(tmp_path, two, 0, 0)
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, latest))
         running.send_signal(signal.SIGKILL)
         running.communicate()
         seen.add(check(tmp_path, two))
-    assert seen & {"first", "second"}
+        kills += 1
+        if seen == {""}:  # a slow or busy machine
+            latest *= 1.5
     assert finished(tmp_path, two) == 0
     assert check(tmp_path, two) == "first"
     assert (tmp_path / "out.zip").exists()
@@ -197,7 +200,7 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_old(two: tuple[Path, Path], tm
     before = {name: digest for name, digest in contents(tmp_path).items() if name.startswith("out")}
     size = two[1].with_suffix(".zip").stat().st_size
     running = start(tmp_path, (two[1], two[1]), 1, int(size * share))
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=SOON)
     assert running.returncode == 2
     assert b"Cannot write" in said
     assert {name: digest for name, digest in contents(tmp_path).items() if name.startswith("out")} == before

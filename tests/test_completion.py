@@ -19,6 +19,7 @@ from hydra_export import profiles, targets
 from hydra_export.board import RUNTIMES
 from hydra_export.cli import main
 from hydra_export.commands import candidates
+from tests.conftest import SOON
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -140,7 +141,7 @@ SHELLS = {
 }
 
 
-def read_until(terminal: int, end: str, seconds: float = 30.0) -> str:
+def read_until(terminal: int, end: str, seconds: float = SOON) -> str:
     seen, deadline = "", time.monotonic() + seconds
     while end not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))

@@ -546,6 +546,13 @@ class Exporter:
         self.process.stdin.flush()
         return self._number()
 
+    def time(self, heads: str) -> float:
+        """The seconds that a whole export takes."""
+        began = time.perf_counter()
+        self.start(heads)
+        assert self.wait() == 0
+        return time.perf_counter() - began
+
     def wait(self) -> int:
         """The status of the export, as of os.waitpid."""
         return self._number()
@@ -564,18 +571,17 @@ def test_killed_at_any_moment_the_old_bundle_or_the_new_one_is_there(tiny_checkp
     exporter = Exporter(tiny_checkpoint, out)
     assert exporter.start("1,2")
     assert exporter.wait() == 0
-    began = time.perf_counter()
-    exporter.start("1,2,4")
-    assert exporter.wait() == 0
-    duration = time.perf_counter() - began
+    latest = exporter.time("1,2,4")
     kills, seen, left_behind = 0, set(), 0
     while kills < KILLS:
         heads = rng.choice(["1,2", "1,2,4", "2,4"])
         child = exporter.start(heads)
-        time.sleep(rng.uniform(0, 1.1 * duration))
+        time.sleep(rng.uniform(0, latest))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        kills += os.WIFSIGNALED(exporter.wait())
+        killed = os.WIFSIGNALED(exporter.wait())
+        kills += killed
+        latest *= 1.1 if killed else 0.7  # about one of five ends, however busy the machine becomes
         verify(out)  # whole, whichever it is
         seen.add(tuple(s.heads for s in bundle.read(out).model.subnetworks))
         left_behind = max(left_behind, len(list(out.parent.iterdir())) - 1)
@@ -592,24 +598,22 @@ def test_killed_at_any_moment_the_old_bundle_or_the_new_one_is_there(tiny_checkp
 def test_killed_before_the_first_bundle_there_is_none_or_a_whole_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out, rng = tmp_path / "place" / "out", random.Random(1)
     exporter = Exporter(tiny_checkpoint, out)
-    began = time.perf_counter()
-    exporter.start("1,2,4")
-    assert exporter.wait() == 0
-    duration, none = time.perf_counter() - began, 0
-    for _ in range(10):
+    latest, rounds, none = exporter.time("1,2,4"), 0, 0
+    while rounds < 10 or not none:
+        assert rounds < 100
         if out.exists():
             out.rename(tmp_path / f"{time.monotonic_ns()}")
         child = exporter.start("1,2,4")
-        time.sleep(rng.uniform(0, duration))
+        time.sleep(rng.uniform(0, latest))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         exporter.wait()
+        rounds += 1
         if out.exists():
             verify(out)
         else:
             none += 1
     exporter.close()
-    assert none > 0
 
 
 @pytest.mark.parametrize("late", ["file", "folder"])

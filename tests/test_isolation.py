@@ -21,7 +21,7 @@ from hydra_export.cli import main
 from hydra_export.errors import BadInput
 from hydra_export.export import export as export_bundle
 from hydra_export.export import jobs
-from tests.conftest import available_targets
+from tests.conftest import SOON, available_targets
 
 ISOLATED = [name for name in available_targets() if targets.get(name).isolated]
 
@@ -54,7 +54,7 @@ def converters(pid: int) -> Iterator[int]:
 
 
 def await_converter(running: subprocess.Popen[str]) -> int:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SOON
     while not (found := list(converters(running.pid))):
         assert time.monotonic() < deadline
         assert running.poll() is None
@@ -69,7 +69,7 @@ def test_a_converter_that_is_killed_stops_the_export_with_one_clear_error(
     before = sorted(tmp_path.iterdir())
     running = export(tiny_checkpoint, tmp_path / "out")
     os.kill(await_converter(running), signal.SIGKILL)
-    out, said = running.communicate(timeout=60)
+    out, said = running.communicate(timeout=SOON)
     assert running.returncode == 1
     assert out == ""
     assert said.count("error:") == 1
@@ -84,7 +84,7 @@ def test_a_converter_with_too_little_memory_stops_the_export_with_one_clear_erro
 ) -> None:
     before = sorted(tmp_path.iterdir())
     running = export(tiny_checkpoint, tmp_path / "out", "--memory", "150")
-    _out, said = running.communicate(timeout=120)
+    _out, said = running.communicate(timeout=SOON)
     assert running.returncode == 1
     assert said.count("error:") == 1
     assert "150 MiB" in said
@@ -104,7 +104,7 @@ def test_an_export_that_is_asked_to_end_clears_everything_away(
     await_converter(running)
     assert list(temporary.iterdir())  # the model that the converter reads
     running.send_signal(asked)
-    out, _said = running.communicate(timeout=60)
+    out, _said = running.communicate(timeout=SOON)
     assert running.returncode == 128 + asked
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert sorted(tmp_path.iterdir()) == before
@@ -139,7 +139,7 @@ def test_a_classifier_without_labels_is_refused_before_anything_is_written(
 
 def test_what_a_converter_prints_stays_off_our_output(tiny_checkpoint: Path, tmp_path: Path) -> None:
     running = export(tiny_checkpoint, tmp_path / "out", "--json", "--jobs", "2")
-    out, said = running.communicate(timeout=120)
+    out, said = running.communicate(timeout=SOON)
     assert running.returncode == 0, said
     assert said == ""
     assert out.startswith("{")

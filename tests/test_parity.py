@@ -347,6 +347,12 @@ class Runs:
     def said(self, path: Path) -> dict[str, str]:
         return {}
 
+    def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+        raise NotImplementedError
+
+    def needs(self, path: Path) -> dict[str, str]:
+        raise NotImplementedError
+
     def declared(self, path: Path) -> Interface:
         return (), ()
 

@@ -26,10 +26,10 @@ from hydra_export import errors
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName
 from hydra_export.worker import Call, Progress, Worker, available_memory_mib, run_side_by_side
 from hydra_export.worker.side_by_side import _num_at_once
+from tests.conftest import SOON
 
 ROOT = Path(__file__).parents[1]
 HERE = "tests.test_worker"
-SOON = 60.0  # seconds within which anything here ends; reached by failing tests alone
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the system does not enforce memory limits")
 
@@ -731,8 +731,8 @@ def test_progress_says_whose_it_is_and_comes_in_the_thread_that_waits() -> None:
 def test_no_more_run_at_once_than_are_allowed() -> None:
     intervals = run_side_by_side(calls(*[(times, {})] * 3), jobs=1, package="tests")
     assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(intervals))
-    available = available_memory_mib() or 2**20
-    intervals = run_side_by_side(calls(*[(times, {})] * 3), jobs=3, memory_mib_each=available, package="tests")
+    more_than_there_is = 2**40
+    intervals = run_side_by_side(calls(*[(times, {})] * 3), jobs=3, memory_mib_each=more_than_there_is, package="tests")
     if sys.platform == "linux":
         assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(intervals))
 

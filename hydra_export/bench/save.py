@@ -44,9 +44,12 @@ def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[
     added = records(report)
     if not added:
         raise BadInput("Nothing is worth saving: every artifact computed something else than the model.")
-    profile = profiles.get(device, folder).profile if device else _device(report, folder)
-    path = profiles.add_measured(profile, added, _SOURCES, folder)
-    return profiles.known(folder)[profile.id], path, len(added)
+
+    def whose() -> DeviceProfile:
+        return profiles.get(device, folder).profile if device else _device(report, folder)
+
+    name, path = profiles.add_measured(whose, added, _SOURCES, folder)
+    return profiles.known(folder)[name], path, len(added)
 
 
 def _device(report: Report, folder: Path | None) -> DeviceProfile:

@@ -55,8 +55,8 @@ def imported(
             raise BadInput(f"{path} does not say which device it is of.", "Say it: --device NAME.")
         records = results
         profile = registry.get(device, folder).profile
-        file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
-        known = registry.known(folder)[profile.id]
+        name, file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
+        known = registry.known(folder)[name]
     shown = table("k", "runtime", "precision", "unit", "threads", "ms", "p10 to p90", "date")
     for record in records:
         spread = f"{rounded(record.low)} to {rounded(record.high)}" if record.low and record.high else "-"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra_export import files
 from hydra_export.errors import BadInput, MissingExtra
@@ -12,6 +14,8 @@ from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import Model
 
 _FORMATS = ("png", "svg", "pdf")
+_LOG_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+_FEWEST_TICKS = 4
 _TIME, _BUDGET, _ACCURACY = "#1f5fa8", "#b03a2e", "#2e7d32"
 
 
@@ -27,13 +31,30 @@ def check_plot(path: Path) -> None:
         raise MissingExtra("--plot", "matplotlib", "plot") from None
 
 
+def plain_log_ticks(axis: Any) -> None:
+    """A few plain numbers along a logarithmic *axis* that is drawn on already, whatever it spans."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    low, high = axis.get_view_interval()
+    decades = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for steps in _LOG_STEPS:
+        ticks = [step * decade for decade in decades for step in steps if low <= step * decade <= high]
+        if len(ticks) >= _FEWEST_TICKS:
+            break
+    else:  # less than a factor of two
+        ticks = [tick for tick in MaxNLocator(_FEWEST_TICKS + 2).tick_values(low, high) if low <= tick <= high]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:.4g}"))
+    axis.set_minor_locator(FixedLocator([]))
+
+
 def plot(
     path: Path, title: str, model: Model, estimates: Mapping[int, Estimate], budget_ms: float, choice: Choice | None
 ) -> None:
     """Draws *estimates* into *path*, which is replaced."""
     check_plot(path)
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     heads = list(estimates)
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -60,9 +81,7 @@ def plot(
             *place, "o", color=_BUDGET, markersize=15, markerfacecolor="none", label=f"{word}: k = {choice.heads}"
         )
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
-    axes.yaxis.minorticks_off()
+    plain_log_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="k, attention heads", ylabel="ms per image", title=title)
     lines, labels = axes.get_legend_handles_labels()

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from hydra_export.errors import BadInput, UnknownName
 MEASURED = "measured"
 _HERE = Path(__file__).parent
 _MATCH_KEYS = ("android_model", "ios_machine", "devicetree_model", "android_soc_model", "cpu_name")  # surest first
+_PATIENCE_SECONDS = 60.0  # with others who add records, each in milliseconds
 _TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
 
 
@@ -129,19 +130,32 @@ def new_id(name: str, taken: Iterable[str]) -> str:
 
 
 def add_measured(
-    about: DeviceProfile, records: Iterable[LatencyRecord], sources: Mapping[str, str], folder: Path | None = None
-) -> Path:
+    about: DeviceProfile | Callable[[], DeviceProfile],
+    records: Iterable[LatencyRecord],
+    sources: Mapping[str, str],
+    folder: Path | None = None,
+) -> tuple[str, Path]:
     """Adds records to what was measured of a device; they replace those of the same model, run in the same way.
 
     Args:
-        about: the device, known already or new.
+        about: the device, known already or new; or what finds it, asked while no other process adds anything.
         sources: of the records.
 
     Returns:
-        the file.
+        the device's id, and the file.
+
+    Raises:
+        OutputRefused: the file cannot be written, or another process does not stop writing into its folder.
     """
-    path = (folder or user_folder()) / MEASURED / f"{about.id}.toml"
-    fresh = tuple(records)
+    measured = (folder or user_folder()) / MEASURED
+    with files.alone_in(measured, _PATIENCE_SECONDS):
+        profile = about() if callable(about) else about
+        path = measured / f"{profile.id}.toml"
+        _add(profile, tuple(records), sources, path)
+    return profile.id, path
+
+
+def _add(about: DeviceProfile, fresh: tuple[LatencyRecord, ...], sources: Mapping[str, str], path: Path) -> None:
     kept: tuple[LatencyRecord, ...] = ()
     if path.exists():
         before = device.read(path)
@@ -159,11 +173,8 @@ def add_measured(
     )
     content = device.encode(profile).encode()
     device.check(content, path)  # what could not be read back would be in the way of every command
-    with files.refusing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with files.replaced_file(path) as partial:
         partial.write_bytes(content)
-    return path
 
 
 def _same(record: LatencyRecord) -> tuple[object, ...]:

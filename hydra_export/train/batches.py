@@ -21,7 +21,7 @@ from torchvision import transforms
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
 from hydra_export.train.config import Augmentation, TrainConfig
-from hydra_export.train.data import Images, Split
+from hydra_export.train.data import Images, Split, num_readers
 
 _NUM_DRAWS = 8
 _LOWEST_ASPECT = 0.3
@@ -116,7 +116,7 @@ class ReadBatches:
             loader = DataLoader(
                 self._samples,
                 batch_sampler=_FromStep(self._places, step),
-                num_workers=self._workers,
+                num_workers=num_readers(self._workers),
                 collate_fn=_collated,
                 generator=torch.Generator(),  # else starting would draw from the global one
             )

@@ -89,7 +89,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there.
         batch_size: images of one update, over all processes and accumulated parts.
         accumulate: parts that each process cuts its share of a batch into, one after the other.
-        workers: processes that read images; 0 for none. The result does not depend on it.
+        workers: processes that read images, no more than there are usable cores; 0 for none. The result does not
+            depend on it.
         optimizer: timm's name; betas, where the optimiser has them.
         active_slices: the optimiser leaves weights alone that the step did not use (docs/training.md).
         layer_decay: factor on the learning rate per layer below the last, as timm has it; 1 for none.

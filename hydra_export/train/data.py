@@ -19,16 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export import files
+from hydra_export import board, files
 from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, shape_of
 from hydra_export.errors import BadData, UnknownName
 from hydra_export.preprocess import Preprocessing
 
+_DOWNLOAD_SECONDS = 600.0  # that another process may take for it: it is 30 MB
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
     "Give --data DIR with the four idx files of Fashion-MNIST, or install them: apt-get install dataset-fashion-mnist."
 )
+
+
+def num_readers(workers: int) -> int:
+    """How many processes read images where *workers* are asked for: no more than there are cores to use."""
+    return min(workers, board.usable_cores())
 
 
 class Images(Protocol):
@@ -178,7 +184,7 @@ def _downloaded() -> Path:
     from torchvision.datasets import FashionMNIST
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with files.alone_in(cache, _DOWNLOAD_SECONDS), contextlib.redirect_stdout(sys.stderr):
             FashionMNIST(str(cache), download=True)
     except (
         OSError,

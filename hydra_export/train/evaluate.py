@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from hydra_export.errors import BadData
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.data import Images, Split
+from hydra_export.train.data import Images, Split, num_readers
 from hydra_export.train.distributed import World
 
 _Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -105,7 +105,12 @@ def _fitted(
             chosen = indices[start : start + batch_size]
             yield split.pixels[chosen], split.labels[chosen]
         return
-    loader = DataLoader(_Fitted(images, indices, preprocessing), batch_size, num_workers=workers, collate_fn=_stacked)
+    loader = DataLoader(
+        _Fitted(images, indices, preprocessing),
+        batch_size,
+        num_workers=num_readers(workers),
+        collate_fn=_stacked,
+    )
     yield from (batch for batch in loader if len(batch[1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ CONFIG, METRICS, STATE, CHECKPOINT, PLOT, LAUNCH = (
 )
 _LAUNCH_BYTES = 4096
 _METRICS_BYTES = 256 * files.MIB
+
+
+# What a run that was killed started lives on for so long: PyTorch's loaders look for their parent every 5 s.
+_PATIENCE_SECONDS = 15.0
 
 
 def stored_config(out: Path) -> TrainConfig:
@@ -56,6 +61,11 @@ def write_config(out: Path, config: TrainConfig, launch: str = "") -> None:
             partial.write_text(f"{launch}\n", encoding="utf-8")
     with files.replaced_file(out / CONFIG) as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
+
+
+def alone(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder of a run, so that no other run writes into it; OutputRefused where another one does."""
+    return files.alone_in(out, _PATIENCE_SECONDS)
 
 
 def refuse_filled(out: Path) -> None:
@@ -150,6 +160,11 @@ def metrics(out: Path, step: int, tensorboard: bool) -> Iterator[Metrics]:
 def rows(out: Path) -> list[dict[str, Any]]:
     """All rows of the metrics in *out*."""
     return [json.loads(line) for line in files.read(out / METRICS, _METRICS_BYTES).splitlines()]
+
+
+def is_measured(out: Path, step: int) -> bool:
+    """Whether the metrics in *out* have accuracies of *step*."""
+    return any(row["step"] == step and "accuracy" in row for row in rows(out))
 
 
 def require_tensorboard() -> None:

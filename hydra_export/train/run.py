@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -102,11 +103,13 @@ def run(
         _check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size)
         trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world, dataset.label_names)
-        seconds = _restored(trainer, out) if resume else 0.0
-        if world.is_first and not resume:
-            record.write_config(out, config, distributed.launch_id())
-        world.barrier()
-        return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
+        with record.alone(out) if world.is_first else contextlib.nullcontext():
+            if world.is_first and not resume:
+                record.refuse_filled(out)  # by now another run may be there
+                record.write_config(out, config, distributed.launch_id())
+            seconds = _restored(trainer, out) if resume else 0.0
+            world.barrier()
+            return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
 
 def _of_classes(start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
@@ -200,9 +203,9 @@ class _Run:
         if self._world.is_first:
             with record.metrics(self._out, self._trainer.step, tensorboard) as metrics:
                 self._train(started, metrics)
-        else:
-            self._train(started, None)
-        return self._finish(time.monotonic() - started)
+                return self._finish(time.monotonic() - started, metrics)
+        self._train(started, None)
+        return self._finish(time.monotonic() - started, None)
 
     def _train(self, started: float, metrics: record.Metrics | None) -> None:
         config, trainer, losses = self._config, self._trainer, []
@@ -262,7 +265,7 @@ class _Run:
     def _measurable(self) -> tuple[int, ...]:
         return self._config.model.separate_classifiers or tuple(range(1, self._config.model.heads + 1))
 
-    def _finish(self, seconds: float) -> Outcome:
+    def _finish(self, seconds: float, metrics: record.Metrics | None) -> Outcome:
         config, test = self._config, self._dataset.test
         state = self._stored_state()
         model = HydraViT(config.model, weight_init="skip", device="meta")
@@ -290,7 +293,9 @@ class _Run:
             tuple(sorted(self._batches.unreadable)),
             len(test) - num_images,
         )
-        if self._world.is_first:
+        if metrics is not None:
+            if not record.is_measured(self._out, config.steps):  # a finished run may be continued, to no effect
+                metrics.add(config.steps, accuracy=top1)
             self._write_checkpoint(state, top1, measured_on, seconds)
             outcome = replace(outcome, plot=_plotted(self._out))
         self._world.barrier()

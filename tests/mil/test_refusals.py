@@ -358,10 +358,10 @@ def enormous(kind: str) -> Any:
 @pytest.mark.parametrize("kind", ["broadcast", "input", "product", "windows", "padding", "steps"])
 def test_what_would_take_all_memory_or_time_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     path = write_package(tmp_path / "a.mlpackage", enormous(kind))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CheckFailed, match=r"more memory|memory or time"):
         mil.load(path)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_the_limits_can_be_set(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -228,3 +229,60 @@ def test_the_validator_sees_who_could_be_taken_for_whom(tmp_path: Path) -> None:
     assert "id: 'b' is not the file's name" in told
     assert "name: 'onename' also means a" in told
     assert "cpu_name: 'MyCPU 9' also means a" in told
+
+
+# What is measured
+
+ADD = """
+import sys
+from pathlib import Path
+from hydra_export import profiles
+from hydra_export.device import DeviceProfile, LatencyRecord
+
+def record(model):
+    return LatencyRecord(
+        model=model, k=3, gmacs=1.0, model_gmacs=1.0, resolution=224, runtime="onnxruntime", precision="fp32",
+        unit="cpu", threads=1, ms=1.0, date="2026-01-31", provenance="measured", source="mine",
+    )
+
+def whose():
+    taken = profiles.known(Path(sys.argv[1]))
+    return DeviceProfile(id=profiles.new_id("board", taken), name=f"Board {who}", device_class="board", sources=mine)
+
+who, mine = sys.argv[2], {"mine": "looked"}
+print("ready", flush=True)
+sys.stdin.readline()
+ours, _ = profiles.add_measured(whose, [record("first")], mine, Path(sys.argv[1]))
+print(ours)
+for number in range(int(sys.argv[3])):
+    about = DeviceProfile(id="rpi5", name="Raspberry Pi 5", device_class="board")
+    profiles.add_measured(about, [record(f"{who}-{number}")], mine, Path(sys.argv[1]))
+"""
+
+
+def test_records_that_two_processes_add_at_once_are_all_kept(tmp_path: Path) -> None:
+    """500 each were added by hand."""
+    count = int(os.environ.get("HYDRA_EXPORT_RECORDS", "25"))
+    adding = [
+        subprocess.Popen(
+            [sys.executable, "-c", ADD, str(tmp_path), who, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for who in "ab"
+    ]
+    for each in adding:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in adding:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    names = [each.communicate()[0].strip() for each in adding]
+    assert [each.returncode for each in adding] == [0, 0]
+    found = profiles.known(tmp_path)
+    assert {record.model for record in found["rpi5"].own} == {f"{who}-{n}" for who in "ab" for n in range(count)}
+    assert sorted(names) == ["board", "board-2"]  # nor do two devices get one id
+    assert [found[name].profile.name for name in names] == ["Board a", "Board b"]
+    assert {path.suffix for path in (tmp_path / profiles.MEASURED).iterdir()} == {".toml"}

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -102,6 +103,18 @@ def test_artifacts_list_exactly_the_files_that_were_written(
         assert artifact.path in artifact.files or all(name.startswith(f"{artifact.path}/") for name in artifact.files)
         assert len(set(artifact.files)) == len(artifact.files)
         assert all(PurePosixPath(name).as_posix() == name and not name.startswith(("/", "..")) for name in written)
+
+
+@pytest.mark.parametrize("architecture", [{}, {"num_classes": 0}, {"separate_classifiers": (2, 4)}], ids=str)
+def test_artifacts_are_those_that_were_planned(
+    case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path, architecture: dict[str, Any]
+) -> None:
+    checkpoint, spec = make_checkpoint(**architecture), case.spec()
+    artifacts = case.write(checkpoint, (2, 4), tmp_path / "out")
+    planned = case.target.planned(checkpoint, (2, 4), spec)
+    needs = [case.target.needs(tmp_path / "out" / artifact.path) for artifact in planned]
+    with_needs = [msgspec.structs.replace(a, needs=each) for a, each in zip(planned, needs, strict=True)]
+    assert with_needs == artifacts
 
 
 def test_artifacts_say_what_was_asked_for(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.batches import ArrayBatches, Places, ReadBatches, augmented
+from hydra_export.train.batches import ArrayBatches, Batches, Places, ReadBatches, augmented
 from hydra_export.train.config import Augmentation
 from hydra_export.train.data import Split
+from hydra_export.train.evaluate import accuracy
+from tests.conftest import perturbed
 
 MEAN = (0.5,)
 GREY_8 = Preprocessing(image_size=8, mean=MEAN, std=(0.25,), crop=1.0)
@@ -121,6 +128,7 @@ def test_images_that_are_read_are_augmented_by_seed_epoch_and_sample_alone(how: 
     np.testing.assert_array_equal(by_one.batch(7)[0], one_by_one[7])  # a jump back starts reading anew
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_workers_and_processes_change_nothing() -> None:
     alone = read(split(), TIMM, batch_size=4, seed=1)
     with_workers = read(split(), TIMM, batch_size=4, seed=1, workers=2)
@@ -130,6 +138,46 @@ def test_workers_and_processes_change_nothing() -> None:
         np.testing.assert_array_equal(images, with_workers.batch(step)[0])
         np.testing.assert_array_equal(images, np.concatenate([half.batch(step)[0] for half in halves]))
         np.testing.assert_array_equal(labels, np.concatenate([half.batch(step)[1] for half in halves]))
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Images whose label is the process that reads them."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("L", (8, 8)), os.getpid()
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def readers(batches: Batches) -> set[int]:
+    return {pid for step in range(6) for pid in batches.batch(step)[1].tolist()}
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_as_many_processes_read_as_are_asked_for() -> None:
+    for workers, num_processes in ((0, 1), (1, 1), (2, 2)):
+        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, Places(10, 4, 1), workers))
+        assert len(found) == num_processes
+        assert (os.getpid() in found) == (workers == 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not bind processes to cores")
+def test_no_more_processes_read_than_there_are_usable_cores() -> None:
+    config = HydraConfig(heads=1, head_dim=8, depth=1, patch_size=4, image_size=8, channels=1, num_classes=2)
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, Places(10, 4, 1), 8))
+        measured = accuracy(perturbed(config).eval(), GREY_8, Readers(), [1], workers=8)
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert len(found - {os.getpid()}) == 1
+    assert measured[1].num_images == 10
 
 
 def test_reading_leaves_the_global_generators_alone() -> None:

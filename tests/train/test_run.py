@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,11 +132,75 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(finished: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == files
 
 
+OTHER_RUN = """
+import sys
+from pathlib import Path
+from hydra_export.errors import OutputRefused
+from hydra_export.train import record, run
+
+record._PATIENCE_SECONDS = float(sys.argv[3])
+try:
+    run.run(record.stored_config(Path(sys.argv[1])), Path(sys.argv[2]), resume=sys.argv[4] == "resume")
+except OutputRefused as error:
+    sys.exit(str(error))
+"""
+
+
+def other_run(finished: Path, out: Path, patience: float, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", OTHER_RUN, str(finished), str(out), str(patience), how]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_no_other_run_continues_one_that_goes_on(finished: Path, tmp_path: Path) -> None:
+    told = []
+
+    def meanwhile(progress: run.Progress) -> None:
+        if progress.step == 15:
+            other = other_run(finished, tmp_path, 0, "resume")
+            told.append((other.communicate()[1], other.returncode))
+
+    run.run(tiny(), tmp_path, report=meanwhile)
+    ((said, status),) = told
+    assert f"Another process is writing into {tmp_path}. Wait until it has ended" in said
+    assert status == 1
+    assert metrics(tmp_path) == metrics(finished)
+
+
+def test_of_two_runs_that_start_in_one_folder_one_goes_on(finished: Path, tmp_path: Path) -> None:
+    both = [other_run(finished, tmp_path / "run", 60, "new") for _ in range(2)]
+    said = [each.communicate()[1] for each in both]
+    assert sorted(each.returncode for each in both) == [0, 1], said
+    assert any("is not empty" in each for each in said)
+    assert metrics(tmp_path / "run") == metrics(finished)
+
+
 def test_metrics_have_loss_and_accuracy_by_step(finished: Path) -> None:
     rows = metrics(finished)
     assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30, 40]
     measured = [row["accuracy"] for row in rows if "accuracy" in row]
-    assert [sorted(row) for row in measured if isinstance(row, dict)] == [["1", "3"]]
+    assert [sorted(row) for row in measured if isinstance(row, dict)] == [["1", "3"], ["1", "2", "3"]]
+    assert rows[-1] == {
+        "step": 40,
+        "accuracy": {str(k): top1 for k, top1 in checkpoint.load(finished / record.CHECKPOINT).info.accuracy.items()},
+    }
+
+
+def test_a_finished_run_that_is_continued_is_measured_once(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "again")
+    run.run(tiny(), tmp_path / "again", resume=True)
+    assert metrics(tmp_path / "again") == metrics(finished)
+
+
+def test_the_picture_of_a_short_run_has_points(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="extra plot")
+    from hydra_export.train import plot
+
+    rows = [{"step": 42, "loss": 2.1}, {"step": 42, "accuracy": {"1": 40.0, "2": 55.0}}]
+    with Image.open(plot.run(rows, tmp_path / "run.png")) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    blue, orange = ((pixels == colour).all(axis=2) for colour in ((31, 119, 180), (255, 127, 14)))  # matplotlib's first
+    middle = pixels.shape[1] // 2
+    assert min(blue[:, :middle].sum(), blue[:, middle:].sum(), orange[:, middle:].sum()) > 20
 
 
 def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_images_that_are_all_damaged_stop_the_run_with_a_message(tmp_path: Path)
         run.run(on_folder(data), tmp_path / "run")
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_a_run_on_a_folder_resumes_bit_for_bit_with_another_number_of_workers(folder: Path, tmp_path: Path) -> None:
     wanted = {"steps": 12, "save_every": 5, "augmentation.crop": [0.5, 1.0], "augmentation.shift": 0}
     run.run(on_folder(folder, **wanted), tmp_path / "whole")

@@ -85,6 +85,20 @@ class CoreMLTarget:
         write = {"separate": separate.write, "universal": universal.write}[spec.graph]
         return write(checkpoint, heads, spec, out)
 
+    def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+        """By the names of the model and of the head counts."""
+        from hydra_export.targets.coreml import separate, universal
+
+        planned = {"separate": separate.planned, "universal": universal.planned}[spec.graph]
+        return planned(checkpoint, heads, spec)
+
+    def needs(self, path: Path) -> dict[str, str]:
+        """The iOS of its operations, and the macOS of the same year."""
+        from hydra_export import mil
+        from hydra_export.targets.coreml import package
+
+        return package.needs(mil.load(path).ios)
+
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"."""
         from hydra_export.targets.coreml import session

@@ -43,25 +43,43 @@ def check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
         )
 
 
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, part: str) -> Artifact:
+    """``<model>-<part>.mlpackage``; the precision follows *part* unless it is the default."""
+    name = "-".join([checkpoint.info.name, part, *([] if spec.precision == TARGET.precisions[0] else [spec.precision])])
+    image, output = graph.signature(checkpoint.info.config, heads, spec)
+    return Artifact(
+        path=f"{name}.mlpackage",
+        files=tuple(f"{name}.mlpackage/{file}" for file in folder.FILES),
+        target="coreml",
+        spec=spec,
+        heads=tuple(heads),
+        inputs=(image,),
+        outputs=(output,),
+        needs=needs(spec.ios),
+    )
+
+
+def needs(ios: int) -> dict[str, str]:
+    """The oldest systems that can run a package."""
+    return {"ios": str(ios), "macos": MACOS[ios]}
+
+
 def write(
     ct: Any,
     checkpoint: Checkpoint,
-    heads: Sequence[int],
-    spec: ExportSpec,
+    artifact: Artifact,
     out: Path,
-    part: str,
     programs: Iterable[tuple[str, Any]],
     description: str,
 ) -> Artifact:
-    """Writes ``<model>-<part>.mlpackage`` into *out*; the precision follows *part* unless it is the default.
+    """Writes *artifact*, as it is ``planned``, into *out*.
 
     Args:
         ct: coremltools.
         programs: by the names of their functions, the default one last; each is converted before the next is taken.
         description: of the whole, for people who open it.
     """
-    name = "-".join([checkpoint.info.name, part, *([] if spec.precision == TARGET.precisions[0] else [spec.precision])])
-    place = out / f"{name}.mlpackage"
+    heads, spec, place = artifact.heads, artifact.spec, out / artifact.path
     (place / folder.WEIGHTS).parent.mkdir(parents=True)
     models = {}
     with WeightFile(place / folder.WEIGHTS) as weights:
@@ -73,17 +91,7 @@ def write(
     (place / folder.MODEL).write_bytes(content)
     (place / folder.MANIFEST).write_bytes(folder.manifest(hashlib.sha256(content).hexdigest()))
     _read_back(model, place)
-    image, output = graph.signature(checkpoint.info.config, heads, spec)
-    return Artifact(
-        path=place.name,
-        files=tuple(f"{place.name}/{file}" for file in folder.FILES),
-        target="coreml",
-        spec=spec,
-        heads=tuple(heads),
-        inputs=(image,),
-        outputs=(output,),
-        needs={"ios": str(spec.ios), "macos": MACOS[spec.ios]},
-    )
+    return artifact
 
 
 def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, weights: WeightFile) -> Any:

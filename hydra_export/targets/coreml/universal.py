@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+    """``<model>-universal.mlpackage``, ``-universal-fp32`` or ``-universal-int8``."""
+    return [package.planned(checkpoint, heads, spec, "universal")]
+
+
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-    """Writes ``<model>-universal.mlpackage``, ``-universal-fp32`` or ``-universal-int8``, into *out*.
+    """Writes what is ``planned`` into *out*.
 
     Its functions are ``k3``, ``k6``, ...; the one that runs where none is named is the largest.
     """
@@ -34,9 +39,10 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
         f"k{heads[-1]} over common weights: Vision Transformers for images of {size} x {size} pixels. Experimental: it "
         f"has not been run on Apple hardware."
     )
+    (artifact,) = planned(checkpoint, heads, spec)
     with package.quiet_coremltools() as ct:
         programs = (
             (f"k{k}", graph.build(spans[:count], spec, info.preprocessing, weights))
             for count, k in enumerate(heads, start=1)
         )
-        return [package.write(ct, checkpoint, heads, spec, out, "universal", programs, text)]
+        return [package.write(ct, checkpoint, artifact, out, programs, text)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -44,9 +45,23 @@ class OnnxTarget:
         from hydra_export.targets.onnx import separate, shared, universal
 
         self.check(spec)
-        opset = DEFAULT_OPSET if spec.opset is None else spec.opset
         write = {"separate": separate.write, "shared": shared.write, "universal": universal.write}[spec.graph]
-        return write(checkpoint, heads, spec, opset, out)
+        return write(checkpoint, heads, spec, _opset(spec), out)
+
+    def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+        """By the names of the model and of the head counts."""
+        from hydra_export.targets.onnx import separate, shared, universal
+
+        planned = {"separate": separate.planned, "shared": shared.planned, "universal": universal.planned}[spec.graph]
+        return planned(checkpoint, heads, spec, _opset(spec))
+
+    def needs(self, path: Path) -> dict[str, str]:
+        """The opset, and the version of ONNX's own format."""
+        from hydra_export.targets.onnx import file
+
+        graph = self._graph(path)
+        opsets = {opset.domain: opset.version for opset in graph.opset_import}
+        return file.needs(opsets[""], graph.ir_version)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """An onnxruntime session on the CPU; a graph that fixes the head count runs that one whatever *heads* is."""
@@ -72,9 +87,22 @@ class OnnxTarget:
 
     @staticmethod
     def _graph(path: Path) -> onnx.ModelProto:
-        import onnx
+        status = path.stat()
+        return _around_weights(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
-        return onnx.load(path, load_external_data=False)
+
+@functools.lru_cache(maxsize=1)
+def _around_weights(path: Path, *_status: int) -> onnx.ModelProto:
+    """What is in a file besides its weights: read once for all that is asked of it."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    model.graph.ClearField("initializer")
+    return model
+
+
+def _opset(spec: ExportSpec) -> int:
+    return DEFAULT_OPSET if spec.opset is None else spec.opset
 
 
 TARGET = OnnxTarget()

@@ -86,6 +86,11 @@ def encoded(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
+def needs(opset: int, ir_version: int) -> dict[str, str]:
+    """The oldest that can run a graph."""
+    return {"opset": str(opset), "ir_version": str(ir_version)}
+
+
 def artifact(
     path: str,
     weight_files: Sequence[str],
@@ -104,7 +109,7 @@ def artifact(
         heads=tuple(heads),
         inputs=tuple(inputs),
         outputs=(output,),
-        needs={"opset": str(opset), "ir_version": str(IR_VERSIONS[opset])},
+        needs=needs(opset, IR_VERSIONS[opset]),
     )
 
 

@@ -26,11 +26,18 @@ _GRAPH_INITIALIZER = 5
 _TENSOR_RAW_DATA = 9
 
 
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int) -> list[Artifact]:
+    """``<model>-k3.onnx``, ..."""
+    return [
+        fixed.artifact(checkpoint, f"{file.name(checkpoint, spec, f'k{k}')}.onnx", (), k, spec, opset) for k in heads
+    ]
+
+
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
-    """Writes ``<model>-k3.onnx``, ... into *out*."""
+    """Writes what is ``planned`` into *out*."""
     weights = normalised(checkpoint, spec)
-    artifacts = []
-    for k in heads:
+    artifacts = planned(checkpoint, heads, spec, opset)
+    for k, artifact in zip(heads, artifacts, strict=True):
         kept = stored(weights, spec, k)
         used: dict[str, StoredWeight] = {}
 
@@ -39,10 +46,8 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
             return ir.Value(name=name)
 
         model = fixed.model(checkpoint, k, spec, opset, weight)
-        path = f"{file.name(checkpoint, spec, f'k{k}')}.onnx"
-        with (out / path).open("wb") as stream:
+        with (out / artifact.path).open("wb") as stream:
             _stream(ir.to_proto(model), k, used, stream)
-        artifacts.append(fixed.artifact(checkpoint, path, (), k, spec, opset))
     return artifacts
 
 

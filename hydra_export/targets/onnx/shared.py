@@ -19,17 +19,39 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int) -> list[Artifact]:
+    """``<model>-shared-k3.onnx`` and ``<model>-shared-k3.bin``, ..."""
+    spans = list(shells.spans(_locations(checkpoint, heads, spec)))
+    return [
+        fixed.artifact(
+            checkpoint,
+            f"{_name(checkpoint, spec, k)}.onnx",
+            [location for (low, _high), location in spans if low < k],
+            k,
+            spec,
+            opset,
+        )
+        for k in heads
+    ]
+
+
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
-    """Writes ``<model>-shared-k3.onnx`` and ``<model>-shared-k3.bin``, ... into *out*."""
+    """Writes what is ``planned`` into *out*."""
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
-    bounds = heads if spec.weight_files == "each" else heads[-1:]
     classifiers = {k: checkpoint.info.config.classifier(k) for k in heads}
-    names = {k: file.name(checkpoint, spec, "shared", f"k{k}") for k in heads}
-    written = shells.write(weights, classifiers, {k: f"{names[k]}.bin" for k in bounds}, out)
-    artifacts = []
-    for k in heads:
-        assembly = shells.Assembly(k, written, weights)
-        (out / f"{names[k]}.onnx").write_bytes(fixed.assembled(checkpoint, spec, opset, assembly))
-        locations = [shell.location for shell in assembly.shells]
-        artifacts.append(fixed.artifact(checkpoint, f"{names[k]}.onnx", locations, k, spec, opset))
+    written = shells.write(weights, classifiers, _locations(checkpoint, heads, spec), out)
+    artifacts = planned(checkpoint, heads, spec, opset)
+    for k, artifact in zip(heads, artifacts, strict=True):
+        content = fixed.assembled(checkpoint, spec, opset, shells.Assembly(k, written, weights))
+        (out / artifact.path).write_bytes(content)
     return artifacts
+
+
+def _locations(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[int, str]:
+    """The weight files, by the head counts that they go up to."""
+    bounds = heads if spec.weight_files == "each" else heads[-1:]
+    return {k: f"{_name(checkpoint, spec, k)}.bin" for k in bounds}
+
+
+def _name(checkpoint: Checkpoint, spec: ExportSpec, heads: int) -> str:
+    return file.name(checkpoint, spec, "shared", f"k{heads}")

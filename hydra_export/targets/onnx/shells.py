@@ -7,7 +7,7 @@ blocks with Split, Slice and Concat, which runtimes fold when they load it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,7 +65,7 @@ def write(
         classifiers: the name prefix of the one that each listed head count uses; others are left out.
         locations: the names of the files, by the head counts that they go up to, ascending.
     """
-    shells = [Shell(span, locations[span[1]]) for span in itertools.pairwise((0, *locations))]
+    shells = [Shell(span, location) for span, location in spans(locations)]
     for shell in shells:
         used = {classifiers[k] for k in classifiers if shell.span[0] < k <= shell.span[1]}
         with (out / shell.location).open("wb") as file:
@@ -73,6 +73,12 @@ def write(
                 if not weight_name.startswith("head.k") or weight_name.rpartition(".")[0] in used:
                     _write_weight(weight_name, weight, shell, file)
     return shells
+
+
+def spans(locations: Mapping[int, str]) -> Iterator[tuple[Span, str]]:
+    """What each of the files at *locations* adds, from one head count up to another."""
+    for low, high in itertools.pairwise((0, *locations)):
+        yield (low, high), locations[high]
 
 
 def _write_weight(name: str, weight: StoredWeight, shell: Shell, file: BinaryIO) -> None:

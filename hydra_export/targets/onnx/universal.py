@@ -37,26 +37,39 @@ _MOST_COPIES = 2.0
 _MOST_BYTES = 2**27
 
 
-def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
-    """Writes ``<model>-universal.onnx``, ``<model>-universal.bin`` and ``<model>-universal-k3.onnx``, ... into *out*.
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int) -> list[Artifact]:
+    """``<model>-universal.onnx``, ``<model>-universal.bin`` and ``<model>-universal-k3.onnx``, ...
 
     One head count alone has no graph that fixes it: that would be graph kind ``separate``.
     """
-    config = checkpoint.info.config
-    weights = stored(normalised(checkpoint, spec), spec, heads[-1])
-    classifiers = {k: config.classifier(k) for k in heads}
-    name = file.name(checkpoint, spec, "universal")
-    written = shells.write(weights, classifiers, {heads[-1]: f"{name}.bin"}, out)
-    graph = _graph(checkpoint, heads, spec, opset, _Weights(written, weights, spec.precision))
-    (out / f"{name}.onnx").write_bytes(file.encoded(file.model(checkpoint, heads, spec, opset, graph)))
+    config, location = checkpoint.info.config, _location(checkpoint, spec)
     inputs, output = [file.image_info(config, spec), HEADS_INFO], file.result_info(config, heads, spec)
-    locations = [shell.location for shell in written]
-    artifacts = [file.artifact(f"{name}.onnx", locations, heads, spec, opset, inputs, output)]
+    path = f"{file.name(checkpoint, spec, 'universal')}.onnx"
+    artifacts = [file.artifact(path, [location], heads, spec, opset, inputs, output)]
     for k in heads if len(heads) > 1 else ():
         path = f"{file.name(checkpoint, spec, 'universal', f'k{k}')}.onnx"
-        (out / path).write_bytes(fixed.assembled(checkpoint, spec, opset, Assembly(k, written, weights)))
-        artifacts.append(fixed.artifact(checkpoint, path, locations, k, spec, opset))
+        artifacts.append(fixed.artifact(checkpoint, path, [location], k, spec, opset))
     return artifacts
+
+
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
+    """Writes what is ``planned`` into *out*."""
+    weights = stored(normalised(checkpoint, spec), spec, heads[-1])
+    classifiers = {k: checkpoint.info.config.classifier(k) for k in heads}
+    written = shells.write(weights, classifiers, {heads[-1]: _location(checkpoint, spec)}, out)
+    artifacts = planned(checkpoint, heads, spec, opset)
+    graph = _graph(checkpoint, heads, spec, opset, _Weights(written, weights, spec.precision))
+    content = file.encoded(file.model(checkpoint, heads, spec, opset, graph))
+    (out / artifacts[0].path).write_bytes(content)
+    for artifact in artifacts[1:]:
+        assembly = Assembly(artifact.heads[0], written, weights)
+        (out / artifact.path).write_bytes(fixed.assembled(checkpoint, spec, opset, assembly))
+    return artifacts
+
+
+def _location(checkpoint: Checkpoint, spec: ExportSpec) -> str:
+    """The weight file."""
+    return f"{file.name(checkpoint, spec, 'universal')}.bin"
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,21 @@ class TFLiteTarget:
         write = universal.write if spec.graph == "universal" else separate.write
         return write(checkpoint, heads, spec, out)
 
+    def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+        """By the names of the model and of the head counts."""
+        from hydra_export.targets.tflite import separate, universal
+
+        planned = universal.planned if spec.graph == "universal" else separate.planned
+        return planned(checkpoint, heads, spec)
+
+    def needs(self, path: Path) -> dict[str, str]:
+        """The runtime that the file names, and lint checks."""
+        from hydra_export.targets.tflite import metadata, reader, separate
+
+        model = reader.read(path)
+        entry = model.content(model.metadata[metadata.RUNTIME_VERSION])
+        return separate.needs(metadata.oldest_runtime_of(entry))
+
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session on the CPU; a file of one head count runs that one whatever *heads* is. It is linted first."""
         self.requires()

@@ -41,6 +41,11 @@ def runtime_version(operators: Iterable[Operator], behind: bool) -> bytes:
     return oldest_runtime(operators, behind).encode().ljust(_RUNTIME_VERSION_BYTES, b"\0")
 
 
+def oldest_runtime_of(entry: bytes) -> str:
+    """What an entry ``min_runtime_version`` that passes lint says."""
+    return entry.rstrip(b"\0").decode()
+
+
 def labels_archive(own_labels: bytes, at: int) -> bytes:
     """The zip that stands at byte *at* of a file and holds the labels of our entry ``hydra_export.labels``, one a line.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hydra_export.model import Span, Weight
 from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
 from hydra_export.targets.tflite import graph, metadata
@@ -20,50 +22,43 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+    """``<model>-k3.tflite``, ..."""
+    return [artifact(checkpoint, (k,), spec, *graph.signature(checkpoint.info.config, k, spec)) for k in heads]
+
+
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-    """Writes ``<model>-k3.tflite``, ... into *out*."""
+    """Writes what is ``planned`` into *out*."""
     weights = normalised(checkpoint, spec)
-    return [_write(checkpoint, weights, k, spec, out) for k in heads]
+    return [_write(checkpoint, weights, one, out) for one in planned(checkpoint, heads, spec)]
 
 
-def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], heads: int, spec: ExportSpec, out: Path) -> Artifact:
+def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Artifact, out: Path) -> Artifact:
+    (heads,), spec = artifact.heads, artifact.spec
     info, file, kept = checkpoint.info, FileBuilder(), stored(weights, spec.precision, heads)
 
     def weight(name: str, _columns: Span | None) -> Constant:
         return file.weight(name, kept[name], heads)
 
-    inputs, (output,) = graph.signature(info.config, heads, spec)
+    inputs, (output,) = artifact.inputs, artifact.outputs
     g = GraphBuilder(weight, file.store, file.opcode)
     image = g.input(inputs[0])
     result = Emitter(g, info.config, heads, spec, info.preprocessing).emit(image)
     name = f"{info.name}-k{heads}"
     file.graph(name, g, {inputs[0].name: image}, {output.name: result}, SIGNATURE)
-    return finish(file, checkpoint, (heads,), spec, out, [Described(name, inputs, output)], inputs, output)
+    return finish(file, checkpoint, artifact, out, [Described(name, inputs, output)])
 
 
-def finish(
-    file: FileBuilder,
+def artifact(
     checkpoint: Checkpoint,
     heads: Sequence[int],
     spec: ExportSpec,
-    out: Path,
-    graphs: Sequence[Described],
     inputs: Sequence[TensorInfo],
-    output: TensorInfo,
+    outputs: Sequence[TensorInfo],
 ) -> Artifact:
-    """Adds what the file says of itself, and writes it into *out*."""
-    info = checkpoint.info
+    """The artifact of *heads*, without what it needs: that follows from its operators."""
     which = "universal" if spec.graph == "universal" else f"k{heads[0]}"
-    name = "-".join([info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
-    file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators, file.lies_behind))
-    file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, spec.input, graphs))
-    said = described(info, checkpoint.sha256, heads, spec)
-    for entry, text in said.items():
-        file.metadata(entry, text.encode())
-    with (out / f"{name}.tflite").open("wb") as stream:
-        file.write(name, stream)
-        if info.labels:
-            stream.write(metadata.labels_archive(said[metadata.LABELS].encode(), stream.tell()))
+    name = "-".join([checkpoint.info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
     return Artifact(
         path=f"{name}.tflite",
         files=(f"{name}.tflite",),
@@ -71,6 +66,27 @@ def finish(
         spec=spec,
         heads=tuple(heads),
         inputs=tuple(inputs),
-        outputs=(output,),
-        needs={"tflite": oldest_runtime(file.operators, file.lies_behind)},
+        outputs=tuple(outputs),
     )
+
+
+def finish(
+    file: FileBuilder, checkpoint: Checkpoint, artifact: Artifact, out: Path, graphs: Sequence[Described]
+) -> Artifact:
+    """Adds what the file says of itself, and writes it into *out*."""
+    info, spec = checkpoint.info, artifact.spec
+    file.metadata(metadata.RUNTIME_VERSION, metadata.runtime_version(file.operators, file.lies_behind))
+    file.metadata("TFLITE_METADATA", metadata.for_android(checkpoint, spec.input, graphs))
+    said = described(info, checkpoint.sha256, artifact.heads, spec)
+    for entry, text in said.items():
+        file.metadata(entry, text.encode())
+    with (out / artifact.path).open("wb") as stream:
+        file.write(artifact.path.removesuffix(".tflite"), stream)
+        if info.labels:
+            stream.write(metadata.labels_archive(said[metadata.LABELS].encode(), stream.tell()))
+    return msgspec.structs.replace(artifact, needs=needs(oldest_runtime(file.operators, file.lies_behind)))
+
+
+def needs(runtime: str) -> dict[str, str]:
+    """The oldest runtime."""
+    return {"tflite": runtime}

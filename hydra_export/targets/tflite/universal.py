@@ -25,18 +25,29 @@ from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
 from hydra_export.targets.tflite.metadata import Described
-from hydra_export.targets.tflite.separate import finish
+from hydra_export.targets.tflite.separate import artifact, finish
 from hydra_export.targets.tflite.weights import normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 
-def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-    """Writes ``<model>-universal.tflite`` into *out*.
+def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
+    """``<model>-universal.tflite``.
 
     A model without a classifier has no ``run``: outputs are as wide as the subnetwork, and one tensor has one shape.
     """
+    config = checkpoint.info.config
+    inputs, (output,) = graph.signature(config, heads[-1], spec)
+    if config.num_classes:
+        inputs = (*inputs, HEADS_INFO)
+    elif len(heads) > 1:
+        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
+    return [artifact(checkpoint, heads, spec, inputs, (output,))]
+
+
+def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+    """Writes what is ``planned`` into *out*."""
     file = _Universal(checkpoint, heads, spec)
     config, places = checkpoint.info.config, Places(heads)
     described, has_run = [], config.num_classes > 0
@@ -47,14 +58,11 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
         else:
             file.add_subnetwork(k, inputs[0], output, f"k{k}")
         described.append(Described(f"{checkpoint.info.name}-k{k}", inputs, output))
-    inputs, (output,) = graph.signature(config, heads[-1], spec)
+    (whole,) = planned(checkpoint, heads, spec)
     if has_run:
-        file.add_choice(places, inputs[0], output)
-        inputs = (*inputs, HEADS_INFO)
-        described.append(Described(RUN, inputs, output))
-    elif len(heads) > 1:
-        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
-    return [finish(file.builder, checkpoint, heads, spec, out, described, inputs, output)]
+        file.add_choice(places, whole.inputs[0], whole.outputs[0])
+        described.append(Described(RUN, whole.inputs, whole.outputs[0]))
+    return [finish(file.builder, checkpoint, whole, out, described)]
 
 
 class _Universal:

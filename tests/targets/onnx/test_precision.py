@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from hydra_export import checkpoint as checkpoints
@@ -149,11 +151,20 @@ def test_int8_has_the_operators_that_onnxruntime_s_own_quantization_gives(
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
         )
-    ours = onnx.load(tmp_path / "int8" / narrow.path)
-    assert op_counts(ours) == op_counts(onnx.load(peer))
+    ours = tmp_path / "int8" / narrow.path
+    assert op_counts(onnx.load(ours)) == op_counts(onnx.load(peer))
     image = given(checkpoint, narrow.spec)
-    theirs = ONNX.load(peer, 2).run(image)
-    np.testing.assert_allclose(ONNX.load(tmp_path / "int8" / narrow.path, 2).run(image), theirs, atol=0.05)
+    exact = exact_logits(ours, image)
+    # Theirs uses the eighth bit of each weight, which some of onnxruntime's kernels cannot multiply: never run there.
+    np.testing.assert_allclose(exact, exact_logits(peer, image), atol=0.05)
+    # Float32 noise decides the rounding of a few activations: none or one step of one of them.
+    np.testing.assert_allclose(ONNX.load(ours, 2).run(image), exact, atol=0.01)
+
+
+def exact_logits(path: Path, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the standard says that a graph computes: onnx's evaluator multiplies integers in numpy, in 32 bits."""
+    run = cast("Callable[..., list[NDArray[np.float32]]]", ReferenceEvaluator(onnx.load(path)).run)
+    return np.concatenate([run(None, {"image": one_CHW[None]})[0] for one_CHW in image_BCHW])
 
 
 @KINDS

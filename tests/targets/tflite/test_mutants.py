@@ -25,6 +25,7 @@ import pytest
 from hydra_export import targets
 from hydra_export.errors import CheckFailed
 from hydra_export.targets.tflite import reader
+from tests.conftest import SOON
 from tests.targets.tflite.conftest import MakeFile
 
 MUTANTS = int(os.environ.get("HYDRA_EXPORT_MUTANTS", "1000"))  # more by hand: thousands take minutes
@@ -145,7 +146,7 @@ def in_a_process_of_its_own(path: Path, count: int, first_seed: int, most_runs: 
     """A crash must not end the tests."""
     arguments = [sys.executable, __file__, str(path), *map(str, (count, first_seed, most_runs))]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=60 + count // 10)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=SOON + count)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
