@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from hydra_export.errors import OutputRefused, Unreadable
 
@@ -70,7 +70,7 @@ def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "", l
 @contextlib.contextmanager
 def opened(
     path: Path | str, limit_bytes: int | None = None, name: str = "", remedy: str = "", links: bool = True
-) -> Iterator[BinaryIO]:
+) -> Iterator[BufferedReader]:
     """A file that somebody else may have written, open for reading; nothing is waited for, whatever lies there.
 
     Args:

@@ -48,7 +48,7 @@ class Archive:
         content = np.empty(num_bytes, np.uint8)
         with self._zip.open(f"{name}.npy") as member:
             _header(member)
-            place = memoryview(content)
+            place = content.data
             while place and (piece := member.read(min(_PIECE, len(place)))):
                 place[: len(piece)] = piece
                 place = place[len(piece) :]

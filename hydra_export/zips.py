@@ -28,7 +28,7 @@ def opened(file: BinaryIO) -> zipfile.ZipFile:
     Raises:
         zipfile.BadZipFile, or another of DAMAGED: there is none, its list is too long, or its entries overlap.
     """
-    archive = zipfile.ZipFile(_Frugal(file))  # type: ignore[arg-type]  # it needs no more of a file than this
+    archive = zipfile.ZipFile(_Frugal(file))
     listed = sum(entry.compress_size for entry in archive.infolist())
     size = file.seek(0, 2)
     if listed > size:

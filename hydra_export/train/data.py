@@ -12,8 +12,9 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +167,7 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
         raise BadData(f"Folder {folder} has no file {name}.gz.", _REMEDY)
     try:
         with files.opened(path, _IDX_BYTES, f"File {path}", _REMEDY) as file:
-            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             magic, shape = stream.read(4), struct.unpack(f">{ndim}I", stream.read(4 * ndim))
             count = math.prod(shape)
             content = stream.read(count + 1) if count <= _IDX_BYTES else b""  # whatever gzip would make of it

@@ -212,7 +212,7 @@ class _Tar:
             try:
                 with files.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                     for member in tar:
-                        tar.members.clear()  # it would keep all, at four times their headers
+                        tar.members.clear()  # type: ignore[attr-defined]  # it would keep all, at four times their headers
                         key, _, kind = member.name.rpartition(".")
                         if kind == "cls" and member.isfile() and (content := tar.extractfile(member)) is not None:
                             numbers[f"{path.name}/{key}"] = _class_number(content.read(_NUMBER_BYTES))
