@@ -325,7 +325,24 @@ def test_an_artifact_that_breaks_a_promise_of_its_target_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "/evil", "a/b", "", ".", "..", ".hidden", "a\nb", "a b", "x" * 300, "a\\b"]
+    "name",
+    [
+        "../evil",
+        "/evil",
+        "a/b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a\nb",
+        "a b",
+        "x" * 300,
+        "a\\b",
+        "CON",
+        "nul.x",
+        "lpt1",
+        "a.",
+    ],
 )
 def test_a_model_whose_name_cannot_name_files_is_refused(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     loaded = checkpoint.load(tiny_checkpoint)

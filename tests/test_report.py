@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -504,6 +505,13 @@ def test_a_file_in_a_repository_is_linked_and_a_script_is_not() -> None:
     for text in ("javascript:alert(1)", "data:text/html,x", "file:///etc/passwd"):
         assert linked(text) == text
     assert linked('https://a.org/"onclick=x').count('"') == 4
+
+
+@pytest.mark.parametrize("part", ["a-", "a/", "a.b/c@", "http://", "https://.", "a/b@0123456789"])
+def test_long_texts_are_linked_in_time_in_proportion_to_them(part: str) -> None:
+    began = time.process_time()
+    linked(part * 100_000)
+    assert time.process_time() - began < 2
 
 
 # What changed

@@ -12,7 +12,7 @@ _VOID = {"br", "link", "meta"}
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _URL = re.compile(r"https?://[^\s<>\"'`]+[^\s<>\"'`.,;:)]")
 _GITHUB = re.compile(
-    r"\b(?P<repository>[A-Za-z0-9-]+/[A-Za-z0-9._-]+)@(?P<commit>[0-9a-f]{40}):(?P<path>[A-Za-z0-9._/-]*[A-Za-z0-9_])"
+    r"\b(?P<repository>[A-Za-z0-9-]{1,39}/[A-Za-z0-9._-]{1,100})@(?P<commit>[0-9a-f]{40}):(?P<path>[A-Za-z0-9._/-]*[A-Za-z0-9_])"
 )
 
 

@@ -140,6 +140,46 @@ def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path: Path, kind: st
         sources.load(str(place), 0.1)
 
 
+def _tar(members: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return content.getvalue()
+
+
+def _headers(count: int) -> bytes:
+    """Headers that all say something of what follows, and nothing does."""
+    member = tarfile.TarInfo("x")
+    member.type = tarfile.XHDTYPE
+    return member.tobuf() * count
+
+
+_TARS = {
+    "a class beyond all": (_tar({"1.png": b"", "1.cls": b"99999999999"}), "class 99999999999 is not from 0"),
+    "a class below zero": (_tar({"1.png": b"", "1.cls": b"-1"}), "class -1 is not from 0"),
+    "a class of 5,000 digits": (_tar({"1.png": b"", "1.cls": b"1" * 5000}), "is not from 0"),
+    "headers of headers": (_headers(3000), "cannot be read"),
+    "no tar file": (b"hello" * 200, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", _TARS)
+def test_a_tar_file_that_cannot_be_learnt_from_is_refused(tmp_path: Path, what: str) -> None:
+    content, told = _TARS[what]
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(BadData, match=told):
+        sources.load(str(tmp_path), 0.1)
+
+
+def test_a_pipe_among_tar_files_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(BadInput, match="it is a named pipe"):
+        sources.load(str(tmp_path), 0.1)
+
+
 def test_a_recipe_for_folders_says_that_it_needs_one() -> None:
     with pytest.raises(BadInput, match="Give --data FOLDER"):
         sources.load("", 0.1)
