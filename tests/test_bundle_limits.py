@@ -174,6 +174,7 @@ _MANIFEST: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no images": (_parity("num_images", 0), ">= 1"),
     "an accuracy of 101 %": (_subnetwork("accuracy", 101.0), "<= 100.0"),
     "an accuracy below zero": (_subnetwork("accuracy", -1.0), ">= 0.0"),
+    "a model of half the size": (lambda m: m["model"]["config"].update(depth=1), "parameters"),
     "GMACs of another model": (_subnetwork("gmacs", 1e300), "GMACs"),
     "a width of another model": (_subnetwork("width", 10**15), "has width"),
     "parameters of another model": (_subnetwork("params", -5), "parameters"),
