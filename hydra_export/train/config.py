@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from hydra_export import documents
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import Preprocessing
@@ -225,7 +226,7 @@ def _read(text: str, present: Any) -> Any:
         return text
     for attempt in (text, f"[{text}]"):
         try:
-            read = msgspec.json.decode(attempt)
+            read = documents.decode_json(attempt.encode(errors="surrogateescape"))
         except msgspec.DecodeError:
             continue
         return [read] if isinstance(present, (list, tuple)) and not isinstance(read, list) else read
