@@ -104,6 +104,7 @@ def load(
     preprocessing: str | None = None,
     architecture: str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    drop: Sequence[str] = (),
 ) -> Checkpoint:
     """Reads a checkpoint: ours, a plain ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
 
@@ -117,6 +118,7 @@ def load(
         preprocessing: ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the checkpoint says.
         architecture: timm's name of a state dict that does not say.
         image_size: the side, or height and width, that the positions are of.
+        drop: parameters that inference does not use, by the beginnings of their names.
 
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
@@ -125,7 +127,7 @@ def load(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     notes: list[str] = []
     try:
-        state = names.plain(source.content, source.name, notes)
+        state = names.plain(source.content, source.name, notes, drop)
         tensors.check_plain(state, source.num_bytes)
         if source.description:
             found, info = None, _decoded(source.description)

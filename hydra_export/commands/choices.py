@@ -54,6 +54,7 @@ class Choices:
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
         image_size: Side of the images, or HxW, for checkpoints that do not say.
+        drop: Parameters that inference does not use, separated by commas, by the beginnings of their names: head_dist.
         reference: A .npz file with image, as the model takes it, and logits, as hydra_export.save_reference writes it:
             the whole model must reproduce them, or the exit status is 1.
         preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
@@ -84,6 +85,7 @@ class Choices:
     architecture: str | None = None
     head_dim: int | None = None
     image_size: str | None = None
+    drop: str | None = None
     reference: Path | None = None
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None
     allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
@@ -112,6 +114,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
         preprocessing=given.preprocessing,
         architecture=given.architecture,
         image_size=image_size(given.image_size),
+        drop=() if given.drop is None else _names("--drop", given.drop),
     )
     if given.reference is not None:
         from hydra_export.reference import held_to

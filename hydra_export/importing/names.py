@@ -19,11 +19,14 @@ _PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.w
 _UNUSED = re.compile(r"(mask_token|n_averaged|(vit\.)?embeddings\.mask_token|(vit\.)?pooler\.dense\.(weight|bias))")
 
 
-def plain(content: Any, name: str, notes: list[str]) -> dict[str, Tensor]:
+def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -> dict[str, Tensor]:
     """The state dict under the names of the model itself; *notes* takes what was chosen and dropped.
 
+    Args:
+        drop: what the user says is not used at inference, by the beginnings of names.
+
     Raises:
-        BadInput: there is none, or several of which none is the average.
+        BadInput: there is none, or several of which none is the average, or nothing to drop.
     """
     while found := [each for each in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(each))]:
         content = content[found[0]]
@@ -36,7 +39,13 @@ def plain(content: Any, name: str, notes: list[str]) -> dict[str, Tensor]:
     state = _unwrapped(content, name, notes)
     if unused := [key for key in state if _UNUSED.fullmatch(key)]:
         notes.append(f"{name}: {', '.join(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
-    return {key: tensor for key, tensor in state.items() if key not in unused}
+    asked = [key for key in state if key.startswith(tuple(drop))]
+    for start in drop:
+        if not any(key.startswith(start) for key in asked):
+            raise BadInput(f"it has no parameters {start}... to leave out.", "Name those that it has.")
+    if asked:
+        notes.append(f"{name}: {', '.join(asked)} {_was(asked)} left out as asked.")
+    return {key: tensor for key, tensor in state.items() if key not in {*unused, *asked}}
 
 
 def _unwrapped(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[str, Tensor]:

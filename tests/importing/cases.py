@@ -289,6 +289,11 @@ def _wrapped() -> Iterator[Case]:
     yield Case("mask token", pickled(module, masked), "equal")
     tied = module.state_dict() | {"head_dist.weight": torch.randn(5, 192)}
     yield Case("a distillation head", pickled(module, tied), "refused", "distillation")
+    yield Case("a distillation head, --drop", pickled(module, tied, drop=["head_dist"]), "equal")
+    distilled = vit(14, VisionTransformerDistilled)
+    tokens = ["dist_token", "head_dist"]
+    yield Case("distilled, --drop", bare(distilled, drop=tokens), "refused", "not a square")
+    yield Case("--drop of nothing", bare(module, drop=["mask"]), "refused", "no parameters mask")
 
 
 def _timm_configs() -> Iterator[Case]:
