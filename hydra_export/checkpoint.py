@@ -115,7 +115,8 @@ def load(
         path: a file, a folder as the Hub has it, a Hub id (``org/name``) or ``timm:NAME``; None for the packaged
             model.
         head_dim: channels per head, where nothing else says.
-        preprocessing: ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the checkpoint says.
+        preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
+            checkpoint says.
         architecture: timm's name of a state dict that does not say.
         image_size: the side, or height and width, that the positions are of.
         drop: parameters that inference does not use, by the beginnings of their names.

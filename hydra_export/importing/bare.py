@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from torch import Tensor
 
 from hydra_export.errors import BadInput
 from hydra_export.importing import shapes
 from hydra_export.importing.described import ACTIVATION, EPSILON, HEAD_WIDTH, IMAGE_SIZE, POOLING, Described
-from hydra_export.preprocess import imagenet
+from hydra_export.preprocess import hydravit
 
 # Widths whose heads are 64 channels wide in most models that timm 1.0.31 registers in vision_transformer.py and
 # deit.py (tests/importing/test_bare.py counts them). Elsewhere they are not: 80 at 1280, 88 at 1408, 104 at 1664,
@@ -19,10 +18,8 @@ from hydra_export.preprocess import imagenet
 USUAL_HEAD_DIM = 64
 WIDTHS_OF_USUAL_HEADS = frozenset({192, 256, 320, 384, 512, 640, 768, 832, 896, 1024})
 
-# The model that github.com/ds-kiel/HydraViT registers. Its heads are 64 wide, whatever its width. It registers no DeiT,
-# whose configuration it asks timm for, so that its validate.py resolves to timm's defaults: ImageNet's mean and std,
-# bicubic, and a crop of 0.875.
-_OFFICIAL, _OFFICIAL_CROP = "hydravit_dyn_patch16_224", 0.875
+# The model that github.com/ds-kiel/HydraViT registers. Its heads are 64 wide, whatever its width.
+_OFFICIAL = "hydravit_dyn_patch16_224"
 
 
 def described(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[int, int] | None) -> Described:
@@ -61,5 +58,4 @@ def is_official(arguments: Mapping[str, Any]) -> bool:
 def official(state: dict[str, Tensor]) -> Described:
     """A checkpoint of the authors' trainer: what is computed and how images are made ready is in their code."""
     config = shapes.shape(state).config(USUAL_HEAD_DIM)
-    preprocessing = msgspec.structs.replace(imagenet(config.image_size), crop=_OFFICIAL_CROP)
-    return Described(config=config, state=state, preprocessing=preprocessing, universal=True)
+    return Described(config=config, state=state, preprocessing=hydravit(config.image_size), universal=True)
