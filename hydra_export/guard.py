@@ -108,21 +108,22 @@ class Guard:
             VerificationFailed: it computes more than its model does, or lacks parameters.
             LimitExceeded: running it would take too much memory.
         """
-        path, mib = self.folder / artifact.path, inspected.work.tensor_bytes // 2**20
-        model, largest, size = self.manifest.model, max(artifact.heads), num_bytes(self.manifest, artifact)
-        if size < model.config.num_params(largest) * _LEAST_BYTES:
-            raise VerificationFailed(
-                f"{path} has {size:,} bytes, too few for the {model.config.num_params(largest):,} parameters of "
-                f"subnetwork {largest}.",
-                "Export it again.",
-            )
+        path, model, work = self.folder / artifact.path, self.manifest.model, inspected.work
+        mib = work.tensor_bytes // 2**20
         if mib > self.memory_mib:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY.format("memory"))
         own = macs(model, artifact.heads, batch(inspected.inputs))
-        if (taken := inspected.work.macs) > own:
+        if work.macs > own:
             raise VerificationFailed(
-                f"{path} would take {taken / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
+                f"{path} would take {work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
+                "Export it again.",
+            )
+        largest, size = max(artifact.heads), num_bytes(self.manifest, artifact)
+        params = model.config.num_params(largest)
+        if size < params * _LEAST_BYTES:
+            raise VerificationFailed(
+                f"{path} has {size:,} bytes, too few for the {params:,} parameters of subnetwork {largest}.",
                 "Export it again.",
             )
 
