@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -195,7 +196,7 @@ def test_the_picture_of_a_short_run_has_points(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="extra plot")
     from hydra_export.train import plot
 
-    rows = [{"step": 42, "loss": 2.1}, {"step": 42, "accuracy": {"1": 40.0, "2": 55.0}}]
+    rows: list[dict[str, Any]] = [{"step": 42, "loss": 2.1}, {"step": 42, "accuracy": {"1": 40.0, "2": 55.0}}]
     with Image.open(plot.run(rows, tmp_path / "run.png")) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     blue, orange = ((pixels == colour).all(axis=2) for colour in ((31, 119, 180), (255, 127, 14)))  # matplotlib's first
