@@ -87,7 +87,8 @@ def _fail(error: BaseException, as_json: bool, debug: bool = False) -> int:
     if debug:
         import traceback
 
-        _say("\n".join(map(shown, "".join(traceback.format_exception(error)).split("\n"))))
+        for part in traceback.format_exception(error):
+            _say("\n    ".join(map(shown, part.rstrip("\n").split("\n"))))  # no line of a message looks like ours
     if not (as_json and _printed({"code": code, "message": known.message, "remedy": known.remedy})):
         in_color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         mark = "\x1b[1;31merror:\x1b[0m" if in_color else "error:"

@@ -29,6 +29,14 @@ def of(error: BaseException) -> SystemRefused | None:
     return next((refused for each in chain(error) if (refused := _of(each))), None)
 
 
+def check_working_directory() -> None:
+    """Raises SystemRefused where it was deleted: paths mean nothing then, and MKL ends the process."""
+    try:
+        os.getcwd()  # noqa: PTH109 (Path.cwd() is this)
+    except FileNotFoundError as error:
+        raise SystemRefused("The working directory was deleted.", "Change into one that exists.") from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether *error* says that memory could not be had, whoever raised it."""
     return (
@@ -46,8 +54,6 @@ def _of(error: BaseException) -> SystemRefused | None:
         return SystemRefused(f"The system refuses to open more files: {error}.", "Raise the limit: ulimit -n 1024.")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return SystemRefused(f"'{error.object}' is not UTF-8, and has to be written down.", "Rename it.")
-    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
-        return SystemRefused("The working directory was deleted.", "Change into one that exists.")
     if isinstance(error, OSError):
         return _refused(error)
     return None
@@ -58,11 +64,3 @@ def _refused(error: OSError) -> SystemRefused:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
     remedy = _REMEDIES.get(error.errno or 0, "Run it again with --debug to see where.")
     return SystemRefused(f"The system refused: {where}{reason}.", remedy)
-
-
-def _has_working_directory() -> bool:
-    try:
-        os.getcwd()  # noqa: PTH109 (Path.cwd() is this)
-    except FileNotFoundError:
-        return False
-    return True

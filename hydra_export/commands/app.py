@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from hydra_export import streams
+from hydra_export import refusal, streams
 from hydra_export.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -101,10 +100,13 @@ def call(arguments: list[str]) -> Result | None:
             _complete(arguments[1:])
         return None
     asked = _asked(arguments)
-    about = streams.results() if _ABOUT_ALL & set(asked) else nullcontext()
     try:
-        with about:
-            result: Result | None = app.meta(asked)
+        if _ABOUT_ALL & set(asked):
+            with streams.results():
+                app.meta(asked)
+            return None
+        refusal.check_working_directory()
+        result: Result = app.meta(asked)
     except CycloptsError as error:
         command = " ".join(["hydra-export", *(error.command_chain or ())])
         raise BadInput(" ".join(str(error).split()), f"See {command} --help.") from error
