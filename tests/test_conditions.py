@@ -126,10 +126,9 @@ def test_what_the_system_refuses_is_no_bug_of_ours(error: Exception, said: str) 
     assert refused is not None
     assert said in refused.message
     assert refused.exit_status == 2
-    try:
-        raise ValueError("of a library") from error
-    except ValueError as wrapped:
-        assert refusal.of(wrapped) is not None
+    wrapping = ValueError("of a library")
+    wrapping.__cause__ = error
+    assert refusal.of(wrapping) is not None
     assert refusal.of(ValueError("of ours")) is None
 
 
