@@ -50,7 +50,7 @@ def results() -> Iterator[None]:
         raise
     except OSError as error:
         abandon(sys.stdout)
-        sys.stdout = None  # type: ignore[assignment]  # closed, for whoever wants to print an error there
+        sys.stdout = None  # closed, for whoever wants to print an error there
         reason = os.strerror(error.errno or 0)
         raise OutputRefused(
             f"Cannot write to standard output: {reason}.", "Send it to where there is space."

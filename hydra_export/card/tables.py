@@ -88,7 +88,8 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
         f"Top-1 in percent, measured of int8 where these images have labels: {in_markdown(manifest.images)}.\n"
-        "Agreement: the share of these images on which the largest output is the subnetwork's, in the worst\nruntime.\n\n"
+        "Agreement: the share of these images on which the largest output is the subnetwork's,\n"
+        "in the worst runtime.\n\n"
     )
 
 
