@@ -6,11 +6,13 @@ Importing this is quick: torch and timm are loaded with the first name that need
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from hydra_export.architecture import HydraConfig as HydraConfig
     from hydra_export.bundle import Manifest as Manifest
     from hydra_export.checkpoint import Checkpoint as Checkpoint
@@ -83,7 +85,30 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-@wrapt.when_imported("timm")
-def _register_with_timm(_timm: Any) -> None:
+class _WithTimm:
     """``timm.create_model('hydravit_base_patch16_224')`` works in whichever order the two are imported."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Finds timm as ever, and has our models registered when it was imported."""
+        if name != "timm":
+            return None
+        sys.meta_path.remove(cls)
+        from importlib.util import find_spec
+
+        found = find_spec(name)
+        if found is not None and found.loader is not None:
+            load = found.loader.exec_module
+
+            def load_and_register(module: ModuleType) -> None:
+                load(module)
+                importlib.import_module(f"{__name__}.model")
+
+            found.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return found
+
+
+if "timm" in sys.modules:
     importlib.import_module(f"{__name__}.model")
+else:
+    sys.meta_path.insert(0, _WithTimm)

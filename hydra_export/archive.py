@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from typing import BinaryIO
 
 from hydra_export import bundle, files, zips
 from hydra_export.errors import BadInput, OutputRefused, Unreadable, VerificationFailed
+from hydra_export.interruption import uninterrupted
 
 SUFFIX = ".zip"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that the format can say
@@ -28,6 +28,7 @@ _PIECE = 2**20
 
 
 @contextmanager
+@uninterrupted
 def written(out: Path, file: Path, name: str) -> Iterator[Path]:
     """``bundle.written``, whose archive *file* comes with it: a kill leaves both old, both new, or no archive."""
     check_replaceable(file)
@@ -77,11 +78,11 @@ def unpacked(file: Path) -> Iterator[Path]:
         VerificationFailed: it is one, and is damaged or not as ``write`` writes it; nothing was written outside of the
             temporary folder. That it says nothing else than its files is checked last, when the caller is done.
     """
-    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
+    with files.temporary_folder() as place:
         remedy = "Give a bundle's folder or archive."
         try:
             with files.opened(file, remedy=remedy) as stream:
-                folder = _unpack(stream, file, Path(place))
+                folder = _unpack(stream, file, place)
         except OSError as error:
             raise BadInput(f"{file} cannot be unpacked: {error.strerror}.", remedy) from error
         yield folder

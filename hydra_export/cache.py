@@ -188,7 +188,7 @@ class Cache:
 def default_folder() -> Path:
     """Where the cache is by default: as the XDG Base Directory Specification says."""
     root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "hydra-export"
+    return (Path(root) if Path(root).is_absolute() else files.home() / ".cache") / "hydra-export"
 
 
 def _check_own(folder: Path) -> None:

@@ -1,16 +1,18 @@
-"""The command line: parse, call, print; the sub-commands are modules of commands/, loaded when called."""
+"""The command line: watch the signals, call the command that is asked for, print what comes of it.
+
+Nothing else of the package prints, and nothing heavy is imported before the signals are watched.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import traceback
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
-
-from hydra_export.errors import BadInput, HydraExportError, UnknownName
+from hydra_export import refusal, streams
+from hydra_export.errors import HydraExportError, OutputRefused, chain
+from hydra_export.interruption import Watch, uninterrupted
+from hydra_export.text import in_json, in_utf8, shown
 
 if TYPE_CHECKING:
     from hydra_export.commands import Result
@@ -18,84 +20,19 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
 _LOG_WIDTH = 160
-_ABOUT_ALL = {"--help", "-h", "--version"}
-_ABOUT_OUTPUT = ("--json", "--debug")  # may stand before a command
-_COMPLETE = "__complete"  # reserved by cyclopts for the scripts of ``hydra-export completion``
 
 
-def _version() -> str:
-    from hydra_export.version import VERSION
-
-    return VERSION
-
-
-app = App(
-    name="hydra-export",
-    help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
-    help_epilogue="With options alone, hydra-export exports: hydra-export --target onnx --heads 3,6,12",
-    version=_version,
-    help_format="plaintext",
-    result_action="return_value",
-    help_on_error=False,
-    print_error=False,
-    exit_on_error=False,
-    suppress_keyboard_interrupt=False,
-)
-for _name, _help in {
-    "export": "Export a universal model and prove every artifact equal to PyTorch.",
-    "bundle": "Export to a folder and one archive, reusing what was written before.",
-    "verify": "Check a bundle: hashes, and every artifact on its golden input.",
-    "bench": "Time a bundle's artifacts on this machine.",
-    "profile": "Say which subnetwork fits a device, and how sure that is.",
-    "report": "Write a report of a bundle: one HTML page, or Markdown.",
-    "evaluate": "Measure accuracy, parameters and GMACs per head count.",
-    "train": "Train a universal model.",
-    "doctor": "Say what is installed here, and try every target on a tiny model.",
-    "completion": "Print the script that makes bash, zsh or fish complete all this.",
-}.items():
-    app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
-
-
-app.meta.suppress_keyboard_interrupt = False  # not taken over from the app
-
-
-@app.meta.default
-def _launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    debug: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-) -> Any:
-    """Run a sub-command.
-
-    Args:
-        json: Print exactly one JSON document on standard output.
-        debug: Show Python tracebacks.
-    """
-    return app(_with_command(tokens))
-
-
-def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """Options alone mean export; a first word that is no sub-command is refused with the nearest."""
-    if not tokens:
-        return ("export",)
-    first = tokens[0]
-    if first in _ABOUT_ALL:
-        return tokens
-    if first.startswith("-"):
-        return ("export", *tokens)
-    commands = [name for name in app if not name.startswith("-")]
-    if first not in commands:
-        raise UnknownName("command", first, commands)
-    return tokens
-
-
-def _asked(arguments: list[str]) -> list[str]:
-    """Nothing asks for help; ``--heads 3 --help`` for help on the export, whose option that is."""
-    words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
-    if not _ABOUT_ALL & set(words):
-        return arguments or ["--help"]
-    about_export = words[0].startswith("-") and words[0] not in _ABOUT_ALL and "--version" not in words
-    return ["export", "--help"] if about_export else words
+def run() -> NoReturn:
+    """The console script."""
+    watch = Watch(lambda error: _fail(error, "--json" in sys.argv))
+    watch.start()
+    try:
+        streams.open_all()
+        status = main()
+        watch.stop()
+    except KeyboardInterrupt as error:  # behind the last line of main
+        status = _fail(error, as_json=False)
+    sys.exit(status)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,49 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
     flags = {argument.partition("=")[0] for argument in arguments}
     as_json, debug = "--json" in flags, "--debug" in flags
     try:
-        if arguments[:1] == [_COMPLETE]:
-            return _complete(arguments[1:])
-        result = app.meta(_asked(arguments))
-        if result is not None:
-            _print(result, as_json)
-        sys.stdout.flush()
+        _call(arguments, as_json)
         return 0
     except BrokenPipeError:  # the reader of standard output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.abandon(sys.stdout)
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (every error becomes a message and an exit status)
-        if debug:
-            traceback.print_exc()
-        return _fail(error, as_json)
+        return _fail(error, as_json, debug)
 
 
-def _complete(words: list[str]) -> int:
-    """Prints what may stand in place of the last of *words*."""
-    *before, begun = words or [""]
-    before = [word for word in before if word not in _ABOUT_OUTPUT]
-    command = ["export"] if (before or [begun])[0].startswith("-") else []
-    os.environ["CYCLOPTS_COMPLETION_WORDS"] = "".join(f"{word}\x1f" for word in (*command, *before, begun))
-    app([_COMPLETE])
-    return 0
+def _call(arguments: list[str], as_json: bool) -> None:
+    streams.check_open()  # before anything takes time
+    from hydra_export.commands.app import call
 
-
-class _Terminated(KeyboardInterrupt):
-    """A signal that asks to end: what is half done is cleared away as after Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def run() -> NoReturn:
-    """The console script."""
-
-    def terminate(number: int, _frame: object) -> NoReturn:
-        raise _Terminated(number)
-
-    for asked in (signal.SIGTERM, signal.SIGHUP):  # of a CI's time limit, of a terminal that was closed
-        if signal.getsignal(asked) is signal.SIG_DFL:  # nohup lets the latter be ignored
-            signal.signal(asked, terminate)
-    sys.exit(main())
+    result = call(arguments)
+    if result is not None:
+        with streams.results():
+            _print(result, as_json)
 
 
 def _print(result: Result, as_json: bool) -> None:
@@ -156,49 +67,59 @@ def _print(result: Result, as_json: bool) -> None:
     if isinstance(result.shown, str):  # a document, such as Markdown: no line of it may be wrapped or cut
         print(result.shown, end="")  # noqa: T201 (a result, as below)
         return
-    from rich.console import Console
+    from hydra_export.commands.console import Console
 
-    # A log or a file has room; rich would assume 80. Paths may look like markup or emoji.
-    width = None if sys.stdout.isatty() else _LOG_WIDTH
-    Console(highlight=False, markup=False, emoji=False, width=width).print(result.shown)
+    # A log or a file has room; rich would assume 80.
+    Console(width=None if sys.stdout.isatty() else _LOG_WIDTH).print(result.shown)
 
 
 def _print_json(document: dict[str, Any]) -> None:
     import msgspec
 
-    encoded = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **document})
-    print(msgspec.json.format(encoded, indent=2).decode())  # noqa: T201 (the one place where results are printed)
+    built = in_utf8(msgspec.to_builtins({"schema_version": SCHEMA_VERSION, **document}))
+    encoded = msgspec.json.format(msgspec.json.encode(built), indent=2).decode()
+    print(in_json(encoded, sys.stdout.encoding))  # noqa: T201 (the one place where results are printed)
 
 
-def _fail(error: BaseException, as_json: bool) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        known, code = HydraExportError("Interrupted.", "Nothing was left half-written."), "interrupted"
-        status = 128 + error.number if isinstance(error, _Terminated) else INTERRUPTED
-    elif isinstance(error, HydraExportError):
-        known, status, code = error, error.exit_status, error.code
-    elif isinstance(error, CycloptsError):
-        command = " ".join(["hydra-export", *(error.command_chain or ())])
-        known, status, code = BadInput(_plain(error), f"See {command} --help."), BadInput.exit_status, BadInput.code
-    else:
-        what = f"{type(error).__name__}: {error}"
-        known = HydraExportError(
-            f"hydra-export has a bug: {what}.", "Run it again with --debug and report what it says."
-        )
-        status, code = BUG, "bug"
-    if as_json:
-        _print_json({"error": {"code": code, "message": known.message, "remedy": known.remedy}})
-    else:
-        from hydra_export.commands import talk
+@uninterrupted
+def _fail(error: BaseException, as_json: bool, debug: bool = False) -> int:
+    known, status, code = _known(error)
+    if debug:
+        import traceback
 
-        talk().print(f"[bold red]error:[/] {_escaped(known.message)} {_escaped(known.remedy)}".rstrip(), soft_wrap=True)
+        for part in traceback.format_exception(error):
+            _say("\n    ".join(map(shown, part.rstrip("\n").split("\n"))))  # no line of a message looks like ours
+    if not (as_json and _printed({"code": code, "message": known.message, "remedy": known.remedy})):
+        in_color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        mark = "\x1b[1;31merror:\x1b[0m" if in_color else "error:"
+        _say(f"{mark} {shown(known.message)} {shown(known.remedy)}")
     return status
 
 
-def _plain(error: CycloptsError) -> str:
-    return " ".join(str(error).split())
+def _known(error: BaseException) -> tuple[HydraExportError, int, str]:
+    """What to say of *error*, with exit status and code."""
+    if interruption := next((each for each in chain(error) if isinstance(each, KeyboardInterrupt)), None):
+        remedy = " ".join(getattr(interruption, "__notes__", [])) or "Nothing was left half-written."
+        return HydraExportError("Interrupted.", remedy), 128 + getattr(interruption, "number", 2), "interrupted"
+    if known := error if isinstance(error, HydraExportError) else refusal.of(error):
+        return known, known.exit_status, known.code
+    what = f"{type(error).__name__}: {error}"
+    remedy = "Run it again with --debug and report what it says."
+    return HydraExportError(f"hydra-export has a bug: {what}.", remedy), BUG, "bug"
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _printed(error: dict[str, str]) -> bool:
+    """Prints *error* as the one document on standard output, if that is to be had."""
+    try:
+        with streams.results():
+            _print_json({"error": error})
+    except (OutputRefused, OSError, ImportError, MemoryError):
+        return False
+    return True
 
-    return escape(text)
+
+def _say(line: str) -> None:
+    try:
+        print(line.rstrip(), file=sys.stderr, flush=True)  # noqa: T201 (an error's message)
+    except OSError:
+        streams.abandon(sys.stderr)

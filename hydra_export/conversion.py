@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from hydra_export import board, bundle, targets, worker
+from hydra_export import board, bundle, files, targets, worker
 from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
@@ -170,8 +169,8 @@ def _converted(
     """The same in processes of their own, which read the model from a file."""
     config = checkpoint.info.config
     weights_mib = 4 * config.num_params(config.heads) // 2**20
-    with tempfile.TemporaryDirectory(prefix="hydra-export-") as place:
-        path = Path(place) / "checkpoint.safetensors"
+    with files.temporary_folder() as place:
+        path = place / "checkpoint.safetensors"
         checkpoints.save(path, checkpoint.model.state_dict(), checkpoint.info)
         calls = [
             worker.Call(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from hydra_export import board, targets
+from hydra_export import board, files, targets
 from hydra_export.bundle import Progress, silent
 from hydra_export.errors import BadInput, HydraExportError, MissingExtra
 from hydra_export.installation import install_command
@@ -212,14 +211,14 @@ def _state(target: Target, seconds: float) -> TargetState:
             remedy=f"Run: {install_command()}",
         )
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hydra-export-doctor-") as folder, Worker() as worker:
+    with files.temporary_folder("hydra-export-doctor-") as folder, Worker() as worker:
         try:
             runtimes = worker.call(
                 f"{__name__}:try_target",
                 what=f"The trial of target '{target.name}'",
                 seconds=seconds,
                 name=target.name,
-                folder=folder,
+                folder=str(folder),
             )
         except HydraExportError as error:
             detail = "\n".join(getattr(error, "__notes__", []))

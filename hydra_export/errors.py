@@ -7,6 +7,7 @@ HydraExportError                    base; the CLI prints it and exits with its s
 │   ├── BadCheckpoint               a checkpoint that cannot be read or is not supported
 │   ├── BadData                     images or labels that cannot be used
 │   ├── OutputRefused               an output path that we will not or cannot write
+│   ├── SystemRefused               a limit of the operating system: memory, open files, a folder that is gone
 │   └── MissingExtra                a target or command whose packages are not installed
 └── CheckFailed                     status 1: everything was read and run, and a check did not hold
     ├── LimitExceeded               what was run takes more memory or time than it may
@@ -16,11 +17,8 @@ HydraExportError                    base; the CLI prints it and exits with its s
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
-
-from hydra_export.installation import install_command
 
 
 class HydraExportError(Exception):
@@ -58,6 +56,8 @@ class UnknownName(BadInput):
     code = "unknown_name"
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        import difflib
+
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1)
         remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
@@ -82,12 +82,20 @@ class OutputRefused(BadInput):
     code = "output_refused"
 
 
+class SystemRefused(BadInput):
+    """The operating system refuses what a command needs: memory, open files, a folder."""
+
+    code = "system_refused"
+
+
 class MissingExtra(BadInput):
     """Packages that a target or a command needs are not installed."""
 
     code = "missing_extra"
 
     def __init__(self, what: str, package: str, extra: str) -> None:
+        from hydra_export.installation import install_command
+
         super().__init__(f"{what} needs {package}.", f"Run: {install_command(extra)}")
 
 
@@ -119,3 +127,12 @@ class VerificationFailed(CheckFailed):
     """A bundle is not what its manifest says."""
 
     code = "verification_failed"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, what caused it or was being handled when it was raised, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

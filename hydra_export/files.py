@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from hydra_export.errors import OutputRefused, Unreadable
+from hydra_export.errors import OutputRefused, SystemRefused, Unreadable
+from hydra_export.interruption import Held, uninterrupted
 
 _REFUSALS = {
     errno.ENOSPC: "Free some space, or choose another place.",
@@ -137,6 +138,14 @@ def unportable(path: str) -> str:
     return ""
 
 
+def home() -> Path:
+    """The user's folder."""
+    try:
+        return Path.home()
+    except RuntimeError as error:  # neither HOME nor an entry among the system's users
+        raise SystemRefused("There is no home folder for settings and caches.", "Set HOME.") from error
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with opened(path) as file:
@@ -156,6 +165,7 @@ def refusing(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+@uninterrupted
 def replaced_file(path: Path) -> Iterator[Path]:
     """A temporary sibling to write, renamed to *path* at the end: a kill leaves the old file or the new one.
 
@@ -172,6 +182,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+@uninterrupted
 def replaced_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder to fill, exchanged with *path* at the end; what was at *path* is then deleted.
 
@@ -192,6 +203,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+@uninterrupted
 def set_aside(path: Path) -> Iterator[None]:
     """Takes the file *path*, if there is one, away; it comes back where the caller fails, and is else deleted."""
     path = Path(os.path.realpath(path))
@@ -247,6 +259,15 @@ def _held(folder: Path, deadline: float) -> int:
 
 
 @contextlib.contextmanager
+@uninterrupted
+def temporary_folder(prefix: str = "hydra-export-") -> Iterator[Path]:
+    """An empty folder among the system's temporary files, deleted at the end."""
+    with Held(), tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+@uninterrupted
 def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Path]:
     """A new sibling of *path*, locked while in use, and deleted at the end if it is still there."""
     parents_made = [parent for parent in path.parents if not parent.exists()]
@@ -256,7 +277,7 @@ def _partial(path: Path, make: Callable[[str, str, Path], Path]) -> Iterator[Pat
     while True:
         with _makeable(path):
             partial = make(f".{path.name}.", ".partial", path.parent)
-        with contextlib.ExitStack() as stack:
+        with Held(), contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(_locked(partial))
             except (BlockingIOError, FileNotFoundError):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
+from hydra_export.text import kept
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -199,7 +200,10 @@ class OfGraph(Protocol):
 
 
 def described(model: OfModel, checkpoint_sha256: str, heads: Sequence[int], graph: OfGraph) -> dict[str, str]:
-    """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured."""
+    """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured.
+
+    Control characters are in none, whatever the checkpoint has.
+    """
     pairs = {
         "model": model.name,
         "heads": ",".join(map(str, heads)),
@@ -207,8 +211,8 @@ def described(model: OfModel, checkpoint_sha256: str, heads: Sequence[int], grap
         "precision": graph.precision,
         "input": graph.input,
         "preprocessing": msgspec.json.encode(model.preprocessing).decode(),
-        "labels": json.dumps(list(model.labels), ensure_ascii=False) if model.labels else "",
+        "labels": json.dumps([kept(label) for label in model.labels], ensure_ascii=False) if model.labels else "",
         "checkpoint_sha256": checkpoint_sha256,
         "license": model.license,
     }
-    return {f"{METADATA_PREFIX}{name}": text for name, text in pairs.items() if text}
+    return {f"{METADATA_PREFIX}{name}": kept(text) for name, text in pairs.items() if text}

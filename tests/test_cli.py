@@ -24,12 +24,13 @@ import safetensors
 import safetensors.torch
 import torch
 
-from hydra_export import checkpoint, cli
+from hydra_export import checkpoint
 from hydra_export.cli import main
+from hydra_export.commands import app
 from hydra_export.commands.choices import Choices
 from hydra_export.export import export as export_bundle
 
-COMMANDS = sorted(name for name in cli.app if not name.startswith("-"))
+COMMANDS = sorted(name for name in app.app if not name.startswith("-"))
 Capture = pytest.CaptureFixture[str]
 
 
@@ -594,8 +595,8 @@ def test_options_alone_export_the_packaged_model(
 
 def test_json_alone_is_an_option_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr(cli, "app", lambda tokens: seen.append(tokens))
-    cli._launch(json=True)
+    monkeypatch.setattr(app, "app", lambda tokens: seen.append(tokens))
+    app._launch(json=True)
     assert seen == [("export",)]
 
 

@@ -24,6 +24,7 @@ from hydra_export.data import packaged_images
 from hydra_export.export import export, jobs
 from hydra_export.report import scale, words
 from hydra_export.report.markup import linked, tag
+from hydra_export.text import shown
 from tests.conftest import perturbed
 
 _VOID = {"meta", "link", "br"}
@@ -245,7 +246,7 @@ def test_a_name_means_nothing_to_markdown(packaged: Path, nobody: Path, tmp_path
     copy = edited(packaged, tmp_path / "copy", lambda manifest: manifest["model"].update(name=name))
     heading = report.markdown(report.gather(copy, profile_folder=nobody)).splitlines()[2]
     said = heading.removeprefix("### ")
-    assert re.sub(r"\\(.)", r"\1", said).replace("<!-- -->", "") == " ".join(name.split())
+    assert re.sub(r"\\(.)", r"\1", said).replace("<!-- -->", "") == shown(name)
     assert not re.search(r"(?<!\\)[|`*_\[\]#~]|@(?!<)|(?<!\\)://|www\.", said)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 
 from hydra_export.bundle import Manifest
+from hydra_export.text import kept
 
 # Identifiers that the Hub knows (huggingface.co/docs/hub/repositories-licenses); other licences are named as "other".
 _LICENSES = {"apache-2.0", "mit", "openrail", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"}
@@ -55,4 +56,4 @@ def _slug(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """One double-quoted scalar, whatever *text* holds."""
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(kept(text), ensure_ascii=False))

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra_export.bundle import ArtifactEntry, Manifest
 from hydra_export.preprocess import Preprocessing
+from hydra_export.text import kept
 
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
@@ -19,7 +20,7 @@ def files(manifest: Manifest) -> dict[str, str]:
     texts = {PREPROCESSING: _on_one_line(json.dumps(_preprocessing(manifest), indent=2)) + "\n"}
     if manifest.model.labels:
         # One a line, in the order of the outputs: a line break within a label would shift all that follow.
-        texts[LABELS] = "".join(f"{' '.join(label.splitlines())}\n" for label in manifest.model.labels)
+        texts[LABELS] = "".join(f"{kept(label)}\n" for label in manifest.model.labels)
     return texts
 
 

@@ -8,6 +8,7 @@ from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
 from hydra_export.card.snippets import FOLDER
 from hydra_export.preprocess import Preprocessing
+from hydra_export.text import in_markdown
 
 # Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
 _PROGRAMS = {
@@ -65,9 +66,9 @@ def render(manifest: Manifest, sizes: Mapping[str, int], others: Sequence[str], 
     inputs = "\n".join(_inputs(entry) for entry in _first_of_each_kind(manifest))
     output = manifest.artifacts[0].outputs[0].name
     programs = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
-    known = f" on {tables.plain(model.accuracy_data)}" if model.accuracy_data else ", where the checkpoint says"
+    known = f" on {in_markdown(model.accuracy_data)}" if model.accuracy_data else ", where the checkpoint says"
     return f"""{front_matter.render(manifest)}
-# {model.name}
+# {in_markdown(model.name)}
 
 {_what(manifest)} This bundle was written by
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
@@ -88,7 +89,7 @@ Top-1 in percent{known}.
 
 ## Parity
 
-Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weights), on {tables.plain(manifest.images)}.
+Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weights), on {in_markdown(manifest.images)}.
 
 {tables.parity(manifest)}
 
@@ -121,7 +122,7 @@ def _prepared(data: Preprocessing) -> str:
 
 
 def _assumed(manifest: Manifest) -> str:
-    lines = [f"- {tables.plain(line)}" for line in manifest.model.assumed]
+    lines = [f"- {in_markdown(line)}" for line in manifest.model.assumed]
     if not lines:
         return ""
     intro = "What the checkpoint does not say was assumed; where this is wrong, so is every artifact:"
@@ -140,7 +141,7 @@ def _warnings(manifest: Manifest) -> str:
     for entry in manifest.artifacts:
         for warning in entry.warnings:
             of.setdefault(warning, []).append(f"`{entry.path}`")
-    lines = [f"> **Warning:** {tables.plain(warning)} ({', '.join(paths)})" for warning, paths in of.items()]
+    lines = [f"> **Warning:** {in_markdown(warning)} ({', '.join(paths)})" for warning, paths in of.items()]
     return "\n".join(["", *"\n>\n".join(lines).split("\n"), ""]) if lines else ""
 
 
@@ -155,7 +156,7 @@ def _called(manifest: Manifest, others: Sequence[str]) -> str:
 def _licences(manifest: Manifest, image_license: str) -> str:
     rows = []
     for part in licences.parts(manifest, image_license):
-        said = tables.plain(part.license) or "The checkpoint names none: ask whoever trained it."
+        said = in_markdown(part.license) or "The checkpoint names none: ask whoever trained it."
         rows.append((part.what, said, f"`{part.path}`" if part.path else "not in this bundle"))
     return tables.table(("what", "licence", "text"), rows)
 

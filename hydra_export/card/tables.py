@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
 from hydra_export.latency import said
 from hydra_export.parity import ParityRecord
+from hydra_export.text import in_markdown
 
 _UNKNOWN, _UNMEASURED = "unknown", "–"
-_MARKUP = re.compile(r"[\\`*\[\]<>|&~#_]")
-
-
-def plain(text: str) -> str:
-    """Anybody's text as one line of Markdown that means nothing else."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,8 +33,8 @@ def devices(manifest: Manifest) -> str:
         return ""
     rows = [
         (
-            plain(device.name),
-            f"{plain(device.runtime)}, {plain(device.unit)}",
+            in_markdown(device.name),
+            f"{in_markdown(device.runtime)}, {in_markdown(device.unit)}",
             "any" if device.heads is None else str(device.heads),
             _time(device),
             f"{device.budget_ms:g}",
@@ -50,7 +44,7 @@ def devices(manifest: Manifest) -> str:
         for device in manifest.devices
     ]
     columns = ("device", "runs in", "k", "ms (80 % interval)", "budget ms", "fits", "may run")
-    reasons = "\n".join(f"- {plain(device.name)}: {plain(device.why)}." for device in manifest.devices)
+    reasons = "\n".join(f"- {in_markdown(device.name)}: {in_markdown(device.why)}." for device in manifest.devices)
     return f"## Devices\n\n{table(columns, rows)}\n\n{reasons}\n\n"
 
 
@@ -93,8 +87,9 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
     columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "judged", "size / fp32")
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
-        f"Top-1 in percent, measured of int8 where these images have labels: {plain(manifest.images)}. Agreement: the\n"
-        "share of these images on which the largest output is the subnetwork's, in the worst runtime.\n\n"
+        f"Top-1 in percent, measured of int8 where these images have labels: {in_markdown(manifest.images)}.\n"
+        "Agreement: the share of these images on which the largest output is the subnetwork's,\n"
+        "in the worst runtime.\n\n"
     )
 
 
@@ -122,7 +117,7 @@ def _time(device: DeviceEntry) -> str:
     if device.ms is None:
         return _UNKNOWN
     interval = "" if device.low is None or device.high is None else f" ({device.low:.3g} to {device.high:.3g})"
-    return f"{device.ms:.3g}{interval}, {plain(device.provenance or _UNKNOWN)}"
+    return f"{device.ms:.3g}{interval}, {in_markdown(device.provenance or _UNKNOWN)}"
 
 
 def _fits(device: DeviceEntry) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
 
     from hydra_export.bundle import ArtifactEntry
+    from hydra_export.commands.console import Console
     from hydra_export.parity import ParityRecord
 
 
@@ -25,17 +26,17 @@ class Result:
 
 def talk() -> Console:
     """Where progress, notes and warnings go: standard error, so that standard output is results alone."""
-    from rich.console import Console
+    from hydra_export.commands.console import Console
 
-    return Console(stderr=True, highlight=False, emoji=False)
+    return Console(stderr=True)
 
 
 def tell(console: Console, notes: tuple[str, ...], warning: str) -> None:
     """What was assumed while a checkpoint was read, and a warning, if there is one."""
     for note in notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
     if warning:
-        console.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
 
 
 def table(*columns: str) -> Table:
@@ -52,9 +53,9 @@ def table(*columns: str) -> Table:
 def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
     """*shown* under a line that says what it is and above lines that say more, none wrapped to its width."""
     from rich.console import Group
-    from rich.text import Text
+    from rich.styled import Styled
 
-    return Group(Text(title, style="bold"), shown, *map(Text, notes))
+    return Group(Styled(title, "bold"), shown, *notes)
 
 
 def kind(artifact: ArtifactEntry) -> str:

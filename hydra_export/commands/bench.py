@@ -290,9 +290,9 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
     if old.machine.says != report.machine.says:
         then = next(iter(old.machine.says.values()), ("another machine",))[0]
         notes += [f"It was another machine then: {then}. The ratios compare machines."]
-    whole = Group(result.shown, titled(f"\nCompared with {old_path} of {old.date}", shown, *notes))
+    whole = Group(result.shown, "", titled(f"Compared with {old_path} of {old.date}", shown, *notes))
     if regressed:
-        talk().print(whole, markup=False)
+        talk().print(whole)
         worst = max(regressed, key=lambda one: one.ratio)
         raise CheckFailed(
             f"{len(regressed)} of {len(both)} take surely more than {limit:g} % longer than in {old_path}: "

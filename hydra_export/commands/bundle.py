@@ -32,7 +32,6 @@ def bundle(
         no_cache: Write everything anew, and keep nothing.
     """
     from rich.console import Group
-    from rich.text import Text
 
     from hydra_export import files
 
@@ -54,7 +53,7 @@ def bundle(
             "reused": reused,
             "manifest": document(manifest),
         },
-        Group(shown(manifest, out), *map(Text, lines)),
+        Group(shown(manifest, out), *lines),
     )
 
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from hydra_export.commands import candidates, talk, tell
 from hydra_export.commands.candidates import one_of, some_of
+from hydra_export.text import lines
 
 _LABELS_BYTES, _MOST_LABELS = 8 * 2**20, 100_000
 
@@ -50,7 +51,8 @@ class Choices:
             shared ones; the file is larger.
         coreml_classifier: Core ML: the packages give the label and every class's probability as well.
         images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
-        labels: A text file with one class name per line, in the order of the logits.
+        labels: A text file with one class name per line, in the order of the logits; empty lines do
+            not count, names may repeat.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
         image_size: Side of the images, or HxW, for checkpoints that do not say.
@@ -276,12 +278,12 @@ def _labels(path: Path) -> tuple[str, ...]:
     from hydra_export.errors import BadData
 
     try:
-        lines = files.read(path, _LABELS_BYTES, f"--labels {path}").decode().splitlines()
+        content = files.read(path, _LABELS_BYTES, f"--labels {path}").decode()
     except UnicodeDecodeError as error:
         raise BadData(
             f"--labels {path} cannot be read: {error}.", "Give a text file, a class name per line."
         ) from error
-    labels = tuple(line.strip() for line in lines if line.strip())
+    labels = tuple(line.strip() for line in lines(content) if line.strip())
     if len(labels) > _MOST_LABELS:
         raise BadData(f"--labels {path} has {len(labels):,} lines.", f"Give at most {_MOST_LABELS:,}.")
     return labels

@@ -33,7 +33,7 @@ def doctor(*, time_limit: float = 300.0) -> Result:
         diagnosis = diagnose(progress, time_limit)
     shown = _shown(diagnosis)
     if failing := [target for target in diagnosis.targets if target.state == "fails"]:
-        console.print(shown, markup=False, soft_wrap=True)
+        console.print(shown, soft_wrap=True)
         raise _failure(failing)
     document: dict[str, Any] = msgspec.to_builtins(diagnosis)
     return Result(document, shown)

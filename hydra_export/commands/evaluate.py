@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from hydra_export.commands import Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
+from hydra_export.interruption import Held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def evaluate(
     console = talk()
     notes = (*loaded.notes, *filter(None, [labelled.note]))
     tell(console, notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
-    with console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
+    with Held(), console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
         found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=labelled.classes)
     if at_chance := _at_chance(found, by_chance):
         counts = ", ".join(map(str, at_chance))

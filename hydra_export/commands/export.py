@@ -44,13 +44,15 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
             count = f"{k}{' (not trained)' if trained[k] is False else ''}"
             shown.add_row(kind(artifact), count, percent(top1[k]), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
-    note = f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."
+    notes = [f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."]
     if any(a.precision == "int8" for a in manifest.artifacts):
-        note += "\nint8: against the float32 subnetwork, and its change of top-1, or how often it agrees; judged"
-        note += f" {'; '.join(_judgements(manifest))}."
-    choices = [*experimental(manifest.artifacts), *(_choice(entry) for entry in manifest.devices)]
+        judged = "; ".join(_judgements(manifest))
+        notes += [
+            f"int8: against the float32 subnetwork, and its change of top-1, or how often it agrees; judged {judged}."
+        ]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
-    return titled(f"{manifest.model.name} in {out}", shown, note, f"Run in {', '.join(sorted(runtimes))}.", *choices)
+    notes += [f"Run in {', '.join(sorted(runtimes))}.", *experimental(manifest.artifacts)]
+    return titled(f"{manifest.model.name} in {out}", shown, *notes, *map(_choice, manifest.devices))
 
 
 def _judgements(manifest: Manifest) -> Iterator[str]:

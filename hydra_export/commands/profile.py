@@ -132,7 +132,7 @@ def _plot(path: Path, advice: Advice) -> None:
     from hydra_export.latency.plot import plot
 
     if not advice.estimates:
-        talk().print(f"note: {path} was not drawn: there is no number.", markup=False, soft_wrap=True)
+        talk().print(f"note: {path} was not drawn: there is no number.", soft_wrap=True)
         return
     title = f"{advice.model.name} on {advice.profile.name}\n{advice.way}"
     plot(path, title, advice.model, advice.estimates, advice.budget.ms, advice.choice)
@@ -146,5 +146,5 @@ def _result(evidence: Evidence, advice: Advice, context: Context) -> Result:
     shown = report.shown(advice, context)
     if advice.wish.budget_ms is None or advice.fits:
         return Result(report.document(advice, context), shown)
-    talk().print(shown, markup=False)
+    talk().print(shown)
     raise CheckFailed(report.failure(evidence, advice, context), report.remedy(advice, context))

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from hydra_export.commands import Result, table, titled
 from hydra_export.device import Cluster
@@ -62,8 +61,8 @@ def shown_device(known: Known) -> Result:
     sources = [f"{key}: {text}" for key, text in profile.sources.items()]
     files = [f"File: {path}" for path in known.files]
     title = f"{profile.name} ({profile.id}), {profile.device_class}"
-    parts = [titled(title, facts), *([times] if profile.latency else [Text("No vision transformer was timed here.\n")])]
-    shown = Group(*parts, *map(Text, sources), *map(Text, files))
+    timed = [times] if profile.latency else ["No vision transformer was timed here.", ""]
+    shown = Group(titled(title, facts), *timed, *sources, *files)
     return Result({"profile": msgspec.to_builtins(profile), "files": [*map(str, known.files)]}, shown)
 
 

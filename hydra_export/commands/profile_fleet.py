@@ -13,6 +13,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.latency import Evidence, Wish, advise, said
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
+from hydra_export.text import lines
 
 if TYPE_CHECKING:
     from hydra_export.bundle import ArtifactEntry, Manifest
@@ -56,7 +57,7 @@ def listed_fleet(
     result = Result(_document(members, chosen, sizes), _shown(members, chosen, sizes, model, bundle))
     without = [member.name for member in members if member.heads is None]
     if wish.budget_ms is not None and without:
-        talk().print(result.shown, markup=False)
+        talk().print(result.shown)
         raise CheckFailed(
             f"Nothing is known to fit {rounded(wish.budget_ms)} ms on {', '.join(without)}.",
             f"hydra-export profile --device {without[0]} says why, and what would settle it.",
@@ -66,13 +67,12 @@ def listed_fleet(
 
 def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
     try:
-        content = files.read(path, _FLEET_BYTES, f"--fleet {path}", "Give a text file, a device a line.")
-        lines = content.decode().splitlines()
+        content = files.read(path, _FLEET_BYTES, f"--fleet {path}", "Give a text file, a device a line.").decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
     found: list[tuple[Known, str]] = []
     seen: set[tuple[str, str]] = set()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines(content), start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
             continue

@@ -53,10 +53,10 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     model = advice.model
     about = f"of {context.bundle}" if context.bundle else "the reference model; --bundle DIR speaks of yours"
     recognised = f", recognised by {context.recognised_by}" if context.recognised_by else ""
-    title = f"{model.name} ({about})\non {advice.profile.name}{recognised}: {advice.way}"
+    title, where = f"{model.name} ({about})", f"on {advice.profile.name}{recognised}: {advice.way}"
     if advice.choice is None:
         settle = [f"Measure it: {_measure(advice, context)}", _then(advice, context)]
-        return titled(title, "", f"No number: {advice.why_unknown}.", *_others(advice), *settle)
+        return titled(title, titled(where, "", f"No number: {advice.why_unknown}.", *_others(advice), *settle))
     rows = table("k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {rounded(advice.budget.ms)} ms")
     for k, estimate in advice.estimates.items():
         rows.add_row(
@@ -69,9 +69,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
             _fits(advice, k),
         )
     unsure = not advice.choice.sure or advice.choice.larger or advice.distance > 0
-    return titled(
-        title,
-        rows,
+    lines = (
         *_choice_lines(advice, advice.choice),
         *_caveats(advice, context),
         "",
@@ -80,6 +78,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
         f"{'To settle it' if unsure else 'To time yours'}: {_measure(advice, context)}",
         _then(advice, context),
     )
+    return titled(title, titled(where, rows, *lines))
 
 
 def _choice_lines(advice: Advice, choice: Choice) -> list[str]:

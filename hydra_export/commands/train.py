@@ -13,6 +13,8 @@ from cyclopts import Parameter
 from hydra_export.commands import Result, candidates, table, talk, tell
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
+from hydra_export.interruption import Held
+from hydra_export.text import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,7 +79,7 @@ def train(
     """
     import torch
 
-    from hydra_export.train import distributed, record, run
+    from hydra_export.train import distributed, record
 
     if threads is not None:
         if threads < 1:
@@ -99,16 +101,36 @@ def train(
         config = _continued(stored, config, named)
     quiet = int(os.environ.get("RANK", "0")) > 0
     with _silent() if quiet else _shown(config) as report:
-        outcome = run.run(
+        outcome = _run(config, out, resume, tensorboard, report, begin is None)
+    return Result(_document(outcome), _shown_result(outcome))
+
+
+def _run(
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    tensorboard: bool,
+    report: Callable[[Progress], None],
+    start_is_default: bool,
+) -> Outcome:
+    from hydra_export.train import record, run
+
+    try:
+        return run.run(
             config,
             out,
             resume=resume,
             tensorboard=tensorboard,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
-            start_is_default=begin is None,
+            start_is_default=start_is_default,
         )
-    return Result(_document(outcome), _shown_result(outcome))
+    except KeyboardInterrupt as error:
+        if (out / record.STATE).is_file():
+            error.add_note("The same command with --resume continues from the last saved state.")
+        elif (out / record.CONFIG).is_file():
+            error.add_note("No state was saved yet: the same command with --resume begins again.")
+        raise
 
 
 def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -186,7 +208,7 @@ def _shown(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
 
     console = talk()
     bar = progress.Progress(
-        progress.TextColumn(f"{config.recipe}"),
+        progress.TextColumn(shown(config.recipe), markup=False),
         progress.BarColumn(bar_width=24),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
@@ -209,12 +231,8 @@ def _shown(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
                 console.print(f"step {now.step}  loss {smoothed:.3f}  top-1 {top1}{unreadable}", soft_wrap=True)
         bar.update(task, completed=now.step, total=now.steps, loss=f"loss {smoothed:.3f}")
 
-    with live:
-        try:
-            yield report
-        except KeyboardInterrupt:
-            console.print("Interrupted. The same command with --resume continues from the last saved state.")
-            raise
+    with Held(), live:
+        yield report
 
 
 def _accuracies(rows: Sequence[tuple[int, float, dict[int, float]]]) -> RenderableType:

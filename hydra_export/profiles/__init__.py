@@ -47,11 +47,11 @@ def user_folder() -> Path:
     if configured := os.environ.get("XDG_CONFIG_HOME"):
         base = Path(configured)
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = files.home() / "Library" / "Application Support"
     elif sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
+        base = Path(os.environ.get("APPDATA", files.home() / "AppData" / "Roaming"))
     else:
-        base = Path.home() / ".config"
+        base = files.home() / ".config"
     return base / "hydra-export" / "profiles"
 
 
@@ -209,7 +209,14 @@ def problems(folder: Path | None = None) -> list[str]:
 def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
     """The profiles of a folder by id; none where it does not exist."""
     found: dict[str, tuple[DeviceProfile, Path]] = {}
-    for path in sorted(folder.glob("*.toml")):
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise BadInput(f"The profiles in {folder} cannot be read: {reason}.", "Give yourself permission.") from error
+    for path in paths:
         profile = device.read(path)
         if profile.id in found:
             twin = found[profile.id][1]

@@ -11,19 +11,23 @@ from hydra_export.report.changes import Changes
 from hydra_export.report.device_section import choice, chosen_time, fits
 from hydra_export.report.facts import by_kind
 from hydra_export.report.findings import Findings
-from hydra_export.report.markup import escaped
+from hydra_export.text import in_code, in_markdown
 
 MARK = "<!-- hydra-export report -->"
 _MOST_ROWS = 30  # a comment is no table of everything
 _SHORT_HASH = 12
-# What Markdown would take for more than a letter; @ and # would call people and issues, // and www. make links.
-_SPECIAL = re.compile(r"([\\`*_\[\]#|~@]|:(?=//)|(?<=www)\.)")
 
 
 def markdown(findings: Findings) -> str:
     """The whole comment; its first line tells later runs which comment is theirs."""
     changes = findings.changes
-    parts = [MARK, f"### {_text(findings.model.name)}", *_headline(changes), _subnetworks(findings), _facts(findings)]
+    parts = [
+        MARK,
+        f"### {in_markdown(findings.model.name)}",
+        *_headline(changes),
+        _subnetworks(findings),
+        _facts(findings),
+    ]
     if changes is not None:
         parts += _changed(changes)
     parts += _devices(findings)
@@ -34,10 +38,10 @@ def _headline(changes: Changes | None) -> list[str]:
     if changes is None:
         return []
     if not changes.regressions:
-        return [f"**No regression** since {_code(changes.against)}."]
-    listed = "\n".join(f"- {_text(each)}" for each in changes.regressions[:_MOST_ROWS])
+        return [f"**No regression** since {in_code(changes.against)}."]
+    listed = "\n".join(f"- {in_markdown(each)}" for each in changes.regressions[:_MOST_ROWS])
     said = words.counted(len(changes.regressions), "regression")
-    return [f"**{said}** since {_code(changes.against)}:", listed]
+    return [f"**{said}** since {in_code(changes.against)}:", listed]
 
 
 def _subnetworks(findings: Findings) -> str:
@@ -60,7 +64,7 @@ def _subnetworks(findings: Findings) -> str:
 def _facts(findings: Findings) -> str:
     wanted = ("Warnings", "Parity", "int8", "Measured")
     said = {term: text for term, text in summary.glance(findings).items() if term in wanted}
-    return "\n".join(f"- {term}: {_text(text)}" for term, text in said.items())
+    return "\n".join(f"- {term}: {in_markdown(text)}" for term, text in said.items())
 
 
 def _changed(changes: Changes) -> list[str]:
@@ -69,14 +73,14 @@ def _changed(changes: Changes) -> list[str]:
     parts = ["#### What changed"]
     altered = [each for each in changes.artifacts if each.status != "same"]
     if altered:
-        rows = [[_code(row[0]), *map(_text, row[1:])] for row in map(artifact_row, altered)]
+        rows = [[in_code(row[0]), *map(in_markdown, row[1:])] for row in map(artifact_row, altered)]
         parts += [_table(["artifact", "", "to fetch", "parity, share of allowed", "int8, top-1"], rows, raw=True)]
     sure = [each for each in changes.latencies if each.sure]
     if sure:
         rows = [
             [
-                f"{_code(each.path)}, k = {each.heads}",
-                _text(each.runtime),
+                f"{in_code(each.path)}, k = {each.heads}",
+                in_markdown(each.runtime),
                 words.milliseconds(each.before_ms),
                 words.milliseconds(each.after_ms),
                 f"{words.ratio(each.ratio)} ({words.ratios(each.low, each.high)})",
@@ -87,8 +91,13 @@ def _changed(changes: Changes) -> list[str]:
     if len(changes.latencies) > len(sure):
         parts += [f"{words.counted(len(changes.latencies) - len(sure), 'time')} did not surely change."]
     parts += ["Measured on another machine then: the ratios compare machines."] if changes.other_machine else []
-    facts = [f"- {_text(each.what)}: {_text(_short(changed_fact(each)))}" for each in (*changes.facts, *changes.tools)]
-    facts += [f"- {_text(each.device)}: {both(_choice(each.before), _choice(each.after))}" for each in changes.choices]
+    facts = [
+        f"- {in_markdown(each.what)}: {in_markdown(_short(changed_fact(each)))}"
+        for each in (*changes.facts, *changes.tools)
+    ]
+    facts += [
+        f"- {in_markdown(each.device)}: {both(_choice(each.before), _choice(each.after))}" for each in changes.choices
+    ]
     return [*parts, "\n".join(facts)]
 
 
@@ -116,28 +125,14 @@ def _devices(findings: Findings) -> list[str]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, raw: bool = False) -> str:
     """*raw*: the cells are Markdown already."""
-    cells = [row if raw else [_text(cell) for cell in row] for row in rows]
-    lines = [_row(map(_text, columns)), _row("---" for _ in columns), *map(_row, cells[:_MOST_ROWS])]
+    cells = [row if raw else [in_markdown(cell) for cell in row] for row in rows]
+    lines = [_row(map(in_markdown, columns)), _row("---" for _ in columns), *map(_row, cells[:_MOST_ROWS])]
     more = [f"\n{len(rows) - _MOST_ROWS} more rows are in the HTML report."] if len(rows) > _MOST_ROWS else []
     return "\n".join([*lines, *more])
 
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _text(text: str) -> str:
-    """A text that means nothing to Markdown, HTML or GitHub."""
-    plain = " ".join(text.split())
-    return escaped(_SPECIAL.sub(r"\\\1", plain)).replace("\\@", "@<!-- -->")
-
-
-def _code(text: str) -> str:
-    """A text in a span of code, whatever quotes are in it."""
-    plain = " ".join(text.split()).replace("|", "\\|")
-    fence = "`" * (max((len(run) for run in re.findall("`+", plain)), default=0) + 1)
-    room = " " if plain.startswith("`") or plain.endswith("`") else ""
-    return f"{fence}{room}{plain}{room}{fence}"
 
 
 def _short(text: str) -> str:

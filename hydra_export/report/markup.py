@@ -7,9 +7,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from hydra_export.text import shown
+
 _VOID = {"br", "link", "meta"}
-# Control characters, which HTML does not allow, and those that would turn the direction of what follows them.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _URL = re.compile(r"https?://[^\s<>\"'`]+[^\s<>\"'`.,;:)]")
 _GITHUB = re.compile(
     r"\b(?P<repository>[A-Za-z0-9-]{1,39}/[A-Za-z0-9._-]{1,100})@(?P<commit>[0-9a-f]{40}):(?P<path>[A-Za-z0-9._/-]*[A-Za-z0-9_])"
@@ -42,7 +42,7 @@ def joined(children: Iterable[object]) -> Markup:
 
 def escaped(text: str) -> Markup:
     """A text as HTML, in an element or in an attribute."""
-    return Markup(html.escape(_INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", text), quote=True))
+    return Markup(html.escape(shown(text), quote=True))
 
 
 def linked(text: str) -> Markup:

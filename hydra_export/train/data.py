@@ -181,7 +181,7 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
 
 
 def _downloaded() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydra-export"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache") / "hydra-export"
     from torchvision.datasets import FashionMNIST
 
     try:

@@ -8,7 +8,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import safetensors.torch
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from hydra_export import files
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import HydraExportError
@@ -48,8 +48,8 @@ def measure(loaded: Checkpoint, heads: int, *, batch_size: int = 64, threads: in
     Raises:
         HydraExportError: its process died, for want of memory perhaps.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "subnetwork.safetensors"
+    with files.temporary_folder() as folder:
+        path = folder / "subnetwork.safetensors"
         safetensors.torch.save_file(loaded.model.subnetwork(heads).state_dict(), path)
         config = msgspec.json.encode(loaded.info.config).decode()
         command = [sys.executable, "-m", __name__, str(path), config, str(heads), str(batch_size), str(threads)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import importlib
 import inspect
@@ -13,8 +12,9 @@ import threading
 import traceback
 from typing import NoReturn
 
+from hydra_export import refusal
 from hydra_export.errors import HydraExportError
-from hydra_export.worker.messages import ALLOCATION_FAILED, Progress, Raised, Request, Returned, Step, receive, send
+from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
 
 
 def serve() -> NoReturn:
@@ -99,8 +99,4 @@ def _raised(error: BaseException) -> Raised:
 def _is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, HydraExportError):  # which says in words of ours what a runtime said
         return _is_out_of_memory(error.__cause__)
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or bool(ALLOCATION_FAILED.search(str(error)))
-    )
+    return error is not None and refusal.is_out_of_memory(error)

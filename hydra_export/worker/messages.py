@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
-
-# How torch, libstdc++, the dynamic linker and Python say it; they share no type.
-ALLOCATION_FAILED = re.compile(
-    r"(can't|cannot|unable to|failed to) allocate|bad_alloc|out of memory|failed to map segment|can't start new thread",
-    re.IGNORECASE,
-)
 
 _ARRAY = 1  # the msgpack extension that stands for an array
 _LENGTH = struct.Struct("<Q")

@@ -19,8 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from hydra_export.errors import BadInput, CheckFailed, HydraExportError, LimitExceeded
+from hydra_export.interruption import Held, uninterrupted
+from hydra_export.refusal import OUT_OF_MEMORY
 from hydra_export.worker.memory import own_limit_mib
-from hydra_export.worker.messages import ALLOCATION_FAILED, Progress, Raised, Request, Returned, Step, receive, send
+from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
 
 # sys.path comes first, so that the child finds the same packages as the parent, an editable install's too.
 _PROGRAM = (
@@ -133,6 +135,7 @@ class Worker:
         if child:
             child.kill()
 
+    @uninterrupted
     def close(self) -> None:
         """Ends the process, if there is one, and deletes its temporary files."""
         child, self._child = self._child, None
@@ -173,7 +176,7 @@ class Worker:
             how, remedy = f"ended with exit status {status} before it was done", ""
         if self.memory_mib and status:
             how, remedy = f"{how}; it was given {self.memory_mib} MiB of memory", "Give it more, or do less at once."
-        short = self.memory_mib and ALLOCATION_FAILED.search(self._last_output)
+        short = self.memory_mib and OUT_OF_MEMORY.search(self._last_output)
         error = (LimitExceeded if short else CheckFailed)(f"{what} {how}.{self._said()}", remedy)
         error.add_note(f"The end of the worker's output:\n{self._last_output}")
         return error
@@ -205,9 +208,11 @@ class Worker:
 class _Child:
     """The process behind a Worker, with its pipes, its output and its temporary files."""
 
+    @uninterrupted
     def __init__(self, memory_mib: int) -> None:
         with contextlib.ExitStack() as stack:
             folder = tempfile.mkdtemp(prefix="hydra-export-worker-")
+            stack.callback(Held().release)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             # Appending: so that the file can be cut while the child writes.
             self._output = stack.enter_context(tempfile.TemporaryFile("a+b", buffering=0))
@@ -268,6 +273,7 @@ class _Child:
     def kill(self) -> None:
         _kill(self.process)
 
+    @uninterrupted
     def end(self) -> str:
         """Ends it, if it has not ended, and forgets everything of it but the end of its output."""
         self.kill()
@@ -304,6 +310,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@uninterrupted
 def _end(process: subprocess.Popen[bytes], owner: int, owned: contextlib.ExitStack) -> None:
     if os.getpid() != owner:  # a fork of the owner: none of it is its own
         return

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from hydra_export.interruption import uninterrupted
 from hydra_export.worker.memory import available_memory_mib
 from hydra_export.worker.messages import Progress
 from hydra_export.worker.process import Worker
@@ -87,9 +88,14 @@ def run_side_by_side(
             while num_done < len(calls):
                 events.get()()
         finally:
-            for worker in workers:
-                worker.kill()
+            _kill(workers)
     return results
+
+
+@uninterrupted
+def _kill(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _num_at_once(num_calls: int, jobs: int, memory_mib_each: int, available_mib: int | None) -> int:

@@ -16,6 +16,7 @@ from hydra_export import bundle, card, checkpoint
 from hydra_export.card import front_matter, tables
 from hydra_export.data import ImageSet
 from hydra_export.export import export, jobs
+from hydra_export.text import in_markdown
 from hydra_export.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,7 @@ def test_labels_are_one_a_line_whatever_they_hold(
 ) -> None:
     written(folder, changed(manifest, labels=labels))
     assert (folder / "labels.txt").read_text(encoding="utf-8").split("\n") == [
-        "a", "b c", "", " d", "e f", "ü", "g,\t'", ""
+        "a", "b c", "", "d", "e f", "ü", "g,\t'", ""
     ]  # fmt: skip
 
 
@@ -204,8 +205,8 @@ def test_the_choice_for_each_device_is_told_with_its_reason(folder: Path, manife
 
 
 def test_every_row_of_a_table_has_as_many_cells() -> None:
-    lines = tables.table(("a", "b"), [("1", tables.plain("x|y\n|")), ("2", "z")]).split("\n")
-    assert lines == ["| a | b |", "| --- | --- |", "| 1 | x\\|y \\| |", "| 2 | z |"]
+    lines = tables.table(("a", "b"), [("1", in_markdown("x|y\n|")), ("2", "z")]).split("\n")
+    assert lines == ["| a | b |", "| --- | --- |", "| 1 | x\\|y\\\\n\\| |", "| 2 | z |"]
 
 
 def test_a_bundle_of_an_older_release_without_these_files_still_verifies(folder: Path) -> None:

@@ -16,6 +16,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.target import Artifact, ExportSpec, described
 from hydra_export.targets.coreml import MACOS, TARGET, folder, graph
 from hydra_export.targets.coreml.weight_file import WeightFile
+from hydra_export.text import kept
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
     """Raises BadInput for a classifier whose labels do not name its classes."""
     if not spec.classifier:
         return
-    labels, classes = checkpoint.info.labels, checkpoint.info.config.num_classes
+    labels, classes = list(map(kept, checkpoint.info.labels)), checkpoint.info.config.num_classes
     if not labels or len(labels) != classes:
         raise BadInput(
             f"A Core ML classifier needs a label for each class; {checkpoint.info.name} has {len(labels)} labels for "
@@ -103,7 +104,7 @@ def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, 
         options["inputs"] = [ct.ImageType(name="image", shape=(1, channels, size, size), color_layout=colors)]
     if spec.classifier:
         options["classifier_config"] = ct.ClassifierConfig(
-            list(checkpoint.info.labels), graph.LABEL, predicted_probabilities_output=graph.SHARES
+            list(map(kept, checkpoint.info.labels)), graph.LABEL, predicted_probabilities_output=graph.SHARES
         )
     converted = ct.convert(
         program,
@@ -150,7 +151,7 @@ def _described(model: Any, checkpoint: Checkpoint, heads: Sequence[int], spec: E
     model.mlProgram.attributes.clear()
     said = model.description.metadata
     said.Clear()
-    said.author, said.license, said.versionString = "hydra-export", info.license, VERSION
+    said.author, said.license, said.versionString = "hydra-export", kept(info.license), VERSION
     said.shortDescription = description
     for name, text in described(info, checkpoint.sha256, heads, spec).items():
         said.userDefined[name] = text

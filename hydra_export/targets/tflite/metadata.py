@@ -19,6 +19,7 @@ from hydra_export import documents
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import METADATA_PREFIX, InputForm, TensorInfo
 from hydra_export.targets.tflite.operators import Operator, oldest_runtime
+from hydra_export.text import kept
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -56,7 +57,7 @@ def labels_archive(own_labels: bytes, at: int) -> bytes:
     """
     if len(own_labels) > documents.JSON_BYTES:
         raise msgspec.DecodeError(f"they have {len(own_labels):,} bytes")
-    labels = [" ".join(label.splitlines()) for label in documents.decode_json(own_labels, list[str])]
+    labels = [kept(label) for label in documents.decode_json(own_labels, list[str])]
     content, name = "".join(f"{label}\n" for label in labels).encode(), _LABELS_FILE.encode()
     utf8_names, stored, midnight = 1 << 11, 0, 0
     shared = struct.pack(
@@ -95,7 +96,7 @@ def for_android(checkpoint: Checkpoint, form: InputForm, graphs: Sequence[Descri
         0: b.CreateString(graphs[0].name if len(graphs) == 1 else f"{info.name}-universal"),
         1: b.CreateString(f"{subnetworks} of the universal model {info.name}, written by hydra-export."),
         3: _tables(b, [_graph(b, checkpoint, form, graph) for graph in graphs]),
-        **({5: b.CreateString(info.license)} if info.license else {}),
+        **({5: b.CreateString(kept(info.license))} if info.license else {}),
         7: b.CreateString("1.0.0"),  # the oldest version of the schema that has all of these
     }
     b.Finish(_table(b, model), file_identifier=b"M001")

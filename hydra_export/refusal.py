@@ -1,0 +1,66 @@
+"""What the operating system refuses, as an error of ours: the cause in one line, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from hydra_export.errors import SystemRefused, chain
+from hydra_export.text import shown
+
+# How torch, libstdc++, the dynamic linker and Python say it; they share no type.
+OUT_OF_MEMORY = re.compile(
+    r"(can't|cannot|unable to|failed to) allocate|bad_?alloc|out of memory|failed to map segment"
+    r"|can't start new thread",
+    re.IGNORECASE,
+)
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)
+_REMEDIES = {
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some of your quota.",
+    errno.EACCES: "Give yourself permission.",
+    errno.EPERM: "Give yourself permission.",
+}
+
+
+def of(error: BaseException) -> SystemRefused | None:
+    """What to say of an error that something else than a bug of ours may have caused; None where nothing says so."""
+    return next((refused for each in chain(error) if (refused := _of(each))), None)
+
+
+def check_working_directory() -> None:
+    """Raises SystemRefused where it was deleted: paths mean nothing then, and MKL ends the process."""
+    try:
+        os.getcwd()  # noqa: PTH109 (Path.cwd() is this)
+    except FileNotFoundError as error:
+        raise SystemRefused("The working directory was deleted.", "Change into one that exists.") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether *error* says that memory could not be had, whoever raised it."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or bool(OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+def _of(error: BaseException) -> SystemRefused | None:
+    if is_out_of_memory(error):
+        said = f": {shown(str(error))}" if str(error) else ""
+        return SystemRefused(f"There is not enough memory{said}.", "Raise the limit (ulimit -v), or do less at once.")
+    if _TOO_MANY_FILES in str(error):
+        return SystemRefused(f"The system refuses to open more files: {error}.", "Raise the limit: ulimit -n 1024.")
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return SystemRefused(f"'{error.object}' is not UTF-8, and has to be written down.", "Rename it.")
+    if isinstance(error, OSError):
+        return _refused(error)
+    return None
+
+
+def _refused(error: OSError) -> SystemRefused:
+    reason = error.strerror or str(error)
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    remedy = _REMEDIES.get(error.errno or 0, "Run it again with --debug to see where.")
+    return SystemRefused(f"The system refused: {where}{reason}.", remedy)
