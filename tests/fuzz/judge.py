@@ -61,7 +61,7 @@ def judge(reader: Reader, path: Path, *, traced: bool = False) -> Fate:
         return Fate(trouble=trouble, kind=kind)
     if heard:
         return Fate(trouble=f"it warns: {heard[0].message}", kind=f"warning {heard[0].category.__name__}")
-    if taken > _FREE_BYTES + _BYTES_PER_BYTE * size:
+    if taken > _FREE_BYTES + _BYTES_PER_BYTE * size and taken > reader.needs(path.read_bytes()) + _FREE_BYTES:
         forget_peak()
         return Fate(
             trouble=f"it takes {taken / _MIB:.0f} MiB for {size:,} bytes ({refusal or 'accepted'})", kind="memory"

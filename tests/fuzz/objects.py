@@ -24,7 +24,7 @@ def _places(root: Any) -> list[tuple[Any, Any]]:
     waiting = [root]
     while waiting:
         inside = waiting.pop()
-        keys = range(min(len(inside), _MOST_LISTED)) if isinstance(inside, list) else vars(inside)
+        keys: Any = range(min(len(inside), _MOST_LISTED)) if isinstance(inside, list) else vars(inside)
         for key in keys:
             value = inside[key] if isinstance(inside, list) else getattr(inside, key)
             everywhere.append((inside, key))

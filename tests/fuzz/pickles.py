@@ -59,7 +59,7 @@ _TEXTS = ("unicodestring4", "string1")
 
 def mutate(random: Random, content: bytes) -> bytes:
     """A pickle with other numbers, texts, classes or opcodes; what follows its end stays."""
-    steps = [(opcode, argument, at) for opcode, argument, at in pickletools.genops(content)]
+    steps = [(opcode, argument, at or 0) for opcode, argument, at in pickletools.genops(content)]
     ends = [*(at for _opcode, _argument, at in steps[1:]), steps[-1][2] + 1]
     pieces = [content[at:end] for (_opcode, _argument, at), end in zip(steps, ends, strict=True)]
     rest = content[ends[-1] :]

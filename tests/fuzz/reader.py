@@ -23,6 +23,7 @@ class Reader:
             one. What it takes has to be judged by the reader's own checks, and most mutants should come that far.
         read: gives the file at a path to the reader.
         suffix: of the file's name.
+        needs: bytes that an input may take on top, by what it says of itself, such as an image by its size.
     """
 
     seeds: Callable[[], Sequence[bytes]]
@@ -30,6 +31,7 @@ class Reader:
     parse: Callable[[bytes], object]
     read: Callable[[Path], object]
     suffix: str = ""
+    needs: Callable[[bytes], int] = lambda _content: 0
 
 
 def names() -> list[str]:

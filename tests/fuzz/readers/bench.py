@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def _mutate(random: Random, content: bytes) -> bytes:
 def _read(path: Path) -> None:
     results = bench.read_results(path, Asked(model=REFERENCE, named=REFERENCE.name, graphs={}))
     assert isinstance(results, Report), "nothing else says which device it is of"
-    (path.parent / "profiles").mkdir(exist_ok=True)
-    bench.save(results, path.parent / "profiles")
+    with tempfile.TemporaryDirectory(dir=path.parent) as profiles:
+        bench.save(results, Path(profiles))
 
 
 READER = Reader(_seeds, _mutate, msgspec.json.decode, _read, ".json")
