@@ -27,7 +27,21 @@ _SHARED_MEMORY = Path("/dev/shm")
 _MOST_BYTES = 2 * 2**30  # of address space, beyond what the process has when its seeds are made
 _STUCK_SECONDS = 120  # of the clock: so long on one input, where the machine is busy too
 _PARSE_EVERY, _TRACE_EVERY = 5, 50  # of the inputs: both cost more than most readings
+_SHARE_OF_FOUND = 0.1  # of mutants: the others are made of good inputs
 _MOST_KEPT = 3  # inputs of one kind of trouble
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is mutated: good inputs, and those that once were trouble."""
+
+    seeds: Sequence[bytes]
+    found: Sequence[bytes] = ()
+
+    @property
+    def first(self) -> list[bytes]:
+        """All of them."""
+        return [*self.seeds, *self.found]
 
 
 @dataclass
@@ -56,11 +70,11 @@ class Tally:
 def alone(name: str, seed: str, seconds: float, most: int, folder: Path, kept: Path) -> None:
     """What the process of one reader does: prints its tally as a line of JSON every second, and at its end."""
     under_test = reader.get(name)
-    corpus = [*under_test.seeds(), *(path.read_bytes() for path in reader.found(name))]
+    corpus = Corpus(under_test.seeds(), [path.read_bytes() for path in reader.found(name)])
     tally, start, told = Tally(), time.monotonic(), 0.0
     _limit_memory()
     judge.forget_peak()
-    while tally.inputs < most and (tally.seconds < seconds or tally.inputs < len(corpus)):
+    while tally.inputs < most and (tally.seconds < seconds or tally.inputs < len(corpus.first)):
         take(name, under_test, corpus, seed, tally, folder, kept)
         tally.seconds = time.monotonic() - start
         if tally.seconds > told + 1:
@@ -69,9 +83,7 @@ def alone(name: str, seed: str, seconds: float, most: int, folder: Path, kept: P
     _tell(tally)
 
 
-def take(
-    name: str, under_test: Reader, corpus: Sequence[bytes], seed: str, tally: Tally, folder: Path, kept: Path
-) -> None:
+def take(name: str, under_test: Reader, corpus: Corpus, seed: str, tally: Tally, folder: Path, kept: Path) -> None:
     """The next input."""
     index = tally.inputs
     content = input_at(name, under_test, corpus, seed, index)
@@ -86,12 +98,12 @@ def take(
         tally.kept.append(keep(name, content, f"{fate.kind}\n{fate.trouble}", kept, under_test.suffix))
 
 
-def input_at(name: str, under_test: Reader, corpus: Sequence[bytes], seed: str, index: int) -> bytes:
+def input_at(name: str, under_test: Reader, corpus: Corpus, seed: str, index: int) -> bytes:
     """The input number *index* of a run: first the corpus as it is, then mutants of it."""
-    if index < len(corpus):
-        return corpus[index]
+    if index < len(corpus.first):
+        return corpus.first[index]
     random = Random(f"{name} {seed} {index}")
-    base = random.choice(corpus)
+    base = random.choice(corpus.found if corpus.found and random.random() < _SHARE_OF_FOUND else corpus.seeds)
     try:
         return under_test.mutate(random, base)
     except Exception:  # noqa: BLE001 (what once was trouble need not have the structure that is to be changed)

@@ -33,11 +33,11 @@ def _reader(name: str) -> Reader:
 )
 def test_mutants_are_accepted_or_refused_by_errors_of_ours(name: str, tmp_path: Path) -> None:
     under_test, tally = _reader(name), run.Tally()
-    corpus, kept = under_test.seeds(), tmp_path / "kept"
+    corpus, kept = run.Corpus(under_test.seeds()), tmp_path / "kept"
     kept.mkdir()
-    for _ in corpus:
+    for _ in corpus.seeds:
         run.take(name, under_test, corpus, _SEED, tally, tmp_path, kept)
-    assert tally.accepted == len(corpus), "what the mutants are made of is not refused"
+    assert tally.accepted == len(corpus.seeds), "what the mutants are made of is not refused"
     while tally.inputs < _INPUTS.get(name, _QUICK):
         run.take(name, under_test, corpus, _SEED, tally, tmp_path, kept)
     assert not tally.trouble, "".join(path.read_text() for path in kept.glob("*.why"))
@@ -59,7 +59,7 @@ def test_what_once_was_trouble_is_accepted_or_refused_by_errors_of_ours(name: st
 @pytest.mark.parametrize("name", ["manifest", "device", "archive", "pth"])
 def test_the_same_seed_gives_the_same_inputs(name: str) -> None:
     under_test = reader.get(name)
-    corpus = under_test.seeds()
+    corpus = run.Corpus(under_test.seeds())
     one, other = ([run.input_at(name, under_test, corpus, "7", index) for index in range(20)] for _ in range(2))
     assert one == other
     assert one != [run.input_at(name, under_test, corpus, "8", index) for index in range(20)]
