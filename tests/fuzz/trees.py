@@ -147,8 +147,11 @@ def to_toml(random: Random, table: Any) -> bytes:
         if isinstance(value, dict):
             lines += [f"[{_key(key)}]", *(f"{_key(inner)} = {_toml(each)}" for inner, each in value.items())]
     if random.random() < 0.05:  # dots make tables in tables
-        dots = ".".join("a" * random.choice((2, 30, 300, 5000)))
-        lines.insert(random.randrange(len(lines) + 1), random.choice((f"{dots} = 1", f"[{dots}]", f"[[{dots}]]")))
+        count = random.choice((2, 30, 300, 5000, 50_000))
+        key = random.choice(
+            (".".join("a" * count), "a" * count, " " * count + "a", '"' + "a" * count, "a." * 6 + "a" * count)
+        )
+        lines.insert(random.randrange(len(lines) + 1), random.choice((f"{key} = 1", f"[{key}]", f"[[{key}]]", key)))
     return bruise(random, _with_extremes(random, "\n".join(lines) + "\n").encode("utf-8", "surrogatepass"), 0.05)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from hydra_export import device
 from tests.fuzz import trees
@@ -17,15 +20,16 @@ def _seeds() -> list[bytes]:
 
 
 def _mutate(random: Random, content: bytes) -> bytes:
-    return trees.to_toml(random, trees.mutate(random, tomllib.loads(content.decode())))
+    return trees.to_toml(random, trees.mutate(random, copy.deepcopy(_tree(content))))
 
 
-def _parse(content: bytes) -> None:
-    tomllib.loads(content.decode())
+@functools.lru_cache(maxsize=64)
+def _tree(content: bytes) -> Any:
+    return tomllib.loads(content.decode())
 
 
 def _read(path: Path) -> None:
     device.encode(device.read(path))
 
 
-READER = Reader(_seeds, _mutate, _parse, _read, ".toml")
+READER = Reader(_seeds, _mutate, _tree, _read, ".toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def _is_whole(content: bytes) -> bool:
     return not any(buffer.offset for buffer in _tree(content).buffers)
 
 
+@functools.lru_cache(maxsize=64)
 def _tree(content: bytes) -> Any:
     path = checkpoints.folder() / "tree.tflite"
     path.write_bytes(content)
@@ -71,7 +73,7 @@ def _tree(content: bytes) -> Any:
 def _changed(random: Random, content: bytes) -> bytes:
     path = checkpoints.folder() / "changed.tflite"
     while True:
-        model = _tree(content)
+        model = copy.deepcopy(_tree(content))
         objects.mutate(random, model)
         try:
             conftest.save(model, path)
