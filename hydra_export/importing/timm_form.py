@@ -129,10 +129,10 @@ def described(
         if stated is not None:
             shapes.check_size(stated, shape.image_size, "--image-size" if stated is image_size else named.who)
     depth = named.arguments.get("depth", shape.depth)
-    for what, stated, own in (("classes", named.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
-        if stated is not None and stated != own:
+    for what, count, own in (("classes", named.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
+        if count is not None and count != own:
             raise BadInput(
-                f"{named.who} says {stated} {what}, the weights have {own}.", "Give the configuration of these weights."
+                f"{named.who} says {count} {what}, the weights have {own}.", "Give the configuration of these weights."
             )
     module = made or _module(named, shape)
     if problem := next(_differences(module), ""):

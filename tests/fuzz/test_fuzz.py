@@ -10,7 +10,7 @@ from hydra_export.errors import BadInput
 from tests.fuzz import judge, reader, run
 from tests.fuzz.reader import Reader
 
-_INPUTS = {"archive": 60, "golden": 60, "tflite": 60, "safetensors": 60, "pth": 60}  # of slow ones
+_INPUTS = {"archive": 60, "golden": 60, "tflite": 60, "safetensors": 60, "pth": 60, "hub_config": 40}  # of slow ones
 _QUICK = 200
 _SLOW = {"coreml"}  # coremltools, which writes what is mutated, takes ten seconds to import
 _SEED = "tests"

@@ -25,7 +25,12 @@ def _weights(by_transformers: bool) -> bytes:
 
 
 def _seeds() -> list[bytes]:
-    theirs = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    theirs: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
     by_timm = cases.timm_config(_SMALL, label_names=_LABELS)
     flat = {**by_timm["config.json"].pop("pretrained_cfg"), **by_timm["config.json"]}
     documents = (
