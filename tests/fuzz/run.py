@@ -25,7 +25,7 @@ from tests.fuzz.reader import Random, Reader
 _ROOT = Path(__file__).parents[2]
 _SHARED_MEMORY = Path("/dev/shm")
 _MOST_BYTES = 2 * 2**30  # of address space, beyond what the process has when its seeds are made
-_STUCK_SECONDS = 120  # of the clock: so long on one input, where the machine is busy too
+_STUCK_SECONDS = 300  # of the clock: so long on one input, where the machine is busy too
 _PARSE_EVERY, _TRACE_EVERY = 5, 50  # of the inputs: both cost more than most readings
 _SHARE_OF_FOUND = 0.1  # of mutants: the others are made of good inputs
 _MOST_KEPT = 3  # inputs of one kind of trouble
