@@ -20,8 +20,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser workflows docs release verify-release test lint types architecture pytest benchmark format \
-  clean
+.PHONY: help demo oldest browser workflows docs release verify-release test lint types architecture pytest fuzz benchmark \
+  format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
@@ -35,6 +35,7 @@ help:
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
 	@echo "make pytest     the tests alone; ARGS='-k checkpoint' chooses some"
+	@echo "make fuzz       damaged files for everything that reads them; SECONDS=600 each, READER=manifest,onnx alone, SEED=7"
 	@echo "make benchmark  latency, size and export time of ONNX and Core ML at ViT-B size (TFLite: benchmarks/README.md)"
 	@echo "make format     rewrites the code to the format that make lint asks for"
 	@echo "make clean      deletes .venv, the demo's bundle and caches"
@@ -97,6 +98,9 @@ architecture: $(BIN)/.installed-dev
 
 pytest: $(BIN)/.installed-dev
 	$(BIN)/pytest -n auto --durations 15 $(ARGS)
+
+fuzz: $(BIN)/.installed-dev
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --reader "$(READER)" --seed $(or $(SEED),0)
 
 benchmark: $(BIN)/.installed-dev
 	$(BIN)/python benchmarks/onnx_target.py

@@ -27,7 +27,7 @@ _TOML_TEXT = re.compile(
     r"|#[^\n]*+",
     re.DOTALL,
 )
-_LONG_KEY = re.compile(rf"(?:[\w-]*+[ \t]*+\.[ \t]*+){{{_KEY_PARTS}}}")
+_LONG_KEY = re.compile(rf"(?<![\w \t-])[ \t]*+(?:[\w-]*+[ \t]*+\.[ \t]*+){{{_KEY_PARTS}}}")
 _LONG_WORD = re.compile(rf"[\w+-]{{{_WORD_LETTERS + 1}}}")
 _Kind = TypeVar("_Kind")
 

@@ -89,7 +89,10 @@ def _header(member: Any) -> Header:
         raise ValueError(f"its format has version {version}")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
-        shape, is_fortran, dtype = read(member)
+        try:
+            shape, is_fortran, dtype = read(member)
+        except Exception as error:  # of numpy, of literals and of types: they share no base
+            raise ValueError(f"a header cannot be read: {error}") from error
     if is_fortran or dtype.hasobject or any(size < 0 for size in shape):
         raise ValueError(f"it holds {dtype} {list(shape)}, laid out in a way that is not read here")
     return Header(dtype, shape)

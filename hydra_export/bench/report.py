@@ -12,10 +12,11 @@ import msgspec
 from hydra_export import documents, files
 from hydra_export.board import KIND
 from hydra_export.bundle import Manifest
-from hydra_export.device import ComputeUnit, NumberFormat, is_date
+from hydra_export.device import ComputeUnit, Match, NumberFormat, is_date
 from hydra_export.errors import BadInput
 from hydra_export.target import GraphKind, InputForm, Precision
 
+_SAID = set(Match.__struct_fields__) - {"source"}
 _TIMES = ("load_ms", "median_ms", "mean_ms", "min_ms", "p10_ms", "p90_ms", "p99_ms")
 
 
@@ -170,6 +171,8 @@ def _problems(report: Report) -> Iterator[str]:
         yield f"schema_version: {report.schema_version}; this release reads 1"
     if not is_date(report.date):
         yield f"date: '{report.date}' is not YYYY-MM-DD"
+    for key in sorted(report.machine.says.keys() - _SAID):
+        yield f"machine.says.{key[:80]}: no profile has that key"
     model = report.model
     sizes = [("gmacs", model.gmacs), ("resolution", model.resolution), ("tokens", model.tokens)]
     sizes += [(f"subnetworks[{at}].gmacs", each.gmacs) for at, each in enumerate(model.subnetworks)]

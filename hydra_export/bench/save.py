@@ -58,10 +58,10 @@ def _device(report: Report, folder: Path | None) -> DeviceProfile:
     found = profiles.match(says, folder)
     if found is not None:
         return found[0].profile
-    own = says.android_model or says.ios_machine or says.devicetree_model or says.cpu_name
-    if not own:
+    own = (*says.android_model, *says.ios_machine, *says.devicetree_model, *says.cpu_name)
+    name = next((text for text in own if text.strip()), "")
+    if not name:
         raise BadInput("The machine says nothing of itself that it could be known by.", "Name it with --device.")
-    name = own[0]
     kind: DeviceClass = "board" if says.devicetree_model else "phone" if says.android_model else "desktop"
     return DeviceProfile(
         id=profiles.new_id(name, profiles.known(folder)),

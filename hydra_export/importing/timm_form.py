@@ -128,11 +128,12 @@ def described(
     for stated in (image_size, named.image_size):
         if stated is not None:
             shapes.check_size(stated, shape.image_size, "--image-size" if stated is image_size else named.who)
-    if named.num_classes is not None and named.num_classes != shape.num_classes:
-        raise BadInput(
-            f"{named.who} says {named.num_classes} classes, the weights have {shape.num_classes}.",
-            "Give the configuration of these weights.",
-        )
+    depth = named.arguments.get("depth", shape.depth)
+    for what, count, own in (("classes", named.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
+        if count is not None and count != own:
+            raise BadInput(
+                f"{named.who} says {count} {what}, the weights have {own}.", "Give the configuration of these weights."
+            )
     module = made or _module(named, shape)
     if problem := next(_differences(module), ""):
         raise BadInput(f"timm's {named.name} has {problem}.", shapes.ONLY)
@@ -208,7 +209,7 @@ def _module(named: Named, shape: shapes.Shape) -> nn.Module:
     try:
         with torch.device("meta"):
             return timm.create_model(named.name, **arguments | ours)
-    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError) as error:
+    except Exception as error:  # of timm and torch: they share no base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"timm cannot build {named.name} as {named.who} says: {reason}.", "Give the configuration of these weights."
@@ -222,6 +223,8 @@ def _differences(module: nn.Module) -> Iterator[str]:
     if type(module) is not VisionTransformer:
         yield f"a class of its own, {type(module).__name__}"
         return
+    if not module.blocks:
+        yield "no blocks"
     if not module.has_class_token:
         yield "no class token"
     if module.num_reg_tokens:
@@ -303,7 +306,8 @@ def _preprocessing(cfg: Mapping[str, Any], config: HydraConfig) -> tuple[Preproc
         return None, []
     mean, std = (values * config.channels if len(values) == 1 else values for values in (mean, std))
     interpolation, crop = cfg.get("interpolation") or "bicubic", cfg.get("crop_pct") or 0.875
-    if interpolation not in _INTERPOLATIONS or not isinstance(crop, (int, float)) or len(mean) != config.channels:
+    plain = isinstance(interpolation, str) and isinstance(crop, (int, float)) and len(mean) == config.channels
+    if not plain or interpolation not in _INTERPOLATIONS or not abs(crop) <= 1:
         raise BadInput(
             f"images are resized by {str(interpolation)[:40]}, cropped by {str(crop)[:40]} and normalised with "
             f"{len(mean)} means, which is not supported.",
@@ -327,7 +331,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _floats(value: Any) -> tuple[float, ...]:
     numbers = value if isinstance(value, (list, tuple)) else ()
-    return tuple(float(number) for number in numbers if isinstance(number, (int, float)))
+    return tuple(float(number) for number in numbers if isinstance(number, (int, float)) and abs(number) < 1e9)
 
 
 def _whole(value: Any) -> int | None:

@@ -40,6 +40,7 @@ _LAYER_NAMES = {
     "mlp.fc2": "mlp.fc2",
 }
 _QKV = re.compile(r"attention\.(?:attention\.(query|key|value)|(q|k|v)_proj)")
+_LARGEST_NUMBER = 1e9
 
 
 def is_form(config: Mapping[str, Any]) -> bool:
@@ -62,8 +63,9 @@ def described(state: Mapping[str, Tensor], config: Mapping[str, Any], preprocess
         )
     made = shape.config(shape.width // heads, float(config.get("layer_norm_eps", 1e-12)))
     shapes.check_size(_pair(config.get("image_size", 224), "image_size"), made.image_size, "config.json")
-    if _pair(config.get("patch_size", 16), "patch_size") != (made.patch_size,) * 2:
-        raise BadInput(f"config.json gives patch_size {config['patch_size']}, the weights {made.patch_size}.", _ONLY)
+    patch = config.get("patch_size", 16)
+    if _pair(patch, "patch_size") != (made.patch_size,) * 2:
+        raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {made.patch_size}.", _ONLY)
     result = Described(config=made, state=renamed, labels=_labels(config.get("id2label"), made.num_classes))
     if not preprocessor:
         return result
@@ -83,7 +85,7 @@ def _check_kind(config: Mapping[str, Any]) -> None:
     if config.get("qkv_bias", True) is not True:
         raise BadInput("config.json gives no qkv bias.", _ONLY)
     epsilon = config.get("layer_norm_eps", 1e-12)
-    if not isinstance(epsilon, (int, float)):
+    if not _is_number(epsilon):
         raise BadInput(f"config.json gives layer_norm_eps {str(epsilon)[:40]}.", "Give a number.")
 
 
@@ -122,9 +124,13 @@ def _preprocessing(said: Mapping[str, Any], config: HydraConfig) -> tuple[Prepro
     if said.get("do_normalize", True) is False:
         mean, std = [0.0] * config.channels, [1.0] * config.channels
     crop, assumed = _crop(said, config.image_size)
-    interpolation = _RESAMPLE.get(said.get("resample", 2))
-    rescales = said.get("do_rescale", True) is True and abs(said.get("rescale_factor", 1 / 255) - 1 / 255) < 1e-6
-    floats = all(isinstance(values, list) and len(values) == config.channels for values in (mean, std))
+    resample, factor = said.get("resample", 2), said.get("rescale_factor", 1 / 255)
+    interpolation = _RESAMPLE.get(resample) if isinstance(resample, int) else None
+    rescales = said.get("do_rescale", True) is True and _is_number(factor) and abs(factor - 1 / 255) < 1e-6
+    floats = all(
+        isinstance(values, list) and len(values) == config.channels and all(map(_is_number, values))
+        for values in (mean, std)
+    )
     if not floats or not rescales or interpolation is None or said.get("do_flip_channel_order"):
         raise BadInput("preprocessor_config.json makes images ready in a way that is not supported.", "")
     return (
@@ -137,6 +143,11 @@ def _preprocessing(said: Mapping[str, Any], config: HydraConfig) -> tuple[Prepro
         ),
         assumed,
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one that a float can be."""
+    return isinstance(value, (int, float)) and abs(value) < _LARGEST_NUMBER
 
 
 def _crop(said: Mapping[str, Any], side: int) -> tuple[float, tuple[str, ...]]:
@@ -176,6 +187,10 @@ def _pair(value: Any, name: str) -> tuple[int, int]:
     if isinstance(value, Mapping):
         value = (value.get("height"), value.get("width"))
     pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(side, int) for side in pair):
+    if (
+        not isinstance(pair, (list, tuple))
+        or len(pair) != 2
+        or not all(isinstance(side, int) and side > 0 for side in pair)
+    ):
         raise BadInput(f"The configuration gives {name} as {str(value)[:60]}.", "Give a number, or height and width.")
     return pair[0], pair[1]

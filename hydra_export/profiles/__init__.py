@@ -145,6 +145,7 @@ def add_measured(
         the device's id, and the file.
 
     Raises:
+        BadInput: no profile can have them.
         OutputRefused: the file cannot be written, or another process does not stop writing into its folder.
     """
     measured = (folder or user_folder()) / MEASURED
@@ -163,14 +164,17 @@ def _add(about: DeviceProfile, fresh: tuple[LatencyRecord, ...], sources: Mappin
         kept = tuple(record for record in before.latency if _same(record) not in new)
         sources = {**before.sources, **sources}
     used = {record.source for record in (*kept, *fresh)} | ({about.match.source} - {device.UNVERIFIED})
-    profile = DeviceProfile(
-        id=about.id,
-        name=about.name,
-        device_class=about.device_class,
-        match=about.match if about.id not in packaged() else Match(),
-        sources={key: text for key, text in sources.items() if key in used},
-        latency=(*kept, *fresh),
-    )
+    try:
+        profile = DeviceProfile(
+            id=about.id,
+            name=about.name,
+            device_class=about.device_class,
+            match=about.match if about.id not in packaged() else Match(),
+            sources={key: text for key, text in sources.items() if key in used},
+            latency=(*kept, *fresh),
+        )
+    except ValueError as problem:
+        raise BadInput(f"What was measured of {about.id} cannot be kept: {problem}.", "Give it unchanged.") from problem
     content = device.encode(profile).encode()
     device.check(content, path)  # what could not be read back would be in the way of every command
     with files.replaced_file(path) as partial:

@@ -315,7 +315,7 @@ def _timm_configs() -> Iterator[Case]:
     wrong = timm_config({"num_heads": 6, "num_classes": 7})
     yield Case("timm config.json of other classes", hub(module, wrong), "refused", "7 classes")
     deep = timm_config({"num_heads": 6, "depth": 3})
-    yield Case("timm config.json of another depth", hub(module, deep), "refused", "is missing")
+    yield Case("timm config.json of another depth", hub(module, deep), "refused", "3 blocks")
     registers: dict[str, Any] = {"reg_tokens": 2, "no_embed_class": True}
     write = hub(vit(34, **registers), timm_config(registers))
     yield Case("timm config.json, registers", write, "refused", "register tokens")

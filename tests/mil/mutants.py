@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,124 +26,18 @@ import numpy as np
 from hydra_export import mil
 from hydra_export.errors import HydraExportError
 from hydra_export.mil.proto import model_class
+from tests.fuzz import protobufs
+from tests.fuzz.trees import bruise
 
 SECONDS = 10
 LIMITS = mil.Limits(live_elements=2**22, macs=2**32, operations=5000, spec_bytes=2**24)
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 MANIFEST = "Manifest.json"
-NUMBERS = [0, 1, -1, 2, 3, 4, 7, 10, 11, 21, 23, 31, 64, 127, 128, 255, 2**15, 2**16, 2**31 - 1, -(2**31), 2**31, 2**32]
-NUMBERS += [2**40, 2**53, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 1]
-TEXTS = [
-    "",
-    "x",
-    "main",
-    "const",
-    "add",
-    "reshape",
-    "matmul",
-    "linear",
-    "CoreML5",
-    "CoreML8",
-    "@model_path/../x",
-    "\0",
-    "é" * 300,
-]
 
 
 class TooSlow(Exception):
     """A mutant took more than SECONDS of the processor's time: how busy the machine is says nothing of it."""
-
-
-def messages(message: Any) -> list[Any]:
-    """*message* and all within it, but the elements of long lists."""
-    found, index = [message], 0
-    while index < len(found):
-        for descriptor, value in found[index].ListFields():
-            if descriptor.type == descriptor.TYPE_MESSAGE:
-                found += list(value)[:50] if hasattr(value, "add") else [value]
-        index += 1
-    return found
-
-
-def mutate_model(model: Any, rng: random.Random) -> None:
-    """Changes one field of one message."""
-    every = messages(model)
-    message = rng.choice(every)
-    descriptor = rng.choice(list(message.DESCRIPTOR.fields) or [None])
-    if descriptor is None:
-        return
-    value = getattr(message, descriptor.name)
-    if descriptor.is_repeated:
-        mutate_list(value, descriptor, every, rng)
-    elif descriptor.type == descriptor.TYPE_MESSAGE:
-        like = [each for each in every if each.DESCRIPTOR is descriptor.message_type]
-        choice = rng.random()
-        if choice < 0.2 or not like:
-            message.ClearField(descriptor.name)
-        elif choice < 0.3:
-            value.SetInParent()
-        else:
-            copy = type(value)()
-            copy.CopyFrom(rng.choice(like))
-            value.CopyFrom(copy)
-    else:
-        setattr(message, descriptor.name, scalar(descriptor, every, rng, value))
-
-
-def mutate_list(values: Any, descriptor: Any, every: list[Any], rng: random.Random) -> None:
-    choice = rng.random()
-    is_message = descriptor.type == descriptor.TYPE_MESSAGE
-    if len(values) and choice < 0.25:
-        del values[rng.randrange(len(values))]
-    elif len(values) > 1 and choice < 0.5:
-        one, other = rng.sample(range(len(values)), 2)
-        if is_message:
-            first, second = type(values[0])(), type(values[0])()
-            first.CopyFrom(values[one])
-            second.CopyFrom(values[other])
-            values[one].CopyFrom(second)
-            values[other].CopyFrom(first)
-        else:
-            values[one], values[other] = values[other], values[one]
-    elif is_message:
-        like = [each for each in every if each.DESCRIPTOR is descriptor.message_type]
-        added = values.add()
-        if like and choice < 0.9:
-            copy = type(added)()
-            copy.CopyFrom(rng.choice(like))
-            added.CopyFrom(copy)
-    elif len(values) and choice < 0.9:
-        at = rng.randrange(len(values))
-        values[at] = scalar(descriptor, every, rng, values[at])
-    else:
-        values.append(scalar(descriptor, every, rng, None))
-
-
-def scalar(descriptor: Any, every: list[Any], rng: random.Random, old: Any) -> Any:
-    """A value for a field: one near the old one, one at a boundary, or one that stands elsewhere."""
-    if descriptor.type == descriptor.TYPE_STRING:
-        texts = [value for each in every for kind, value in each.ListFields() if kind.type == kind.TYPE_STRING]
-        return rng.choice([text for text in texts if isinstance(text, str)] + TEXTS)
-    if descriptor.type == descriptor.TYPE_BYTES:
-        content = bytearray(old or b"")
-        if content and rng.random() < 0.5:
-            content[rng.randrange(len(content))] = rng.randrange(256)
-        else:
-            content = bytearray(rng.randbytes(rng.choice([0, 1, 2, len(content), len(content) + 1, 100])))
-        return bytes(content)
-    if descriptor.type == descriptor.TYPE_BOOL:
-        return not old
-    if descriptor.type in (descriptor.TYPE_FLOAT, descriptor.TYPE_DOUBLE):
-        return rng.choice([0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan")])
-    low, high = {
-        descriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
-        descriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
-        descriptor.TYPE_UINT64: (0, 2**64 - 1),
-    }[descriptor.type]
-    fitting = [number for number in NUMBERS if low <= number <= high]
-    near = (old or 0) + rng.choice([-64, -1, 1, 64])
-    return rng.choice([near if low <= near <= high else low, rng.choice(fitting)])
 
 
 def mutate_weights(content: bytearray, rng: random.Random) -> None:
@@ -152,7 +47,9 @@ def mutate_weights(content: bytearray, rng: random.Random) -> None:
     if choice < 0.7 and marks:
         at, kind, offset = rng.choice(marks), *rng.choice([("<I", 0), ("<I", 4), ("<Q", 8), ("<Q", 16), ("<Q", 24)])
         (old,) = struct.unpack_from(kind, content, at + offset)
-        number = rng.choice([old - 1, old + 1, old + 64, old * 2, *NUMBERS]) % 2 ** (8 * struct.calcsize(kind))
+        number = rng.choice([old - 1, old + 1, old + 64, old * 2, *protobufs.NUMBERS]) % 2 ** (
+            8 * struct.calcsize(kind)
+        )
         struct.pack_into(kind, content, at + offset, number)
     elif choice < 0.8:
         del content[rng.randrange(len(content)) :]
@@ -162,27 +59,10 @@ def mutate_weights(content: bytearray, rng: random.Random) -> None:
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
-def mutate_bytes(content: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 1, 2, 8])):
-        choice, at = rng.random(), rng.randrange(len(content))
-        if choice < 0.5:
-            content[at] = rng.randrange(256)
-        elif choice < 0.7:
-            del content[at : at + rng.choice([1, 2, 100])]
-        elif choice < 0.9:
-            content[at:at] = content[at : at + rng.choice([1, 10, 100])]
-        else:
-            del content[at:]
-        if not content:
-            return
-
-
 def mutate_manifest(text: str, rng: random.Random) -> bytes:
     """Changes one value of the JSON, or its bytes."""
     if rng.random() < 0.3:
-        content = bytearray(text.encode())
-        mutate_bytes(content, rng)
-        return bytes(content)
+        return bruise(rng, text.encode())
     manifest = json.loads(text)
     place = rng.choice([manifest, manifest["itemInfoEntries"], *manifest["itemInfoEntries"].values()])
     values: list[Any] = [None, 0, 2**70, "", "..", "/", "com.apple.CoreML", [], {}, place, [[]] * 100, "\0", "a" * 5000]
@@ -203,8 +83,8 @@ class Base:
 
     def try_mutant(self, rng: random.Random) -> str:
         """What became of one mutant."""
-        changed = self.mutant(rng)
-        for name, content in changed.items():
+        files = changed(self.model, self.content, rng)
+        for name, content in files.items():
             (self.path / name).write_bytes(content)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
@@ -215,28 +95,26 @@ class Base:
             return f"{type(error).__name__}: {str(error)[:300]}"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            for name in changed:
+            for name in files:
                 (self.path / name).write_bytes(self.content[name])
         return "same" if equal(results, self.results) else "other"
 
-    def mutant(self, rng: random.Random) -> dict[str, bytes]:
-        """The content of the files that are to change."""
-        choice = rng.random()
-        if choice < 0.7:
-            model = type(self.model)()
-            model.CopyFrom(self.model)
-            for _ in range(rng.choice([1, 1, 1, 2, 4])):
-                mutate_model(model, rng)
-            return {MODEL: model.SerializeToString()}
-        if choice < 0.8:
-            content = bytearray(self.content[MODEL])
-            mutate_bytes(content, rng)
-            return {MODEL: bytes(content)}
-        if choice < 0.92:
-            content = bytearray(self.content[WEIGHTS])
-            mutate_weights(content, rng)
-            return {WEIGHTS: bytes(content)}
-        return {MANIFEST: mutate_manifest(self.content[MANIFEST].decode(), rng)}
+
+def changed(model: Any, content: Mapping[str, bytes], rng: random.Random) -> dict[str, bytes]:
+    """The content of the files that are to change, of a package of *content* whose model is *model*."""
+    choice = rng.random()
+    if choice < 0.7:
+        other = type(model)()
+        other.CopyFrom(model)
+        protobufs.mutate(rng, other)
+        return {MODEL: other.SerializeToString()}
+    if choice < 0.8:
+        return {MODEL: bruise(rng, content[MODEL])}
+    if choice < 0.92:
+        weights = bytearray(content[WEIGHTS])
+        mutate_weights(weights, rng)
+        return {WEIGHTS: bytes(weights)}
+    return {MANIFEST: mutate_manifest(content[MANIFEST].decode(), rng)}
 
 
 def run(path: Path) -> list[Any]:
