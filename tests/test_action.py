@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,21 @@ EXAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "workflows" / "bun
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"] if "run" in step}
 
 
+NOTHING: Mapping[str, str] = {}
+
+
 def outputs(place: Path) -> dict[str, str]:
     """What the steps have written for the runner."""
     file = place / "output"
     return dict(line.split("=", 1) for line in file.read_text().splitlines()) if file.exists() else {}
 
 
-def run(name: str, place: Path, *, first: Path | None = None, **inputs: str) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str, place: Path, inputs: Mapping[str, str] = NOTHING, first: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """One step, with *inputs* beside the action's defaults; *first* comes before all else on PATH."""
     given = {f"inputs.{key}": value["default"] for key, value in ACTION["inputs"].items()}
-    given |= {f"inputs.{key.replace('_', '-')}": value for key, value in inputs.items()}
+    given |= {f"inputs.{key}": value for key, value in inputs.items()}
     given |= {f"steps.bundle.outputs.{key}": value for key, value in outputs(place).items()}
     given["github.action_path"] = str(ROOT)
     environment = {"GITHUB_OUTPUT": str(place / "output"), "GITHUB_STEP_SUMMARY": str(place / "summary")}
@@ -52,7 +58,7 @@ def test_the_steps_make_prove_time_and_report_a_bundle(tiny_checkpoint: Path, tm
         "out": "dist/",
     }
     for name in ("Bundle", "Verify", "Time", "Report"):
-        done = run(name, tmp_path, **inputs)
+        done = run(name, tmp_path, inputs)
         assert done.returncode == 0, (name, done.stderr)
     assert {"dist", "dist.zip", "dist-bench.json", "dist-report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert outputs(tmp_path) == {"archive": "dist.zip", "sha256": sha256(tmp_path / "dist.zip"), "folder": "dist"}
@@ -66,15 +72,15 @@ def test_the_steps_make_prove_time_and_report_a_bundle(tiny_checkpoint: Path, tm
         timing["runs_ms"] = [ms / 100 for ms in timing["runs_ms"]]
     (tmp_path / "old.json").write_text(json.dumps(document))
     inputs |= {"against": "old.zip", "baseline": "old.json"}
-    assert run("Bundle", tmp_path, **inputs).returncode == 0
-    slower = run("Time", tmp_path, **inputs)
+    assert run("Bundle", tmp_path, inputs).returncode == 0
+    slower = run("Time", tmp_path, inputs)
     assert slower.returncode == 1
     assert "longer than in old.json" in " ".join(slower.stderr.split())
-    assert run("Report", tmp_path, **inputs).returncode == 0
+    assert run("Report", tmp_path, inputs).returncode == 0
     damaged = bytearray((tmp_path / "dist.zip").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "dist.zip").write_bytes(damaged)
-    assert run("Verify", tmp_path, **inputs).returncode == 1
+    assert run("Verify", tmp_path, inputs).returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_the_steps_make_prove_time_and_report_a_bundle(tiny_checkpoint: Path, tm
         ({"out": "dist\nsha256=0"}, "out"),
         ({"against": "a\rb"}, "against"),
         ({"artifact": "a\nb"}, "artifact"),
-        ({"max_regression": "1\n0"}, "max-regression"),
+        ({"max-regression": "1\n0"}, "max-regression"),
         ({"out": ""}, "out"),
         ({"options": "--heads '3"}, "options"),
         ({"options": "--heads 3\n--out elsewhere"}, "--out"),
@@ -94,7 +100,7 @@ def test_the_steps_make_prove_time_and_report_a_bundle(tiny_checkpoint: Path, tm
 def test_an_input_that_no_step_can_use_is_refused_before_anything_is_installed(
     inputs: dict[str, str], named: str, tmp_path: Path
 ) -> None:
-    done = run("Install", tmp_path, **inputs)
+    done = run("Install", tmp_path, inputs)
     assert done.returncode == 2
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -112,20 +118,20 @@ def test_extras_may_be_empty(extras: str, installed: str, tmp_path: Path) -> Non
         f'#!/bin/sh\nif [ "$2" = pip ]; then printf "%s\\n" "$@"; else exec {sys.executable} "$@"; fi\n'
     )
     stand_in.chmod(0o755)
-    done = run("Install", tmp_path, extras=extras, first=stand_in.parent)
+    done = run("Install", tmp_path, {"extras": extras}, stand_in.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == installed
 
 
 def test_a_bundle_that_fails_fails_its_step_and_has_no_outputs(tmp_path: Path) -> None:
-    done = run("Bundle", tmp_path, options="--checkpoint 'not here.pth'")
+    done = run("Bundle", tmp_path, {"options": "--checkpoint 'not here.pth'"})
     assert done.returncode == 2
     assert "not here.pth" in done.stderr
     assert outputs(tmp_path) == {}
 
 
 def test_what_is_typed_into_options_is_no_shell(tmp_path: Path) -> None:
-    done = run("Bundle", tmp_path, options="--heads 3; touch evil $(touch evil) `touch evil`")
+    done = run("Bundle", tmp_path, {"options": "--heads 3; touch evil $(touch evil) `touch evil`"})
     assert done.returncode != 0
     assert not (tmp_path / "evil").exists()
 

@@ -47,7 +47,8 @@ def test_strips_are_cropped_before_they_are_resized_and_are_still_timms_to_the_l
         short, ratio = int(random.integers(1, 90)), random.uniform(6, 40)
         size = [short, int(short * ratio)]
         image_size, crop = int(random.integers(1, 80)), float(random.choice([1.0, 0.9, 0.875, 0.5]))
-        image = picture(*(size if random.integers(2) else size[::-1]), "RGB" if random.integers(2) else "L")
+        width, height = size if random.integers(2) else size[::-1]
+        image = picture(width, height, "RGB" if random.integers(2) else "L")
         channels = 3 if image.mode == "RGB" else 1
         ours = Preprocessing(
             image_size=image_size, mean=(0.5,) * channels, std=(0.5,) * channels, interpolation=interpolation, crop=crop

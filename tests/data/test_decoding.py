@@ -33,7 +33,7 @@ def png(width: int, height: int, body: bytes = b"") -> bytes:
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     held = io.BytesIO()
-    image.save(held, kind, **options)  # type: ignore[arg-type]
+    image.save(held, kind, **options)
     return held.getvalue()
 
 
@@ -112,11 +112,16 @@ def test_an_image_above_pillow_s_warning_and_below_its_limit_is_taken(monkeypatc
     assert decoded(io.BytesIO(saved(noise(), "PNG")), "photo").size == (40, 30)
 
 
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
 MAKERS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
-    "folder": lambda path: path.mkdir(),
-    "sparse": lambda path: (path.touch(), os.truncate(path, 2**40)),
+    "folder": Path.mkdir,
+    "sparse": sparse,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -90,7 +91,7 @@ def test_a_process_that_ends_or_hangs_is_trouble_with_its_input(
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\nshift 2\nexec python3 -c "{code}" "$@"\n')
         python.chmod(0o755)
-        monkeypatch.setattr(run.sys, "executable", str(python))
+        monkeypatch.setattr(sys, "executable", str(python))
         monkeypatch.setattr(run, "_STUCK_SECONDS", seconds)
         tally = run.run("any", "0", seconds=1, most=1, kept=tmp_path / "kept")
         (path,) = tally.kept
