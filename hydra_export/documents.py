@@ -20,14 +20,14 @@ _INT_DIGITS = 20  # of 64 bits, with a sign
 _WORD_LETTERS = 100  # of keys and numbers without quotes: no number of so many digits overflows a float
 # Every alternative takes what it begins to the end: none is tried again from a later place.
 _TOML_TEXT = re.compile(
-    r'"""(?:[^\\]|\\.)*?(?:"""|\Z)'
-    r"|'''.*?(?:'''|\Z)"
-    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5})?'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]++|\\.)*+"?'
     r"|'[^'\n]*+'?"
     r"|#[^\n]*+",
     re.DOTALL,
 )
-_LONG_KEY = re.compile(rf"(?<![\w \t-])[ \t]*+(?:[\w-]*+[ \t]*+\.[ \t]*+){{{_KEY_PARTS}}}")
+_LONG_KEY = re.compile(rf"(?:[\w-]*+\.){{{_KEY_PARTS}}}")
 _LONG_WORD = re.compile(rf"[\w+-]{{{_WORD_LETTERS + 1}}}")
 _Kind = TypeVar("_Kind")
 
@@ -61,12 +61,12 @@ def decode_toml(content: bytes, kind: type[_Kind]) -> _Kind:
     if len(content) > TOML_BYTES:
         raise msgspec.DecodeError(f"it has {len(content):,} bytes, allowed are {TOML_BYTES:,}")
     try:
-        bare = _TOML_TEXT.sub("", content.decode())
+        bare = _TOML_TEXT.sub("", content.decode()).replace(" ", "").replace("\t", "")
         _check_count(sum(map(bare.count, ".=[{,")), _TOML_VALUES)
+        if long := _LONG_WORD.search(bare):  # before keys, which are looked for from each of their letters
+            raise msgspec.DecodeError(f"{long[0][:20]}... has more than {_WORD_LETTERS} letters without quotes")
         if _LONG_KEY.search(bare):
             raise msgspec.DecodeError(f"a key has more than {_KEY_PARTS} parts")
-        if long := _LONG_WORD.search(bare):
-            raise msgspec.DecodeError(f"{long[0][:20]}... has more than {_WORD_LETTERS} letters without quotes")
         return msgspec.toml.decode(content, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(_reason(error)) from error

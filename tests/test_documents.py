@@ -72,6 +72,7 @@ _TOML = {
     "in a header": (b"[" + b"a." * 9 + b"a]", "more than 8 parts"),
     "quoted": (b'"a".' * 9 + b"a = 1", "more than 8 parts"),
     "in a table of one line": (b"x = { " + b"a." * 9 + b"a = 1 }", "more than 8 parts"),
+    "behind a text that ends in a quote": (b'x = { b = """a"""", ' + b"a." * 9 + b"a = 1 }", "more than 8 parts"),
     "behind an open text": (b'"""' + b"a." * 9 + b"a = 1", "Unterminated|Unclosed|Expected|Invalid"),
     "headers": (b"".join(b"[a%d.b.c]\n" % n for n in range(30_000)), "values, allowed are"),
     "tables of one line": (b"x = [" + b"{a.b.c = 1}," * 30_000 + b"]", "values, allowed are"),
@@ -85,6 +86,14 @@ _TOML = {
     "Latin-1": (b'a = "\xe4"', "not UTF-8"),
     "quotes": (b'a = "' + b'\\"' * 200_000, "Unterminated"),
     "texts": (b'"""' * 100_000, ""),
+    "an open text": (b'a = """' + b"a" * 1_000_000, "Unterminated|Expected"),
+    "an open text of escapes": (b'a = """' + b"\\n" * 500_000, "Unterminated|Expected"),
+    "an open text of quotes": (b'a = """' + b'a"a' * 300_000, "Unterminated|Expected"),
+    "an open text as it stands": (b"a = '''" + b"a'" * 500_000, "Unterminated|Expected"),
+    "a word": (b"a" * 1_000_000, "letters without quotes"),
+    "words": ((b"a" * 90 + b"+") * 10_000, "letters without quotes|Expected"),
+    "spaces": (b"a" + b" " * 1_000_000, "Expected"),
+    "tabs and dots": (b"a" + b"\t." * 7 + b"\t" * 1_000_000, "Invalid"),
 }
 
 
