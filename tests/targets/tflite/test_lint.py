@@ -498,7 +498,7 @@ def test_lists_of_one_thing_over_and_over_are_refused_in_time(tmp_path: Path, ki
     builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
     (tmp_path / "many.tflite").write_bytes(builder.Output())
     start = time.process_time()
-    with pytest.raises(CheckFailed, match="it lists more than 2000000 things"):
+    with pytest.raises(CheckFailed, match=r"it lists more than \d+ things"):
         TFLITE.lint(tmp_path / "many.tflite")
     assert time.process_time() - start < 30
 
