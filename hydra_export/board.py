@@ -365,9 +365,12 @@ def _serve() -> None:
         answers.flush()
 
 
+_ALLOCATION_FAILED = re.compile("(failed to|unable to|cannot) allocate|bad_alloc|out of memory", re.IGNORECASE)
+
+
 def _told(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or re.search("(fail|cannot|unable).* alloc|bad_alloc|out of memory", told):
+    if isinstance(error, MemoryError) or _ALLOCATION_FAILED.search(told):
         return f"it needs more memory than it may take; --limit-memory allows more: {told}"
     return told
 
