@@ -145,7 +145,7 @@ def _others(advice: Advice) -> list[str]:
 
 def _fits(advice: Advice, k: int) -> str:
     word = advice.verdicts[k]
-    if word == "too much RAM":
+    if word in ("yes", "no", "too much RAM"):
         return word
     return f"{word} ({percent_of(advice.estimates[k].spread.chance_within(advice.budget.ms))})"
 
