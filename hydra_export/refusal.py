@@ -9,6 +9,7 @@ import resource
 from pathlib import Path
 
 from hydra_export.errors import SystemRefused, chain
+from hydra_export.text import in_utf8
 
 # How torch, libstdc++, the dynamic linker and Python say it; they share no type.
 OUT_OF_MEMORY = re.compile(
@@ -32,11 +33,17 @@ def of(error: BaseException) -> SystemRefused | None:
 
 
 def check_working_directory() -> None:
-    """Raises SystemRefused where it was deleted: paths mean nothing then, and MKL ends the process."""
+    """Raises SystemRefused where it was deleted, when paths mean nothing and MKL ends the process, or is no UTF-8."""
     try:
-        os.getcwd()  # noqa: PTH109 (Path.cwd() is this)
+        check_utf8(os.getcwd())  # noqa: PTH109 (Path.cwd() is this)
     except FileNotFoundError as error:
         raise SystemRefused("The working directory was deleted.", "Change into one that exists.") from error
+
+
+def check_utf8(path: str) -> None:
+    """Raises SystemRefused for a path that is not: onnx, onnxruntime and safetensors cannot open it."""
+    if in_utf8(path) != path:
+        raise SystemRefused(f"'{path}' is not UTF-8, and libraries cannot open it.", "Rename it, or choose another.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
