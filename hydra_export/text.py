@@ -8,11 +8,11 @@ from typing import Any
 # Control characters, what ends a line or a paragraph, what turns the direction of what follows it (Unicode Standard
 # Annex 9), what cannot be seen at all, and halves of surrogate pairs. What joins letters or emoji (U+200C, U+200D) and
 # what chooses among their forms stays: Persian, Hindi and families would fall apart.
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-_UNSEEN_RUN = re.compile(f"{_UNSEEN.pattern}+")
+_UNSEEN_RUN = re.compile(f"{UNSEEN.pattern}+")
 _NOT_ASCII = re.compile("[^\x20-\x7e]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTES = re.compile("[\udc80-\udcff]")  # of a path that is no UTF-8, as Python holds them
@@ -24,7 +24,7 @@ _NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 
 def shown(text: str) -> str:
     """*text* on one line, what nobody can see as an escape such as ``\\x1b``; for a terminal, a page or a log."""
-    return _UNSEEN.sub(_escape, text)
+    return UNSEEN.sub(_escape, text)
 
 
 def kept(text: str) -> str:
@@ -50,7 +50,7 @@ def in_code(text: str) -> str:
 
 def in_json(document: str, encoding: str) -> str:
     """A JSON *document* that says the same; what nobody can see, or *encoding* may not have, as JSON's own escapes."""
-    escaped = _UNSEEN if encoding.lower() == "utf-8" else _NOT_ASCII
+    escaped = UNSEEN if encoding.lower() == "utf-8" else _NOT_ASCII
     return escaped.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), document)
 
 

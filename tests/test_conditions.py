@@ -104,6 +104,7 @@ def test_a_limit_of_memory_is_named(tmp_path: Path) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (400 * 2**20, 400 * 2**20))
 
+    # In words of the dynamic linker; where there is more, in those of whichever library runs short.
     done = run(["export", "--out", "out"], tmp_path, limit=limited, OMP_NUM_THREADS="1")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: There is not enough memory"), done.stderr

@@ -168,20 +168,17 @@ def test_nothing_raw_is_on_any_output_of_a_hostile_checkpoint(
     assert not raw("".join(props.values()))
 
 
-def test_a_path_that_is_no_utf8_works_and_json_says_which(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+@pytest.mark.parametrize("command", [["export", "--out"], ["verify"], ["report"], ["evaluate", "--data"]], ids=" ".join)
+def test_a_path_that_is_no_utf8_is_refused_and_json_prints_its_document(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    out = tmp_path / "caf\udce9" / "bundle"
-    for command in (
-        ["bundle", "--checkpoint", str(tiny_checkpoint), "--heads", "2", "--no-cache", "--out", str(out)],
-        ["verify", str(out)],
-        ["bench", "--bundle", str(out), "--runs", "2"],
-        ["report", str(out), "--out", str(tmp_path / "caf\udce9.html")],
-    ):
-        assert cli.main([*command, "--json"]) == 0
-        assert r"caf\\xe9" in capsys.readouterr().out
-        assert cli.main(command) == 0
-        assert r"caf\xe9" in capsys.readouterr().out
+    folder = tmp_path / "caf\udce9"
+    assert cli.main([*command, str(folder), "--json"]) == 2
+    assert r"caf\xe9' is not UTF-8" in json.loads(capsys.readouterr().out)["error"]["message"]
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert cli.main([*command, "x"]) == 2
+    assert r"caf\xe9' is not UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

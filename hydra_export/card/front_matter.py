@@ -6,7 +6,7 @@ import json
 import re
 
 from hydra_export.bundle import Manifest
-from hydra_export.text import kept
+from hydra_export.text import UNSEEN
 
 # Identifiers that the Hub knows (huggingface.co/docs/hub/repositories-licenses); other licences are named as "other".
 _LICENSES = {"apache-2.0", "mit", "openrail", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"}
@@ -22,7 +22,7 @@ _LICENSES |= {
     "unlicense",
 }
 # JSON's strings are YAML's, but for what YAML may hold as an escape alone (YAML 1.2, section 5.1) or folds (1.1).
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_ESCAPED = re.compile(f"{UNSEEN.pattern}|[\ufffe\uffff]")
 
 
 def render(manifest: Manifest) -> str:
@@ -56,4 +56,4 @@ def _slug(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """One double-quoted scalar, whatever *text* holds."""
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(kept(text), ensure_ascii=False))
+    return _ESCAPED.sub(lambda found: f"\\U{ord(found[0]):08x}", json.dumps(text, ensure_ascii=False))

@@ -106,6 +106,8 @@ def call(arguments: list[str]) -> Result | None:
                 app.meta(asked)
             return None
         refusal.check_working_directory()
+        for argument in arguments:
+            refusal.check_utf8(argument)
         result: Result = app.meta(asked)
     except CycloptsError as error:
         command = " ".join(["hydra-export", *(error.command_chain or ())])
