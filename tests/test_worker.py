@@ -24,6 +24,7 @@ import pytest
 
 from hydra_export import errors
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName
+from hydra_export.installation import install_command
 from hydra_export.worker import Call, Progress, Worker, available_memory_mib, run_side_by_side
 from hydra_export.worker.side_by_side import _num_at_once
 from tests.conftest import SOON
@@ -310,7 +311,7 @@ def test_our_errors_come_back_as_they_were_raised(worker: Worker) -> None:
     assert (unknown.value.message, unknown.value.remedy) == ("No target 'onxn'.", "Did you mean 'onnx'?")
     with pytest.raises(MissingExtra) as missing:
         worker.call(f"{HERE}:fail", how="missing", what="The Core ML converter")
-    assert str(missing.value) == "Target 'coreml' needs coremltools. Run: pip install 'hydra-export[coreml]'"
+    assert str(missing.value) == f"Target 'coreml' needs coremltools. Run: {install_command('coreml')}"
     assert "raise MissingExtra(" in missing.value.__notes__[0]
 
 
