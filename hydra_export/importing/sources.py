@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import timm
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
@@ -126,17 +126,18 @@ def fetched(repo: str, **options: Any) -> Path:
             return Path(hf_hub_download(repo, name, **options))
         return None
 
-    for name in _WEIGHTS:
-        if (weights := fetch(name)) is not None:
-            break
-        if (weights := fetch(f"{name}.index.json")) is not None:
-            for shard in _shard_names(weights):
-                hf_hub_download(repo, shard, **options)
-            break
-    else:
-        weights = Path(hf_hub_download(repo, _WEIGHTS[0], **options))  # whose error says why there are none
-    for name in _CONFIGS:
-        fetch(name)
+    with _without_waiting(repo):
+        for name in _WEIGHTS:
+            if (weights := fetch(name)) is not None:
+                break
+            if (weights := fetch(f"{name}.index.json")) is not None:
+                for shard in _shard_names(weights):
+                    hf_hub_download(repo, shard, **options)
+                break
+        else:
+            weights = Path(hf_hub_download(repo, _WEIGHTS[0], **options))  # whose error says why there are none
+        for name in _CONFIGS:
+            fetch(name)
     return weights.parent
 
 
@@ -160,7 +161,8 @@ def _of_timm(name: str) -> Source:
         )
     with _quiet("timm"):
         try:
-            module = timm.create_model(name, pretrained=True)
+            with _without_waiting(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)):
+                module = timm.create_model(name, pretrained=True)
         except Exception as error:  # of torch, timm, huggingface_hub and the network: they share no base
             raise BadCheckpoint(
                 f"timm's {name} cannot be loaded: {_reason(error)}.",
@@ -222,8 +224,31 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 def _reason(error: Exception) -> str:
     """The first line of what a library says, without its full stop."""
+    if isinstance(error, LocalEntryNotFoundError):  # whose text is about options of huggingface_hub
+        return "the Hub cannot be reached, and its cache on this machine does not hold it"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].removesuffix(".")
+
+
+@contextlib.contextmanager
+def _without_waiting(repo: str | None) -> Iterator[None]:
+    """Has huggingface_hub look in its cache alone where the Hub cannot be reached: it would wait 23 s for each file."""
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or repo is None or not _is_reachable(repo)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _is_reachable(repo: str) -> bool:
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, _CONFIGS[0]), timeout=10)
+    except HfHubHTTPError:
+        return True  # it has answered
+    except Exception:  # noqa: BLE001 (of an HTTP library, which differs between releases of huggingface_hub)
+        return False
+    return True
 
 
 @contextlib.contextmanager

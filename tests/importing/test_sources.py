@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import struct
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def test_a_local_path_comes_before_the_hub(cache: Path, tmp_path: Path, monkeypa
 
 def test_a_hub_id_without_a_network_is_refused_with_a_remedy(cache: Path) -> None:
     refused("somebody/nothing", "cannot be fetched")
+
+
+@pytest.mark.parametrize("place", ["somebody/nothing", "timm:vit_tiny_patch16_224"])
+def test_a_hub_that_cannot_be_reached_is_not_waited_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    """huggingface_hub tries five times for each file, and says so each time."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
+    refused(place, "cannot be reached, and its cache on this machine does not hold it")
+    assert not caplog.records
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_a_path_that_looks_like_no_hub_id_is_missing() -> None:
