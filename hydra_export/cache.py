@@ -186,9 +186,8 @@ class Cache:
 
 
 def default_folder() -> Path:
-    """Where the cache is by default: as the XDG Base Directory Specification says."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if Path(root).is_absolute() else files.home() / ".cache") / "hydra-export"
+    """Where the cache is by default; what else is kept lies beside it."""
+    return files.caches() / "artifacts"
 
 
 def _check_own(folder: Path) -> None:

@@ -146,6 +146,12 @@ def home() -> Path:
         raise SystemRefused("There is no home folder for settings and caches.", "Set HOME.") from error
 
 
+def caches() -> Path:
+    """Where this program may keep what it can make again: as the XDG Base Directory Specification says."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else home() / ".cache") / "hydra-export"
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with opened(path) as file:

@@ -160,10 +160,10 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_the_default_folder_is_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "hydra-export"
+    assert default_folder() == tmp_path / "hydra-export" / "artifacts"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "hydra-export"
+    assert default_folder() == tmp_path / ".cache" / "hydra-export" / "artifacts"
 
 
 @pytest.mark.slow

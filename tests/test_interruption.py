@@ -19,7 +19,7 @@ from hydra_export import checkpoint
 from hydra_export.cli import main
 from hydra_export.export import export, jobs
 
-# 300 were run by hand; each takes the start of a process.
+# Each takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_INTERRUPTIONS", "8"))
 _OF_LIBRARIES = {".ses", "torchinductor_root"}  # which these leave among temporary files after every run
 

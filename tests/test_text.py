@@ -17,7 +17,7 @@ from hydra_export import checkpoint, cli, text
 from hydra_export.target import METADATA_PREFIX
 from tests.nasty import NASTY, READABLE, names, raw
 
-# 1,000 were run by hand over all commands.
+# Of each kind; HYDRA_EXPORT_NASTY_NAMES=1000 takes many minutes.
 NAMES = int(os.environ.get("HYDRA_EXPORT_NASTY_NAMES", "8"))
 Capture = pytest.CaptureFixture[str]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import math
-import os
 import struct
 import sys
 import zlib
@@ -181,15 +180,12 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
 
 
 def _downloaded() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache") / "hydra-export"
+    cache = files.caches()
     from torchvision.datasets import FashionMNIST
 
     try:
         with files.alone_in(cache, _DOWNLOAD_SECONDS), contextlib.redirect_stdout(sys.stderr):
             FashionMNIST(str(cache), download=True)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # URLError is an OSError; torchvision raises RuntimeError after all mirrors
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision's, after all mirrors, a RuntimeError
         raise BadData(f"Fashion-MNIST is not on this machine and cannot be downloaded: {error}.", _REMEDY) from error
     return cache / "FashionMNIST" / "raw"
