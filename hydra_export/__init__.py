@@ -88,15 +88,20 @@ def __dir__() -> list[str]:
 class _WithTimm:
     """``timm.create_model('hydravit_base_patch16_224')`` works in whichever order the two are imported."""
 
+    _asks_others = False
+
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Finds timm as ever, and has our models registered when it was imported."""
-        if name != "timm":
+        if name != "timm" or cls._asks_others:
             return None
-        sys.meta_path.remove(cls)
         from importlib.util import find_spec
 
-        found = find_spec(name)
+        cls._asks_others = True
+        try:
+            found = find_spec(name)
+        finally:
+            cls._asks_others = False
         if found is not None and found.loader is not None:
             load = found.loader.exec_module
 

@@ -666,7 +666,7 @@ def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
 
 
 def test_one_weight_file_is_for_shared_weights() -> None:
-    with pytest.raises(BadInput, match="--graph shared"):
+    with pytest.raises(BadInput, match="--graph separate,shared"):
         jobs(weight_files="one")
 
 

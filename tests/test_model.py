@@ -387,7 +387,14 @@ def test_a_timm_argument_that_forward_would_ignore_is_refused(tiny_config: Hydra
         HydraViT(tiny_config, global_pool="avg")
 
 
-@pytest.mark.parametrize("order", ["import hydra_export, timm", "import timm, hydra_export"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import hydra_export, timm",
+        "import timm, hydra_export",
+        "import hydra_export; from importlib import util; util.find_spec('timm'); import timm",
+    ],
+)
 def test_timm_creates_the_models_in_either_import_order(order: str) -> None:
     program = f"""{order}
 model = timm.create_model('hydravit_base_patch16_224', num_classes=10, weight_init='skip')

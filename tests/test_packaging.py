@@ -112,7 +112,21 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None
         )
     }
     assert {path.suffix for path in map(Path, package)} == {
-        *(".py", ".typed", ".toml", ".css", ".safetensors", ".npz", ".md", ".txt", ".mjs", ".cpp", ".kt", ".swift")
+        *(
+            ".py",
+            ".typed",
+            ".toml",
+            ".css",
+            ".safetensors",
+            ".npz",
+            ".md",
+            ".txt",
+            ".mjs",
+            ".cpp",
+            ".hpp",
+            ".kt",
+            ".swift",
+        )
     }
 
 

@@ -43,12 +43,13 @@ def test_all_is_exact() -> None:
 
 def test_what_type_checkers_see_is_what_is_public() -> None:
     tree = ast.parse(inspect.getsource(hydra_export))
-    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    (guarded,) = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
     seen = {
         alias.asname: (node.module, alias.name)
         for node in guarded.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
+        if alias.asname
     }
     assert set(seen) == PUBLIC
     for public, (module, name) in seen.items():

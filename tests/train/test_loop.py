@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from hydra_export import checkpoint
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra
+from hydra_export.installation import install_command
 from hydra_export.train import batches, distill, initial, loop, record, run
 from hydra_export.train.config import TrainConfig, overridden
 from hydra_export.train.data import digits
@@ -258,7 +260,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path) -> None:
     try:
         import tensorboard  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     except ImportError:
-        with pytest.raises(MissingExtra, match=r"hydra-export\[train\]"):
+        with pytest.raises(MissingExtra, match=re.escape(install_command("train"))):
             run.run(tiny(), tmp_path / "run", tensorboard=True)
         assert not (tmp_path / "run").exists()
         return

@@ -19,6 +19,7 @@ import pytest
 
 from hydra_export import mil
 from hydra_export.errors import BadInput, MissingExtra
+from hydra_export.installation import install_command
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.coreml import TARGET
@@ -299,7 +300,7 @@ def test_without_coremltools_the_extra_is_named_and_on_arm_the_way_out(monkeypat
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="Target 'coreml' needs coremltools") as missing:
         TARGET.requires()
-    assert "hydra-export[coreml]" in missing.value.remedy
+    assert missing.value.remedy == f"Run: {install_command('coreml')}"
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(BadInput, match="not available for Linux on ARM") as refused:

@@ -129,7 +129,7 @@ def test_a_file_that_is_no_model_is_a_failed_check(tmp_path: Path, content: byte
 def test_a_missing_file_is_a_failed_check(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match=r"gone\.tflite cannot be read: No such file"):
         TFLITE.load(tmp_path / "gone.tflite", 1)
-    with pytest.raises(CheckFailed, match="cannot be read: Is a directory"):
+    with pytest.raises(CheckFailed, match="cannot be read: it is a folder, not a file"):
         TFLITE.load(tmp_path, 1)
 
 
