@@ -8,6 +8,8 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError
 
 from hydra_export import files
 from hydra_export.errors import CheckFailed, Unreadable
@@ -23,6 +25,7 @@ _OPERATORS = {
     *("Gemm", "Identity", "If", "LayerNormalization", "MatMul", "MatMulInteger", "Mul", "NonZero", "Pad", "Reshape"),
     *("Slice", "Softmax", "Split", "Sub", "Transpose"),
 }
+_LONGEST_REASON = 500  # letters of what onnx says of a file
 _BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else
 _WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1}
 _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
@@ -51,8 +54,9 @@ def lint(path: Path) -> Work:
         unguarded = [*_choice(model)]
         _drop_weights(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError, ValueError) as error:
-        raise CheckFailed(f"{path} is not a valid ONNX model: {error}.") from error
+    # RuntimeError: what C++'s file system says of the names of weight files
+    except (ValidationError, InferenceError, DecodeError, ValueError, RuntimeError) as error:
+        raise CheckFailed(f"{path} is not a valid ONNX model: {str(error)[:_LONGEST_REASON]}.") from error
     for problem in (*_ranks(inferred), *unguarded):
         raise CheckFailed(f"{path} is not portable: {problem}.")
     return work.of(inferred)
@@ -144,8 +148,8 @@ def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
 def _external_problems(tensor: onnx.TensorProto, folder: Path) -> Iterator[str]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    if not location or Path(location).name != location:
-        yield f"initializer {tensor.name} lies at {location!r}, outside of its folder"
+    if problem := "it is outside of its folder" if "/" in location else files.unportable(location):
+        yield f"initializer {tensor.name} lies at {location[:100]!r}: {problem}"
     elif not (folder / location).is_file() or (folder / location).is_symlink():
         yield f"initializer {tensor.name} lies in {location!r}, which is no file"
     elif not (entries.get("offset", "").isdecimal() and entries.get("length", "").isdecimal()):
