@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -207,7 +208,8 @@ def _module(named: Named, shape: shapes.Shape) -> nn.Module:
     ours = {"num_classes": shape.num_classes, "img_size": shape.image_size, "in_chans": shape.channels}
     arguments = {key: value for key, value in named.arguments.items() if key not in ("pretrained", "checkpoint_path")}
     try:
-        with torch.device("meta"):
+        # Warnings are about sizes of nothing, such as no channels: they are compared with the weights next.
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             return timm.create_model(named.name, **arguments | ours)
     except Exception as error:  # of timm and torch: they share no base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
