@@ -59,9 +59,9 @@ def test_a_resumed_run_may_say_again_what_it_was_and_nothing_else(tmp_path: Path
 
     stopped(steps=3)
     stopped(resume=True)
-    with pytest.raises(BadInput, match=r"has --override drop_path 0.1, not 0.2"):
+    with pytest.raises(BadInput, match=r"has `drop_path` 0.1, not 0.2"):
         train(out=tmp_path, override=("drop_path=0.2",), resume=True)
-    with pytest.raises(BadInput, match="has --override sampling uniform, not weighted"):
+    with pytest.raises(BadInput, match="has `sampling` uniform, not weighted"):
         train(out=tmp_path, weights="1,1,1,1,1,1", resume=True)
 
 

@@ -20,19 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hydra_export.train.config import TrainConfig
+    from hydra_export.train.request import Resolved
     from hydra_export.train.run import Outcome, Progress
-
-
-_OPTIONS = {
-    "batch_size": "--batch-size",
-    "lr": "--lr",
-    "recipe": "--recipe",
-    "seed": "--seed",
-    "start": "--start",
-    "steps": "--steps",
-    "trained_heads": "--train-heads",
-    "weights": "--weights",
-}
 
 
 def train(
@@ -79,51 +68,34 @@ def train(
     """
     import torch
 
-    from hydra_export.train import distributed, record
+    from hydra_export.train.request import Request, resolve
 
     if threads is not None:
         if threads < 1:
             raise BadInput(f"--threads {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
-    # torchrun starts all processes again with the same command where one has died.
-    again = distributed.restarted() or record.belongs_to(out, distributed.launch_id())
-    resume = resume or (again and (out / record.CONFIG).is_file())
-    stored = record.stored_config(out) if resume else None
-    base = stored.recipe if stored is not None and recipe is None else recipe
-    begin = stored.start if stored is not None and start is None else start
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    given |= _assigned(override)
-    config = _config(base, "" if begin in (None, "packaged") else begin, given, train_heads, weights)
-    if stored is not None:
-        named = {*given, *(["recipe"] if recipe else []), *(["start"] if start else [])}
-        named |= {*(["trained_heads"] if train_heads else []), *(["weights", "sampling"] if weights else [])}
-        config = _continued(stored, config, named)
+    fields = {name: value for name, value in options.items() if value is not None} | _assigned(override)
+    request = Request(recipe=recipe, start=start, train_heads=train_heads, head_weights=weights, fields=fields)
+    resolved = resolve(request, out, resume=resume)
     quiet = int(os.environ.get("RANK", "0")) > 0
-    with _silent() if quiet else _shown(config) as report:
-        outcome = _run(config, out, resume, tensorboard, report, begin is None)
+    with _silent() if quiet else _shown(resolved.config) as report:
+        outcome = _run(resolved, out, tensorboard, report)
     return Result(_document(outcome), _shown_result(outcome))
 
 
-def _run(
-    config: TrainConfig,
-    out: Path,
-    resume: bool,
-    tensorboard: bool,
-    report: Callable[[Progress], None],
-    start_is_default: bool,
-) -> Outcome:
+def _run(resolved: Resolved, out: Path, tensorboard: bool, report: Callable[[Progress], None]) -> Outcome:
     from hydra_export.train import record, run
 
     try:
         return run.run(
-            config,
+            resolved.config,
             out,
-            resume=resume,
+            resume=resolved.resume,
             tensorboard=tensorboard,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
-            start_is_default=start_is_default,
+            start_is_default=resolved.start_is_default,
         )
     except KeyboardInterrupt as error:
         if (out / record.STATE).is_file():
@@ -139,59 +111,6 @@ def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
         if "=" not in pair:
             raise BadInput(f"--override {pair} sets nothing.", "Give NAME=VALUE, such as --override drop_path=0.1.")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _config(
-    recipe: str | None, start: str | None, given: dict[str, Any], train_heads: str | None, weights: str | None
-) -> TrainConfig:
-    from hydra_export.architecture import parse_heads
-    from hydra_export.train import recipes, sampling
-    from hydra_export.train.config import overridden
-
-    stated = str(given.get("model.head_dim", ""))
-    head_dim = int(stated) if stated.isdecimal() else None
-    config = recipes.get("fashion-mnist" if recipe is None else recipe, start or "", head_dim)
-    if train_heads is not None:
-        heads = int(given.get("model.heads", config.model.heads))
-        given = {**given, "trained_heads": parse_heads(train_heads, heads, option="--train-heads")}
-    if weights is not None:
-        given = {"sampling": "weighted", "weights": weights, **given}
-    if "lr" in given and "lr_min" not in given:
-        given["lr_min"] = min(config.lr_min, float(given["lr"]))
-    chosen = overridden(config, given)
-    if "model.num_classes" in given and chosen.classes == "data":
-        raise BadInput(
-            f"--override model.num_classes={given['model.num_classes']} says how many classes there are, and this "
-            "recipe takes those of the data.",
-            "Leave it out, or add --override classes=recipe.",
-        )
-    sampling.get(chosen)  # refuses weights that do not match
-    return chosen
-
-
-def _continued(stored: TrainConfig, wanted: TrainConfig, named: set[str]) -> TrainConfig:
-    """The stored configuration; options that say otherwise are refused, as they would change the run midway.
-
-    Images may have moved, and more or fewer processes may read them.
-    """
-    import msgspec
-
-    free = {"data", "workers"} & named
-    for name in sorted(named - free):
-        before, now = (_field(config, name) for config in (stored, wanted))
-        if before != now:
-            option = _OPTIONS.get(name, f"--override {name}")
-            raise BadInput(
-                f"The run to continue has {option} {before}, not {now}.", f"Leave {option} out, or start a new run."
-            )
-    return msgspec.structs.replace(stored, **{name: getattr(wanted, name) for name in free})
-
-
-def _field(config: TrainConfig, name: str) -> Any:
-    value: Any = config
-    for part in name.replace("-", "_").split("."):
-        value = getattr(value, part)
-    return value
 
 
 @contextmanager

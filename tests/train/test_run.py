@@ -265,9 +265,9 @@ def test_nothing_is_written_where_the_data_is_missing(tmp_path: Path) -> None:
 def test_only_a_run_can_be_resumed_and_only_with_its_own_settings(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no run to continue"):
         train(out=tmp_path, resume=True)
-    with pytest.raises(BadInput, match=r"has --lr 0.005, not 0.5"):
+    with pytest.raises(BadInput, match=r"has `lr` 0.005, not 0.5"):
         train(out=finished, recipe="digits", lr=0.5, resume=True)
-    with pytest.raises(BadInput, match="--recipe digits, not fashion-mnist"):
+    with pytest.raises(BadInput, match="`recipe` digits, not fashion-mnist"):
         train(out=finished, recipe="fashion-mnist", resume=True)
 
 

@@ -1,0 +1,120 @@
+"""From what a run is asked for to its whole configuration: a recipe and the changes to it, or the run to continue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hydra_export.architecture import check_heads, parse_heads
+from hydra_export.errors import BadInput
+from hydra_export.train import distributed, recipes, record, sampling
+from hydra_export.train.config import TrainConfig, overridden
+
+DEFAULT_RECIPE = "fashion-mnist"
+PACKAGED = "packaged"  # the name of the packaged model as a start
+_MAY_CHANGE = {"data", "workers"}  # when a run continues: images may have moved, and any number of processes reads them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a run is asked for; None for what the recipe says, or the run that is continued.
+
+    Attributes:
+        start: the checkpoint that the first weights come from, as ``load_checkpoint`` takes it.
+        train_heads: the head counts to draw from, or ``all``; as text separated by commas.
+        head_weights: how often to draw each of them; as text separated by commas.
+        fields: other values of TrainConfig by dotted name; texts are read as ``overridden`` reads them.
+    """
+
+    recipe: str | None = None
+    start: str | None = None
+    train_heads: str | Sequence[int] | None = None
+    head_weights: str | Sequence[float] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a Request comes to.
+
+    Attributes:
+        resume: the run in the folder goes on.
+        start_is_default: nobody asked for the checkpoint that the run starts from.
+    """
+
+    config: TrainConfig
+    resume: bool
+    start_is_default: bool
+
+
+def resolve(request: Request, out: Path, *, resume: bool = False) -> Resolved:
+    """The configuration of the run in the folder *out*, which goes on where torchrun has restarted its processes.
+
+    Raises:
+        BadInput: a field that is unknown or of another type, or, with *resume*, no run in *out*, or one that the
+            request contradicts.
+    """
+    # torchrun starts all processes again with the same command where one has died.
+    again = distributed.restarted() or record.belongs_to(out, distributed.launch_id())
+    resume = resume or (again and (out / record.CONFIG).is_file())
+    stored = record.stored_config(out) if resume else None
+    recipe, start = request.recipe, request.start
+    if stored is not None:
+        recipe, start = recipe or stored.recipe, stored.start if start is None else start
+    wanted = _configuration(request, recipe or DEFAULT_RECIPE, "" if start in (None, PACKAGED) else start or "")
+    config = wanted if stored is None else _continued(stored, wanted, request)
+    return Resolved(config, resume, start_is_default=start is None)
+
+
+def _configuration(request: Request, recipe: str, start: str) -> TrainConfig:
+    fields = dict(request.fields)
+    stated = str(fields.get("model.head_dim", ""))
+    config = recipes.get(recipe, start, int(stated) if stated.isdecimal() else None)
+    if request.train_heads is not None:
+        largest = int(fields.get("model.heads", config.model.heads))
+        fields["trained_heads"] = _heads(request.train_heads, largest)
+    if request.head_weights is not None:
+        fields = {"sampling": "weighted", "weights": request.head_weights, **fields}
+    if "lr" in fields and "lr_min" not in fields:
+        fields["lr_min"] = min(config.lr_min, float(fields["lr"]))
+    chosen = overridden(config, fields)
+    if "model.num_classes" in fields and chosen.classes == "data":
+        raise BadInput(
+            f"`model.num_classes={fields['model.num_classes']}` says how many classes there are, and this recipe takes "
+            "those of the data.",
+            "Leave it out, or set `classes=recipe`.",
+        )
+    sampling.get(chosen)  # refuses weights that do not match
+    return chosen
+
+
+def _heads(heads: str | Sequence[int], largest: int) -> tuple[int, ...]:
+    if isinstance(heads, str):
+        return parse_heads(heads, largest, option="--train-heads")
+    return check_heads(heads, largest, option="--train-heads")
+
+
+def _continued(stored: TrainConfig, wanted: TrainConfig, request: Request) -> TrainConfig:
+    """The stored configuration; a request that says otherwise is refused, as it would change the run midway."""
+    named = {name.replace("-", "_") for name in request.fields}
+    named |= {name for name in ("recipe", "start") if getattr(request, name) is not None}
+    named |= {"trained_heads"} if request.train_heads is not None else set()
+    named |= {"weights", "sampling"} if request.head_weights is not None else set()
+    for name in sorted(named - _MAY_CHANGE):
+        before, now = (_value(config, name) for config in (stored, wanted))
+        if before != now:
+            raise BadInput(
+                f"The run to continue has `{name}` {before}, not {now}.", f"Leave `{name}` out, or start a new run."
+            )
+    return msgspec.structs.replace(stored, **{name: getattr(wanted, name) for name in _MAY_CHANGE & named})
+
+
+def _value(config: TrainConfig, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
