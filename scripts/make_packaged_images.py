@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydra_export.train.data import fashion_mnist
+from hydra_export.data.datasets import fashion_mnist
 
 PER_CLASS = 100
 OUT = Path(__file__).parents[1] / "hydra_export" / "data" / "fashion-mnist-1000.npz"

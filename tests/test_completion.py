@@ -85,7 +85,7 @@ def test_every_command_is_offered_with_every_option_that_its_help_has(capfd: pyt
 
 
 def test_the_names_that_are_offered_are_those_that_are_taken() -> None:
-    datasets = importlib.import_module("hydra_export.train.data")
+    datasets = importlib.import_module("hydra_export.data.datasets")
     recipes = importlib.import_module("hydra_export.train.recipes")
     preprocess = importlib.import_module("hydra_export.preprocess")
     assert tuple(candidates.recipes()) == recipes.names()

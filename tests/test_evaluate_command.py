@@ -142,7 +142,7 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 
 
 def test_subnetworks_with_classifiers_of_their_own_are_measured(tmp_path: Path) -> None:
-    from hydra_export.train.measure import measure
+    from hydra_export.evaluation.cost import measure
 
     own = msgspec.structs.replace(MODEL, separate_classifiers=(1, 2))
     checkpoint.save(

@@ -11,7 +11,8 @@ from hydra_export.commands import choices, profile_fleet
 from hydra_export.mil import package
 from hydra_export.mil.program import Limits
 from hydra_export.targets.tflite import reader
-from hydra_export.train import data, record
+from hydra_export.data import datasets
+from hydra_export.train import record
 
 MIB = files.MIB
 
@@ -34,7 +35,7 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{package._FEW_FIELDS:,} fields"],
         "--labels": [f"{choices._LABELS_BYTES // MIB} MiB", f"{choices._MOST_LABELS:,} lines"],
         "--fleet": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
-        "idx": [f"{data._IDX_BYTES // MIB} MiB"],
+        "idx": [f"{datasets._IDX_BYTES // MIB} MiB"],
         "metrics.jsonl": [f"{record._METRICS_BYTES // MIB} MiB"],
     }
     for name, limits in expected.items():

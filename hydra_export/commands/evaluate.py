@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from hydra_export.checkpoint import Checkpoint, CheckpointInfo
     from hydra_export.data import ImageSet
-    from hydra_export.train.data import Images
-    from hydra_export.train.evaluate import Accuracy
+    from hydra_export.data.datasets import Images
+    from hydra_export.evaluation.accuracy import Accuracy
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.gate import chance
-    from hydra_export.train.evaluate import accuracy
+    from hydra_export.evaluation.accuracy import accuracy
 
     _check(batch_size, threads, plot)
     loaded = checkpoints.load(
@@ -105,7 +105,7 @@ def evaluate(
     ]
     title = f"{info.name} on {source}"
     if plot is not None:
-        from hydra_export.train.plot import tradeoff
+        from hydra_export.evaluation.tradeoff import tradeoff
 
         tradeoff(subnetworks, title, plot)
     document = {
@@ -138,7 +138,7 @@ def _check(batch_size: int, threads: int, plot: Path | None) -> None:
 def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:
     import msgspec
 
-    from hydra_export.train.measure import measure
+    from hydra_export.evaluation.cost import measure
 
     return dict(msgspec.to_builtins(measure(loaded, heads, batch_size=batch_size, threads=threads)))
 
@@ -178,8 +178,8 @@ class _Labelled:
 def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelled:
     """The labelled images called *name*; BadInput where their labels are not the model's own."""
     from hydra_export.data.classes import IMAGENET_CLASSES
-    from hydra_export.train import imagenet
-    from hydra_export.train.data import Split
+    from hydra_export.evaluation import imagenet
+    from hydra_export.data.datasets import Split
 
     if info.config.num_classes == IMAGENET_CLASSES and Path(name).is_dir():
         found = imagenet.folder_classes(Path(name), info.labels)
@@ -209,7 +209,7 @@ def _few(labels: Sequence[str]) -> str:
 def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet:
     """The labelled images called *name*, refused where they do not have the classes of the model."""
     from hydra_export import data
-    from hydra_export.train import data as datasets
+    from hydra_export.data import datasets
 
     if name == "packaged":
         images = data.packaged_images(info.preprocessing)

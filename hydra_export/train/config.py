@@ -72,7 +72,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One training run.
 
     Attributes:
-        dataset: a name of train/data.py.
+        dataset: a name of data/datasets.py.
         data: folder or file of the dataset, where it has one.
         held_out: share of each class that is kept for testing where *data* has no test split of its own.
         classes: ``recipe``: the data must have the model's classes; ``data``: its classes replace the model's.

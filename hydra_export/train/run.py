@@ -21,11 +21,12 @@ from hydra_export.checkpoint import Checkpoint, CheckpointInfo
 from hydra_export.data.classes import named
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, data, distributed, initial, recipes, record, sources
+from hydra_export.data import datasets, sources
+from hydra_export.train import batches, distributed, initial, recipes, record
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.data import Dataset, Images
+from hydra_export.data.datasets import Dataset, Images
 from hydra_export.train.distributed import World
-from hydra_export.train.evaluate import accuracy
+from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.train.loop import Trainer
 from hydra_export.version import VERSION
 
@@ -156,7 +157,7 @@ def resolved(
 def _dataset(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
     if config.dataset == "folder":
         return sources.load(config.data, config.held_out)
-    return data.load(config.dataset, folder or (Path(config.data) if config.data else None))
+    return datasets.load(config.dataset, folder or (Path(config.data) if config.data else None))
 
 
 def _check_shares(config: TrainConfig, world: World) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hydra_export.errors import BadData, BadInput, UnknownName
-from hydra_export.train import data, recipes
+from hydra_export.data import datasets
+from hydra_export.train import recipes
 from hydra_export.train.config import Augmentation, TrainConfig
 
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_idx_files_are_read_packed_and_unpacked(folder: Path) -> None:
-    dataset = data.load("fashion-mnist", folder)
+    dataset = datasets.load("fashion-mnist", folder)
     assert dataset.train.pixels.shape == (30, 28, 28, 1)
     assert dataset.test.labels.shape == (12,)
     assert dataset.label_names[9] == "Ankle boot"
@@ -39,7 +40,7 @@ def test_idx_files_are_read_packed_and_unpacked(folder: Path) -> None:
 
 def test_a_missing_dataset_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"--data DIR.*apt-get install dataset-fashion-mnist"):
-        data.load("fashion-mnist", tmp_path)
+        datasets.load("fashion-mnist", tmp_path)
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +52,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "none")
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", offline)
     with pytest.raises(BadData, match=r"cannot be downloaded.*--data DIR"):
-        data.load("fashion-mnist")
+        datasets.load("fashion-mnist")
 
 
 def test_files_that_are_cut_off_or_do_not_match_are_refused(folder: Path) -> None:
@@ -59,14 +60,14 @@ def test_files_that_are_cut_off_or_do_not_match_are_refused(folder: Path) -> Non
     whole = images.read_bytes()
     images.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadData, match="cannot be read"):
-        data.load("fashion-mnist", folder)
+        datasets.load("fashion-mnist", folder)
     images.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
     with pytest.raises(BadData, match="cut off"):
-        data.load("fashion-mnist", folder)
+        datasets.load("fashion-mnist", folder)
     images.write_bytes(whole)
     write_idx(labels, np.zeros(11, np.uint8), packed=False)
     with pytest.raises(BadData, match="do not belong together"):
-        data.load("fashion-mnist", folder)
+        datasets.load("fashion-mnist", folder)
 
 
 def test_a_packed_file_is_unpacked_no_further_than_it_says(folder: Path) -> None:
@@ -79,24 +80,24 @@ def test_a_packed_file_is_unpacked_no_further_than_it_says(folder: Path) -> None
         images.write_bytes(content)
         tracemalloc.start()
         with pytest.raises(BadData, match="cut off"):
-            data.load("fashion-mnist", folder)
+            datasets.load("fashion-mnist", folder)
         assert tracemalloc.get_traced_memory()[1] < 2**28
         tracemalloc.stop()
 
 
 def test_digits_come_from_no_folder(tmp_path: Path) -> None:
-    dataset = data.load("digits")
+    dataset = datasets.load("digits")
     assert (len(dataset.train), len(dataset.test)) == (1437, 360)
     assert dataset.train.pixels.max() == 255
     with pytest.raises(BadData, match="Leave out --data"):
-        data.load("digits", tmp_path)
+        datasets.load("digits", tmp_path)
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_are_whole_and_survive_json(name: str) -> None:
     config = recipes.get(name)
     assert config.recipe == name
-    assert config.dataset in (*data.names(), "folder")
+    assert config.dataset in (*datasets.names(), "folder")
     assert msgspec.json.decode(msgspec.json.encode(config), type=TrainConfig) == config
 
 
@@ -104,7 +105,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'fashion-mnist'"):
         recipes.get("fashion-mnst")
     with pytest.raises(UnknownName, match="dataset 'digit'"):
-        data.load("digit")
+        datasets.load("digit")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from hydra_export.errors import BadData
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.data import Images, Split, num_readers
+from hydra_export.data.datasets import Images, Split, num_readers
 from hydra_export.train.distributed import World
 
 _Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hydra_export.data.classes import IMAGENET_CLASSES, Classes, classes_of
-from hydra_export.train import sources
-from hydra_export.train.sources import Listed
+from hydra_export.data import sources
+from hydra_export.data.sources import Listed
 
 
 def folder_classes(folder: Path, labels: Sequence[str] = ()) -> Classes | None:

@@ -20,7 +20,7 @@ from hydra_export import files
 from hydra_export.data.classes import plain
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadData, BadInput, MissingExtra
-from hydra_export.train.data import Dataset, Images
+from hydra_export.data.datasets import Dataset, Images
 
 _TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
