@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 
+from hydra_export.data.datasets import Split
 from hydra_export.train import batches, initial, recipes
 from hydra_export.train.config import Augmentation, TrainConfig
-from hydra_export.data.datasets import Split
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
 from hydra_export.train.slices import cuts, leaves

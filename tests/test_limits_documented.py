@@ -8,10 +8,10 @@ from pathlib import Path
 from hydra_export import archive, bundle, documents, files, protobuf, zips
 from hydra_export.bench import foreign
 from hydra_export.commands import choices, profile_fleet
+from hydra_export.data import datasets
 from hydra_export.mil import package
 from hydra_export.mil.program import Limits
 from hydra_export.targets.tflite import reader
-from hydra_export.data import datasets
 from hydra_export.train import record
 
 MIB = files.MIB

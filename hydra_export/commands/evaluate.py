@@ -61,8 +61,8 @@ def evaluate(
     """
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
-    from hydra_export.gate import chance
     from hydra_export.evaluation.accuracy import accuracy
+    from hydra_export.gate import chance
 
     _check(batch_size, threads, plot)
     loaded = checkpoints.load(
@@ -178,8 +178,8 @@ class _Labelled:
 def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelled:
     """The labelled images called *name*; BadInput where their labels are not the model's own."""
     from hydra_export.data.classes import IMAGENET_CLASSES
-    from hydra_export.evaluation import imagenet
     from hydra_export.data.datasets import Split
+    from hydra_export.evaluation import imagenet
 
     if info.config.num_classes == IMAGENET_CLASSES and Path(name).is_dir():
         found = imagenet.folder_classes(Path(name), info.labels)

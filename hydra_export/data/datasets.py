@@ -1,4 +1,4 @@
-"""Datasets for training: Fashion-MNIST and scikit-learn's digits in memory, others in train/folders.py as files."""
+"""Labelled datasets with a split of their own: Fashion-MNIST and digits in memory; data/sources.py reads others."""
 
 # n images, H height, W width, C channels
 from __future__ import annotations

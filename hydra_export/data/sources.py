@@ -18,9 +18,9 @@ from timm.utils.misc import natural_key
 
 from hydra_export import files
 from hydra_export.data.classes import plain
+from hydra_export.data.datasets import Dataset, Images
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadData, BadInput, MissingExtra
-from hydra_export.data.datasets import Dataset, Images
 
 _TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -29,7 +29,7 @@ _LAYOUT = "Give FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where
 
 
 @dataclass(frozen=True)
-class Listed:
+class ReaderImages:
     """Some images of a timm reader, their labels renumbered.
 
     Attributes:
@@ -83,7 +83,7 @@ def load(path: str, held_out: float) -> Dataset[Images]:
     return Dataset(Path(path).name, "", names, train, test)
 
 
-def images(path: Path) -> tuple[Listed, tuple[str, ...]]:
+def images(path: Path) -> tuple[ReaderImages, tuple[str, ...]]:
     """All images of *path* and their classes.
 
     Raises:
@@ -112,7 +112,7 @@ def _relabelled(images: Images, order: NDArray[np.int64]) -> Images:
     return replace(images, labels=order[labels])  # type: ignore[type-var]
 
 
-def _local(path: Path) -> tuple[Listed, Listed | None, tuple[str, ...]]:
+def _local(path: Path) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ...]]:
     if path.is_file() and path.suffix == ".tar":
         reader, names = _reader(path)
         return _all_of(reader), None, names
@@ -144,12 +144,12 @@ def _reader(path: Path) -> tuple[Any, tuple[str, ...]]:
     return reader, tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
 
 
-def _all_of(reader: Any) -> Listed:
+def _all_of(reader: Any) -> ReaderImages:
     targets = [target for _, target in reader.samples]
-    return Listed(reader, np.arange(len(targets)), np.asarray(targets, np.int64))
+    return ReaderImages(reader, np.arange(len(targets)), np.asarray(targets, np.int64))
 
 
-def _split(images: Listed, held_out: float) -> tuple[Listed, Listed]:
+def _split(images: ReaderImages, held_out: float) -> tuple[ReaderImages, ReaderImages]:
     """Each class cut in two, at least one image on either side."""
     kept: list[NDArray[np.int64]] = []
     tested: list[NDArray[np.int64]] = []
@@ -162,14 +162,14 @@ def _split(images: Listed, held_out: float) -> tuple[Listed, Listed]:
         tested.append(members[:count])
         kept.append(members[count:])
 
-    def some(parts: list[NDArray[np.int64]]) -> Listed:
+    def some(parts: list[NDArray[np.int64]]) -> ReaderImages:
         chosen = np.sort(np.concatenate(parts))
-        return Listed(images.reader, images.indices[chosen], images.labels[chosen])
+        return ReaderImages(images.reader, images.indices[chosen], images.labels[chosen])
 
     return some(kept), some(tested)
 
 
-def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
+def _hugging_face(path: str) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ...]]:
     try:
         from datasets import get_dataset_split_names  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -184,7 +184,7 @@ def _hugging_face(path: str) -> tuple[Listed, Listed | None, tuple[str, ...]]:
         raise BadData(f"Dataset {name} cannot be read: {error}.", "Give a dataset with images and labels.") from error
     names = tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
     listed = [
-        Listed(one, np.arange(len(one)), np.asarray(one.dataset[one.label_key], np.int64))
+        ReaderImages(one, np.arange(len(one)), np.asarray(one.dataset[one.label_key], np.int64))
         for one in (reader, test)
         if one is not None
     ]

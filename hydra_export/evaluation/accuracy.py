@@ -3,7 +3,7 @@
 # B batch, H height, W width, C channels, n images, K classes
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from hydra_export.data.datasets import Images, Split, num_readers
 from hydra_export.errors import BadData
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.data.datasets import Images, Split, num_readers
-from hydra_export.train.distributed import World
 
 _Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -35,7 +34,9 @@ def accuracy(
     images: Images,
     heads: Iterable[int],
     *,
-    world: World | None = None,
+    rank: int = 0,
+    num_processes: int = 1,
+    total: Callable[[Sequence[float]], Sequence[float]] = tuple,
     limit: int | None = None,
     classes: Sequence[int] | None = None,
     batch_size: int = 500,
@@ -45,7 +46,8 @@ def accuracy(
 
     Args:
         model: in eval mode.
-        world: this process counts its own share, and the counts are added up.
+        rank, num_processes: this process counts its own share of the images.
+        total: adds up the counts of all processes.
         limit: at most so many images, evenly over all.
         classes: logits that may be chosen, where the images are of some of the model's classes alone.
 
@@ -53,35 +55,23 @@ def accuracy(
         BadData: none can be read.
     """
     assert not model.training
-    heads, world = tuple(heads), world or World(0, 1, model.cls_token.device)
+    heads, device = tuple(heads), model.cls_token.device
     taken = min(len(images), limit or len(images))
-    indices = (np.arange(taken) * len(images) // taken)[world.rank :: world.size]
-    allowed = None if classes is None else torch.as_tensor(classes, device=world.device)
+    indices = (np.arange(taken) * len(images) // taken)[rank::num_processes]
+    allowed = None if classes is None else torch.as_tensor(classes, device=device)
     counts = np.zeros((len(heads), 2), np.int64)
     num_images = 0
     for pixels_BHWC, labels in _fitted(images, indices, preprocessing, batch_size, workers):
-        image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(world.device, model.cls_token.dtype)
-        labels_B = torch.from_numpy(labels).to(world.device)
+        image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device, model.cls_token.dtype)
+        labels_B = torch.from_numpy(labels).to(device)
         num_images += len(labels)
         for row, k in enumerate(heads):
             counts[row] += _right(model, image_BCHW, labels_B, k, allowed)
-    total, *right = world.sum([num_images, *counts.ravel().tolist()])
-    if not total:
+    num_images, *right = map(int, total([num_images, *counts.ravel().tolist()]))
+    if not num_images:
         raise BadData("None of the images can be read.", "Give images that Pillow can open.")
-    percent = np.round(100 * np.asarray(right).reshape(-1, 2) / total, 2)
-    return {k: Accuracy(float(one), float(five), int(total)) for k, (one, five) in zip(heads, percent, strict=True)}
-
-
-def top1(
-    model: HydraViT,
-    preprocessing: Preprocessing,
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    heads: Iterable[int],
-) -> dict[int, float]:
-    """Top-1 in percent per head count on *pixels*, uint8 [n, H, W, C], fitted but not normalised."""
-    found = accuracy(model, preprocessing, Split(pixels, labels), heads)
-    return {k: row.top1 for k, row in found.items()}
+    percent = np.round(100 * np.asarray(right).reshape(-1, 2) / num_images, 2)
+    return {k: Accuracy(float(one), float(five), num_images) for k, (one, five) in zip(heads, percent, strict=True)}
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(loaded: Checkpoint, heads: int, *, batch_size: int = 64, threads: int = 1) -> Cost:
-    """What subnetwork *heads* costs.
+    """What subnetwork *heads* costs in a process of its own.
 
     Raises:
         HydraExportError: its process died, for want of memory perhaps.

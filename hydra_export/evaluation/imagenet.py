@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hydra_export.data.classes import IMAGENET_CLASSES, Classes, classes_of
 from hydra_export.data import sources
-from hydra_export.data.sources import Listed
+from hydra_export.data.classes import IMAGENET_CLASSES, Classes, classes_of
+from hydra_export.data.sources import ReaderImages
 
 
 def folder_classes(folder: Path, labels: Sequence[str] = ()) -> Classes | None:
@@ -23,7 +23,7 @@ def folder_classes(folder: Path, labels: Sequence[str] = ()) -> Classes | None:
     return found if found is not None and found.known_by in ("by synset", "by number") else None
 
 
-def images(folder: Path, classes: Classes) -> tuple[Listed, tuple[int, ...] | None]:
+def images(folder: Path, classes: Classes) -> tuple[ReaderImages, tuple[int, ...] | None]:
     """The images of *folder*, labelled as a model of the 1,000 classes counts, and those classes where they are fewer.
 
     Of variants with 200 classes, such as -A and -R, accuracy is by custom taken over those classes alone.

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from hydra_export.data.datasets import Images, Split, num_readers
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
 from hydra_export.train.config import Augmentation, TrainConfig
-from hydra_export.data.datasets import Images, Split, num_readers
 
 _NUM_DRAWS = 8
 _LOWEST_ASPECT = 0.3

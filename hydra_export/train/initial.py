@@ -11,11 +11,11 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[at
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export.data.datasets import Dataset, Images
 from hydra_export.data.images import is_coloured
 from hydra_export.errors import BadData, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
-from hydra_export.data.datasets import Dataset, Images
 from hydra_export.train.slices import cuts
 
 _LOOKED_AT = 8  # images of a dataset, to see what they are like

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from hydra_export import checkpoint
 from hydra_export.checkpoint import Checkpoint, CheckpointInfo
-from hydra_export.data.classes import named
-from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.model import HydraViT
 from hydra_export.data import datasets, sources
+from hydra_export.data.classes import named
+from hydra_export.data.datasets import Dataset, Images
+from hydra_export.errors import BadInput, CheckFailed
+from hydra_export.evaluation.accuracy import accuracy
+from hydra_export.model import HydraViT
 from hydra_export.train import batches, distributed, initial, recipes, record
 from hydra_export.train.config import TrainConfig
-from hydra_export.data.datasets import Dataset, Images
 from hydra_export.train.distributed import World
-from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.train.loop import Trainer
 from hydra_export.version import VERSION
 
@@ -244,7 +244,9 @@ class _Run:
             config.preprocessing,
             self._dataset.test,
             heads,
-            world=self._world,
+            rank=self._world.rank,
+            num_processes=self._world.size,
+            total=self._world.sum,
             limit=config.monitor_images,
             workers=config.workers,
         )
@@ -277,7 +279,9 @@ class _Run:
             config.preprocessing,
             test,
             heads,
-            world=self._world,
+            rank=self._world.rank,
+            num_processes=self._world.size,
+            total=self._world.sum,
             workers=config.workers,
         )
         top1 = {k: row.top1 for k, row in found.items()}

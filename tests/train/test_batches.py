@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from hydra_export.architecture import HydraConfig
+from hydra_export.data.datasets import Split
+from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.preprocess import Preprocessing
 from hydra_export.train.batches import ArrayBatches, Batches, Places, ReadBatches, augmented
 from hydra_export.train.config import Augmentation
-from hydra_export.data.datasets import Split
-from hydra_export.evaluation.accuracy import accuracy
 from tests.conftest import perturbed
 
 MEAN = (0.5,)

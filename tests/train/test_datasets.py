@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from hydra_export.errors import BadData, BadInput, UnknownName
 from hydra_export.data import datasets
+from hydra_export.errors import BadData, BadInput, UnknownName
 from hydra_export.train import recipes
 from hydra_export.train.config import Augmentation, TrainConfig
 
@@ -49,7 +49,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     def offline(*arguments: object, **options: object) -> None:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
-    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "none")
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", offline)
     with pytest.raises(BadData, match=r"cannot be downloaded.*--data DIR"):
         datasets.load("fashion-mnist")

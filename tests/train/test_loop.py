@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from hydra_export import checkpoint
+from hydra_export.data.datasets import digits
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra
 from hydra_export.installation import install_command
 from hydra_export.train import batches, distill, initial, loop, record, run
 from hydra_export.train.config import TrainConfig, overridden
-from hydra_export.data.datasets import digits
 from hydra_export.train.distributed import World
 from tests.train.test_run import stop_at, tiny
 

@@ -20,10 +20,10 @@ from PIL import Image
 from hydra_export import checkpoint
 from hydra_export.commands.evaluate import evaluate
 from hydra_export.commands.train import train
+from hydra_export.data.datasets import digits
 from hydra_export.errors import BadData, BadInput, CheckFailed, OutputRefused, UnknownName
 from hydra_export.train import batches, initial, loop, recipes, record, run
 from hydra_export.train.config import Augmentation, TrainConfig
-from hydra_export.data.datasets import digits
 from hydra_export.train.distributed import World
 
 

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from hydra_export import checkpoint
-from hydra_export.errors import BadData, BadInput
 from hydra_export.data import sources
+from hydra_export.data.datasets import digits
+from hydra_export.errors import BadData, BadInput
 from hydra_export.train import record, run
 from hydra_export.train.config import TrainConfig, overridden
-from hydra_export.data.datasets import digits
 from hydra_export.train.recipes import finetune
 from tests.train.test_run import tiny
 
