@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hydra_export.cli import main
 from hydra_export.data import packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
 from hydra_export.export import export, jobs
+from hydra_export.gate import Gate
 from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
@@ -116,6 +118,23 @@ def test_golden_data_are_the_float64_logits_of_real_images(tiny_checkpoint: Path
         for k in (2, 4):
             expected = parity.reference(loaded.model, k, pixels, loaded.info.preprocessing)
             np.testing.assert_allclose(golden[f"logits_k{k}"], expected.exact, rtol=0, atol=1e-12)
+
+
+def test_golden_images_are_ones_that_every_artifact_gets_right(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    loaded, int8 = checkpoint.load(tiny_checkpoint), jobs(precisions=["int8"])
+    data, images = loaded.info.preprocessing, packaged_images(loaded.info.preprocessing)
+    export(loaded, tmp_path / "out", int8, heads=(4,), gate=Gate(open=True))
+    logits = targets.get("onnx").load(tmp_path / "out/onnx/tiny-k4-int8.onnx", 4).run(data.normalise(images.pixels))
+    wrong = np.flatnonzero(~parity.agreement(logits, parity.reference(loaded.model, 4, images.pixels, data, "int8")))
+    assert len(wrong) >= 2, "rounding changes no answer: choose another model"
+    order = [*wrong, *np.setdiff1d(np.arange(len(images)), wrong)]
+    assert images.labels is not None
+    turned = replace(images, pixels=images.pixels[order], labels=images.labels[order])
+    manifest = export(loaded, tmp_path / "out", int8, heads=(4,), images=turned, gate=Gate(open=True))
+    np.testing.assert_array_equal(
+        bundle.read_golden(tmp_path / "out", manifest).pixels, turned.pixels[len(wrong) : len(wrong) + 4]
+    )
+    assert verify(tmp_path / "out")
 
 
 def test_untrained_and_unknown_head_counts_are_told_apart(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -525,6 +544,7 @@ from pathlib import Path
 import torch
 from hydra_export import checkpoint
 from hydra_export.export import export, jobs
+from hydra_export.gate import Gate
 
 torch.set_num_threads(1)
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
