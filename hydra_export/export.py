@@ -385,16 +385,19 @@ def _manifest(
         assumed=info.assumed,
         trained_heads=info.trained_heads,
     )
-    entries = tuple(_entry(artifact, records[artifact.path], folder, info) for artifact in artifacts)
+    files = bundle.hashed(folder)
+    entries = tuple(_entry(artifact, records[artifact.path], files, info) for artifact in artifacts)
     tool = _tool({artifact.target for artifact in artifacts})
-    return bundle.Manifest(model=model, tool=tool, images=images, artifacts=entries, files=())
+    return bundle.Manifest(model=model, tool=tool, images=images, artifacts=entries, files=files)
 
 
 def _entry(
-    artifact: Artifact, records: dict[int, parity.ParityRecord], folder: Path, info: CheckpointInfo
+    artifact: Artifact,
+    records: dict[int, parity.ParityRecord],
+    files: Sequence[bundle.FileEntry],
+    info: CheckpointInfo,
 ) -> bundle.ArtifactEntry:
-    file = bundle.artifact_entry(folder, artifact.path)
-    spec = artifact.spec
+    file, spec = bundle.artifact_entry(artifact.path, files), artifact.spec
     return bundle.ArtifactEntry(
         path=artifact.path,
         target=artifact.target,

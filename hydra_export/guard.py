@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from hydra_export import board, targets
-from hydra_export.bundle import ArtifactEntry, Manifest, ModelEntry
+from hydra_export.bundle import ArtifactEntry, Manifest, batch
 from hydra_export.errors import BadInput, CheckFailed, LimitExceeded, MissingExtra, VerificationFailed
 from hydra_export.target import Interface, TensorInfo, Work
 from hydra_export.worker import Worker, available_memory_mib
@@ -57,7 +56,7 @@ class Guard:
     def __init__(self, folder: Path, manifest: Manifest, limits: Limits, worker: Worker | None = None) -> None:
         self.folder, self.manifest, self._seconds = folder, manifest, limits.seconds
         self.memory_mib = limits.memory_mib or board.default_memory_mib(
-            max(weight_bytes(manifest, artifact) for artifact in manifest.artifacts), available_memory_mib()
+            max(map(manifest.weight_bytes, manifest.artifacts)), available_memory_mib()
         )
         self._worker = worker or new_worker(self.memory_mib)
         self._ends = worker is None
@@ -86,7 +85,7 @@ class Guard:
             LimitExceeded: it took too much memory or time.
         """
         path = self.folder / artifact.path
-        seconds = self._seconds or board.default_seconds(num_bytes(self.manifest, artifact), macs / 1e9)
+        seconds = self._seconds or board.default_seconds(self.manifest.fetch_bytes(artifact), macs / 1e9)
         self._worker.start()
         try:
             return self._worker.call(function, what=what, seconds=seconds, **arguments)
@@ -113,13 +112,13 @@ class Guard:
         if mib > self.memory_mib:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY.format("memory"))
-        own = macs(model, artifact.heads, batch(inspected.inputs))
+        own = model.macs(artifact.heads, batch(inspected.inputs))
         if work.macs > own:
             raise VerificationFailed(
                 f"{path} would take {work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
                 "Export it again.",
             )
-        largest, size = max(artifact.heads), num_bytes(self.manifest, artifact)
+        largest, size = max(artifact.heads), self.manifest.fetch_bytes(artifact)
         params = model.config.num_params(largest)
         if size < params * _LEAST_BYTES:
             raise VerificationFailed(
@@ -147,26 +146,3 @@ def inspect(target: str, path: str) -> dict[str, Any]:
     inputs, outputs = of.declared(place)
     answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.said(place), inputs, outputs, work))
     return answer
-
-
-def num_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
-    """Of all files that *artifact* needs."""
-    sizes = {file.path: file.bytes for file in manifest.files}
-    return sum(sizes[path] for path in artifact.files)
-
-
-def weight_bytes(manifest: Manifest, artifact: ArtifactEntry) -> int:
-    """Of its weights as runtimes hold them: float32, apart for each head count even where the file shares them."""
-    unpacked = 4 * sum(manifest.model.config.num_params(k) for k in artifact.heads)
-    return max(unpacked, num_bytes(manifest, artifact))
-
-
-def batch(inputs: Sequence[TensorInfo]) -> int:
-    """Images a call: the graph's own number, or one."""
-    size = next((size for taken in inputs[:1] for size in taken.shape), 1)
-    return size if isinstance(size, int) and size > 0 else 1
-
-
-def macs(model: ModelEntry, heads: Sequence[int], num_images: int) -> int:
-    """Multiply-accumulates of *num_images* through each subnetwork of *heads*."""
-    return num_images * sum(model.config.macs(k) for k in heads)

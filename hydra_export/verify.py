@@ -18,7 +18,7 @@ from hydra_export.errors import (
     Unreadable,
     VerificationFailed,
 )
-from hydra_export.guard import Guard, Limits, batch, macs
+from hydra_export.guard import Guard, Limits
 from hydra_export.target import METADATA_PREFIX, Array, Interface, Precision, TensorInfo, described
 from hydra_export.worker import Worker
 
@@ -193,12 +193,12 @@ def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
 def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
     path, images = guard.folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
     wanted: dict[Precision, parity.Reference] = golden.expected[heads]
-    num_runs = max(len(images), batch(artifact.inputs)) * len(targets.get(artifact.target).runtimes(artifact.precision))
+    num_runs = max(len(images), artifact.batch) * len(targets.get(artifact.target).runtimes(artifact.precision))
     record = guard.call(
         artifact,
         f"Running {path} at k = {heads}",
         f"{__name__}:prove",
-        macs(guard.manifest.model, [heads], num_runs),
+        guard.manifest.model.macs([heads], num_runs),
         target=artifact.target,
         path=str(path),
         name=artifact.path,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from hydra_export import bundle, documents
+from hydra_export.bundle.reading import contradictions
 from hydra_export.cli import main
 from hydra_export.errors import VerificationFailed
 from hydra_export.verify import verify
@@ -224,7 +225,7 @@ def test_many_artifacts_of_many_files_are_compared_in_no_time(folder: Path) -> N
     began = time.process_time()
     with pytest.raises(VerificationFailed, match="coreml/0 is listed in two ways"):  # its hash is another
         bundle.read(folder)
-    assert list(bundle._contradictions(documents.decode_json(path.read_bytes(), bundle.Manifest)))
+    assert list(contradictions(documents.decode_json(path.read_bytes(), bundle.Manifest)))
     assert time.process_time() - began < 2
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hydra_export import archive, bundle, documents, files, protobuf, zips
+from hydra_export import archive, documents, files, protobuf, zips
 from hydra_export.bench import foreign
+from hydra_export.bundle import golden, sums
 from hydra_export.commands import choices, profile_fleet
 from hydra_export.data import datasets
 from hydra_export.mil import package
@@ -26,8 +27,8 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         "`benchmark_model`": [f"{foreign._MOST_RUNS} runs", f"{documents._INT_DIGITS} digits"],
         "device profiles": [f"{documents.TOML_BYTES // MIB} MiB", f"{documents._TOML_VALUES:,} values"],
         "(TOML)": [f"{documents._KEY_PARTS} parts"],
-        "`SHA256SUMS`": [f"{bundle._SUMS_BYTES // MIB} MiB"],
-        "golden.npz": [f"{bundle._GOLDEN_BYTES // MIB} MiB", f"{bundle._MOST_GOLDEN_IMAGES} images"],
+        "`SHA256SUMS`": [f"{sums._SUMS_BYTES // MIB} MiB"],
+        "golden.npz": [f"{golden._GOLDEN_BYTES // MIB} MiB", f"{golden._MOST_GOLDEN_IMAGES} images"],
         "archives (": [f"{archive._MOST_ENTRIES:,} files", f"{zips._LISTING_BYTES // MIB} MiB"],
         "paths in": [f"{files._LONGEST_PATH:,} letters", f"{files._DEEPEST_PATH} names of {files._LONGEST_NAME} bytes"],
         ".onnx": [f"{protobuf.FEW_FIELDS:,} fields", f"every {protobuf._BYTES_PER_FIELD} bytes"],

@@ -11,7 +11,7 @@ import msgspec
 from hydra_export import board, bundle
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
-from hydra_export.guard import Guard, Limits, batch, num_bytes, weight_bytes
+from hydra_export.guard import Guard, Limits
 from hydra_export.installation import install_command
 
 
@@ -96,9 +96,9 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
                 "graph": artifact.graph,
                 "precision": artifact.precision,
                 "input": artifact.input,
-                "batch": batch(artifact.inputs),
-                "bytes": num_bytes(manifest, artifact),
-                "weight_bytes": weight_bytes(manifest, artifact),
+                "batch": artifact.batch,
+                "bytes": manifest.fetch_bytes(artifact),
+                "weight_bytes": manifest.weight_bytes(artifact),
                 "heads": list(artifact.heads),
                 "bounds": {str(k): record.bound for k, record in artifact.parity.items()},
             }

@@ -26,8 +26,7 @@ def write(
     if len(pixels):  # none where int8 agrees with the model on no image, and was accepted unchecked
         texts |= snippets.files(manifest, best)
         (folder / snippets.PIXELS).write_bytes(pixels[-1].tobytes())
-    sizes = {path: (folder / path).stat().st_size for entry in manifest.artifacts for path in entry.files}
-    texts["README.md"] = readme.render(manifest, sizes, sorted(texts), image_license)
+    texts["README.md"] = readme.render(manifest, sorted(texts), image_license)
     for path, text in texts.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(text.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
@@ -54,11 +54,10 @@ _CALLED = {
 }
 
 
-def render(manifest: Manifest, sizes: Mapping[str, int], others: Sequence[str], image_license: str) -> str:
+def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str:
     """Markdown for a person who found this folder, with a head for the Hugging Face Hub.
 
     Args:
-        sizes: bytes of every file that an artifact needs.
         others: paths of what else ``card`` writes.
         image_license: as in ``card.write``.
     """
@@ -82,7 +81,7 @@ Top-1 in percent{known}.
 
 {_assumed(manifest)}{tables.devices(manifest)}## Files
 
-{tables.files(manifest, sizes)}
+{tables.files(manifest)}
 
 `{GOLDEN}` holds inputs and expected outputs; `hydra-export verify .` re-hashes every file and runs them again;
 `sha256sum -c SHA256SUMS` needs nothing installed.
@@ -93,7 +92,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 
 {tables.parity(manifest)}
 
-{tables.quantization(manifest, sizes)}## Input and output
+{tables.quantization(manifest)}## Input and output
 
 {inputs}
 

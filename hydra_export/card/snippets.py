@@ -54,16 +54,14 @@ def _runs(entries: list[ArtifactEntry]) -> Iterator[tuple[ArtifactEntry, int]]:
 
 def _cpp(entry: ArtifactEntry, heads: int, best: Best, _manifest: Manifest) -> str:
     chosen, pixels = _flag(len(entry.inputs) > 1), _flag(entry.input == "image")
-    return (
-        f"    {{{_quoted(entry.path)}, {heads}, {chosen}, {pixels}, {_batch(entry)}, {best[0]}, {_number(best[1])}}},"
-    )
+    return f"    {{{_quoted(entry.path)}, {heads}, {chosen}, {pixels}, {entry.batch}, {best[0]}, {_number(best[1])}}},"
 
 
 def _kotlin(entry: ArtifactEntry, heads: int, best: Best, manifest: Manifest) -> str:
     signature = f"k{heads}" if entry.graph == "universal" else "serving_default"
     outputs, pixels = manifest.model.config.num_outputs(heads), _flag(entry.input == "image")
     return (
-        f"    Artifact({_quoted(entry.path)}, {heads}, {_quoted(signature)}, {pixels}, {_batch(entry)}, "
+        f"    Artifact({_quoted(entry.path)}, {heads}, {_quoted(signature)}, {pixels}, {entry.batch}, "
         f"{outputs}, {best[0]}, {_number(best[1])}),"
     )
 
@@ -72,7 +70,7 @@ def _swift(entry: ArtifactEntry, heads: int, best: Best, _manifest: Manifest) ->
     function = _quoted(f"k{heads}") if entry.graph == "universal" else "nil"
     return (
         f"    Artifact(path: {_quoted(entry.path)}, heads: {heads}, function: {function}, "
-        f"pixels: {_flag(entry.input == 'image')}, batch: {_batch(entry)}, "
+        f"pixels: {_flag(entry.input == 'image')}, batch: {entry.batch}, "
         f"best: {best[0]}, value: {_number(best[1])}),"
     )
 
@@ -82,11 +80,6 @@ _ROWS: dict[str, Callable[[ArtifactEntry, int, Best, Manifest], str]] = {
     "Run.kt": _kotlin,
     "run.swift": _swift,
 }
-
-
-def _batch(entry: ArtifactEntry) -> int:
-    size = entry.inputs[0].shape[0]
-    return size if isinstance(size, int) else 1
 
 
 def _flag(value: bool) -> str:

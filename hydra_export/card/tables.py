@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
 from hydra_export.latency import said
@@ -48,14 +48,14 @@ def devices(manifest: Manifest) -> str:
     return f"## Devices\n\n{table(columns, rows)}\n\n{reasons}\n\n"
 
 
-def files(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+def files(manifest: Manifest) -> str:
     """What a device fetches to run each artifact."""
     rows = []
     for entry in manifest.artifacts:
         is_folder, others = entry.path not in entry.files, [path for path in entry.files if path != entry.path]
         what = "the folder" if is_folder else " + ".join(["this file", *(f"`{path}`" for path in others)])
         heads = ", ".join(map(str, entry.heads))
-        rows.append((f"`{entry.path}`", heads, entry.precision, what, f"{_bytes(entry, sizes):,}"))
+        rows.append((f"`{entry.path}`", heads, entry.precision, what, f"{manifest.fetch_bytes(entry):,}"))
     return table(("file", "k", "precision", "to fetch", "bytes"), rows)
 
 
@@ -69,7 +69,7 @@ def parity(manifest: Manifest) -> str:
     return table(("file", "k", "largest error", "allowed", "images"), rows)
 
 
-def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+def quantization(manifest: Manifest) -> str:
     """What fp16 and int8 cost and save, as a section; nothing where all is fp32."""
     fp32 = {_kind(entry): entry for entry in manifest.artifacts if entry.precision == "fp32"}
     rows = []
@@ -77,7 +77,7 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         if entry.precision == "fp32":
             continue
         whole = fp32.get(_kind(entry))
-        smaller = f"{_bytes(entry, sizes) / _bytes(whole, sizes):.2f}" if whole else "no fp32 here"
+        smaller = f"{manifest.fetch_bytes(entry) / manifest.fetch_bytes(whole):.2f}" if whole else "no fp32 here"
         for k, record in sorted(entry.parity.items()):
             accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
             judged = record.judgement or _UNMEASURED
@@ -95,10 +95,6 @@ def quantization(manifest: Manifest, sizes: Mapping[str, int]) -> str:
 
 def _kind(entry: ArtifactEntry) -> tuple[object, ...]:
     return entry.target, entry.graph, entry.input, entry.heads, len(entry.inputs)
-
-
-def _bytes(entry: ArtifactEntry, sizes: Mapping[str, int]) -> int:
-    return sum(sizes[path] for path in entry.files)
 
 
 def _allowed(record: ParityRecord) -> str:

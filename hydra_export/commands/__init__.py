@@ -58,13 +58,6 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
     return Group(Styled(title, "bold"), shown, *notes)
 
 
-def kind(artifact: ArtifactEntry) -> str:
-    """What an artifact is, in fewer letters than its path."""
-    fixed = artifact.graph == "universal" and len(artifact.heads) == len(artifact.inputs) == 1
-    words = [artifact.target, artifact.graph, "fixed" * fixed, artifact.precision.replace("fp32", "")]
-    return " ".join(filter(None, words))
-
-
 def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
     """What has to be said of artifacts that were proven as files and never run where they belong."""
     if any(artifact.target == "coreml" and artifact.graph == "universal" for artifact in artifacts):

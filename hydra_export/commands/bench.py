@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, candidates, kind, size, table, talk, titled
+from hydra_export.commands import Result, candidates, size, table, talk, titled
 from hydra_export.commands.candidates import one_of, some_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def bench(
     chosen = [name.strip() for name in runtime.split(",")] if runtime is not None else []
     with shown_progress(talk()) as progress:
         report = measuring.bench(bundle, runs=runs, threads=counts, runtimes=chosen, progress=progress, limits=limits)
-    left_out = sorted({kind(artifact) for artifact in measuring.not_timed(manifest, report)})
+    left_out = sorted({artifact.kind for artifact in measuring.not_timed(manifest, report)})
     shown, notes = _table(manifest, report), _notes(report, left_out)
     document = _document(report) | {"bundle": str(bundle), "threads": counts, "not_timed": left_out}
     if save:
@@ -154,7 +154,7 @@ def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> R
     if measures:
         raise BadInput("--standalone times nothing here.", "Leave out --save and --compare, or --standalone.")
     model = bundles.read(bundle).model if heads is not None else None
-    wanted = parse_heads(heads, model.config.heads, [s.heads for s in model.subnetworks]) if model and heads else ()
+    wanted = parse_heads(heads, model.config.heads, model.heads) if model and heads else ()
     artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
     shown = titled(
         f"{out}: {len(artifacts)} artifacts, {size(total)}",
@@ -184,7 +184,7 @@ def _table(manifest: Manifest, report: Report) -> Table:
     artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
     runtimes, threads = ({getattr(t, name) for t in report.timings} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Timing], str] | None] = {
-        "artifact": lambda t: kind(artifacts[t.path]),
+        "artifact": lambda t: artifacts[t.path].kind,
         "k": lambda t: str(t.heads),
         "runtime": (lambda t: t.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda t: str(t.threads)) if len(threads) > 1 else None,
@@ -270,7 +270,7 @@ def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, l
 
     runtimes, threads = ({getattr(one.timing, name) for one in both} for name in ("runtime", "threads"))
     columns: dict[str, Callable[[Comparison], str] | None] = {
-        "artifact": lambda one: kind(artifacts[one.timing.path]),
+        "artifact": lambda one: artifacts[one.timing.path].kind,
         "k": lambda one: str(one.timing.heads),
         "runtime": (lambda one: one.timing.runtime) if len(runtimes) > 1 else None,
         "threads": (lambda one: str(one.timing.threads)) if len(threads) > 1 else None,

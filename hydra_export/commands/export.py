@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export.commands import Result, allowed, experimental, kind, percent, size, table, titled
+from hydra_export.commands import Result, allowed, experimental, percent, size, table, titled
 from hydra_export.commands.choices import Choices, run
 
 if TYPE_CHECKING:
@@ -34,15 +34,14 @@ def document(manifest: Manifest) -> Any:
 
 def shown(manifest: Manifest, out: Path) -> RenderableType:
     trained = {s.heads: s.trained for s in manifest.model.subnetworks}
-    top1 = {s.heads: s.accuracy for s in manifest.model.subnetworks}
-    sizes = {file.path: file.bytes for file in manifest.files}
+    top1 = manifest.model.accuracy
     shown = table("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
     for artifact in manifest.artifacts:
-        fetched = size(sum(sizes[path] for path in artifact.files))
+        fetched = size(manifest.fetch_bytes(artifact))
         for k, record in artifact.parity.items():
             errors = (f"{record.max_abs_error:.1e}", allowed(record))
             count = f"{k}{' (not trained)' if trained[k] is False else ''}"
-            shown.add_row(kind(artifact), count, percent(top1[k]), fetched, *errors)
+            shown.add_row(artifact.kind, count, percent(top1.get(k)), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     notes = [f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."]
     if any(a.precision == "int8" for a in manifest.artifacts):

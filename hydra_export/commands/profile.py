@@ -115,17 +115,14 @@ def _device(name: str, folder: Path | None) -> tuple[Known, str]:
 
 
 def _model(folder: Path | None) -> tuple[Model, Manifest | None]:
-    from hydra_export.latency import REFERENCE, Model
+    from hydra_export.latency import REFERENCE
 
     if folder is None:
         return REFERENCE, None
     from hydra_export import bundle
 
     manifest = bundle.read(folder)
-    found = manifest.model.subnetworks
-    accuracy = {entry.heads: entry.accuracy for entry in found if entry.accuracy is not None}
-    heads = [entry.heads for entry in found]
-    return Model.of(manifest.model.name, manifest.model.config, heads, accuracy), manifest
+    return manifest.model.timed, manifest
 
 
 def _plot(path: Path, advice: Advice) -> None:

@@ -52,9 +52,8 @@ def listed_fleet(
         )
         advice = advise(evidence, known, model, asked)
         members.append(_Member(known.profile.id, advice, _artifacts(advice, manifest)))
-    sizes = {file.path: file.bytes for file in manifest.files} if manifest else {}
     chosen = sorted({member.heads for member in members if member.heads is not None})
-    result = Result(_document(members, chosen, sizes), _shown(members, chosen, sizes, model, bundle))
+    result = Result(_document(members, chosen, manifest), _shown(members, chosen, manifest, model, bundle))
     without = [member.name for member in members if member.heads is None]
     if wish.budget_ms is not None and without:
         talk().print(result.shown)
@@ -104,13 +103,14 @@ def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactE
     ]
     found: dict[str, ArtifactEntry] = {}
     for artifact in fitting:
-        fixes = artifact.graph == "universal" and len(artifact.heads) == 1  # beside the one that takes k as an input
-        if advice.choice.heads in artifact.heads and not fixes:
+        if advice.choice.heads in artifact.heads and not artifact.fixes_heads:  # beside the one that takes k
             found.setdefault(artifact.graph, artifact)
     return found
 
 
-def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], model: Model, bundle: Path | None) -> Any:
+def _shown(
+    members: list[_Member], chosen: list[int], manifest: Manifest | None, model: Model, bundle: Path | None
+) -> Any:
     graphs = [graph for graph in _GRAPHS if any(graph in member.artifacts for member in members)]
     shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
     for member in members:
@@ -119,7 +119,7 @@ def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], mod
         if k is not None and advice.choice is not None:
             one, fits = advice.estimates[k], said(advice.choice.sure, advice.choice.chance)
             row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
-        fetched = [_fetched(member, graph, sizes) for graph in graphs]
+        fetched = [_fetched(member, graph, manifest) for graph in graphs]
         runtime = f"{advice.way.runtime} {advice.way.unit.upper()}"
         shown.add_row(
             member.name,
@@ -130,7 +130,7 @@ def _shown(members: list[_Member], chosen: list[int], sizes: dict[str, int], mod
             *(size(count) if count is not None else "-" for count in fetched),
         )
     if graphs:
-        published = [size(_published(members, graph, sizes)) for graph in graphs]
+        published = [size(_published(members, graph, manifest)) for graph in graphs]
         shown.add_section()
         shown.add_row("all together", *[""] * 5, *published)
     about = f"of {bundle}" if bundle else "the reference model; --bundle DIR speaks of yours, and of bytes"
@@ -156,16 +156,17 @@ def _devices(count: int) -> str:
     return f"{count} device{'s' * (count != 1)}"
 
 
-def _fetched(member: _Member, graph: str, sizes: dict[str, int]) -> int | None:
+def _fetched(member: _Member, graph: str, manifest: Manifest | None) -> int | None:
     artifact = member.artifacts.get(graph)
-    return sum(sizes[path] for path in artifact.files) if artifact else None
+    return manifest.fetch_bytes(artifact) if artifact and manifest else None
 
 
-def _published(members: list[_Member], graph: str, sizes: dict[str, int]) -> int:
-    return sum(sizes[path] for path in {p for m in members if graph in m.artifacts for p in m.artifacts[graph].files})
+def _published(members: list[_Member], graph: str, manifest: Manifest | None) -> int:
+    artifacts = [member.artifacts[graph] for member in members if graph in member.artifacts]
+    return manifest.fetch_bytes(*artifacts) if manifest else 0
 
 
-def _document(members: list[_Member], chosen: list[int], sizes: dict[str, int]) -> dict[str, Any]:
+def _document(members: list[_Member], chosen: list[int], manifest: Manifest | None) -> dict[str, Any]:
     rows = []
     for member in members:
         advice, k = member.advice, member.heads
@@ -180,6 +181,6 @@ def _document(members: list[_Member], chosen: list[int], sizes: dict[str, int]) 
             one = advice.estimates[k]
             row |= {"ms": one.ms, "low": one.low, "high": one.high, "provenance": one.provenance}
             row |= {"sure": advice.choice.sure, "chance": advice.choice.chance}
-        row["bytes"] = {graph: _fetched(member, graph, sizes) for graph in _GRAPHS}
+        row["bytes"] = {graph: _fetched(member, graph, manifest) for graph in _GRAPHS}
         rows.append(row)
     return {"devices": rows, "heads": chosen, "covered": sum(member.heads is not None for member in members)}

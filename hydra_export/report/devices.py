@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from hydra_export.bundle import DeviceEntry, Manifest
-from hydra_export.latency import Advice, Evidence, Model, Wish, advise
+from hydra_export.latency import Advice, Evidence, Wish, advise
 from hydra_export.latency.spread import rounded
 from hydra_export.latency.ways import FORMATS
 from hydra_export.profiles import Known
@@ -74,7 +74,7 @@ class DeviceTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 def on_devices(manifest: Manifest, chosen: Iterable[tuple[Known, Wish]], evidence: Evidence) -> tuple[DeviceTimes, ...]:
     """What is known of the bundle's model on each of the *chosen* devices, run as wished, or in the best known way."""
-    model = model_of(manifest)
+    model = manifest.model.timed
     written = {artifact.target for artifact in manifest.artifacts}
     return tuple(_on_device(advise(evidence, known, model, wish), evidence, written) for known, wish in chosen)
 
@@ -83,13 +83,6 @@ def wished(entry: DeviceEntry) -> Wish:
     """As the bundle's own choice was made."""
     budget = entry.budget_ms if 0 < entry.budget_ms < _MOST_MS else None
     return Wish(runtime=entry.runtime if entry.runtime in FORMATS else "", budget_ms=budget)
-
-
-def model_of(manifest: Manifest) -> Model:
-    """The bundle's model, as the latency model takes it."""
-    entries = manifest.model.subnetworks
-    accuracy = {entry.heads: entry.accuracy for entry in entries if entry.accuracy is not None}
-    return Model.of(manifest.model.name, manifest.model.config, [entry.heads for entry in entries], accuracy)
 
 
 def _on_device(advice: Advice, evidence: Evidence, written: set[str]) -> DeviceTimes:

@@ -88,11 +88,10 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
 
 def products(manifest: Manifest) -> tuple[Product, ...]:
     """Every artifact, in the manifest's order."""
-    sizes = {file.path: file.bytes for file in manifest.files}
-    return tuple(_product(artifact, sizes) for artifact in manifest.artifacts)
+    return tuple(_product(artifact, manifest.fetch_bytes(artifact)) for artifact in manifest.artifacts)
 
 
-def _product(artifact: ArtifactEntry, sizes: dict[str, int]) -> Product:
+def _product(artifact: ArtifactEntry, fetch_bytes: int) -> Product:
     return Product(
         path=artifact.path,
         target=artifact.target,
@@ -100,8 +99,8 @@ def _product(artifact: ArtifactEntry, sizes: dict[str, int]) -> Product:
         precision=artifact.precision,
         input=artifact.input,
         heads=artifact.heads,
-        fixed=artifact.graph == "universal" and len(artifact.heads) == len(artifact.inputs) == 1,
-        fetch_bytes=sum(sizes[path] for path in artifact.files),
+        fixed=artifact.fixes_heads,
+        fetch_bytes=fetch_bytes,
         num_files=len(artifact.files),
         sha256=artifact.sha256,
         needs=artifact.needs,
@@ -116,11 +115,6 @@ def by_kind(listed: tuple[Product, ...]) -> dict[str, list[Product]]:
     for product in listed:
         grouped.setdefault(product.kind, []).append(product)
     return grouped
-
-
-def accuracies(manifest: Manifest) -> dict[int, float]:
-    """Top-1 in percent per head count, where it is known."""
-    return {s.heads: s.accuracy for s in manifest.model.subnetworks if s.accuracy is not None}
 
 
 def accuracy_of(product: Product, heads: int, unrounded: dict[int, float]) -> float | None:

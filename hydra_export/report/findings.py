@@ -13,7 +13,7 @@ from hydra_export.bundle import DeviceEntry, Manifest, ModelEntry, SubnetworkEnt
 from hydra_export.latency import Evidence, Wish
 from hydra_export.report.changes import Changes, changes
 from hydra_export.report.devices import DeviceTimes, on_devices, wished
-from hydra_export.report.facts import Product, accuracies, accuracy_of, products
+from hydra_export.report.facts import Product, accuracy_of, products
 from hydra_export.report.timings import Timed, is_of, of_report, saved, without_repeats
 
 
@@ -68,7 +68,7 @@ def gather(
     listed = products(manifest)
     now, then = _sorted(bench_files, manifest, folder, old)
     known = profiles.known(profile_folder)
-    gmacs = {entry.heads: entry.gmacs for entry in manifest.model.subnetworks}
+    gmacs = manifest.model.gmacs
     name = manifest.model.name
     chosen = [(profiles.get(each, profile_folder), Wish()) for each in devices]
     if not devices:
@@ -135,7 +135,7 @@ def _fits(report: Report, manifest: Manifest) -> int:
 
 def _with_accuracy(measured: Iterable[Timed], listed: Sequence[Product], manifest: Manifest) -> tuple[Timed, ...]:
     """Each time with the top-1 of what was timed."""
-    unrounded = accuracies(manifest)
+    unrounded = manifest.model.accuracy
 
     def accuracy(timed: Timed, heads: int) -> float | None:
         if timed.precision != "int8":

@@ -64,7 +64,7 @@ _NO_ACCURACY = "Top-1 is not known: the checkpoint does not say. hydra-export ev
 
 
 def _levels(findings: Findings) -> dict[int, float]:
-    return {s.heads: s.accuracy for s in findings.subnetworks if s.accuracy is not None}
+    return findings.model.accuracy
 
 
 def _figure(title: str, svg: Markup) -> Markup:

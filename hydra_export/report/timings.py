@@ -118,7 +118,7 @@ def _moment(timing: Timing) -> Moment:
 
 def saved(manifest: Manifest, known: Mapping[str, Known]) -> Iterator[Timed]:
     """What the user measured of a model of this name and size, on any device."""
-    gmacs = {s.heads: s.gmacs for s in manifest.model.subnetworks}
+    gmacs = manifest.model.gmacs
     for entry in known.values():
         grouped: dict[tuple[object, ...], list[LatencyRecord]] = {}
         for record in entry.own:

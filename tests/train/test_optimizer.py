@@ -128,7 +128,7 @@ def test_slices_that_few_steps_use_learn_by_the_root_faster(tiny_config: HydraCo
     model = perturbed(tiny_config)
     sizes = {1.0: 0, 2.0: 0}  # every step uses the inner slices, one of four the outer ones
     for group in optimizer.get(wanted, model).optimizer.param_groups:
-        assert group["lr_scale"] == pytest.approx(scale := round(group["lr_scale"]), abs=0.1)
-        sizes[scale] += sum(vector.numel() for vector in group["params"])
+        assert group["lr_scale"] == pytest.approx(round(group["lr_scale"]), abs=0.1)
+        sizes[round(group["lr_scale"])] += sum(vector.numel() for vector in group["params"])
     inner = sum(parameter.numel() for parameter in model.subnetwork(2).parameters())
     assert sizes == {1.0: inner, 2.0: sum(map(torch.numel, model.parameters())) - inner}

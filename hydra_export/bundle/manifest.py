@@ -1,0 +1,196 @@
+"""What manifest.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hydra_export.architecture import HydraConfig
+from hydra_export.bundle.sums import ByteCount, FileEntry, Sha256
+from hydra_export.latency import Model
+from hydra_export.parity import ParityRecord, Percent, Share
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import GraphKind, InputForm, Precision, TensorInfo
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One exported graph.
+
+    Attributes:
+        bytes, sha256: of the file at *path*; of an .mlpackage, of all its files together and of their SHA256SUMS.
+        files: paths of everything that a device must fetch to run it, *path* or what is in it included.
+        needs: the oldest that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
+        parity: per head count.
+        warnings: what has to be known before it is used, such as that a head count of it was not trained.
+    """
+
+    path: str
+    target: str
+    graph: GraphKind
+    precision: Precision
+    input: InputForm
+    heads: tuple[int, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    bytes: ByteCount
+    sha256: Sha256
+    files: tuple[str, ...]
+    parity: dict[int, ParityRecord]
+    needs: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fixes_heads(self) -> bool:
+        """A universal graph in the form for one head count, which takes no choice."""
+        return self.graph == "universal" and len(self.heads) == len(self.inputs) == 1
+
+    @property
+    def kind(self) -> str:
+        """What it is, in fewer letters than its path."""
+        words = [self.target, self.graph, "fixed" * self.fixes_heads, self.precision.replace("fp32", "")]
+        return " ".join(filter(None, words))
+
+    @property
+    def batch(self) -> int:
+        """Images a call."""
+        return batch(self.inputs)
+
+    def runs_at(self, heads: int | None) -> bool:
+        """Whether it has the subnetwork *heads*; any has None."""
+        return heads is None or heads in self.heads
+
+
+class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one exported head count; *accuracy* is top-1 in percent, None where unknown."""
+
+    heads: int
+    width: int
+    params: int
+    gmacs: float
+    accuracy: Percent | None
+    trained: bool | Literal["unknown"]
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The universal model that the artifacts were cut from.
+
+    Attributes:
+        assumed: what its checkpoint does not say, one sentence each.
+        trained_heads: all that were trained, exported or not; empty where unknown.
+    """
+
+    name: str
+    config: HydraConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    checkpoint_sha256: str
+    accuracy_data: str
+    license: str
+    subnetworks: tuple[SubnetworkEntry, ...]
+    assumed: tuple[str, ...] = ()
+    trained_heads: tuple[int, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """An ordinary ViT, whose full width alone was trained."""
+        return self.config.is_plain(self.trained_heads)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The exported head counts."""
+        return tuple(each.heads for each in self.subnetworks)
+
+    @property
+    def gmacs(self) -> dict[int, float]:
+        """By head count."""
+        return {each.heads: each.gmacs for each in self.subnetworks}
+
+    @property
+    def accuracy(self) -> dict[int, float]:
+        """Top-1 in percent by head count, where it is known."""
+        return {each.heads: each.accuracy for each in self.subnetworks if each.accuracy is not None}
+
+    @property
+    def timed(self) -> Model:
+        """What the latency model needs to know."""
+        return Model.of(self.name, self.config, self.heads, self.accuracy)
+
+    def macs(self, heads: Sequence[int], num_images: int) -> int:
+        """Multiply-accumulates of *num_images* through each subnetwork of *heads*."""
+        return num_images * sum(map(self.config.macs, heads))
+
+
+class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen for a device, where the export was asked for devices.
+
+    Attributes:
+        heads: None where no time is known, so that every head count was exported.
+        fits: it is known to fit, by its central estimate at least; *sure*: by its high bound; *chance*: that it does.
+        ms, low, high: the time and its 80 % interval. *provenance*: measured, published, estimated, ...
+        artifacts: paths of what it may run.
+    """
+
+    id: str
+    name: str
+    runtime: str
+    unit: str
+    target: str
+    heads: int | None
+    fits: bool
+    sure: bool
+    chance: Share | None
+    why: str
+    budget_ms: Milliseconds
+    ms: Milliseconds | None
+    low: Milliseconds | None
+    high: Milliseconds | None
+    provenance: str | None
+    artifacts: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle holds.
+
+    Attributes:
+        generator: always "hydra-export"; a folder without it is not ours.
+        tool: versions of everything that shaped an artifact.
+        images: the images that parity was measured on, in words.
+        files: every file of the bundle but the manifest itself and SHA256SUMS.
+        devices: what was chosen for whom; empty where the export was not asked for devices.
+    """
+
+    generator: Literal["hydra-export"] = "hydra-export"
+    schema_version: int = SCHEMA_VERSION
+    model: ModelEntry
+    tool: dict[str, str]
+    images: str
+    artifacts: tuple[ArtifactEntry, ...]
+    files: tuple[FileEntry, ...]
+    devices: tuple[DeviceEntry, ...] = ()
+
+    def fetch_bytes(self, *artifacts: ArtifactEntry) -> int:
+        """Bytes of everything that a device must fetch to run *artifacts*."""
+        sizes = {file.path: file.bytes for file in self.files}
+        return sum(sizes[path] for path in {path for artifact in artifacts for path in artifact.files})
+
+    def weight_bytes(self, artifact: ArtifactEntry) -> int:
+        """Of its weights as runtimes hold them: float32, apart for each head count even where the file shares them."""
+        return max(4 * sum(map(self.model.config.num_params, artifact.heads)), self.fetch_bytes(artifact))
+
+
+def batch(inputs: Sequence[TensorInfo]) -> int:
+    """Images a call: the graph's own number, or one where any number will do."""
+    size = next((size for taken in inputs[:1] for size in taken.shape), 1)
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def schema() -> bytes:
+    """The JSON Schema of manifest.json, as docs/ holds it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2) + b"\n"
