@@ -18,6 +18,7 @@ from tests.conftest import available_targets
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("ai_edge_litert", "coremltools", "tensorflow", "matplotlib", "tensorboard", "litert_torch")
+DEVELOPMENT = ("sklearn", "scikit_learn")  # installed for the tests
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def base_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site-packages")
     for installed in map(Path, site.getsitepackages()):
         for entry in installed.iterdir():
-            if entry.suffix not in (".pth", ".egg-link") and not entry.name.startswith(EXTRAS):
+            if entry.suffix not in (".pth", ".egg-link") and not entry.name.startswith((*EXTRAS, *DEVELOPMENT)):
                 (folder / entry.name).symlink_to(entry)
     return folder
 
@@ -39,7 +40,7 @@ def run(base_install: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_the_base_install_has_none_of_the_extras(base_install: Path) -> None:
-    for name in EXTRAS:
+    for name in (*EXTRAS, "sklearn"):
         assert "No module named" in run(base_install, "-c", f"import {name}").stderr
 
 
@@ -49,6 +50,12 @@ def test_the_base_install_exports_and_verifies_onnx(base_install: Path, tmp_path
     verified = run(base_install, "-m", "hydra_export", "verify", str(tmp_path / "bundle"))
     assert verified.returncode == 0, verified.stderr
     assert bundle.read(tmp_path / "bundle").artifacts[0].target == "onnx"
+
+
+def test_the_base_install_trains_on_the_digits(base_install: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "digits", "--steps", "1", "--threads", "1", "--out", str(tmp_path / "run"))
+    trained = run(base_install, "-m", "hydra_export", "train", *options)
+    assert trained.returncode == 0, trained.stderr
 
 
 @pytest.mark.parametrize("target", [name for name in targets.names() if name != "onnx"])

@@ -108,6 +108,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None
             "WHEEL",
             "entry_points.txt",
             "licenses/LICENSE",
+            "licenses/hydra_export/data/LICENSE-digits.txt",
             "licenses/hydra_export/data/LICENSE-fashion-mnist.txt",
         )
     }
@@ -132,7 +133,8 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None
 
 def test_the_wheel_has_types_model_images_licences_and_every_device(wheel: Path) -> None:
     expected = {"py.typed", "data/hydravit-fashion-mnist.safetensors", "data/fashion-mnist-1000.npz"}
-    expected |= {"data/LICENSE-fashion-mnist.txt", "data/hydravit-fashion-mnist.md", "report/page.css"}
+    expected |= {"data/digits.npz", "data/LICENSE-digits.txt", "data/LICENSE-fashion-mnist.txt"}
+    expected |= {"data/hydravit-fashion-mnist.md", "report/page.css"}
     expected |= {f"profiles/{name}.toml" for name in profiles.packaged()}
     assert {f"hydra_export/{name}" for name in expected} <= names_in(wheel)
 
@@ -141,8 +143,9 @@ def test_the_metadata_says_what_pyproject_says(metadata: Message) -> None:
     assert metadata["Name"] == "hydra-export"
     assert metadata["Version"] == VERSION == PROJECT["version"] == hydra_export.__version__
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata["License-Expression"] == "Apache-2.0 AND MIT"
-    assert metadata.get_all("License-File") == ["LICENSE", "hydra_export/data/LICENSE-fashion-mnist.txt"]
+    assert metadata["License-Expression"] == "Apache-2.0 AND MIT AND CC-BY-4.0"
+    data = [f"hydra_export/data/LICENSE-{name}.txt" for name in ("digits", "fashion-mnist")]
+    assert metadata.get_all("License-File") == ["LICENSE", *data]
     assert metadata["Description-Content-Type"] == "text/markdown"
     readme = metadata.get_payload(decode=True)
     assert isinstance(readme, bytes)

@@ -1,4 +1,4 @@
-"""Labelled datasets with a split of their own: Fashion-MNIST and digits in memory; data/sources.py reads others."""
+"""Labelled datasets with a split of their own: Fashion-MNIST and the packaged digits in memory; data/sources.py reads others."""
 
 # n images, H height, W width, C channels
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -143,14 +144,12 @@ def fashion_mnist(folder: Path | None = None) -> Dataset[Split]:
 
 
 def digits(folder: Path | None = None) -> Dataset[Split]:
-    """1,797 handwritten digits of 8x8 grey pixels from scikit-learn; the last 360 are the test images."""
+    """1,797 handwritten digits of 8x8 grey pixels, the ones of scikit-learn; the last 360 are the test images."""
     if folder is not None:
-        raise BadData(f"The digits come with scikit-learn, not from {folder}.", "Leave out --data.")
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels_nHWC = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
-    labels_n = bunch.target.astype(np.int64)
+        raise BadData(f"The digits come with the package, not from {folder}.", "Leave out --data.")
+    with resources.files("hydra_export.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        pixels_nHWC = np.round(arrays["pixels"][..., None] * (255 / 16)).astype(np.uint8)  # as counted: 0-16
+        labels_n = arrays["labels"].astype(np.int64)
     # Cut without shuffling, as scikit-learn's own examples do.
     train, test = (Split(pixels_nHWC[part], labels_n[part]) for part in (slice(-360), slice(-360, None)))
     return Dataset("scikit-learn's digits", "CC BY 4.0 (UCI)", tuple("0123456789"), train, test)

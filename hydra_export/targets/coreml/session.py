@@ -90,7 +90,7 @@ def declared(package: mil.Package) -> Interface:
 
 
 def _blas_threads(count: int) -> contextlib.AbstractContextManager[object]:
-    """Limits numpy's BLAS to *count* threads, where threadpoolctl is there to do it (scikit-learn brings it)."""
+    """Limits numpy's BLAS to *count* threads, where threadpoolctl is there to do it."""
     if importlib.util.find_spec("threadpoolctl") is None:
         return contextlib.nullcontext()
     import threadpoolctl
