@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 
+import platformdirs
+
 from hydra_export.errors import OutputRefused, SystemRefused, Unreadable
 from hydra_export.interruption import Held, uninterrupted
 
@@ -37,6 +39,7 @@ _REFUSALS = {
 
 
 MIB = 2**20
+_APP = "hydra-export"
 _POLL_SECONDS = 0.002
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -138,18 +141,24 @@ def unportable(path: str) -> str:
     return ""
 
 
-def home() -> Path:
-    """The user's folder."""
-    try:
-        return Path.home()
-    except RuntimeError as error:  # neither HOME nor an entry among the system's users
-        raise SystemRefused("There is no home folder for settings and caches.", "Set HOME.") from error
+def settings() -> Path:
+    """The folder of the user's own files, by the conventions of the system."""
+    with _home_needed():
+        return platformdirs.user_config_path(_APP, appauthor=False, roaming=True)
 
 
 def caches() -> Path:
-    """Where this program may keep what it can make again: as the XDG Base Directory Specification says."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (root if root.is_absolute() else home() / ".cache") / "hydra-export"
+    """The folder of what this program can make again, by the conventions of the system."""
+    with _home_needed():
+        return platformdirs.user_cache_path(_APP, appauthor=False)
+
+
+@contextlib.contextmanager
+def _home_needed() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # neither HOME nor an entry among the system's users
+        raise SystemRefused("There is no home folder for settings and caches.", "Set HOME.") from error
 
 
 def sha256(path: Path) -> str:

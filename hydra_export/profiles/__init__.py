@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +43,7 @@ class Known:
 
 def user_folder() -> Path:
     """Where a user's own profiles are, by the conventions of the system."""
-    if configured := os.environ.get("XDG_CONFIG_HOME"):
-        base = Path(configured)
-    elif sys.platform == "darwin":
-        base = files.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA", files.home() / "AppData" / "Roaming"))
-    else:
-        base = files.home() / ".config"
-    return base / "hydra-export" / "profiles"
+    return files.settings() / "profiles"
 
 
 def names(folder: Path | None = None) -> tuple[str, ...]:

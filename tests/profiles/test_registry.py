@@ -59,6 +59,14 @@ def write(folder: Path, name: str, *, own: str = "rpi5", title: str = "My Pi", c
     return path
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the XDG Base Directory Specification")
+def test_the_users_own_are_where_settings_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert profiles.user_folder() == tmp_path / "config" / "hydra-export" / "profiles"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")  # to be ignored, says the specification
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert profiles.user_folder() == tmp_path / ".config" / "hydra-export" / "profiles"
+
+
 def test_all_of_ours_are_sound_and_none_is_taken_for_another() -> None:
     assert profiles.problems() == []
     assert len(profiles.names()) >= 48
