@@ -20,8 +20,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v chromium-browser)
 
-.PHONY: help demo oldest browser workflows docs release verify-release test lint types architecture pytest fuzz benchmark \
-  format clean
+.PHONY: help demo oldest browser workflows docs release verify-release test test-slow test-all lint types architecture \
+  pytest fuzz benchmark format clean
 
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
@@ -31,10 +31,11 @@ help:
 	@echo "make release    wheel, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
 	@echo "make verify-release  checks these: hashes, and every artifact of the bundle"
 	@echo "make docs       the documentation site, in docs/_build/html; a warning is an error"
-	@echo "make test       formatting, lint, types, architecture and every test"
+	@echo "make test       formatting, lint, types, architecture and the quick tests"
+	@echo "make test-all   all of that and the slow tests, which make test-slow runs alone"
 	@echo "make lint       formatting and lint alone"
 	@echo "make types      type checking alone"
-	@echo "make pytest     the tests alone; ARGS='-k checkpoint' chooses some"
+	@echo "make pytest     every test, quick and slow, alone; ARGS='-k checkpoint' chooses some"
 	@echo "make fuzz       damaged files for everything that reads them; SECONDS=600 each, READER=manifest,onnx alone, SEED=7"
 	@echo "make benchmark  latency, size and export time of ONNX and Core ML at ViT-B size (TFLite: benchmarks/README.md)"
 	@echo "make format     rewrites the code to the format that make lint asks for"
@@ -84,7 +85,13 @@ verify-release:
 docs: $(BIN)/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
 
-test: lint types architecture pytest
+test: lint types architecture
+	$(BIN)/pytest -n auto --durations 15 -m 'not slow' $(ARGS)
+
+test-slow: $(BIN)/.installed-dev
+	$(BIN)/pytest -n auto --durations 15 -m slow $(ARGS)
+
+test-all: test test-slow
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .

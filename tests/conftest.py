@@ -138,9 +138,9 @@ def tiny_checkpoint(tmp_path: Path, tiny_config: HydraConfig, tiny_model: HydraV
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with separate and shared graphs of heads 2 and 4: written once a module, never changed."""
+    """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
     from hydra_export import checkpoint
     from hydra_export.architecture import HydraConfig
     from hydra_export.export import export, jobs

@@ -26,7 +26,6 @@ FENCE = re.compile(
 )
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
 COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "bundle", "report")
-SLOW = {"docs/bundles.md", "docs/quickstart.md", "docs/training.md"}  # over ten seconds
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,8 @@ def test_the_readme_runs_in_order_and_then_the_pages_that_start_with_its_bundles
         run(page, folder)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
-        for page in PAGES
-        if runnable(page) and page != README and not given(page)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page) and page != README and not given(page)])
 def test_the_commands_and_programs_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()

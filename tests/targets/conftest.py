@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,14 +110,21 @@ def given(checkpoint: Checkpoint, spec: ExportSpec, count: int = NUM_IMAGES) -> 
     return raw if spec.input == "image" else checkpoint.info.preprocessing.normalise(raw)
 
 
-def _cases() -> list[Case]:
-    found = [targets.get(name) for name in targets.names()]
-    return [
-        Case(target, graph, precision) for target in found for graph in target.graphs for precision in target.precisions
-    ]
+def _cases() -> list[Any]:
+    """Every combination; ``slow`` but for as few as show each graph kind and each precision once."""
+    cases = []
+    for target in map(targets.get, targets.names()):
+        graphs, precisions = target.graphs, target.precisions
+        longest = range(max(len(graphs), len(precisions)))
+        quick = {(graphs[i % len(graphs)], precisions[i % len(precisions)]) for i in longest}
+        for graph, precision in product(graphs, precisions):
+            marks = () if (graph, precision) in quick else pytest.mark.slow
+            name = f"{target.name}-{graph}-{precision}"
+            cases.append(pytest.param(Case(target, graph, precision), id=name, marks=marks))
+    return cases
 
 
-@pytest.fixture(params=_cases(), ids=lambda case: f"{case.target.name}-{case.graph}-{case.precision}")
+@pytest.fixture(params=_cases())
 def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
     try:

@@ -161,6 +161,7 @@ def test_nothing_says_when_or_with_what_it_was_made(write: Write) -> None:
     assert b"/tmp" not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "choices", "lists"),
     [
