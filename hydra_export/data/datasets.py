@@ -1,4 +1,4 @@
-"""Labelled datasets with a split of their own: Fashion-MNIST and the packaged digits in memory; data/sources.py reads others."""
+"""Labelled datasets with a split of their own: Fashion-MNIST and digits, in memory; data/sources.py reads others."""
 
 # n images, H height, W width, C channels
 from __future__ import annotations
