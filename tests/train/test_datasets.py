@@ -86,13 +86,7 @@ def test_a_packed_file_is_unpacked_no_further_than_it_says(folder: Path) -> None
 
 
 def test_digits_come_from_no_folder(tmp_path: Path) -> None:
-<<<<<<< HEAD
-    dataset = datasets.load("digits")
-    assert (len(dataset.train), len(dataset.test)) == (1437, 360)
-    assert dataset.train.pixels.max() == 255
-=======
-    assert data.load("digits").train.pixels.max() == 255
->>>>>>> 70b47c2 (The digits come with the package; scikit-learn is a tool of the tests alone)
+    assert datasets.load("digits").train.pixels.max() == 255
     with pytest.raises(BadData, match="Leave out --data"):
         datasets.load("digits", tmp_path)
 
@@ -100,7 +94,7 @@ def test_digits_come_from_no_folder(tmp_path: Path) -> None:
 def test_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
-    dataset, theirs = data.load("digits"), load_digits()
+    dataset, theirs = datasets.load("digits"), load_digits()
     assert (len(dataset.train), len(dataset.test)) == (1437, 360)
     pixels = np.concatenate([dataset.train.pixels, dataset.test.pixels])[..., 0]
     assert np.array_equal(pixels, np.round(theirs.images * (255 / 16)))
