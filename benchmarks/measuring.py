@@ -21,7 +21,7 @@ def make_checkpoint(path: Path) -> None:
     """ViT-B/16-224 with random weights, in our format."""
     import torch
 
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
@@ -32,8 +32,10 @@ def make_checkpoint(path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    checkpoint.save(
-        path, model.state_dict(), checkpoint.CheckpointInfo(name="vit-b", config=config, preprocessing=imagenet(224))
+    checkpoint_file.write(
+        path,
+        model.state_dict(),
+        checkpoint_file.CheckpointInfo(name="vit-b", config=config, preprocessing=imagenet(224)),
     )
 
 

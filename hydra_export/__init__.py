@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from hydra_export.architecture import HydraConfig as HydraConfig
     from hydra_export.bundle import Manifest as Manifest
     from hydra_export.checkpoint import Checkpoint as Checkpoint
-    from hydra_export.checkpoint import CheckpointInfo as CheckpointInfo
     from hydra_export.checkpoint import load as load_checkpoint
-    from hydra_export.checkpoint import save as save_checkpoint
+    from hydra_export.checkpoint_file import CheckpointInfo as CheckpointInfo
+    from hydra_export.checkpoint_file import write as save_checkpoint
     from hydra_export.errors import BadInput as BadInput
     from hydra_export.errors import CheckFailed as CheckFailed
     from hydra_export.errors import HydraExportError as HydraExportError
@@ -36,7 +36,7 @@ _PUBLIC = {
     "BadInput": "errors:BadInput",
     "CheckFailed": "errors:CheckFailed",
     "Checkpoint": "checkpoint:Checkpoint",
-    "CheckpointInfo": "checkpoint:CheckpointInfo",
+    "CheckpointInfo": "checkpoint_file:CheckpointInfo",
     "ExportSpec": "target:ExportSpec",
     "HydraConfig": "architecture:HydraConfig",
     "HydraExportError": "errors:HydraExportError",
@@ -46,7 +46,7 @@ _PUBLIC = {
     "export_bundle": "export:export",
     "jobs": "export:jobs",
     "load_checkpoint": "checkpoint:load",
-    "save_checkpoint": "checkpoint:save",
+    "save_checkpoint": "checkpoint_file:write",
     "save_reference": "reference:save_reference",
     "verify_bundle": "verify:verify",
 }

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from hydra_export import board, bundle, files, targets, worker
+from hydra_export import board, bundle, checkpoint_file, files, targets, worker
 from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
@@ -171,7 +171,7 @@ def _converted(
     weights_mib = 4 * config.num_params(config.heads) // 2**20
     with files.temporary_folder() as place:
         path = place / "checkpoint.safetensors"
-        checkpoints.save(path, checkpoint.model.state_dict(), checkpoint.info)
+        checkpoint_file.write(path, checkpoint.model.state_dict(), checkpoint.info)
         calls = [
             worker.Call(
                 function=f"{__name__}:convert",

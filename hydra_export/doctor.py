@@ -245,7 +245,7 @@ def tiny_checkpoint(folder: Path) -> Checkpoint:
     """Two heads, two blocks, 16 x 16 pixels; a fresh ViT's biases and classifier are zero and would hide errors."""
     import torch
 
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
@@ -255,9 +255,9 @@ def tiny_checkpoint(folder: Path) -> Checkpoint:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    info = checkpoint.CheckpointInfo(
+    info = checkpoint_file.CheckpointInfo(
         name="tiny", config=model.config, preprocessing=imagenet(16), trained_heads=(1, 2), license="CC0-1.0"
     )
     path = folder / "tiny.safetensors"
-    checkpoint.save(path, model.state_dict(), info)
+    checkpoint_file.write(path, model.state_dict(), info)
     return checkpoint.load(path)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from hydra_export import archive, bundle, card, conversion, files, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.cache import Cache
-from hydra_export.checkpoint import Checkpoint, CheckpointInfo, default_heads, untrained
+from hydra_export.checkpoint import Checkpoint, default_heads, untrained
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.conversion import Job
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.data.packaged import FASHION_MNIST_LABELS

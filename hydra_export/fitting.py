@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra_export import profiles
 from hydra_export.bundle import DeviceEntry
-from hydra_export.checkpoint import CheckpointInfo
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.errors import BadInput
 from hydra_export.latency import Advice, Evidence, Model, Wish, advise
 from hydra_export.latency.spread import rounded

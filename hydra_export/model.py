@@ -3,12 +3,11 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
@@ -21,9 +20,14 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from hydra_export import checkpoint_file, files
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
+from hydra_export.importing import sources, tensors, timm_form
 from hydra_export.preprocess import Preprocessing, imagenet
+
+if TYPE_CHECKING:
+    from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 
 # What timm's VisionTransformer takes that does not change which computation it is.
 _TIMM_ARGUMENTS = {
@@ -89,13 +93,13 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     Parameter names and the meaning of the full width are timm's, so its tools (optimisers, schedules, EMA,
     weight loading) work on it. With separate classifiers, ``head`` is a ModuleDict with keys ``k3``, ``k6``, ...
 
-    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's, over hydra_export.checkpoint's
-    format; *info* is what that says of the model, and what it will say.
+    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's, over the format of
+    hydra_export.checkpoint_file; *info* is what that says of the model, and what it will say.
     """
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
-    info: Any = None
+    info: CheckpointInfo | None = None
 
     def __init__(self, config: HydraConfig, **timm_arguments: Any) -> None:
         if refused := sorted(timm_arguments.keys() - _TIMM_ARGUMENTS):
@@ -166,8 +170,40 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         x_BNM = mlp.drop1(F.gelu(F.linear(x_BND, mlp.fc1.weight[:hidden, :D], mlp.fc1.bias[:hidden])))
         return mlp.drop2(F.linear(x_BNM, mlp.fc2.weight[:D, :hidden], mlp.fc2.bias[:D]))  # type: ignore[no-any-return]
 
+    @classmethod
+    def of(cls, file: CheckpointFile) -> Self:
+        """The model that *file* holds, in eval mode; its float32 weights may be mapped from the file.
+
+        Raises:
+            BadCheckpoint: the tensors are not those of its configuration, or timm's own module computes something else.
+        """
+        with checkpoint_file.naming(file.path):
+            model = cls(file.info.config, weight_init="skip", device="meta")
+            _check_tensors({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, file.state)
+            model.load_state_dict(tensors.as_float32(file.state), assign=True)
+            model.eval()
+            if file.original is not None:
+                dense = model.subnetwork(model.config.heads, copy=False)
+                timm_form.check_equal(file.original, model.state_dict(), dense, model.config)
+        model.info = file.info
+        return model
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        _format().save_pretrained(self, save_directory)
+        """Writes *model* and what it says of itself as the Hub and ``checkpoint_file.read`` expect it.
+
+        Raises:
+            BadInput: a grey model that does not say how its images are normalised.
+        """
+        info = self.info
+        if info is None or info.config != self.config:
+            if self.config.channels != 3:
+                raise BadInput("The model does not say how its images are normalised.", "Set model.info first.")
+            data = imagenet(self.config.image_size)
+            info = checkpoint_file.CheckpointInfo(name=save_directory.name, config=self.config, preprocessing=data)
+        checkpoint_file.write(save_directory / "model.safetensors", self.state_dict(), info)
+        # The Hub counts downloads by this file, and shows it.
+        with files.replaced_file(save_directory / "config.json") as partial:
+            partial.write_text('{"architecture": "hydravit", "library_name": "hydra-export"}\n', encoding="utf-8")
 
     @classmethod
     def _from_pretrained(
@@ -187,7 +223,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     ) -> HydraViT:
         path = Path(model_id)
         if not path.is_dir():
-            path = _format().sources.fetched(
+            path = sources.fetched(
                 model_id,
                 revision=revision,
                 cache_dir=cache_dir,
@@ -195,18 +231,15 @@ class HydraViT(VisionTransformer, ModelHubMixin):
                 local_files_only=local_files_only,
                 token=token,
             )
-        loaded: HydraViT = (
-            _format()
-            .load(
+        return cls.of(
+            checkpoint_file.read(
                 path,
                 head_dim=head_dim,
                 preprocessing=preprocessing,
                 architecture=architecture,
                 image_size=image_size,
             )
-            .model
         )
-        return loaded
 
     def _assert_heads(self, heads: int) -> None:
         if not 1 <= heads <= self.config.heads:
@@ -297,9 +330,19 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         }
 
 
-def _format() -> Any:
-    """The checkpoint format. It is made of models and so lies above this module, which must not need it to be read."""
-    return importlib.import_module("hydra_export.checkpoint")
+def _check_tensors(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    for name, shape in wanted.items():
+        if name not in state:
+            raise BadInput(
+                f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration."
+            )
+        if tuple(state[name].shape) != shape:
+            raise BadInput(
+                f"tensor {name} has shape {list(state[name].shape)}, the configuration asks for {list(shape)}.",
+                "Use the matching configuration.",
+            )
+    if unknown := sorted(state.keys() - wanted.keys()):
+        raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
 
 
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:

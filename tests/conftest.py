@@ -118,10 +118,10 @@ def scaled_model(scaled_config: HydraConfig) -> HydraViT:
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path, tiny_config: HydraConfig, tiny_model: HydraViT) -> Path:
     """Trained at heads 1, 2 and 4; exports 2 and 4; with preprocessing, labels and accuracies."""
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint_file
     from hydra_export.preprocess import Preprocessing
 
-    info = checkpoint.CheckpointInfo(
+    info = checkpoint_file.CheckpointInfo(
         name="tiny",
         config=tiny_config,
         preprocessing=Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0),
@@ -134,23 +134,23 @@ def tiny_checkpoint(tmp_path: Path, tiny_config: HydraConfig, tiny_model: HydraV
         training={"seed": 0},
     )
     path = tmp_path / "tiny.safetensors"
-    checkpoint.save(path, tiny_model.state_dict(), info)
+    checkpoint_file.write(path, tiny_model.state_dict(), info)
     return path
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.export import export, jobs
     from hydra_export.preprocess import Preprocessing
 
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
     place = tmp_path_factory.mktemp("exported")
-    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
     export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", jobs(graphs=["separate", "shared"]))
     return place / "bundle"
 

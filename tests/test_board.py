@@ -25,16 +25,16 @@ RUNS = 6
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with every graph kind of everything that can be timed here."""
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.export import export, jobs
     from hydra_export.preprocess import Preprocessing
 
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
     place = tmp_path_factory.mktemp("every")
-    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
     names = [name for name in ("onnx", "tflite") if name in available_targets()]
     listed = [job for name in names for job in jobs([name], targets.get(name).graphs)]
     export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", listed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_export import archive, checkpoint, files
+from hydra_export import archive, checkpoint, checkpoint_file, files
 from hydra_export.architecture import HydraConfig
 from hydra_export.cache import Cache
 from hydra_export.cli import main
@@ -131,8 +131,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     packaged = checkpoint.load().info
     for seed, name in enumerate(("first", "second")):
         data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-        info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, license=packaged.license)
-        checkpoint.save(place / f"{name}.safetensors", perturbed(config, seed).state_dict(), info)
+        info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, license=packaged.license)
+        checkpoint_file.write(place / f"{name}.safetensors", perturbed(config, seed).state_dict(), info)
         loaded = checkpoint.load(place / f"{name}.safetensors")
         export(loaded, place / name, jobs(["onnx"], ["separate", "shared"]), heads=(2, 4))
         archive.write(place / name, place / f"{name}.zip", "tiny")

@@ -22,9 +22,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint import CheckpointInfo
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import IMAGENET_MEAN, Preprocessing
@@ -83,7 +83,7 @@ def test_our_checkpoint_makes_the_round_trip(tiny_checkpoint: Path, tiny_model: 
 def test_everything_survives_with_layer_scale_and_separate_classifiers(tmp_path: Path, scaled_model: HydraViT) -> None:
     grey = Preprocessing(image_size=16, mean=(0.5,), std=(0.25,))
     info = CheckpointInfo(name="scaled", config=scaled_model.config, preprocessing=grey)
-    checkpoint.save(tmp_path / "m.safetensors", scaled_model.state_dict(), info)
+    checkpoint_file.write(tmp_path / "m.safetensors", scaled_model.state_dict(), info)
     loaded, image = checkpoint.load(tmp_path / "m.safetensors"), torch.randn(2, 1, 16, 16)
     assert loaded.info == info
     for k in (2, 4):
@@ -92,7 +92,7 @@ def test_everything_survives_with_layer_scale_and_separate_classifiers(tmp_path:
 
 def test_half_precision_storage_is_read_as_float32(tmp_path: Path, tiny_checkpoint: Path, tiny_model: HydraViT) -> None:
     path = tmp_path / "half.safetensors"
-    checkpoint.save(path, tiny_model.state_dict(), checkpoint.load(tiny_checkpoint).info, torch.float16)
+    checkpoint_file.write(path, tiny_model.state_dict(), checkpoint.load(tiny_checkpoint).info, torch.float16)
     assert path.stat().st_size < 0.65 * tiny_checkpoint.stat().st_size
     for name, tensor in checkpoint.load(path).model.state_dict().items():
         assert torch.equal(tensor, tiny_model.state_dict()[name].half().float()), name
@@ -101,7 +101,7 @@ def test_half_precision_storage_is_read_as_float32(tmp_path: Path, tiny_checkpoi
 def test_saving_again_gives_the_same_bytes(tiny_checkpoint: Path, tiny_model: HydraViT) -> None:
     before, info = tiny_checkpoint.read_bytes(), checkpoint.load(tiny_checkpoint).info
     for _ in range(5):
-        checkpoint.save(tiny_checkpoint, tiny_model.state_dict(), info)
+        checkpoint_file.write(tiny_checkpoint, tiny_model.state_dict(), info)
         assert tiny_checkpoint.read_bytes() == before
 
 
@@ -116,7 +116,7 @@ def test_a_folder_is_read_by_its_model_file(tmp_path: Path, tiny_checkpoint: Pat
 def test_the_files_mode_follows_the_umask(tmp_path: Path, tiny_checkpoint: Path, tiny_model: HydraViT) -> None:
     info, before = checkpoint.load(tiny_checkpoint).info, os.umask(0o027)
     try:
-        checkpoint.save(tmp_path / "mode.safetensors", tiny_model.state_dict(), info)
+        checkpoint_file.write(tmp_path / "mode.safetensors", tiny_model.state_dict(), info)
     finally:
         os.umask(before)
     assert (tmp_path / "mode.safetensors").stat().st_mode & 0o777 == 0o640
@@ -132,7 +132,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(safetensors.torch, "save", fail)
     with pytest.raises(RuntimeError, match="cut"):
-        checkpoint.save(tiny_checkpoint, tiny_model.state_dict(), info)
+        checkpoint_file.write(tiny_checkpoint, tiny_model.state_dict(), info)
     assert tiny_checkpoint.read_bytes() == before
     assert [path.name for path in tiny_checkpoint.parent.iterdir()] == [tiny_checkpoint.name]
 

@@ -24,7 +24,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.cli import main
 from hydra_export.commands import app
 from hydra_export.commands.choices import Choices
@@ -478,7 +478,7 @@ def test_the_manifest_in_json_is_the_one_in_the_bundle(tiny_checkpoint: Path, tm
 def test_results_go_to_stdout_and_talk_to_stderr(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     loaded = checkpoint.load(tiny_checkpoint)
     info = msgspec.structs.replace(loaded.info, trained_heads=())
-    checkpoint.save(tiny_checkpoint, loaded.model.state_dict(), info)
+    checkpoint_file.write(tiny_checkpoint, loaded.model.state_dict(), info)
     assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "new")]) == 0
     out, err = capsys.readouterr()
     assert "tiny in " in out

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint import CheckpointInfo
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.commands.evaluate import evaluate
 from hydra_export.errors import BadInput
 from hydra_export.preprocess import Preprocessing
@@ -28,7 +28,7 @@ DATA = Preprocessing(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3), c
 def imagenet_model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     info = CheckpointInfo(name="thousand", config=MODEL, preprocessing=DATA)
-    checkpoint.save(path, perturbed(MODEL).state_dict(), info)
+    checkpoint_file.write(path, perturbed(MODEL).state_dict(), info)
     return path
 
 
@@ -88,7 +88,7 @@ def test_synsets_are_no_classes_of_a_model_that_names_a_thousand_others(tmp_path
     path = tmp_path / "model.safetensors"
     labels = tuple(f"part {number}" for number in range(1000))
     info = CheckpointInfo(name="thousand", config=MODEL, preprocessing=DATA, labels=labels)
-    checkpoint.save(path, perturbed(MODEL).state_dict(), info)
+    checkpoint_file.write(path, perturbed(MODEL).state_dict(), info)
     with pytest.raises(BadInput, match="are not the model's 1000 classes"):
         evaluate(checkpoint=path, data=str(write_folder(tmp_path / "some", SYNSETS[:3])), heads="2")
 
@@ -145,7 +145,7 @@ def test_subnetworks_with_classifiers_of_their_own_are_measured(tmp_path: Path) 
     from hydra_export.evaluation.cost import measure
 
     own = msgspec.structs.replace(MODEL, separate_classifiers=(1, 2))
-    checkpoint.save(
+    checkpoint_file.write(
         tmp_path / "own.safetensors",
         perturbed(own).state_dict(),
         CheckpointInfo(name="own", config=own, preprocessing=DATA),

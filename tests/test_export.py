@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from hydra_export import bundle, checkpoint, parity, targets
+from hydra_export import bundle, checkpoint, checkpoint_file, parity, targets
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
@@ -143,7 +143,7 @@ def test_untrained_and_unknown_head_counts_are_told_apart(tiny_checkpoint: Path,
     assert [s.accuracy for s in manifest.model.subnetworks] == [50.0, None]
     loaded = checkpoint.load(tiny_checkpoint)
     info = msgspec.structs.replace(loaded.info, trained_heads=(), accuracy={})
-    checkpoint.save(tiny_checkpoint, loaded.model.state_dict(), info)
+    checkpoint_file.write(tiny_checkpoint, loaded.model.state_dict(), info)
     manifest = exported(tiny_checkpoint, tmp_path / "out", ["separate"])
     assert {s.trained for s in manifest.model.subnetworks} == {"unknown"}
 
@@ -378,7 +378,7 @@ def test_a_backbone_without_a_classifier_gives_features(tiny_checkpoint: Path, t
     loaded = checkpoint.load(tiny_checkpoint)
     config = msgspec.structs.replace(loaded.info.config, num_classes=0)
     info = msgspec.structs.replace(loaded.info, config=config, labels=())
-    checkpoint.save(tmp_path / "backbone.safetensors", perturbed(config).state_dict(), info)
+    checkpoint_file.write(tmp_path / "backbone.safetensors", perturbed(config).state_dict(), info)
     manifest = exported(tmp_path / "backbone.safetensors", tmp_path / "out", ["separate", "shared"])
     for artifact in manifest.artifacts:
         (output,) = artifact.outputs
@@ -392,7 +392,7 @@ def test_a_model_whose_logits_are_all_zero_is_exported(tiny_checkpoint: Path, tm
     state = {
         name: tensor * 0 if name.startswith("head.") else tensor for name, tensor in loaded.model.state_dict().items()
     }
-    checkpoint.save(tmp_path / "zero.safetensors", state, loaded.info)
+    checkpoint_file.write(tmp_path / "zero.safetensors", state, loaded.info)
     exported(tmp_path / "zero.safetensors", tmp_path / "out")
     assert verify(tmp_path / "out")
 
@@ -403,7 +403,7 @@ def test_a_head_count_without_a_classifier_is_refused(
     loaded = checkpoint.load(tiny_checkpoint)
     data = msgspec.structs.replace(loaded.info.preprocessing, mean=(0.5,), std=(0.5,))
     info = msgspec.structs.replace(loaded.info, config=scaled_model.config, preprocessing=data)
-    checkpoint.save(tmp_path / "scaled.safetensors", scaled_model.state_dict(), info)
+    checkpoint_file.write(tmp_path / "scaled.safetensors", scaled_model.state_dict(), info)
     with pytest.raises(BadInput, match="no classifier for heads 1"):
         exported(tmp_path / "scaled.safetensors", tmp_path / "out", ["separate"], heads=(1, 2))
     assert not (tmp_path / "out").exists()
@@ -542,7 +542,7 @@ _DRIVER = """
 import os, sys, tempfile
 from pathlib import Path
 import torch
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.export import export, jobs
 from hydra_export.gate import Gate
 

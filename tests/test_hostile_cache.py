@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from hydra_export import bundle, checkpoint
+from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.cache import Cache
 from hydra_export.export import export, jobs
@@ -248,10 +248,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
     place = tmp_path_factory.mktemp("plain")
     config = HydraConfig(heads=2, head_dim=8, depth=1, patch_size=8, image_size=16, num_classes=3)
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-    info = checkpoint.CheckpointInfo(
+    info = checkpoint_file.CheckpointInfo(
         name="tiny", config=config, preprocessing=data, labels=("ant", "bee", "cat"), license="CC0-1.0"
     )
-    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
     exported(place / "tiny.safetensors", place / "bundle", None)
     exported(place / "tiny.safetensors", place / "filled", place / "cache")
     return Plain(place / "tiny.safetensors", place / "bundle", place / "cache")

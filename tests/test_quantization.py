@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.cli import main
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
@@ -57,7 +57,7 @@ def test_an_export_that_int8_fails_names_the_layers(tmp_path: Path, capsys: pyte
             block.norm2.bias[5] += 3000.0
             block.mlp.fc1.bias -= 3000.0 * block.mlp.fc1.weight[:, 5]
     path = tmp_path / "outliers.safetensors"
-    checkpoint.save(path, packaged.model.state_dict(), packaged.info)
+    checkpoint_file.write(path, packaged.model.state_dict(), packaged.info)
     before = sorted(tmp_path.iterdir())
     arguments = ["--checkpoint", str(path), "--heads", "3", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--precision", "int8"]) == 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hydra_export import bundle, checkpoint, report
+from hydra_export import bundle, checkpoint, checkpoint_file, report
 from hydra_export.architecture import HydraConfig
 from hydra_export.bench import bench
 from hydra_export.cli import main
@@ -300,8 +300,8 @@ def test_a_backbone_without_classes_reads_well(tmp_path: Path, nobody: Path) -> 
 
     config = HydraConfig(heads=2, head_dim=8, depth=1, patch_size=4, image_size=8, num_classes=0)
     data = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    info = checkpoint.CheckpointInfo(name="backbone", config=config, preprocessing=data)
-    checkpoint.save(tmp_path / "b.safetensors", perturbed(config).state_dict(), info)
+    info = checkpoint_file.CheckpointInfo(name="backbone", config=config, preprocessing=data)
+    checkpoint_file.write(tmp_path / "b.safetensors", perturbed(config).state_dict(), info)
     export(checkpoint.load(tmp_path / "b.safetensors"), tmp_path / "bundle", heads=[1, 2])
     shown = page(tmp_path / "bundle", nobody)
     assert "features, no classes" in shown.text

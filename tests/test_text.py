@@ -13,7 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from hydra_export import checkpoint, cli, text
+from hydra_export import checkpoint, checkpoint_file, cli, text
 from hydra_export.target import METADATA_PREFIX
 from tests.nasty import NASTY, READABLE, names, raw
 
@@ -124,7 +124,7 @@ def hostile(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     )
     folder = tmp_path / (NASTY["color"] + NASTY["override"] + "\n- [x]")
     folder.mkdir()
-    checkpoint.save(folder / "tiny.safetensors", loaded.model.state_dict(), info)
+    checkpoint_file.write(folder / "tiny.safetensors", loaded.model.state_dict(), info)
     for label, name in zip(some, info.labels, strict=True):
         place = folder / "photos" / name
         if "/" in name:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
 from hydra_export.cli import main
 from hydra_export.commands.train import train
 from hydra_export.errors import BadInput, UnknownName
@@ -118,7 +118,7 @@ def test_classes_without_names_are_said_to_be_taken_in_turn(tmp_path: Path, caps
     loaded = checkpoint.load()
     unnamed = tmp_path / "unnamed.safetensors"
     info = msgspec.structs.replace(loaded.info, labels=(), trained_heads=(12,), export_heads=())
-    checkpoint.save(unnamed, loaded.model.state_dict(), info)
+    checkpoint_file.write(unnamed, loaded.model.state_dict(), info)
     for i in range(10):
         photographs(tmp_path / "ten" / f"c{i}", "L", 28)
         for j, child in enumerate(sorted((tmp_path / "ten" / f"c{i}").rglob("*.png"))):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hydra_export.bundle import DeviceEntry, Manifest
     from hydra_export.cache import Cache
-    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.conversion import Job
 
 

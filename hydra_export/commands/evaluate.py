@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
 
-    from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+    from hydra_export.checkpoint import Checkpoint
+    from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
     from hydra_export.data.datasets import Images
     from hydra_export.evaluation.accuracy import Accuracy

@@ -25,7 +25,6 @@ from hydra_export.errors import BadInput, UnknownName
 from hydra_export.exact import layers_in_float64
 from hydra_export.importing import shapes
 from hydra_export.importing.described import IMAGE_SIZE, PREPROCESSING, Described
-from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
 
 _MODULES = ("vision_transformer", "deit", "model")  # timm's with plain ViTs, and hydra_export.model
@@ -136,9 +135,10 @@ def described(
                 f"{named.who} says {count} {what}, the weights have {own}.", "Give the configuration of these weights."
             )
     module = made or _module(named, shape)
-    if problem := next(_differences(module), ""):
+    own = getattr(module, "config", None)  # of a HydraViT
+    if not isinstance(own, HydraConfig) and (problem := next(_differences(module), "")):
         raise BadInput(f"timm's {named.name} has {problem}.", shapes.ONLY)
-    config = module.config if isinstance(module, HydraViT) else _config(module, shape)
+    config = own if isinstance(own, HydraConfig) else _config(module, shape)
     cfg: Mapping[str, Any] = cast(Any, module).pretrained_cfg
     assumed = []
     usual = _spatial(cfg.get("input_size"))
@@ -159,19 +159,18 @@ def described(
         unusable=unusable,
         labels=named.labels or (_labels(cfg.get("label_names")) if made else ()),
         assumed=(*assumed, *more),
-        module=None if isinstance(module, HydraViT) else module,
+        module=None if isinstance(own, HydraConfig) else module,
     )
 
 
 @torch.no_grad()
-def check_equal(module: nn.Module, state: Mapping[str, Tensor], model: HydraViT) -> None:
-    """Refuses an import that does not compute what timm's *module* computes of one random image, in float64.
+def check_equal(module: nn.Module, state: Mapping[str, Tensor], ours: nn.Module, config: HydraConfig) -> None:
+    """Refuses an import, *ours*, that does not compute what timm's *module* computes of one random image, in float64.
 
     Raises:
         BadInput: by how much the outputs differ.
     """
     module.load_state_dict(dict(state), assign=True)
-    config, ours = model.config, model.subnetwork(model.config.heads, copy=False)
     shape = (1, config.channels, config.image_size, config.image_size)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     outputs = []
@@ -220,8 +219,6 @@ def _module(named: Named, shape: shapes.Shape) -> nn.Module:
 
 def _differences(module: nn.Module) -> Iterator[str]:
     """What *module* does that no subnetwork of ours does."""
-    if isinstance(module, HydraViT):
-        return
     if type(module) is not VisionTransformer:
         yield f"a class of its own, {type(module).__name__}"
         return

@@ -10,7 +10,8 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[at
 
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.data.datasets import Dataset, Images
 from hydra_export.data.images import is_coloured
 from hydra_export.errors import BadData, BadInput

@@ -16,8 +16,9 @@ import timm
 import torch
 from torch import Tensor
 
-from hydra_export import checkpoint
-from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+from hydra_export import checkpoint_file
+from hydra_export.checkpoint import Checkpoint
+from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.data import datasets, sources
 from hydra_export.data.classes import named
 from hydra_export.data.datasets import Dataset, Images
@@ -322,7 +323,7 @@ class _Run:
             license=config.license,
             training=self._how(seconds),
         )
-        checkpoint.save(self._out / record.CHECKPOINT, state, info, getattr(torch, config.stored))
+        checkpoint_file.write(self._out / record.CHECKPOINT, state, info, getattr(torch, config.stored))
 
     def _how(self, seconds: float) -> dict[str, Any]:
         config, unreadable = self._config, len(self._batches.unreadable)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hydra_export import bundle, checkpoint
+from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.export import export, jobs
 from hydra_export.gate import Gate
@@ -27,8 +27,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("node")
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
-    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
-    checkpoint.save(place / "tiny.safetensors", perturbed(config).state_dict(), info)
+    info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
     tiny, graphs = checkpoint.load(place / "tiny.safetensors"), ["separate", "shared", "universal"]
     export(tiny, place / "tensor", jobs(["onnx"], graphs, ["fp32", "fp16", "int8"]), gate=Gate(open=True))
     export(tiny, place / "three", jobs(["onnx"], graphs, batch=3))

@@ -12,7 +12,7 @@ from tests.conftest import available_targets, perturbed
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every graph kind of ONNX and TFLite: by input form, by batch, in every precision, without a classifier."""
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.export import export, jobs
     from hydra_export.gate import Gate
@@ -24,11 +24,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     def saved(name: str, num_classes: int) -> checkpoint.Checkpoint:
         config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=num_classes)
         labels = tuple("abcdefg")[:num_classes]
-        info = checkpoint.CheckpointInfo(
+        info = checkpoint_file.CheckpointInfo(
             name=name, config=config, preprocessing=data, export_heads=(2, 4), labels=labels
         )
         path = place / f"{name}.safetensors"
-        checkpoint.save(path, perturbed(config).state_dict(), info)
+        checkpoint_file.write(path, perturbed(config).state_dict(), info)
         return checkpoint.load(path)
 
     tiny, backbone = saved("tiny", 7), saved("backbone", 0)

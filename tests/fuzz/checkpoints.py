@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.target import ExportSpec
 
 
@@ -27,7 +27,7 @@ def folder() -> Path:
 def tiny_info() -> CheckpointInfo:
     """Two heads, one block."""
     from hydra_export.architecture import HydraConfig
-    from hydra_export.checkpoint import CheckpointInfo
+    from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.preprocess import imagenet
 
     config = HydraConfig(heads=2, head_dim=4, depth=1, patch_size=8, image_size=16, num_classes=3, mlp_ratio=2.0)
@@ -47,12 +47,12 @@ def tiny_info() -> CheckpointInfo:
 @functools.cache
 def checkpoint() -> Path:
     """A checkpoint of ours."""
-    from hydra_export import checkpoint as checkpoints
+    from hydra_export import checkpoint_file
     from tests.conftest import perturbed
 
     path = folder() / "tiny.safetensors"
     info = tiny_info()
-    checkpoints.save(path, perturbed(info.config).state_dict(), info)
+    checkpoint_file.write(path, perturbed(info.config).state_dict(), info)
     return path
 
 

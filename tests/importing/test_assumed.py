@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_export import bundle, checkpoint
+from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.cli import main
 from tests.importing.cases import bare, hub, timm_config, transformers_configs, transformers_state, vit
 
@@ -39,7 +39,7 @@ def test_a_checkpoint_that_says_everything_assumes_nothing(tmp_path: Path, capsy
 
 def test_what_was_assumed_is_kept_with_the_weights(tmp_path: Path) -> None:
     loaded = checkpoint.load(bare(vit())(tmp_path).place)
-    checkpoint.save(tmp_path / "ours.safetensors", loaded.model.state_dict(), loaded.info)
+    checkpoint_file.write(tmp_path / "ours.safetensors", loaded.model.state_dict(), loaded.info)
     again = checkpoint.load(tmp_path / "ours.safetensors")
     assert again.info.assumed == loaded.info.assumed
     assert "Assumed" in again.notes[-1]

@@ -230,7 +230,7 @@ def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Our own package of int8 weights that several functions share; only where coremltools is, as *converted* says."""
     import torch
 
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
@@ -239,9 +239,9 @@ def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     torch.manual_seed(0)
     config = HydraConfig(heads=3, head_dim=4, depth=1, patch_size=8, image_size=16, num_classes=5)
-    info = checkpoint.CheckpointInfo(name="tiny", config=config, preprocessing=imagenet(16))
+    info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=imagenet(16))
     out = tmp_path_factory.mktemp("universal")
-    checkpoint.save(out / "tiny.safetensors", HydraViT(config).state_dict(), info)
+    checkpoint_file.write(out / "tiny.safetensors", HydraViT(config).state_dict(), info)
     spec = msgspec.to_builtins(ExportSpec(graph="universal", precision="int8"))
     arguments = {"target": "coreml", "heads": [1, 3], "spec": spec, "out": str(out)}
     with Worker() as worker:

@@ -139,7 +139,7 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     """Writes and reads back a checkpoint of ``HydraConfig(**overrides)``, tiny by default; every parameter matters."""
     import torch
 
-    from hydra_export import checkpoint
+    from hydra_export import checkpoint, checkpoint_file
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import Preprocessing
 
@@ -156,11 +156,11 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
             image_size=config.image_size, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.4)[:channels], crop=1.0
         )
         labels = tuple(f"class {i}" for i in range(config.num_classes))
-        info = checkpoint.CheckpointInfo(
+        info = checkpoint_file.CheckpointInfo(
             name="tiny", config=config, preprocessing=data, labels=labels, license="CC0-1.0"
         )
         path = tmp_path / "checkpoint.safetensors"
-        checkpoint.save(path, model.state_dict(), info)
+        checkpoint_file.write(path, model.state_dict(), info)
         return checkpoint.load(path)
 
     return make

@@ -285,12 +285,12 @@ def relabelled(checkpoint: Any, labels: tuple[str, ...]) -> None:
 def test_a_weight_that_fp16_cannot_hold_is_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     import torch
 
-    from hydra_export import checkpoint as checkpoints
+    from hydra_export import checkpoint_file
 
     checkpoint = make_checkpoint()
     with torch.no_grad():
         checkpoint.model.state_dict()["blocks.1.mlp.fc2.bias"][3] = 1e5
-    checkpoints.save(checkpoint.path, checkpoint.model.state_dict(), checkpoint.info)
+    checkpoint_file.write(checkpoint.path, checkpoint.model.state_dict(), checkpoint.info)
     with pytest.raises(BadInput, match=r"blocks\.1\.mlp\.fc2\.bias holds 1e\+05, and fp16 ends at 65504") as refused:
         convert(checkpoint, tmp_path, [2])
     assert refused.value.remedy == "Give --precision fp32."

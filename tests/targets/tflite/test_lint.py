@@ -515,7 +515,8 @@ def test_the_reader_knows_the_largest_model(tmp_path: Path) -> None:
     import torch
 
     from hydra_export.architecture import HydraConfig
-    from hydra_export.checkpoint import Checkpoint, CheckpointInfo
+    from hydra_export.checkpoint import Checkpoint
+    from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
     from hydra_export.target import ExportSpec
