@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 
-from hydra_export import bundle, files
+from hydra_export import bundle, checkpoint, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
+from hydra_export.export import export, jobs
 from hydra_export.guard import Limits, new_worker
 from hydra_export.verify import _verify, verify
+from tests.conftest import available_targets
 
 FLIPS = 6  # per file
 
@@ -415,3 +419,45 @@ def test_a_manifest_that_says_something_else_than_the_artifact_is_found(
     reseal(folder, relabel)
     with pytest.raises(VerificationFailed, match=rf"onnx/tiny-.*\.onnx says {field} "):
         verify(folder)
+
+
+class Here:
+    """A worker that answers in this process, where calls can be counted."""
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def call(self, function: str, *, what: str, seconds: float, **arguments: Any) -> Any:
+        """What the function returns."""
+        module, name = function.split(":")
+        return getattr(importlib.import_module(module), name)(**arguments)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Path]:
+    """The paths that a function is called with from now on."""
+    paths: list[Path] = []
+    function = getattr(owner, name)
+
+    def called(path: Path) -> Any:
+        paths.append(path)
+        return function(path)
+
+    monkeypatch.setattr(owner, name, called)
+    return paths
+
+
+@pytest.mark.parametrize("target", [name for name in available_targets() if name != "onnx"])
+def test_an_artifact_of_many_head_counts_is_linted_and_parsed_once(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    manifest = export(
+        checkpoint.load(tiny_checkpoint), tmp_path / "out", jobs([target], ["universal"]), heads=range(1, 5)
+    )
+    (artifact,) = manifest.artifacts
+    time.sleep(0.1)  # until nobody can take the file for one that still changes
+    linting = importlib.import_module(f"hydra_export.targets.{target}.lint")
+    lints = counted(monkeypatch, *((linting.linted, "_read") if target == "tflite" else (linting, "lint")))
+    parses = counted(monkeypatch, *((linting, "read") if target == "tflite" else (linting.opened, "_read")))
+    verified = _verify(tmp_path / "out", bundle.silent, Limits(), cast(Any, Here()))
+    assert [run.heads for run in verified] == [1, 2, 3, 4]
+    assert lints == parses == [tmp_path / "out" / artifact.path]

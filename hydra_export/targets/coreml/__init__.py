@@ -94,10 +94,9 @@ class CoreMLTarget:
 
     def needs(self, path: Path) -> dict[str, str]:
         """The iOS of its operations, and the macOS of the same year."""
-        from hydra_export import mil
-        from hydra_export.targets.coreml import package
+        from hydra_export.targets.coreml import package, session
 
-        return package.needs(mil.load(path).ios)
+        return package.needs(session.opened(path).ios)
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
         """A session in our evaluator, "mil" or "mil-fp16", or in Core ML itself, "coreml"."""
@@ -119,16 +118,15 @@ class CoreMLTarget:
 
     def said(self, path: Path) -> dict[str, str]:
         """Its metadata of the user's own."""
-        from hydra_export import mil
+        from hydra_export.targets.coreml import session
 
-        return dict(mil.load(path).user_metadata)
+        return dict(session.opened(path).user_metadata)
 
     def declared(self, path: Path) -> Interface:
         """Of its functions; a classifier gives a label and probabilities as well."""
-        from hydra_export import mil
         from hydra_export.targets.coreml import session
 
-        return session.declared(mil.load(path))
+        return session.declared(session.opened(path))
 
 
 def _has_coremltools() -> bool:

@@ -14,6 +14,7 @@ from hydra_export.mil.constants import Constant
 from hydra_export.mil.types import NAMED, TensorType
 from hydra_export.target import METADATA_PREFIX, Work
 from hydra_export.targets.coreml import folder, graph
+from hydra_export.targets.coreml.session import opened
 
 _LARGEST_RANK = 4  # what the Neural Engine takes
 _OPERATIONS = {
@@ -29,7 +30,7 @@ _METADATA = {"description", "version", "author", "license"}
 
 def lint(path: Path) -> Work:
     """Raises CheckFailed naming *path* and the first promise that it breaks; what a run of it takes otherwise."""
-    package = mil.load(path)
+    package = opened.afresh(path)
     for problem in (*_files(path), *_program(package), *_description(package)):
         raise CheckFailed(f"{path} is not portable: {problem}.")
     functions = package.functions.values()

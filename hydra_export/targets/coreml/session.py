@@ -13,7 +13,9 @@ import numpy as np
 from hydra_export import mil
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array, Interface, TensorInfo
+from hydra_export.unchanged import Latest
 
+opened = Latest(mil.load)
 _OUTPUTS = {"logits", "features"}
 _DTYPES = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
@@ -26,7 +28,7 @@ class EvaluatorSession:
     """
 
     def __init__(self, path: Path, heads: int, compute: mil.Compute, threads: int = 0) -> None:
-        self.package, self.compute, self.threads = mil.load(path), compute, threads or 1
+        self.package, self.compute, self.threads = opened(path), compute, threads or 1
         self.function, self.input, self.output = _interface(self.package, heads)
 
     def run(self, image: Array) -> Array:
@@ -46,7 +48,7 @@ class CoreMLSession:
     def __init__(self, path: Path, heads: int) -> None:
         import coremltools as ct
 
-        package = mil.load(path)
+        package = opened(path)
         function, self.input, self.output = _interface(package, heads)
         try:
             self.model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)

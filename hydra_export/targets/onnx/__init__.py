@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_export.errors import BadInput
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
+from hydra_export.unchanged import Latest
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,7 @@ class OnnxTarget:
         """The opset, and the version of ONNX's own format."""
         from hydra_export.targets.onnx import file
 
-        graph = self._graph(path)
+        graph = _around_weights(path)
         opsets = {opset.domain: opset.version for opset in graph.opset_import}
         return file.needs(opsets[""], graph.ir_version)
 
@@ -77,28 +77,24 @@ class OnnxTarget:
 
     def said(self, path: Path) -> dict[str, str]:
         """Its metadata properties."""
-        return {entry.key: entry.value for entry in self._graph(path).metadata_props}
+        return {entry.key: entry.value for entry in _around_weights(path).metadata_props}
 
     def declared(self, path: Path) -> Interface:
         """Of the graph."""
         from hydra_export.targets.onnx import file
 
-        return file.declared(self._graph(path))
-
-    @staticmethod
-    def _graph(path: Path) -> onnx.ModelProto:
-        status = path.stat()
-        return _around_weights(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return file.declared(_around_weights(path))
 
 
-@functools.lru_cache(maxsize=1)
-def _around_weights(path: Path, *_status: int) -> onnx.ModelProto:
-    """What is in a file besides its weights: read once for all that is asked of it."""
+def _read_around_weights(path: Path) -> onnx.ModelProto:
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     model.graph.ClearField("initializer")
     return model
+
+
+_around_weights = Latest(_read_around_weights)  # what is in a file besides its weights
 
 
 def _opset(spec: ExportSpec) -> int:

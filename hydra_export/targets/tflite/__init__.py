@@ -65,9 +65,10 @@ class TFLiteTarget:
 
     def needs(self, path: Path) -> dict[str, str]:
         """The runtime that the file names, and lint checks."""
-        from hydra_export.targets.tflite import metadata, reader, separate
+        from hydra_export.targets.tflite import metadata, separate
+        from hydra_export.targets.tflite.lint import linted
 
-        model = reader.read(path)
+        model = linted(path)
         entry = model.content(model.metadata[metadata.RUNTIME_VERSION])
         return separate.needs(metadata.oldest_runtime_of(entry))
 
@@ -85,23 +86,23 @@ class TFLiteTarget:
         """Everything inside the file, operators and shapes that fit, rank, types, signature, nothing unused."""
         self.requires()  # for the names of its operators
         from hydra_export.targets.tflite import work
-        from hydra_export.targets.tflite.lint import lint
+        from hydra_export.targets.tflite.lint import linted
 
-        return work.of(lint(path))
+        return work.of(linted.afresh(path))
 
     def said(self, path: Path) -> dict[str, str]:
         """Those of its metadata entries that are ours."""
-        from hydra_export.targets.tflite.reader import read
+        from hydra_export.targets.tflite.lint import linted
 
-        model = read(path)
+        model = linted(path)
         ours = {name: buffer for name, buffer in model.metadata.items() if name.startswith(METADATA_PREFIX)}
         return {name: model.content(buffer).decode(errors="replace") for name, buffer in ours.items()}
 
     def declared(self, path: Path) -> Interface:
         """Of its only signature, or of ``run``; of several without ``run``, what they have in common."""
-        from hydra_export.targets.tflite import lint, reader
+        from hydra_export.targets.tflite import lint
 
-        return lint.declared(reader.read(path))
+        return lint.declared(lint.linted(path))
 
 
 TARGET = TFLiteTarget()

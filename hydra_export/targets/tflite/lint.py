@@ -23,6 +23,7 @@ from hydra_export.targets.tflite.reader import (
     Tensor,
     read,
 )
+from hydra_export.unchanged import Latest
 
 SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a model's only signature
 
@@ -39,6 +40,9 @@ def lint(path: Path) -> Model:
         for problem in check(model):
             raise CheckFailed(f"{path} is not portable: {problem}.")
     return model
+
+
+linted = Latest(lint)  # the same of the last file, where it has not changed since
 
 
 def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str]:

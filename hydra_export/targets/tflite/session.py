@@ -16,7 +16,7 @@ import numpy as np
 
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Array
-from hydra_export.targets.tflite.lint import chosen, lint, listed_heads
+from hydra_export.targets.tflite.lint import chosen, linted, listed_heads
 from hydra_export.targets.tflite.operators import DYNAMIC
 from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
 from hydra_export.worker import Worker
@@ -38,7 +38,7 @@ class TFLiteSession:
     """
 
     def __init__(self, path: Path, threads: int, runtime: str, heads: int) -> None:
-        model = lint(path)
+        model = linted(path)
         signature, image, chooser = chosen(model, path, heads)
         self._listed = listed_heads(model)
         status = path.stat()

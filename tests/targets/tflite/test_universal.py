@@ -200,7 +200,7 @@ def test_a_run_that_differs_from_the_signature_is_named(
     changed(path, exchange)
     with pytest.raises(CheckFailed, match="goes on to other graphs than"):
         TFLITE.load(path, 3)
-    monkeypatch.setattr("hydra_export.targets.tflite.session.lint", reader.read)
+    monkeypatch.setattr("hydra_export.targets.tflite.session.linted", reader.read)
     session = TFLiteSession(path, 1, runtime, 3)
     with pytest.raises(CheckFailed, match=r"signature 'run' with k = 3 gives other logits than signature 'k3'"):
         session.run(given(twelve_heads(make_checkpoint), UNIVERSAL.spec()))
