@@ -20,6 +20,8 @@ from hydra_export import files, zips
 
 DAMAGED = (*zips.DAMAGED, OSError, SyntaxError, TypeError, KeyError, MemoryError, tokenize.TokenError)
 _PIECE = 2**20
+# An array of numbers has 128 bytes; numpy's own limit, 10,000, has room for types that take it seconds to make.
+_LONGEST_HEADER = 1024
 
 
 class Header(NamedTuple):
@@ -90,7 +92,7 @@ def _header(member: Any) -> Header:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
         try:
-            shape, is_fortran, dtype = read(member)
+            shape, is_fortran, dtype = read(member, max_header_size=_LONGEST_HEADER)
         except Exception as error:  # of numpy, of literals and of types: they share no base
             raise ValueError(f"a header cannot be read: {error}") from error
     if is_fortran or dtype.hasobject or any(size < 0 for size in shape):
