@@ -24,7 +24,7 @@ import msgspec
 
 from hydra_export import bench, latency, profiles
 from hydra_export.architecture import HydraConfig
-from hydra_export.profiles import Known
+from hydra_export.profiles import ResolvedProfile
 
 BEFORE, JUDGED, ALL = (3, 6, 12), (4, 5, 7, 8, 9, 10, 11), range(1, 13)
 MOST_MEAN, MOST = 0.03, 0.06
@@ -51,13 +51,13 @@ def times(path: Path, clock: Clock) -> dict[int, float]:
 
 def foretold(folder: Path, saved: dict[int, float]) -> dict[int, float]:
     """What the model says of every head count from *saved* times of the user's."""
-    device, known = next((name, entry) for name, entry in profiles.known(folder).items() if entry.own)
+    device, known = next((name, entry) for name, entry in profiles.resolve(folder).items() if entry.own)
     records = tuple(msgspec.structs.replace(r, ms=saved[r.k], low=None, high=None) for r in known.own if r.k in saved)
     profile = msgspec.structs.replace(known.profile, latency=records)
-    evidence = latency.Evidence({device: Known(profile, records)})
-    model = latency.Model.of("vit-b", HydraConfig(heads=12), ALL, {})
-    way = latency.Way("onnxruntime", "float", "cpu")
-    return {k: one.ms for k, one in latency.estimates(evidence, device, way, model).items()}
+    evidence = latency.Evidence({device: ResolvedProfile(profile, records)})
+    model = latency.Workload.of("vit-b", HydraConfig(heads=12), ALL, {})
+    path = latency.ExecutionPath("onnxruntime", "float", "cpu")
+    return {k: one.ms for k, one in latency.estimates(evidence, device, path, model).items()}
 
 
 def judge(folder: Path, before: Path, later: Path, clock: Clock) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a device profile and a latency record are: facts with their sources, times with theirs, as TOML."""
+"""Device profiles and latency records: facts with their sources, times with theirs, as TOML."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a device says what it is; each key lists the values that mean this device, "*" at the end for any more.
+    """How a device is recognised; each key lists the values that mean it, "*" at the end for any continuation.
 
     Attributes:
         android_model: ``Build.MODEL`` (``ro.product.model``).
@@ -200,13 +200,13 @@ def check(content: bytes, path: Path) -> DeviceProfile:
     """The profile in *content*, which is or will be in the file *path*.
 
     Raises:
-        BadInput: it is none, or a field is wrong.
+        BadInput: *content* is no profile, or a field is wrong.
     """
     remedy = f"{SCHEMA_FILE} lists every field."
     try:
         return decode(content)
     except msgspec.DecodeError as error:
-        problem = f"{_told(error)}." if isinstance(error, msgspec.ValidationError) else f"it is not TOML: {error}."
+        problem = f"{_explained(error)}." if isinstance(error, msgspec.ValidationError) else f"it is not TOML: {error}."
         raise BadInput(f"Profile {path}: {problem}", remedy) from error
 
 
@@ -258,7 +258,7 @@ def _toml(value: Any) -> str:
 _ESCAPES = {chr(code): f"\\u{code:04x}" for code in (*range(32), 127)} | {'"': '\\"', "\\": "\\\\"}
 
 
-def _told(error: Exception) -> str:
+def _explained(error: Exception) -> str:
     """msgspec's message with the field in front, and what may stand there."""
     message, _, place = str(error).rpartition(" - at `$")
     if not message:
@@ -269,7 +269,7 @@ def _told(error: Exception) -> str:
 
 
 def _problems(profile: DeviceProfile) -> Iterator[str]:
-    """What the types do not say."""
+    """What the types do not rule out."""
     if not profile.name.strip():
         yield "name: is empty"
     sources = {UNVERIFIED, *profile.sources}

@@ -9,9 +9,8 @@ from hydra_export import profiles
 from hydra_export.bundle import DeviceEntry
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.errors import BadInput
-from hydra_export.latency import Advice, Evidence, Model, Wish, advise
+from hydra_export.latency import Advice, Constraints, Evidence, Workload, advise
 from hydra_export.latency.spread import rounded
-from hydra_export.latency.ways import FORMATS
 
 
 def fit(
@@ -32,40 +31,35 @@ def fit(
     Raises:
         UnknownName, BadInput: no such device or runtime; one is listed twice.
     """
-    evidence = Evidence(profiles.known(folder))
-    model = Model.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
+    evidence = Evidence(profiles.resolve(folder))
+    model = Workload.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
     chosen: dict[tuple[str, str], DeviceEntry] = {}
     for name in names:
-        wanted, _, runtime = (part.strip() for part in name.partition(":"))
-        wish = Wish(budget_ms=budget_ms, runtime=runtime)
-        entry = _entry(advise(evidence, profiles.get(wanted, folder), model, wish), min(heads))
+        device, _, runtime = (part.strip() for part in name.partition(":"))
+        constraints = Constraints(budget_ms=budget_ms, runtime=runtime)
+        entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints), min(heads))
         if (entry.id, entry.runtime) in chosen:
             raise BadInput(f"--device lists {entry.id} twice.", "List each once.")
         chosen[entry.id, entry.runtime] = entry
     return [*chosen.values()]
 
 
-def targets(entries: Sequence[DeviceEntry]) -> list[str]:
-    """The targets that *entries* need."""
-    return list(dict.fromkeys(entry.target for entry in entries))
-
-
 def _entry(advice: Advice, smallest: int) -> DeviceEntry:
-    choice = advice.choice
+    """The advice as the manifest keeps it; where nothing fits, with the *smallest* head count."""
+    choice, path = advice.choice, advice.path
     heads = (choice.heads or smallest) if choice else None
-    why = choice.why if choice else f"no number: {advice.why_unknown}; {_of_unknown(advice)}"
     estimate = advice.estimates[heads] if heads is not None else None
     return DeviceEntry(
         id=advice.profile.id,
         name=advice.profile.name,
-        runtime=advice.way.runtime,
-        unit=advice.way.unit,
-        target=FORMATS[advice.way.runtime],
+        runtime=path.runtime,
+        unit=path.unit,
+        target=advice.target,
         heads=heads,
-        fits=choice is not None and choice.heads is not None,
+        fits=advice.heads is not None,
         sure=choice is not None and choice.sure,
         chance=choice.chance if choice else None,
-        why=why,
+        why=choice.why if choice else f"no number: {advice.why_unknown}; {_consequence(advice)}",
         budget_ms=advice.budget.ms,
         ms=estimate.ms if estimate else None,
         low=estimate.low if estimate else None,
@@ -74,8 +68,8 @@ def _entry(advice: Advice, smallest: int) -> DeviceEntry:
     )
 
 
-def _of_unknown(advice: Advice) -> str:
+def _consequence(advice: Advice) -> str:
     """What becomes of a device of which nothing is known."""
-    if advice.wish.budget_ms is not None:
+    if advice.constraints.budget_ms is not None:
         return f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
     return "it gets every head count"

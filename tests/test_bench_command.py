@@ -124,14 +124,14 @@ def test_saved_times_answer_for_this_machine_and_leave_what_the_user_wrote(
     assert [(one["heads"], one["provenance"]) for one in answer["estimates"]] == [(2, "measured"), (4, "measured")]
     assert main(["bench", "--bundle", str(exported), "--runs", "5", "--save"]) == 0
     assert own.read_text().startswith("# mine"), "the user's own file is not touched"
-    assert len(profiles.known()[saved["device"]].own) == 2, "times of the same are replaced"
+    assert len(profiles.resolve()[saved["device"]].own) == 2, "times of the same are replaced"
 
 
 def test_times_may_be_saved_for_a_device_that_is_named(report: Report, settings: Path) -> None:
     known, path, count = bench.save(report, device="rpi5")
     assert (known.profile.id, path.name, count) == ("rpi5", "rpi5.toml", 2)
-    assert profiles.known()["rpi5"].profile.name == "Raspberry Pi 5"
-    assert len(profiles.known()["rpi5"].profile.latency) == len(profiles.packaged()["rpi5"].profile.latency) + 2
+    assert profiles.resolve()["rpi5"].profile.name == "Raspberry Pi 5"
+    assert len(profiles.resolve()["rpi5"].profile.latency) == len(profiles.packaged()["rpi5"].profile.latency) + 2
 
 
 def test_times_of_different_days_and_threads_are_kept_side_by_side(report: Report, settings: Path) -> None:
@@ -140,7 +140,7 @@ def test_times_of_different_days_and_threads_are_kept_side_by_side(report: Repor
     )
     bench.save(report, device="rpi5")
     bench.save(two, device="rpi5")
-    assert sorted((r.k, r.threads) for r in profiles.known()["rpi5"].own) == [(2, 1), (2, 2), (4, 1), (4, 2)]
+    assert sorted((r.k, r.threads) for r in profiles.resolve()["rpi5"].own) == [(2, 1), (2, 2), (4, 1), (4, 2)]
 
 
 def test_a_machine_without_a_profile_gets_one(report: Report, settings: Path) -> None:

@@ -13,14 +13,14 @@ from hydra_export import device, latency, profiles
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.latency import REFERENCE, Choice, Estimate, Evidence, Model, Way, leave_one_out
+from hydra_export.latency import REFERENCE, Estimate, Evidence, ExecutionPath, HeadChoice, Workload, leave_one_out
 from hydra_export.latency.choice import Verdict, verdict
+from hydra_export.latency.execution_paths import default_path, known_paths
 from hydra_export.latency.spread import Spread, predicted
-from hydra_export.latency.ways import default_way, known_ways
-from hydra_export.profiles import Known
+from hydra_export.profiles import ResolvedProfile
 
 ROOT = Path(__file__).parents[1]
-NPU, CPU = Way("litert", "float", "npu"), Way("onnxruntime", "float", "cpu")
+NPU, CPU = ExecutionPath("litert", "float", "npu"), ExecutionPath("onnxruntime", "float", "cpu")
 GMACS = {3: 1.25, 6: 4.60, 12: 17.56}
 
 
@@ -37,11 +37,13 @@ def profile(name: str, *records: LatencyRecord, **fields: Any) -> DeviceProfile:
 
 
 def evidence(*listed: DeviceProfile, own: dict[str, tuple[LatencyRecord, ...]] | None = None) -> Evidence:
-    return Evidence({one.id: Known(one, (own or {}).get(one.id, ())) for one in listed})
+    return Evidence({one.id: ResolvedProfile(one, (own or {}).get(one.id, ())) for one in listed})
 
 
-def said(known: Evidence, name: str = "d", way: Way = NPU, model: Model = REFERENCE) -> dict[int, Estimate]:
-    return latency.estimates(known, name, way, model)
+def said(
+    known: Evidence, name: str = "d", path: ExecutionPath = NPU, model: Workload = REFERENCE
+) -> dict[int, Estimate]:
+    return latency.estimates(known, name, path, model)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_one_time_on_an_npu_gives_the_others_with_an_overhead_share_of_a_quarter
 
 def test_one_time_on_a_cpu_gives_the_others_nearly_in_proportion() -> None:
     known = evidence(profile("d", record(12, 800.0, runtime="onnxruntime", unit="cpu")))
-    found = said(known, way=CPU)
+    found = said(known, path=CPU)
     assert found[3].ms == pytest.approx(800 * 1.25 / 17.56, rel=0.15)
     assert found[6].ms == pytest.approx(800 * 4.60 / 17.56, rel=0.05)
     assert found[6].spread.width < said(evidence(profile("d", record(12, 800.0))))[6].spread.width
@@ -92,7 +94,7 @@ def test_beyond_the_sizes_known_time_neither_falls_nor_outruns_the_work() -> Non
 def test_no_estimate_is_above_that_of_the_whole_model(ours: Evidence) -> None:
     checked = 0
     for name in ours.profiles:
-        for option in known_ways(ours, name, REFERENCE):
+        for option in known_paths(ours, name, REFERENCE):
             whole = option.estimates[12]
             for estimate in option.estimates.values():
                 assert 0 < estimate.low <= estimate.ms <= estimate.high < math.inf
@@ -113,9 +115,9 @@ def test_no_estimate_is_above_that_of_the_whole_model(ours: Evidence) -> None:
 def test_only_models_about_as_large_on_images_as_large_get_a_number() -> None:
     known = evidence(profile("d", record(12, 30.0)))
 
-    def model(depth: int = 12, image_size: int = 224, patch_size: int = 16) -> Model:
+    def model(depth: int = 12, image_size: int = 224, patch_size: int = 16) -> Workload:
         changed = HydraConfig(heads=12, depth=depth, image_size=image_size, patch_size=patch_size)
-        return Model.of("m", changed, (1, changed.heads), {})
+        return Workload.of("m", changed, (1, changed.heads), {})
 
     assert said(known, model=model(depth=7))  # 0.6 times
     assert said(known, model=model(depth=23))  # 1.9 times
@@ -127,7 +129,7 @@ def test_only_models_about_as_large_on_images_as_large_get_a_number() -> None:
 
 def test_of_a_model_that_lists_its_small_heads_alone_the_size_of_the_whole_counts() -> None:
     known = evidence(profile("d", record(12, 30.0)))
-    small = said(known, model=Model.of("m", HydraConfig(heads=12), (3, 6), {}))
+    small = said(known, model=Workload.of("m", HydraConfig(heads=12), (3, 6), {}))
     assert small.keys() == {3, 6}
     assert small[6] == said(known)[6]
 
@@ -160,7 +162,7 @@ def test_the_newest_of_a_way_counts() -> None:
 
 def test_of_cpu_times_the_fastest_number_of_threads_counts() -> None:
     slow, fast = (record(12, ms, unit="cpu", runtime="onnxruntime", threads=n) for ms, n in ((900.0, 1), (300.0, 4)))
-    assert said(evidence(profile("d", slow, fast)), way=CPU)[12].ms == 300
+    assert said(evidence(profile("d", slow, fast)), path=CPU)[12].ms == 300
 
 
 def test_a_measurement_of_the_users_outranks_everything() -> None:
@@ -225,9 +227,9 @@ def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> No
 def test_another_runtime_is_taken_for_as_fast_on_a_cpu_alone() -> None:
     for unit, told in (("cpu", True), ("gpu", False)):
         known = evidence(profile("d", record(12, 300.0, runtime="ncnn", unit=unit)))
-        found = said(known, way=Way("onnxruntime", "float", unit))  # type: ignore[arg-type]
+        found = said(known, path=ExecutionPath("onnxruntime", "float", unit))  # type: ignore[arg-type]
         assert bool(found) is told
-        assert not said(known, way=Way("onnxruntime", "int8", unit))  # type: ignore[arg-type]
+        assert not said(known, path=ExecutionPath("onnxruntime", "int8", unit))  # type: ignore[arg-type]
 
 
 def _cpu(*clusters: tuple[int, str, float]) -> Facts:
@@ -237,11 +239,11 @@ def _cpu(*clusters: tuple[int, str, float]) -> Facts:
 def test_cpus_of_the_same_cores_speak_by_their_clocks() -> None:
     timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=_cpu((4, "A76", 2.0)))
     faster = profile("d", facts=_cpu((4, "A76", 2.5), (4, "A55", 1.8)))
-    found = said(evidence(timed, faster), way=CPU)
+    found = said(evidence(timed, faster), path=CPU)
     assert found[12].ms == pytest.approx(320, rel=1e-3)
     assert found[12].distance == 2
     for others in (_cpu((4, "A72", 2.5)), _cpu((2, "A76", 2.5), (6, "A55", 1.8)), Facts()):
-        assert not said(evidence(timed, profile("d", facts=others)), way=CPU)
+        assert not said(evidence(timed, profile("d", facts=others)), path=CPU)
 
 
 def test_relatives_speak_only_where_the_device_itself_does_not() -> None:
@@ -268,7 +270,7 @@ def test_one_relative_and_one_operation_are_told_as_one() -> None:
     timed = profile("t", record(12, 9.0, ops=device.Ops(npu=9, cpu=1)), family="Apple")
     found = said(evidence(timed, profile("d", family="Apple")))[12]
     assert found.formula.endswith("from one other Apple device")
-    assert found.anchors == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
+    assert found.origins == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
 
 
 def test_a_stand_in_predicts_nobody_else() -> None:
@@ -286,44 +288,44 @@ def test_an_estimate_is_the_wider_the_farther_its_evidence(ours: Evidence) -> No
 
 
 def test_pixel_7_is_estimated_from_a_phone_of_the_same_cores_and_that_is_not_sure(ours: Evidence) -> None:
-    found = said(ours, "pixel7", Way("litert", "float", "cpu"))
+    found = said(ours, "pixel7", ExecutionPath("litert", "float", "cpu"))
     # From Snapdragon 888, ncnn ViT-B/32 at 384 px in 614 ms: T 59, S 217, B 827 ms, each x/÷ 2 at least.
     for k, ms in ((3, 59), (6, 217), (12, 827)):
         assert found[k].ms == pytest.approx(ms, rel=0.15)
         assert found[k].provenance == "estimated"
         assert found[k].low < ms / 2
         assert found[k].high > ms * 2
-    assert "614 ms" in found[6].anchors[0]
+    assert "614 ms" in found[6].origins[0]
 
 
 def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
-    assert not said(ours, "hailo-8", Way("hailort", "float", "npu"))
+    assert not said(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
     assert not said(ours, "pixel7", NPU)
     assert not said(ours, "coral-dev-board", NPU)
-    assert known_ways(ours, "hailo-8", REFERENCE, precision="fp32") == []
-    assert default_way(ours, "hailo-8", REFERENCE, runtime="hailort", precision="fp32").runtime == "hailort"
+    assert known_paths(ours, "hailo-8", REFERENCE, precision="fp32") == []
+    assert default_path(ours, "hailo-8", REFERENCE, runtime="hailort", precision="fp32").runtime == "hailort"
 
 
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "path"),
     [
         ("galaxy-s24", NPU),
         ("rpi5", CPU),
-        ("pixel7", Way("litert", "float", "cpu")),
-        ("iphone-14-pro", Way("coreml", "float", "npu")),
-        ("jetson-orin-nano", Way("tensorrt", "float", "gpu")),
-        ("rpi5-hailo8l", Way("hailort", "int8", "npu")),
+        ("pixel7", ExecutionPath("litert", "float", "cpu")),
+        ("iphone-14-pro", ExecutionPath("coreml", "float", "npu")),
+        ("jetson-orin-nano", ExecutionPath("tensorrt", "float", "gpu")),
+        ("rpi5-hailo8l", ExecutionPath("hailort", "int8", "npu")),
     ],
 )
-def test_the_way_spoken_of_is_the_one_that_a_user_would_take(ours: Evidence, name: str, way: Way) -> None:
-    assert default_way(ours, name, REFERENCE) == way
+def test_the_way_spoken_of_is_the_one_that_a_user_would_take(ours: Evidence, name: str, path: ExecutionPath) -> None:
+    assert default_path(ours, name, REFERENCE) == path
 
 
 def test_a_way_may_be_asked_for(ours: Evidence) -> None:
-    assert {o.way.runtime for o in known_ways(ours, "galaxy-s24", REFERENCE, runtime="qnn")} == {"qnn"}
-    assert {o.way.arithmetic for o in known_ways(ours, "galaxy-s24", REFERENCE, precision="int8")} == {"int8"}
+    assert {o.path.runtime for o in known_paths(ours, "galaxy-s24", REFERENCE, runtime="qnn")} == {"qnn"}
+    assert {o.path.arithmetic for o in known_paths(ours, "galaxy-s24", REFERENCE, precision="int8")} == {"int8"}
     with pytest.raises(UnknownName, match="Did you mean 'litert'"):
-        known_ways(ours, "galaxy-s24", REFERENCE, runtime="litrt")
+        known_paths(ours, "galaxy-s24", REFERENCE, runtime="litrt")
 
 
 # Spreads
@@ -341,7 +343,7 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
     ],
 )
 def test_a_runtime_for_the_chips_of_others_is_refused(ours: Evidence, name: str, lacks: str, has: str) -> None:
-    for refuse in (known_ways, default_way):
+    for refuse in (known_paths, default_path):
         with pytest.raises(BadInput, match=f"does not run {lacks}. It runs {has}.$"):
             refuse(ours, name, REFERENCE, runtime=lacks)
 
@@ -349,8 +351,8 @@ def test_a_runtime_for_the_chips_of_others_is_refused(ours: Evidence, name: str,
 def test_a_device_of_unknown_chip_or_timed_with_a_runtime_has_it() -> None:
     unknown, timed = profile("d", family="Acme"), profile("t", record(12, 9.0, runtime="rknn"), family="Intel")
     known = evidence(unknown, timed)
-    assert default_way(known, "d", REFERENCE, runtime="coreml").runtime == "coreml"
-    assert default_way(known, "t", REFERENCE, runtime="rknn").runtime == "rknn"
+    assert default_path(known, "d", REFERENCE, runtime="coreml").runtime == "coreml"
+    assert default_path(known, "t", REFERENCE, runtime="rknn").runtime == "rknn"
 
 
 def test_the_interval_is_one_of_eighty_percent() -> None:
@@ -380,8 +382,8 @@ def choice(
     spreads: dict[int, Spread],
     accuracy: dict[int, float] | None = None,
     ram: tuple[dict[int, float], float] | None = None,
-) -> Choice:
-    model = Model("m", 224, 197, 1.0, dict.fromkeys(spreads, 1.0), accuracy or {}, {})
+) -> HeadChoice:
+    model = Workload("m", 224, 197, 1.0, dict.fromkeys(spreads, 1.0), accuracy or {}, {})
     estimates = {k: Estimate(k, spread, "estimated", 1, (), "") for k, spread in spreads.items()}
     needs, limit = ram or ({}, None)
     verdicts = {k: verdict(e, budget_ms, needs.get(k, 0), limit) for k, e in estimates.items()}
@@ -424,13 +426,13 @@ def test_the_word_for_a_chance_never_falls_where_the_chance_rises() -> None:
     assert verdict(estimate, 9.9) == "about even", "a little less than half"
     chances = dict(zip(words, (estimate.spread.chance_within(budget) for budget in budgets), strict=True))
     assert [round(chances[word], 2) for word in order[:4]] == [0.1, 0.33, 0.66, 0.9], "where each word ends"
-    assert [latency.said(False, chance) for chance in (0.05, 0.48, 0.61, 0.7)] == [
+    assert [latency.describe_fit(False, chance) for chance in (0.05, 0.48, 0.61, 0.7)] == [
         "no (5 %)",
         "about even (48 %)",
         "about even (61 %)",
         "likely (70 %)",
     ]
-    assert latency.said(True, 0.999) == "yes (more than 99 %)"
+    assert latency.describe_fit(True, 0.999) == "yes (more than 99 %)"
 
 
 def test_where_nothing_fits_nothing_is_chosen() -> None:
@@ -477,22 +479,22 @@ def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
 
 
 def test_what_is_left_out_does_not_say_a_word(ours: Evidence) -> None:
-    def predictions(known: Evidence, *, whole: bool) -> dict[tuple[str, Way, int], Spread | None]:
-        return {(c.device, c.way, c.k): c.predicted for c in leave_one_out.cases(known, whole_device=whole)}
+    def predictions(known: Evidence, *, whole: bool) -> dict[tuple[str, ExecutionPath, int], Spread | None]:
+        return {(c.device, c.path, c.k): c.predicted for c in leave_one_out.cases(known, whole_device=whole)}
 
     entry = profiles.get("hailo-8").profile
     shifted = tuple(
         msgspec.structs.replace(r, ms=r.ms * (50 if r.k == 6 and r.batch == 1 else 1)) for r in entry.latency
     )
     changed = msgspec.structs.replace(entry, latency=shifted)
-    other = Evidence(profiles.packaged() | {"hailo-8": Known(changed)})
-    way = Way("hailort", "int8", "npu")
+    other = Evidence(profiles.packaged() | {"hailo-8": ResolvedProfile(changed)})
+    path = ExecutionPath("hailort", "int8", "npu")
     before, after = (predictions(known, whole=False) for known in (ours, other))
-    assert before["hailo-8", way, 6] == after["hailo-8", way, 6]
-    assert before["hailo-8", way, 3] != after["hailo-8", way, 3]
+    assert before["hailo-8", path, 6] == after["hailo-8", path, 6]
+    assert before["hailo-8", path, 3] != after["hailo-8", path, 3]
     before, after = (predictions(known, whole=True) for known in (ours, other))
-    assert all(before["hailo-8", way, k] == after["hailo-8", way, k] for k in (3, 6, 12))
-    assert before["hailo-10h", way, 6] != after["hailo-10h", way, 6]
+    assert all(before["hailo-8", path, k] == after["hailo-8", path, k] for k in (3, 6, 12))
+    assert before["hailo-10h", path, 6] != after["hailo-10h", path, 6]
 
 
 def test_a_soc_has_one_vote_however_many_times_are_known_of_it() -> None:

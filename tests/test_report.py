@@ -372,13 +372,13 @@ def test_what_was_saved_of_this_model_is_shown_once_and_its_device_by_itself(
 
     known, _, count = save(read(times), nobody, "rpi5")
     findings = report.gather(packaged, profile_folder=nobody)
-    assert [device.id for device in findings.devices] == ["rpi5"]
+    assert [advice.profile.id for advice in findings.devices] == ["rpi5"]
     assert {timed.where for timed in findings.measured} == {known.profile.name}
     assert sum(len(timed.moments) for timed in findings.measured) == count
-    (device,) = findings.devices
+    (advice,) = findings.devices
     fastest = {r.k: r.ms for r in known.own if r.precision == "fp32" and r.threads == 1}
-    assert {row.heads: float(f"{row.ms:.5g}") for row in device.times} == fastest
-    assert {row.provenance for row in device.times} == {"measured"}
+    assert {k: float(f"{estimate.ms:.5g}") for k, estimate in advice.estimates.items()} == fastest
+    assert {estimate.provenance for estimate in advice.estimates.values()} == {"measured"}
     both = report.gather(packaged, profile_folder=nobody, bench_files=[times])
     timings = json.loads(times.read_bytes())["timings"]
     assert sum(len(timed.moments) for timed in both.measured) == len(timings)
@@ -386,8 +386,8 @@ def test_what_was_saved_of_this_model_is_shown_once_and_its_device_by_itself(
 
 def test_a_device_of_which_nothing_is_known_gets_no_number(packaged: Path, nobody: Path) -> None:
     findings = report.gather(packaged, profile_folder=nobody, devices=["pixel7", "Pixel 7"])
-    (device,) = findings.devices
-    assert (device.times, device.choice) == ((), None)
+    (advice,) = findings.devices
+    assert (advice.estimates, advice.choice) == ({}, None)
     text = report.page(findings)
     assert "No number: the times that are known anywhere are of models of" in text
     assert "device-0-chart" not in text
@@ -432,22 +432,22 @@ def _board(packaged: Path, folder: Path, source: str) -> None:
 def test_a_device_has_its_interval_its_budget_and_its_sources(packaged: Path, nobody: Path) -> None:
     _board(packaged, nobody, "web")
     findings = report.gather(packaged, profile_folder=nobody, devices=["board"])
-    (device,) = findings.devices
+    (advice,) = findings.devices
     shown = Page(report.page(findings))
-    for row in device.times:
+    for row in advice.estimates.values():
         assert 0 < row.low < row.ms < row.high
         assert {words.milliseconds(row.ms), words.interval(row.low, row.high)} <= cells(shown)
-    assert device.choice in HEADS
-    assert f"k = {device.choice} (chosen)" in cells(shown)
+    assert advice.heads in HEADS
+    assert f"k = {advice.heads} (chosen)" in cells(shown)
     assert "budget 5 ms" in cells(shown)
-    assert device.sources == {"board: web": "https://example.org/times?a=1&b=2, table 3"}
+    assert advice.sources == {"board: web": "https://example.org/times?a=1&b=2, table 3"}
     assert "https://example.org/times?a=1&b=2" in [a["href"] for a in shown.named("a")]
     assert "Board <one>" in shown.text
-    assert device.lacks == ""  # the bundle has ONNX files
-    (phone,) = report.gather(packaged, profile_folder=nobody, devices=["pixel7"]).devices
-    assert phone.lacks == "tflite"
-    assert "--target tflite" in cells(page(packaged, nobody, devices=["pixel7"]))
-    assert "--target tflite" not in cells(shown)
+    assert "The bundle holds nothing" not in shown.text  # it has ONNX files
+    phone = report.gather(packaged, profile_folder=nobody, devices=["pixel7"])
+    assert report.document(phone)["devices"][0]["lacks"] == "tflite"
+    lacks = "The bundle holds nothing for litert, which takes tflite: export that as well."
+    assert lacks in cells(Page(report.page(phone)))
 
 
 def _with_devices(heads: int | None) -> Callable[[Any], None]:
@@ -474,7 +474,7 @@ def test_what_the_export_chose_for_its_devices_is_shown_and_compared(
     six, three, none = (edited(packaged, tmp_path / f"of-{k}", _with_devices(k)) for k in (6, 3, None))
     _board(packaged, nobody, "web")
     findings = report.gather(three, profile_folder=nobody, against=six)
-    assert [(device.id, device.budget_ms) for device in findings.devices] == [("board", 5.5)]
+    assert [(advice.profile.id, advice.budget.ms) for advice in findings.devices] == [("board", 5.5)]
     shown = cells(Page(report.page(findings)))
     assert {"Board <one>", "4.5 ms (3 to 6 ms, published)", "about even (61 %)", "5.5 ms"} <= shown
     assert findings.changes is not None
@@ -583,7 +583,7 @@ def test_what_changed_is_said_and_what_became_worse_is_a_regression(
     for each in found.regressions:
         assert each in cells(shown)
     assert "**4 regressions** since" in told
-    assert f"| top-1 | {words.accuracy(now + 0.5)} → {words.accuracy(now)} |" in told
+    assert f"| k = 3 | {words.accuracy(now + 0.5)} | {words.accuracy(now)} | −0.50 points |" in told
     back = report.gather(old, profile_folder=nobody, against=packaged)
     assert back.changes is not None
     assert [each for each in back.changes.regressions if "not there" not in each] == []
@@ -660,7 +660,7 @@ def test_the_choice_for_a_device_is_compared(packaged: Path, nobody: Path, tmp_p
     small = edited(packaged, tmp_path / "small", only_three)
     findings = report.gather(small, profile_folder=nobody, against=packaged, devices=["board"])
     (before,) = report.gather(packaged, profile_folder=nobody, devices=["board"]).devices
-    assert before.choice == 6
+    assert before.heads == 6
     assert findings.changes is not None
     (choice,) = findings.changes.choices
     assert (choice.device, choice.before, choice.after) == ("Board <one>", 6, 3)

@@ -19,7 +19,7 @@ from hydra_export.bench.report import Report, decode
 from hydra_export.board import KIND
 from hydra_export.device import FORMATS, ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.latency import Model
+from hydra_export.latency import Workload
 
 AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
 SOURCES = {
@@ -70,7 +70,7 @@ class Asked:
         date: YYYY-MM-DD; that of the file where it is empty.
     """
 
-    model: Model
+    model: Workload
     named: str
     graphs: Mapping[str, tuple[int, NumberFormat]]
     heads: int | None = None

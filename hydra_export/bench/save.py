@@ -10,7 +10,7 @@ from hydra_export import profiles
 from hydra_export.bench.report import Report, Timing
 from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match
 from hydra_export.errors import BadInput
-from hydra_export.profiles import Known
+from hydra_export.profiles import ResolvedProfile
 
 SOURCE = "own-bench"
 _SOURCES = {SOURCE: "hydra-export bench, or the folder that bench --standalone writes"}
@@ -31,7 +31,7 @@ def records(report: Report) -> list[LatencyRecord]:
     return [_record(report, timing) for timing in found.values()]
 
 
-def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[Known, Path, int]:
+def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[ResolvedProfile, Path, int]:
     """Adds a report's records to the user's profiles.
 
     Args:
@@ -49,7 +49,7 @@ def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[
         return profiles.get(device, folder).profile if device else _device(report, folder)
 
     name, path = profiles.add_measured(whose, added, _SOURCES, folder)
-    return profiles.known(folder)[name], path, len(added)
+    return profiles.resolve(folder)[name], path, len(added)
 
 
 def _device(report: Report, folder: Path | None) -> DeviceProfile:
@@ -64,7 +64,7 @@ def _device(report: Report, folder: Path | None) -> DeviceProfile:
         raise BadInput("The machine says nothing of itself that it could be known by.", "Name it with --device.")
     kind: DeviceClass = "board" if says.devicetree_model else "phone" if says.android_model else "desktop"
     return DeviceProfile(
-        id=profiles.new_id(name, profiles.known(folder)),
+        id=profiles.new_id(name, profiles.resolve(folder)),
         name=name,
         device_class=kind,
         match=msgspec.structs.replace(says, source=SOURCE),

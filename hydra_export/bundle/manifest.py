@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.bundle.sums import ByteCount, FileEntry, Sha256
-from hydra_export.latency import Model
+from hydra_export.latency import Workload
 from hydra_export.parity import ParityRecord, Percent, Share
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import GraphKind, InputForm, Precision, TensorInfo
@@ -118,9 +118,9 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
         return {each.heads: each.accuracy for each in self.subnetworks if each.accuracy is not None}
 
     @property
-    def timed(self) -> Model:
+    def workload(self) -> Workload:
         """What the latency model needs to know."""
-        return Model.of(self.name, self.config, self.heads, self.accuracy)
+        return Workload.of(self.name, self.config, self.heads, self.accuracy)
 
     def macs(self, heads: Sequence[int], num_images: int) -> int:
         """Multiply-accumulates of *num_images* through each subnetwork of *heads*."""

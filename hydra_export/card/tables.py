@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
-from hydra_export.latency import said
+from hydra_export.latency import describe_fit
 from hydra_export.parity import ParityRecord
 from hydra_export.text import in_markdown
 
@@ -119,4 +119,4 @@ def _time(device: DeviceEntry) -> str:
 def _fits(device: DeviceEntry) -> str:
     if device.heads is None:
         return _UNKNOWN
-    return _UNKNOWN if device.chance is None else said(device.sure, device.chance)
+    return _UNKNOWN if device.chance is None else describe_fit(device.sure, device.chance)

@@ -66,11 +66,11 @@ def _judgements(manifest: Manifest) -> Iterator[str]:
 
 
 def _choice(device: DeviceEntry) -> str:
-    from hydra_export.latency import said
+    from hydra_export.latency import describe_fit
     from hydra_export.latency.spread import rounded
 
     if device.heads is None or device.ms is None or device.low is None or device.high is None:
         return f"{device.id}: {device.runtime}, every k: it is not known how long they take."
     time = f"{rounded(device.ms)} ms ({rounded(device.low)} to {rounded(device.high)}, {device.provenance})"
-    fits = f"within {rounded(device.budget_ms)} ms: {said(device.sure, device.chance or 0)}"
+    fits = f"within {rounded(device.budget_ms)} ms: {describe_fit(device.sure, device.chance or 0)}"
     return f"{device.id}: {device.runtime}, k = {device.heads}: {time}; {fits}."

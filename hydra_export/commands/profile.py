@@ -13,8 +13,8 @@ from hydra_export.commands.candidates import one_of
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
     from hydra_export.commands.profile_report import Context
-    from hydra_export.latency import Advice, Evidence, Model
-    from hydra_export.profiles import Known
+    from hydra_export.latency import Advice, Evidence, Workload
+    from hydra_export.profiles import ResolvedProfile
 
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
@@ -60,7 +60,7 @@ def profile(
     from hydra_export import profiles as registry
     from hydra_export.commands.profile_report import Context
     from hydra_export.errors import BadInput
-    from hydra_export.latency import Evidence, Wish, advise
+    from hydra_export.latency import Constraints, Evidence, advise
 
     for option, value in (("--budget-ms", budget_ms), ("--max-ram-mib", max_ram_mib)):
         if value is not None and not 0 < value < 1e9:
@@ -68,7 +68,7 @@ def profile(
     if list or show:
         from hydra_export.commands.profile_facts import listed, shown_device
 
-        return listed(registry.known(profiles)) if list else shown_device(_device(device, profiles)[0])
+        return listed(registry.resolve(profiles)) if list else shown_device(_device(device, profiles)[0])
     if import_ is None and (heads is not None or date is not None):
         raise BadInput("--heads and --date are for --import.", "Add --import FILE, or leave them out.")
     model, manifest = _model(bundle)
@@ -77,44 +77,44 @@ def profile(
 
         said = {"heads": heads, "runtime": runtime or "", "precision": precision, "date": date or ""}
         return imported(import_, device, profiles, model, bundle, manifest, **said)
-    wish = Wish(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
+    constraints = Constraints(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
     if fleet is not None:
         from hydra_export.commands.profile_fleet import listed_fleet
 
-        return listed_fleet(fleet, profiles, model, bundle, manifest, wish)
-    known, recognised_by = _device(device, profiles)
+        return listed_fleet(fleet, profiles, model, bundle, manifest, constraints)
+    resolved, recognised_by = _device(device, profiles)
     if plot is not None:
         from hydra_export.latency.plot import check_plot
 
         check_plot(plot)
-    evidence = Evidence(registry.known(profiles))
-    advice = advise(evidence, known, model, wish)
+    evidence = Evidence(registry.resolve(profiles))
+    advice = advise(evidence, resolved, model, constraints)
     if plot is not None:
         _plot(plot, advice)
     context = Context(recognised_by, bundle, manifest, profiles or registry.user_folder())
     return _result(evidence, advice, context)
 
 
-def _device(name: str, folder: Path | None) -> tuple[Known, str]:
+def _device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
     from hydra_export import profiles as registry
     from hydra_export.errors import BadInput
 
     if name != "auto":
         return registry.get(name, folder), ""
-    said = registry.here()
-    found = registry.match(said, folder)
-    if found is None:
-        values = {key: getattr(said, key) for key in said.__struct_fields__ if key != "source" and getattr(said, key)}
-        told = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
+    keys = registry.here()
+    match = registry.match(keys, folder)
+    if match is None:
+        values = {key: getattr(keys, key) for key in keys.__struct_fields__ if key != "source" and getattr(keys, key)}
+        described = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
         raise BadInput(
-            f"This machine is none of the known devices: it says {told}.",
+            f"This machine is none of the known devices: it says {described}.",
             "Name one with --device (hydra-export profile --list shows them), or describe this one in "
             f"{folder or registry.user_folder()}, as docs/device-profile.schema.json says.",
         )
-    return found
+    return match
 
 
-def _model(folder: Path | None) -> tuple[Model, Manifest | None]:
+def _model(folder: Path | None) -> tuple[Workload, Manifest | None]:
     from hydra_export.latency import REFERENCE
 
     if folder is None:
@@ -122,7 +122,7 @@ def _model(folder: Path | None) -> tuple[Model, Manifest | None]:
     from hydra_export import bundle
 
     manifest = bundle.read(folder)
-    return manifest.model.timed, manifest
+    return manifest.model.workload, manifest
 
 
 def _plot(path: Path, advice: Advice) -> None:
@@ -131,17 +131,17 @@ def _plot(path: Path, advice: Advice) -> None:
     if not advice.estimates:
         talk().print(f"note: {path} was not drawn: there is no number.", soft_wrap=True)
         return
-    title = f"{advice.model.name} on {advice.profile.name}\n{advice.way}"
+    title = f"{advice.model.name} on {advice.profile.name}\n{advice.path}"
     plot(path, title, advice.model, advice.estimates, advice.budget.ms, advice.choice)
 
 
 def _result(evidence: Evidence, advice: Advice, context: Context) -> Result:
-    """What was found; CheckFailed where a budget was given and nothing is known to fit it."""
+    """The advice; CheckFailed where nothing is known to fit a budget of the user's."""
     from hydra_export.commands import profile_report as report
     from hydra_export.errors import CheckFailed
 
     shown = report.shown(advice, context)
-    if advice.wish.budget_ms is None or advice.fits:
+    if advice.constraints.budget_ms is None or advice.heads is not None:
         return Result(report.document(advice, context), shown)
     talk().print(shown)
     raise CheckFailed(report.failure(evidence, advice, context), report.remedy(advice, context))

@@ -11,12 +11,13 @@ from rich.table import Table
 
 from hydra_export.commands import Result, table, titled
 from hydra_export.device import Cluster
+from hydra_export.latency import words
 from hydra_export.latency.spread import rounded
-from hydra_export.profiles import Known
+from hydra_export.profiles import ResolvedProfile
 
 
-def summary(known: Known) -> dict[str, Any]:
-    profile = known.profile
+def summary(resolved: ResolvedProfile) -> dict[str, Any]:
+    profile = resolved.profile
     return {
         "id": profile.id,
         "name": profile.name,
@@ -25,22 +26,22 @@ def summary(known: Known) -> dict[str, Any]:
     }
 
 
-def listed(devices: Mapping[str, Known]) -> Result:
+def listed(devices: Mapping[str, ResolvedProfile]) -> Result:
     shown = _folding(table("device", "name", "SoC", "times"), 1, 2)
     rows = []
-    for name, known in sorted(devices.items(), key=lambda pair: (pair[1].profile.device_class, pair[0])):
-        profile, num = known.profile, len(known.profile.latency)
-        about = summary(known)
-        times = f"{num} ({len(known.own)} yours)" if known.own else str(num or "-")
+    for name, resolved in sorted(devices.items(), key=lambda pair: (pair[1].profile.device_class, pair[0])):
+        profile, num = resolved.profile, len(resolved.profile.latency)
+        about = summary(resolved)
+        times = f"{num} ({len(resolved.own)} yours)" if resolved.own else str(num or "-")
         shown.add_row(name, profile.name, about["soc"] or "-", times)
         budget = profile.budget.ms if profile.budget else None
-        rows.append({**about, "times": num, "own_times": len(known.own), "budget_ms": budget})
+        rows.append({**about, "times": num, "own_times": len(resolved.own), "budget_ms": budget})
     note = "times: of vision transformers, measured or published; where there is none, other devices speak for it"
     return Result({"devices": rows}, titled(f"{len(rows)} devices", shown, note))
 
 
-def shown_device(known: Known) -> Result:
-    profile = known.profile
+def shown_device(resolved: ResolvedProfile) -> Result:
+    profile = resolved.profile
     facts = _folding(table("fact", "value", "source"), 1, 2)
     for name in profile.facts.__struct_fields__:
         if fact := getattr(profile.facts, name):
@@ -53,17 +54,17 @@ def shown_device(known: Known) -> Result:
         facts.add_row("budget", f"{profile.budget.ms:g} ms, {profile.budget.reason}", "our choice")
     times = _folding(table("model", "k", "ms", "batch", "threads", "how", "date", "evidence", "source"), 0, 5, 6, 7, 8)
     for record in profile.latency:
-        evidence = record.provenance.replace("_", ", ") + (" (yours)" if record in known.own else "")
+        evidence = words.evidence(record.provenance) + (" (yours)" if record in resolved.own else "")
         evidence += f" (unused: {record.suspect})" if record.suspect else ""
         how = f"{record.runtime} {record.precision} {record.unit.upper()}"
         counts = (str(record.k or "-"), rounded(record.ms), str(record.batch), str(record.threads or "-"))
         times.add_row(record.model, *counts, how, record.date, evidence, record.source)
     sources = [f"{key}: {text}" for key, text in profile.sources.items()]
-    files = [f"File: {path}" for path in known.files]
+    files = [f"File: {path}" for path in resolved.files]
     title = f"{profile.name} ({profile.id}), {profile.device_class}"
     timed = [times] if profile.latency else ["No vision transformer was timed here.", ""]
     shown = Group(titled(title, facts), *timed, *sources, *files)
-    return Result({"profile": msgspec.to_builtins(profile), "files": [*map(str, known.files)]}, shown)
+    return Result({"profile": msgspec.to_builtins(profile), "files": [*map(str, resolved.files)]}, shown)
 
 
 def _folding(shown: Table, *columns: int) -> Table:

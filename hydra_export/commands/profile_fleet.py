@@ -10,15 +10,15 @@ from hydra_export import files
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.latency import Evidence, Wish, advise, said
+from hydra_export.latency import Constraints, Evidence, advise, describe_fit
+from hydra_export.latency.execution_paths import FORMATS
 from hydra_export.latency.spread import rounded
-from hydra_export.latency.ways import FORMATS
 from hydra_export.text import lines
 
 if TYPE_CHECKING:
     from hydra_export.bundle import ArtifactEntry, Manifest
-    from hydra_export.latency import Advice, Model
-    from hydra_export.profiles import Known
+    from hydra_export.latency import Advice, Workload
+    from hydra_export.profiles import ResolvedProfile
 
 _FLEET_BYTES = 2**18
 _GRAPHS = ("separate", "shared", "universal")
@@ -32,44 +32,45 @@ class _Member:
     advice: Advice
     artifacts: dict[str, ArtifactEntry]
 
-    @property
-    def heads(self) -> int | None:
-        return self.advice.choice.heads if self.advice.choice else None
-
 
 def listed_fleet(
-    path: Path, folder: Path | None, model: Model, bundle: Path | None, manifest: Manifest | None, wish: Wish
+    path: Path,
+    folder: Path | None,
+    model: Workload,
+    bundle: Path | None,
+    manifest: Manifest | None,
+    constraints: Constraints,
 ) -> Result:
     """The choice for every device that *path* lists, one a line, with a runtime behind a comma where it matters."""
-    evidence = Evidence(registry.known(folder))
+    evidence = Evidence(registry.resolve(folder))
     members = []
     for known, runtime in _read(path, folder):
         asked = Wish(
-            budget_ms=wish.budget_ms,
+            budget_ms=constraints.budget_ms,
             max_ram_mib=wish.max_ram_mib,
             runtime=runtime or wish.runtime,
             precision=wish.precision,
         )
         advice = advise(evidence, known, model, asked)
         members.append(_Member(known.profile.id, advice, _artifacts(advice, manifest)))
-    chosen = sorted({member.heads for member in members if member.heads is not None})
+    chosen = sorted({member.advice.heads for member in members if member.advice.heads is not None})
     result = Result(_document(members, chosen, manifest), _shown(members, chosen, manifest, model, bundle))
-    without = [member.name for member in members if member.heads is None]
-    if wish.budget_ms is not None and without:
+    without = [member.name for member in members if member.advice.heads is None]
+    if constraints.budget_ms is not None and without:
         talk().print(result.shown)
         raise CheckFailed(
-            f"Nothing is known to fit {rounded(wish.budget_ms)} ms on {', '.join(without)}.",
+            f"Nothing is known to fit {rounded(constraints.budget_ms)} ms on {', '.join(without)}.",
             f"hydra-export profile --device {without[0]} says why, and what would settle it.",
         )
     return result
 
 
-def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
+def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
     try:
         content = files.read(path, _FLEET_BYTES, f"--fleet {path}", "Give a text file, a device a line.").decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
-    found: list[tuple[Known, str]] = []
+    members: list[tuple[ResolvedProfile, str]] = []
     seen: set[tuple[str, str]] = set()
     for number, line in enumerate(lines(content), start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
@@ -84,43 +85,43 @@ def _read(path: Path, folder: Path | None) -> list[tuple[Known, str]]:
         if (one[0].profile.id, runtime) in seen:
             raise BadInput(f"{path} line {number}: {name} is listed twice.", "List each device and runtime once.")
         seen.add((one[0].profile.id, runtime))
-        found.append(one)
-    if not found:
+        members.append(one)
+    if not members:
         raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")
-    return found
+    return members
 
 
 def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactEntry]:
     """By graph kind, what the device would run."""
-    if manifest is None or advice.choice is None or advice.choice.heads is None:
+    if manifest is None or advice.heads is None:
         return {}
-    precisions = ("int8",) if advice.way.arithmetic == "int8" else ("fp32", "fp16")
+    precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp32", "fp16")
     fitting = [
         artifact
         for precision in precisions
         for artifact in manifest.artifacts
-        if artifact.target == FORMATS[advice.way.runtime] and artifact.precision == precision
+        if artifact.target == advice.target and artifact.precision == precision
     ]
-    found: dict[str, ArtifactEntry] = {}
+    by_graph: dict[str, ArtifactEntry] = {}
     for artifact in fitting:
-        if advice.choice.heads in artifact.heads and not artifact.fixes_heads:  # beside the one that takes k
-            found.setdefault(artifact.graph, artifact)
-    return found
+        if advice.heads in artifact.heads and not artifact.fixes_heads:  # beside the one that takes k
+            by_graph.setdefault(artifact.graph, artifact)
+    return by_graph
 
 
 def _shown(
-    members: list[_Member], chosen: list[int], manifest: Manifest | None, model: Model, bundle: Path | None
+    members: list[_Member], chosen: list[int], manifest: Manifest | None, model: Workload, bundle: Path | None
 ) -> Any:
     graphs = [graph for graph in _GRAPHS if any(graph in member.artifacts for member in members)]
     shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
     for member in members:
-        advice, k = member.advice, member.heads
-        row = ["-", "-" if advice.choice is None else said(False, advice.choice.chance)]
+        advice, k = member.advice, member.advice.heads
+        row = ["-", "-" if advice.choice is None else describe_fit(False, advice.choice.chance)]
         if k is not None and advice.choice is not None:
-            one, fits = advice.estimates[k], said(advice.choice.sure, advice.choice.chance)
+            one, fits = advice.estimates[k], describe_fit(advice.choice.sure, advice.choice.chance)
             row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
         fetched = [_fetched(member, graph, manifest) for graph in graphs]
-        runtime = f"{advice.way.runtime} {advice.way.unit.upper()}"
+        runtime = f"{advice.path.runtime} {advice.path.unit.upper()}"
         shown.add_row(
             member.name,
             runtime,
@@ -138,12 +139,12 @@ def _shown(
 
 
 def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list[str]:
-    covered = sum(member.heads is not None for member in members)
+    covered = sum(member.advice.heads is not None for member in members)
     heads = f"k = {', '.join(map(str, chosen))}" if chosen else "nothing"
     count = f"{len(chosen)} head count{'s' * (len(chosen) != 1)}: {heads}"
     lines = [f"{covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
     unknown = [member.name for member in members if member.advice.choice is None]
-    nothing = [member.name for member in members if member.advice.choice and member.heads is None]
+    nothing = [member.name for member in members if member.advice.choice and member.advice.heads is None]
     if unknown:
         lines += [f"No number: {', '.join(unknown)}. How to measure it: hydra-export profile --device {unknown[0]}."]
     lines += [f"Nothing is known to fit: {', '.join(nothing)}."] if nothing else []
@@ -169,11 +170,11 @@ def _published(members: list[_Member], graph: str, manifest: Manifest | None) ->
 def _document(members: list[_Member], chosen: list[int], manifest: Manifest | None) -> dict[str, Any]:
     rows = []
     for member in members:
-        advice, k = member.advice, member.heads
+        advice, k = member.advice, member.advice.heads
         row: dict[str, Any] = {
             "device": member.name,
-            "runtime": advice.way.runtime,
-            "unit": advice.way.unit,
+            "runtime": advice.path.runtime,
+            "unit": advice.path.unit,
             "heads": k,
         }
         row |= {"budget_ms": advice.budget.ms}
@@ -183,4 +184,4 @@ def _document(members: list[_Member], chosen: list[int], manifest: Manifest | No
             row |= {"sure": advice.choice.sure, "chance": advice.choice.chance}
         row["bytes"] = {graph: _fetched(member, graph, manifest) for graph in _GRAPHS}
         rows.append(row)
-    return {"devices": rows, "heads": chosen, "covered": sum(member.heads is not None for member in members)}
+    return {"devices": rows, "heads": chosen, "covered": sum(member.advice.heads is not None for member in members)}

@@ -15,14 +15,14 @@ from hydra_export.latency.spread import rounded
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
     from hydra_export.device import LatencyRecord
-    from hydra_export.latency import Model
+    from hydra_export.latency import Workload
 
 
 def imported(
     path: Path,
     device: str,
     folder: Path | None,
-    model: Model,
+    model: Workload,
     bundle: Path | None,
     manifest: Manifest | None,
     **said: Any,
@@ -56,7 +56,7 @@ def imported(
         records = results
         profile = registry.get(device, folder).profile
         name, file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
-        known = registry.known(folder)[name]
+        known = registry.resolve(folder)[name]
     shown = table("k", "runtime", "precision", "unit", "threads", "ms", "p10 to p90", "date")
     for record in records:
         spread = f"{rounded(record.low)} to {rounded(record.high)}" if record.low and record.high else "-"

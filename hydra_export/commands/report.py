@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -54,7 +54,7 @@ def report(
     text = reports.page(findings) if format == "html" else reports.markdown(findings)
     if place is not None:
         reports.write(place, text)
-    document = _document(findings) | {"out": None if place is None else str(place), "format": format}
+    document = reports.document(findings) | {"out": None if place is None else str(place), "format": format}
     return Result(document, text if place is None else _shown(findings, place))
 
 
@@ -69,20 +69,13 @@ def _named(devices: str | None) -> list[str]:
     return names
 
 
-def _document(findings: Findings) -> dict[str, Any]:
-    import msgspec
-
-    document: dict[str, Any] = msgspec.to_builtins(findings)
-    return document
-
-
 def _shown(findings: Findings, out: Path) -> RenderableType:
     from hydra_export.report.summary import glance
 
     shown = table("", "")
     shown.show_header = False
     shown.columns[1].justify, shown.columns[1].no_wrap, shown.columns[1].overflow = "left", False, "fold"
-    for term, said in glance(findings).items():
-        shown.add_row(term, said)
+    for term, text in glance(findings).items():
+        shown.add_row(term, text)
     regressions = findings.changes.regressions if findings.changes else ()
     return titled(f"{out}: report of {findings.bundle}", shown, *regressions)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from hydra_export.latency.advice import Advice, Wish, advise, fastest, nearest
-from hydra_export.latency.choice import Choice, Verdict, choose, percent, said
+from hydra_export.latency.advice import Advice, Constraints, advise, alternatives
+from hydra_export.latency.choice import HeadChoice, Verdict, choose, describe_fit, percent
 from hydra_export.latency.estimate import Estimate, estimates
-from hydra_export.latency.evidence import REFERENCE, Evidence, Model, Way
-from hydra_export.latency.ways import default_way, known_ways
+from hydra_export.latency.evidence import REFERENCE, Evidence, ExecutionPath, Workload
+from hydra_export.latency.execution_paths import default_path, known_paths
 
 __all__ = [
     "REFERENCE",
     "Advice",
-    "Choice",
+    "Constraints",
     "Estimate",
     "Evidence",
-    "Model",
+    "ExecutionPath",
+    "HeadChoice",
     "Verdict",
-    "Way",
-    "Wish",
+    "Workload",
     "advise",
+    "alternatives",
     "choose",
-    "default_way",
+    "default_path",
+    "describe_fit",
     "estimates",
-    "fastest",
-    "known_ways",
-    "nearest",
+    "known_paths",
     "percent",
-    "said",
 ]

@@ -1,4 +1,4 @@
-"""What to run on one device: its way of running a model, the times, which head counts fit, and the choice."""
+"""What to run on one device: the execution path, the times, which head counts fit, and the choice."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hydra_export.device import Budget, DeviceProfile, ends
-from hydra_export.latency.choice import Choice, Verdict, choose, verdict
+from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
-from hydra_export.latency.evidence import INT8, Evidence, Model, Way
-from hydra_export.latency.ways import Option, default_way, known_ways
-from hydra_export.profiles import Known
+from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
+from hydra_export.latency.execution_paths import FORMATS, PathEstimates, default_path, known_paths
+from hydra_export.profiles import ResolvedProfile
 
 Precision = Literal["fp32", "fp16", "int8"]
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
@@ -21,8 +21,8 @@ _NO_BUDGET = Budget(ms=100.0, reason="an answer within 0.1 s feels immediate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the user asked for; what is not given is the device's own, or the best known."""
+class Constraints:
+    """What limits the choice; by default the device's own budget and the best known execution path."""
 
     budget_ms: float | None = None
     max_ram_mib: float | None = None
@@ -32,36 +32,66 @@ class Wish:
 
 @dataclass(frozen=True)
 class Advice:
-    """What is known of a model on a device, and what to run there.
+    """What is known of a model on a device, and what to run there: the terminal, the report and the manifest read this.
 
     Attributes:
         estimates: per head count; empty where nothing is known.
         needs_mib: memory per head count, at least.
         choice: None where nothing is known.
-        others: other ways of running it here: of those asked for, or, where none of them is known, of all.
+        others: other execution paths here: those within the constraints, or all where none of those is known.
         sizes: GMACs and resolution of what was timed anywhere, where none of it is as large as this model.
     """
 
-    known: Known
-    model: Model
-    wish: Wish
-    way: Way
+    resolved: ResolvedProfile
+    model: Workload
+    constraints: Constraints
+    path: ExecutionPath
     budget: Budget
     estimates: Mapping[int, Estimate]
     needs_mib: Mapping[int, float]
     verdicts: Mapping[int, Verdict]
-    choice: Choice | None
-    others: tuple[Option, ...]
+    choice: HeadChoice | None
+    others: tuple[PathEstimates, ...]
     sizes: tuple[tuple[float, int], ...]
 
     @property
     def profile(self) -> DeviceProfile:
-        return self.known.profile
+        return self.resolved.profile
 
     @property
-    def fits(self) -> bool:
-        """Something is known to fit, by its central estimate at least."""
-        return self.choice is not None and self.choice.heads is not None
+    def target(self) -> str:
+        """The target whose files this execution path takes."""
+        return FORMATS[self.path.runtime]
+
+    @property
+    def heads(self) -> int | None:
+        """The head count to run; None where none is known to fit, even by its central estimate."""
+        return self.choice.heads if self.choice else None
+
+    @property
+    def inferred(self) -> bool:
+        """All of it is from other devices."""
+        return self.choice is not None and self.distance == 2
+
+    @property
+    def formula(self) -> str:
+        """How the estimates were computed; empty where every head count was timed."""
+        return next((e.formula for e in self.estimates.values() if e.provenance == "estimated"), "")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The records behind the times, in words."""
+        return tuple(dict.fromkeys(text for estimate in self.estimates.values() for text in estimate.origins))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where these records are from, by the device and the key in its profile."""
+        anchors = [anchor for estimate in self.estimates.values() for anchor in estimate.anchors]
+        return {f"{a.device}: {a.record.source}": a.source for a in anchors if a.source}
+
+    def chance(self, heads: int) -> float:
+        """The probability that a head count keeps the budget."""
+        return self.estimates[heads].spread.chance_within(self.budget.ms)
 
     @property
     def why_unknown(self) -> str:
@@ -75,75 +105,70 @@ class Advice:
 
     @property
     def distance(self) -> int:
-        """Of the farthest evidence: 0 this device run in this way, 1 in another, 2 other devices."""
+        """Of the farthest evidence: 0 this device on this path, 1 on another path, 2 other devices."""
         return max((estimate.distance for estimate in self.estimates.values()), default=2)
 
 
-def advise(evidence: Evidence, known: Known, model: Model, wish: Wish) -> Advice:
+def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, constraints: Constraints) -> Advice:
     """What to run on a device, whose profile is among those of *evidence*.
 
     Raises:
         UnknownName, BadInput: no such runtime, or none that this device could have.
     """
-    device, asked = known.profile.id, {"runtime": wish.runtime, "precision": wish.precision or ""}
-    options = known_ways(evidence, device, model, **asked)
-    way = default_way(evidence, device, model, **asked)
-    budget = known.profile.budget or _NO_BUDGET
-    if wish.budget_ms is not None:
-        budget = Budget(ms=wish.budget_ms, reason="as asked")
-    needs = memory(known, model, way, wish.precision)
+    device, within = resolved.profile.id, {"runtime": constraints.runtime, "precision": constraints.precision or ""}
+    options = known_paths(evidence, device, model, **within)
+    path = default_path(evidence, device, model, **within)
+    budget = resolved.profile.budget or _NO_BUDGET
+    if constraints.budget_ms is not None:
+        budget = Budget(ms=constraints.budget_ms, reason="as asked")
+    needs = memory(resolved, model, path, constraints.precision)
     estimates = options[0].estimates if options else {}
-    verdicts = {k: verdict(e, budget.ms, needs[k], wish.max_ram_mib) for k, e in estimates.items()}
+    verdicts = {k: verdict(e, budget.ms, needs[k], constraints.max_ram_mib) for k, e in estimates.items()}
     return Advice(
-        known=known,
+        resolved=resolved,
         model=model,
-        wish=wish,
-        way=way,
+        constraints=constraints,
+        path=path,
         budget=budget,
         estimates=estimates,
         needs_mib=needs,
         verdicts=verdicts,
         choice=choose(model, estimates, verdicts, budget.ms) if estimates else None,
-        others=tuple(options[1:] or [o for o in known_ways(evidence, device, model) if o not in options]),
+        others=tuple(options[1:] or [o for o in known_paths(evidence, device, model) if o not in options]),
         sizes=tuple(evidence.sizes(model)),
     )
 
 
-def nearest(evidence: Evidence, advice: Advice) -> list[tuple[Way, Estimate]]:
-    """Per way that has one, the largest head count that fits by its central estimate, the best known way first."""
-    model, limit = advice.model, advice.wish.max_ram_mib or math.inf
-    found = []
-    for option in known_ways(evidence, advice.profile.id, model):
-        needs = memory(advice.known, model, option.way, advice.wish.precision)
-        within = [k for k, e in option.estimates.items() if e.ms <= advice.budget.ms and needs[k] <= limit]
-        found += [(option.way, option.estimates[max(within)])] if within else []
-    return found
+def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath, Estimate]]:
+    """The largest head count that fits on each execution path, by its central estimate, the best known path first.
+
+    Where none fits, what comes nearest: the smallest head count on each other path, the fastest first.
+    """
+    limit, fitting, smallest = advice.constraints.max_ram_mib or math.inf, [], []
+    for option in known_paths(evidence, advice.profile.id, advice.model):
+        needs = memory(advice.resolved, advice.model, option.path, advice.constraints.precision)
+        small = [e for e in option.estimates.values() if needs[e.k] <= limit]
+        within = [e for e in small if e.ms <= advice.budget.ms]
+        fitting += [(option.path, max(within, key=lambda e: e.k))] if within else []
+        least = option.estimates[min(option.estimates)]
+        smallest += [(option.path, least)] if least in small and option.path != advice.path else []
+    return fitting or sorted(smallest, key=lambda pair: pair[1].ms)
 
 
-def fastest(evidence: Evidence, advice: Advice) -> list[tuple[Way, Estimate]]:
-    """Per other way, the smallest head count, the fastest first: where nothing fits, what comes nearest."""
-    limit = advice.wish.max_ram_mib or math.inf
-    found = []
-    for option in known_ways(evidence, advice.profile.id, advice.model):
-        smallest = option.estimates[min(option.estimates)]
-        needs = memory(advice.known, advice.model, option.way, advice.wish.precision)
-        if option.way != advice.way and needs[smallest.k] <= limit:
-            found.append((option.way, smallest))
-    return sorted(found, key=lambda pair: pair[1].ms)
-
-
-def weight_bytes(way: Way, precision: Precision | None) -> int:
+def weight_bytes(path: ExecutionPath, precision: Precision | None) -> int:
     """Of one weight in memory. Core ML's files are of fp16 unless asked otherwise."""
-    if way.arithmetic == INT8:
+    if path.arithmetic == INT8:
         return _BYTES["int8"]
-    usual: Precision = "fp16" if way.runtime == "coreml" else "fp32"
+    usual: Precision = "fp16" if path.runtime == "coreml" else "fp32"
     return _BYTES[precision if precision in ("fp32", "fp16") else usual]
 
 
-def memory(known: Known, model: Model, way: Way, precision: Precision | None) -> dict[int, float]:
+def memory(
+    resolved: ResolvedProfile, model: Workload, path: ExecutionPath, precision: Precision | None
+) -> dict[int, float]:
     """MiB at least, per head count: what the user measured of this model in this runtime, else its weights alone."""
-    needs = {k: count * weight_bytes(way, precision) / _MIB for k, count in model.params.items()}
-    for record in known.own:
-        if (record.model, record.runtime) == (model.name, way.runtime) and record.k in needs and record.peak_memory_mb:
+    needs = {k: count * weight_bytes(path, precision) / _MIB for k, count in model.params.items()}
+    for record in resolved.own:
+        if (record.model, record.runtime) == (model.name, path.runtime) and record.k in needs and record.peak_memory_mb:
             needs[record.k] = ends(record.peak_memory_mb)[1] * 1e6 / _MIB
     return needs

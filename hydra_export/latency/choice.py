@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hydra_export.latency.estimate import Estimate
-from hydra_export.latency.evidence import Model
+from hydra_export.latency.evidence import Workload
 from hydra_export.latency.spread import rounded
 
 Verdict = Literal["yes", "likely", "about even", "unlikely", "no", "too much RAM"]
@@ -19,7 +19,7 @@ _NEGLIGIBLE = 0.1  # below the 80 % interval
 
 
 @dataclass(frozen=True)
-class Choice:
+class HeadChoice:
     """What to run within a budget.
 
     Attributes:
@@ -63,15 +63,15 @@ def percent(chance: float) -> str:
     return "more than 99 %" if chance > 0.5 else "less than 1 %"
 
 
-def said(sure: bool, chance: float) -> str:
+def describe_fit(sure: bool, chance: float) -> str:
     """Whether a choice fits, in a word and with its chance; *sure*: with its high bound."""
     word = "yes" if sure else "no" if chance < _NEGLIGIBLE else likelihood(chance)
     return f"{word} ({percent(chance)})"
 
 
 def choose(
-    model: Model, estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float
-) -> Choice:
+    model: Workload, estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float
+) -> HeadChoice:
     """The most accurate head count that fits *budget_ms* for sure, else the best guess, else none."""
     by_accuracy = ranked(model, estimates)
     surely = [k for k in by_accuracy if verdicts[k] == "yes"]
@@ -81,7 +81,7 @@ def choose(
         fast = [k for k in estimates if verdicts[k] != "too much RAM"]
         chance = estimates[min(fast)].spread.chance_within(budget_ms) if fast else 0.0
         why = _none(estimates, verdicts, budget_ms)
-        return Choice(None, sure=False, chance=chance, why=why, nearest=min(fast, default=None))
+        return HeadChoice(None, sure=False, chance=chance, why=why, nearest=min(fast, default=None))
     best = (surely or perhaps)[0]
     chosen = estimates[best]
     before = by_accuracy[: by_accuracy.index(best)]
@@ -94,18 +94,18 @@ def choose(
             f"a guess: no high bound is within {rounded(budget_ms)} ms, and this is the {reason} whose central "
             f"estimate, {rounded(chosen.ms)} ms, is"
         )
-    return Choice(best, bool(surely), chosen.spread.chance_within(budget_ms), why, larger)
+    return HeadChoice(best, bool(surely), chosen.spread.chance_within(budget_ms), why, larger)
 
 
-def ranked(model: Model, heads: Iterable[int]) -> list[int]:
+def ranked(model: Workload, heads: Iterable[int]) -> list[int]:
     """Head counts from the most accurate; of equal ones the smallest first. Where any accuracy is unknown, by size."""
-    listed = sorted(heads)
-    if all(k in model.accuracy for k in listed):
-        return sorted(listed, key=lambda k: (-model.accuracy[k], k))
-    return listed[::-1]
+    ascending = sorted(heads)
+    if all(k in model.accuracy for k in ascending):
+        return sorted(ascending, key=lambda k: (-model.accuracy[k], k))
+    return ascending[::-1]
 
 
-def _accuracy_reason(model: Model, heads: Iterable[int]) -> str:
+def _accuracy_reason(model: Workload, heads: Iterable[int]) -> str:
     return "most accurate k" if all(k in model.accuracy for k in heads) else "largest k (taken for the most accurate)"
 
 

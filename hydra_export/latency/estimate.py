@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hydra_export.device import DeviceProfile, LatencyRecord, Provenance
-from hydra_export.latency.evidence import Evidence, Model, Piece, Way
+from hydra_export.device import LatencyRecord, Provenance
+from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload
 from hydra_export.latency.spread import Spread, predicted, rounded
 
 # Overhead share F of a whole ViT-B's time, t_k = t_B (F + (1 - F) M_k / M_B): likely, least, most. NPUs and GPUs showed
@@ -33,22 +33,45 @@ _DETAILS = r"@|[,;:] | \("  # what follows the name of a source
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A record that an estimate rests on, and the device that it was taken on.
+
+    Attributes:
+        device: the device's id; *name*: what it is called.
+        source: where the record is from, by the profile's list of sources; empty where that does not have it.
+    """
+
+    device: str
+    name: str
+    record: LatencyRecord
+    source: str
+
+    def __str__(self) -> str:
+        record = self.record
+        size = f" k={record.k}" if record.k else ""
+        when = "" if record.date == "unknown" else f" ({record.date})"
+        how = f"{record.runtime} {record.precision} {record.unit.upper()}"
+        on_cpu = record.ops.cpu if record.ops and record.unit == "npu" else 0
+        fallback = f", {on_cpu} operation{'s' * (on_cpu > 1)} on the CPU" if on_cpu else ""
+        source = re.split(_DETAILS, self.source or record.source)[0]
+        return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}, {source}"
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The time of one head count.
 
     Attributes:
-        distance: 0 from this device run in this way, 1 from another way, 2 from other devices.
-        anchors: what it was computed from, in words, with its source; *formula*: how.
-        unlike: what of that is of another architecture, and at which resolution.
+        distance: 0 from this device on this execution path, 1 from another path of it, 2 from other devices.
+        anchors: what it was computed from; *formula*: how.
     """
 
     k: int
     spread: Spread
     provenance: Provenance
     distance: int
-    anchors: tuple[str, ...]
+    anchors: tuple[Anchor, ...]
     formula: str
-    unlike: tuple[str, ...] = ()
 
     @property
     def ms(self) -> float:
@@ -62,98 +85,110 @@ class Estimate:
     def high(self) -> float:
         return self.spread.high
 
+    @property
+    def times(self) -> dict[str, float | str]:
+        """As documents have it."""
+        return {"ms": self.ms, "low": self.low, "high": self.high, "provenance": self.provenance}
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The anchors in words, with the device of each unless this is its own time."""
+        is_own = self.provenance != "estimated"
+        return tuple(str(anchor) if is_own else f"{anchor.name}: {anchor}" for anchor in self.anchors)
+
 
 @dataclass(frozen=True)
 class _Route:
-    """One way of getting from evidence to an estimate, for any GMACs. *exact*: records and how they are named."""
+    """One way of getting from evidence to an estimate, for any GMACs."""
 
     distance: int
     at: Callable[[float], Spread]
-    anchors: tuple[str, ...]
+    anchors: tuple[Anchor, ...]
     formula: str
-    unlike: tuple[str, ...] = ()
-    exact: tuple[tuple[LatencyRecord, str], ...] = ()
+
+    @property
+    def own(self) -> tuple[Anchor, ...]:
+        """The times of subnetworks on this very device and path."""
+        return tuple(a for a in self.anchors if a.record.k is not None) if self.distance == 0 else ()
 
 
-def estimates(evidence: Evidence, device: str, way: Way, model: Model) -> dict[int, Estimate]:
-    """The time of every head count of *model* on *device* run in one *way*; empty where nothing speaks for it."""
-    routes = _routes(evidence, device, way, model)
+def estimates(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> dict[int, Estimate]:
+    """The time of every head count of *model* on *device* run along one *path*; empty where nothing speaks for it."""
+    routes = _routes(evidence, device, path, model)
     if not routes:
         return {}
-    route = routes[0] if _outranks(evidence, device, way, model, routes[0]) else _narrowest(routes, model)
+    route = routes[0] if _outranks(evidence, device, path, model, routes[0]) else _narrowest(routes, model)
     whole = route.at(model.full)
     return {k: _estimate(route, k, gmacs, whole) for k, gmacs in sorted(model.gmacs.items())}
 
 
 def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
-    timed = [(r, named) for r, named in route.exact if r.k == k and math.isclose(r.gmacs, gmacs, rel_tol=0.02)]
-    if timed:
-        record, spread = timed[0][0], route.at(timed[0][0].gmacs)
-        return Estimate(k, spread, record.provenance, 0, tuple(named for _, named in timed), "as it was timed")
-    spread = route.at(gmacs).at_most(whole)
-    return Estimate(k, spread, "estimated", route.distance, route.anchors, route.formula, route.unlike)
+    same = [a for a in route.own if a.record.k == k and math.isclose(a.record.gmacs, gmacs, rel_tol=0.02)]
+    if same:
+        record = same[0].record
+        return Estimate(k, route.at(record.gmacs), record.provenance, 0, tuple(same), "as it was timed")
+    return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
 
 
-def _outranks(evidence: Evidence, device: str, way: Way, model: Model, first: _Route) -> bool:
-    """Was it timed in this very way, by the user or at a head count asked for? No ratio then displaces it."""
-    return _is_own(evidence, device, way, model) or any(record.k in model.gmacs for record, _ in first.exact)
+def _outranks(evidence: Evidence, device: str, path: ExecutionPath, model: Workload, first: _Route) -> bool:
+    """Was this very path timed, by the user or at a head count of the model? No ratio then displaces it."""
+    return _is_own(evidence, device, path, model) or any(anchor.record.k in model.gmacs for anchor in first.own)
 
 
-def _is_own(evidence: Evidence, device: str, way: Way, model: Model) -> bool:
-    return any(piece.own for piece in evidence.pieces(device, way, model))
+def _is_own(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> bool:
+    return any(usable.own for usable in evidence.records(device, path, model))
 
 
-def _narrowest(routes: Sequence[_Route], model: Model) -> _Route:
+def _narrowest(routes: Sequence[_Route], model: Workload) -> _Route:
     return min(routes, key=lambda route: sum(math.log(route.at(gmacs).width) for gmacs in model.gmacs.values()))
 
 
-def _routes(evidence: Evidence, device: str, way: Way, model: Model) -> list[_Route]:
-    own = _direct(evidence, device, way, model)
-    others = [other for other in evidence.ways(device) if other.unit == way.unit and other != way]
-    found = [own, *(_by_ratio(evidence, device, way, other, model) for other in others)]
-    if way.unit == "cpu":
-        found += [_other_runtime(_direct(evidence, device, other, model), way, other) for other in others]
-    if not any(found):  # analogue devices last
-        found = [_by_relatives(evidence, device, way, model)]
-        if way.unit == "cpu":
-            near = {other for name, _ in evidence.relatives(device, way) for other in evidence.ways(name)}
-            found += [_other_runtime(_by_relatives(evidence, device, o, model), way, o) for o in sorted(near)]
-        if not any(found) and way.unit == "cpu":
-            found = [_by_phones(evidence, device, way, model)]
-    return [route for route in found if route]
+def _routes(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> list[_Route]:
+    own = _direct(evidence, device, path, model)
+    others = [other for other in evidence.paths(device) if other.unit == path.unit and other != path]
+    routes = [own, *(_by_ratio(evidence, device, path, other, model) for other in others)]
+    if path.unit == "cpu":
+        routes += [_other_runtime(_direct(evidence, device, other, model), path, other) for other in others]
+    if not any(routes):  # analogue devices last
+        routes = [_by_relatives(evidence, device, path, model)]
+        if path.unit == "cpu":
+            near = {other for name, _ in evidence.relatives(device, path) for other in evidence.paths(name)}
+            routes += [_other_runtime(_by_relatives(evidence, device, o, model), path, o) for o in sorted(near)]
+        if not any(routes) and path.unit == "cpu":
+            routes = [_by_phones(evidence, device, path, model)]
+    return [route for route in routes if route]
 
 
-def _direct(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
-    """From records of this device run in this way."""
-    sizes = by_size(evidence.pieces(device, way, model))
+def _direct(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
+    """From records of this device on this very path."""
+    sizes = by_size(evidence.records(device, path, model))
     if not sizes:
         return None
     records = [record for group in sizes.values() for record in group]
     profile = evidence.profiles[device]
-    named = [_named(record, profile) for record in records]
-    likely, least, most = _OVERHEAD[way.unit]
+    likely, least, most = _OVERHEAD[path.unit]
     alone = f"with an overhead share of {likely:.2f} ({least:.2f} to {most:.2f})"
     formula = f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}"
-    own = _is_own(evidence, device, way, model)
+    own = _is_own(evidence, device, path, model)
     return _Route(
         distance=0,
-        at=lambda gmacs: _along(sizes, gmacs, model, way.unit, own),
-        anchors=tuple(f"{profile.name}: {words}" for words in named),
+        at=lambda gmacs: _along(sizes, gmacs, model, path.unit, own),
+        anchors=tuple(Anchor(device, profile.name, r, profile.sources.get(r.source, "")) for r in records),
         formula=formula,
-        unlike=tuple(f"{record.model} at {record.resolution} px" for record in records if record.k is None),
-        exact=tuple(pair for pair in zip(records, named, strict=True) if pair[0].k is not None),
     )
 
 
-def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Model) -> _Route | None:
-    """From another way on this device, by how the two compare on its relatives."""
+def _by_ratio(
+    evidence: Evidence, device: str, path: ExecutionPath, other: ExecutionPath, model: Workload
+) -> _Route | None:
+    """From another path of this device, by how the two compare on its relatives."""
     route = _direct(evidence, device, other, model)
     family = evidence.profiles[device].family
     soc = soc_name(evidence, device)
     ratios = []
     for name, profile in evidence.profiles.items():
         if family and profile.family == family and not profile.stand_in and soc_name(evidence, name) != soc:
-            pair = [by_size(evidence.pieces(name, each, model)) for each in (way, other)]
+            pair = [by_size(evidence.records(name, each, model)) for each in (path, other)]
             ratios += [mean_ms(pair[0][m]) / mean_ms(pair[1][m]) for m in pair[0].keys() & pair[1].keys()]
     if route is None or len(ratios) < 2:
         return None
@@ -162,32 +197,30 @@ def _by_ratio(evidence: Evidence, device: str, way: Way, other: Way, model: Mode
         distance=1,
         at=lambda gmacs: route.at(gmacs).times(ratio.ms).widened(ratio.up),
         anchors=route.anchors,
-        unlike=route.unlike,
-        formula=f"{route.formula}, x {ratio.ms:.2g} as {way} takes of {other} on {len(ratios)} other {family} devices",
+        formula=f"{route.formula}, x {ratio.ms:.2g} as {path} takes of {other} on {len(ratios)} other {family} devices",
     )
 
 
-def _other_runtime(route: _Route | None, way: Way, other: Way) -> _Route | None:
+def _other_runtime(route: _Route | None, path: ExecutionPath, other: ExecutionPath) -> _Route | None:
     """From another runtime, taken for as fast, which does the same arithmetic on the same CPU."""
-    if route is None or other.arithmetic != way.arithmetic or other.runtime == way.runtime:
+    if route is None or other.arithmetic != path.arithmetic or other.runtime == path.runtime:
         return None
     return _Route(
         distance=max(1, route.distance),
         at=lambda gmacs: route.at(gmacs).widened(_OTHER_RUNTIME),
         anchors=route.anchors,
-        unlike=route.unlike,
-        formula=f"{route.formula}, {way.runtime} taken for as fast as {other.runtime}",
+        formula=f"{route.formula}, {path.runtime} taken for as fast as {other.runtime}",
     )
 
 
-def _by_relatives(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
-    """From other devices run in this way: on a CPU of the same cores, else of the same family."""
+def _by_relatives(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
+    """From other devices on the same path: on a CPU of the same cores, else of the same family."""
     related = [
         (route, factor)
-        for name, factor in evidence.relatives(device, way)
-        if (route := _direct(evidence, name, way, model))
+        for name, factor in evidence.relatives(device, path)
+        if (route := _direct(evidence, name, path, model))
     ]
-    if way.unit == "cpu":
+    if path.unit == "cpu":
         least = alone = _SAME_CORES
         formula = "by the clocks of the four fastest cores, from a CPU of the same cores"
     else:
@@ -201,13 +234,13 @@ def _by_relatives(evidence: Evidence, device: str, way: Way, model: Model) -> _R
     return _common(related, least, alone, formula)
 
 
-def _by_phones(evidence: Evidence, device: str, way: Way, model: Model) -> _Route | None:
+def _by_phones(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
     """From all phones on whose CPU anything did the same arithmetic."""
     related = [
         (route, factor)
         for name, factor in evidence.phones(device)
-        for other in evidence.ways(name)
-        if (other.unit, other.arithmetic) == (way.unit, way.arithmetic)
+        for other in evidence.paths(name)
+        if (other.unit, other.arithmetic) == (path.unit, path.arithmetic)
         and (route := _direct(evidence, name, other, model))
     ]
     if len(related) < 3:
@@ -230,12 +263,11 @@ def _common(related: list[tuple[_Route, float]], least: float, alone: float, for
             math.hypot(together.up, min(spread.up for spread in each)),
         )
 
-    anchors = tuple(text for route, _ in related for text in route.anchors)
-    unlike = tuple(dict.fromkeys(text for route, _ in related for text in route.unlike))
-    return _Route(distance=2, at=at, anchors=anchors, formula=formula, unlike=unlike)
+    anchors = tuple(anchor for route, _ in related for anchor in route.anchors)
+    return _Route(distance=2, at=at, anchors=anchors, formula=formula)
 
 
-def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Model, unit: str, own: bool) -> Spread:
+def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Workload, unit: str, own: bool) -> Spread:
     """The time at *gmacs* on the line through the nearest two anchors, or of the likely slope through the only one."""
     points = sorted((mass, mean_ms(records)) for mass, records in sizes.items())
     nearest = min(points, key=lambda point: abs(math.log(point[0] / gmacs)))
@@ -269,13 +301,13 @@ def _on_line(points: list[tuple[float, float]], gmacs: float) -> float:
     return min(max(line, bounds[0]), bounds[1])
 
 
-def by_size(pieces: Sequence[Piece]) -> dict[float, list[LatencyRecord]]:
+def by_size(records: Sequence[UsableRecord]) -> dict[float, list[LatencyRecord]]:
     """The records to go by, per GMACs: the newest of those with a date, and on a CPU the fastest number of threads."""
     grouped: dict[float, list[LatencyRecord]] = {}
-    for piece in pieces:
-        key = next((mass for mass in grouped if math.isclose(mass, piece.record.gmacs, rel_tol=0.02)), None)
-        grouped.setdefault(key or piece.record.gmacs, []).append(piece.record)
-    return {mass: _fastest(_newest(records)) for mass, records in grouped.items()}
+    for record in (usable.record for usable in records):
+        key = next((mass for mass in grouped if math.isclose(mass, record.gmacs, rel_tol=0.02)), None)
+        grouped.setdefault(key or record.gmacs, []).append(record)
+    return {mass: _fastest(_newest(group)) for mass, group in grouped.items()}
 
 
 def _newest(records: list[LatencyRecord]) -> list[LatencyRecord]:
@@ -306,16 +338,6 @@ def _noise(records: list[LatencyRecord], own: bool) -> Spread:
     doubts += [_UNSTATED] if any(record.precision == "unknown" for record in records) else []
     doubts += [_OTHER_MODEL] if any(record.k is None for record in records) else []
     return Spread(ms).widened(*doubts)
-
-
-def _named(record: LatencyRecord, profile: DeviceProfile) -> str:
-    size = f" k={record.k}" if record.k else ""
-    when = "" if record.date == "unknown" else f" ({record.date})"
-    how = f"{record.runtime} {record.precision} {record.unit.upper()}"
-    fallen = record.ops.cpu if record.ops and record.unit == "npu" else 0
-    fallback = f", {fallen} operation{'s' * (fallen > 1)} on the CPU" if fallen else ""
-    source = re.split(_DETAILS, profile.sources.get(record.source, record.source))[0]
-    return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}, {source}"
 
 
 def soc_name(evidence: Evidence, device: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, Cluster, ComputeUnit, DeviceProfile, LatencyRecord
-from hydra_export.profiles import Known
+from hydra_export.profiles import ResolvedProfile
 
 FLOAT, INT8 = "float", "int8"
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
@@ -16,13 +16,13 @@ _LITTLE_CORES = ("A53", "A55", "A510", "A520", "Silver", "E", "Icestorm", "Blizz
 
 
 @dataclass(frozen=True)
-class Model:
+class Workload:
     """What the time of a universal model depends on.
 
     Attributes:
         tokens: sequence length.
-        full: GMACs of the whole model, whether or not its largest head count is listed.
-        gmacs: of one image, per listed head count.
+        full: GMACs of the whole model, whether or not its largest head count is among *heads*.
+        gmacs: of one image, per head count.
         accuracy: top-1 in percent per head count, where it is known.
         params: per head count.
     """
@@ -42,22 +42,22 @@ class Model:
         config: HydraConfig,
         heads: Iterable[int],
         accuracy: Mapping[int, float],
-    ) -> Model:
+    ) -> Workload:
         """The subnetworks *heads* of a model with architecture *config*."""
-        listed = list(heads)
-        gmacs = {k: config.macs(k) / 1e9 for k in listed}
-        params = {k: config.num_params(k) for k in listed}
+        heads = list(heads)
+        gmacs = {k: config.macs(k) / 1e9 for k in heads}
+        params = {k: config.num_params(k) for k in heads}
         full = config.macs(config.heads) / 1e9
         return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params)
 
 
 # The head counts that the HydraViT paper trains. Accuracies: arXiv 2605.22677, of the same group, which says no others.
 REFERENCE_CONFIG = HydraConfig(heads=12)
-REFERENCE = Model.of("hydravit_base_patch16_224", REFERENCE_CONFIG, range(3, 13), {3: 73.0, 6: 78.4})
+REFERENCE = Workload.of("hydravit_base_patch16_224", REFERENCE_CONFIG, range(3, 13), {3: 73.0, 6: 78.4})
 
 
 @dataclass(frozen=True, order=True)
-class Way:
+class ExecutionPath:
     """How a model runs on a device. *arithmetic*: ``float``, ``int8`` or a mixed format."""
 
     runtime: str
@@ -74,7 +74,7 @@ def arithmetic(precision: str) -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class UsableRecord:
     """One usable record. *own*: the user's, which outranks others."""
 
     record: LatencyRecord
@@ -84,59 +84,60 @@ class Piece:
 class Evidence:
     """The usable records of all devices: one image at a time, not suspect, not only an estimate."""
 
-    def __init__(self, known: Mapping[str, Known]) -> None:
-        self.profiles: dict[str, DeviceProfile] = {name: entry.profile for name, entry in known.items()}
-        self._pieces: dict[str, dict[Way, list[Piece]]] = {}
-        for name, entry in known.items():
+    def __init__(self, profiles: Mapping[str, ResolvedProfile]) -> None:
+        self.profiles: dict[str, DeviceProfile] = {name: entry.profile for name, entry in profiles.items()}
+        self._usable: dict[str, dict[ExecutionPath, list[UsableRecord]]] = {}
+        for name, entry in profiles.items():
             for record in entry.profile.latency:
                 if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
-                    way = Way(record.runtime, arithmetic(record.precision), record.unit)
-                    self._pieces.setdefault(name, {}).setdefault(way, []).append(Piece(record, record in entry.own))
+                    path = ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
+                    usable = UsableRecord(record, own=record in entry.own)
+                    self._usable.setdefault(name, {}).setdefault(path, []).append(usable)
 
-    def ways(self, device: str) -> list[Way]:
+    def paths(self, device: str) -> list[ExecutionPath]:
         """The ways in which a device was timed."""
-        return sorted(self._pieces.get(device, {}))
+        return sorted(self._usable.get(device, {}))
 
-    def pieces(self, device: str, way: Way, model: Model) -> list[Piece]:
+    def records(self, device: str, path: ExecutionPath, model: Workload) -> list[UsableRecord]:
         """The records that speak for *model*, the best of their kind alone: the user's, else of its own shape."""
-        speaking = [piece for piece in self._pieces.get(device, {}).get(way, ()) if speaks_for(piece.record, model)]
+        speaking = [usable for usable in self._usable.get(device, {}).get(path, ()) if speaks_for(usable.record, model)]
         for best in (
-            [piece for piece in speaking if piece.own],
-            [piece for piece in speaking if piece.record.k is not None],
+            [usable for usable in speaking if usable.own],
+            [usable for usable in speaking if usable.record.k is not None],
         ):
             if best:
                 return best
         return speaking
 
-    def sizes(self, model: Model) -> list[tuple[float, int]]:
+    def sizes(self, model: Workload) -> list[tuple[float, int]]:
         """GMACs and resolution of the whole models that were timed anywhere; empty where some speak for *model*."""
-        records = [p.record for ways in self._pieces.values() for pieces in ways.values() for p in pieces]
+        records = [u.record for paths in self._usable.values() for usable in paths.values() for u in usable]
         if any(speaks_for(record, model) for record in records):
             return []
         return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
 
-    def without(self, device: str, way: Way | None = None, k: int | None = None) -> Evidence:
+    def without(self, device: str, path: ExecutionPath | None = None, k: int | None = None) -> Evidence:
         """All but a device's records, or but those of one way, or of one head count run in that way."""
         rest = Evidence({})
         rest.profiles = self.profiles
-        rest._pieces = {**self._pieces, device: {}}
-        for other, pieces in self._pieces.get(device, {}).items():
-            if way is not None and (other != way or k is not None):
-                rest._pieces[device][other] = [p for p in pieces if other != way or p.record.k != k]
+        rest._usable = {**self._usable, device: {}}
+        for other, usable in self._usable.get(device, {}).items():
+            if path is not None and (other != path or k is not None):
+                rest._usable[device][other] = [u for u in usable if other != path or u.record.k != k]
         return rest
 
-    def relatives(self, device: str, way: Way) -> list[tuple[str, float]]:
-        """Devices whose time in the same *way* says something of this one's, and the factor that it takes.
+    def relatives(self, device: str, path: ExecutionPath) -> list[tuple[str, float]]:
+        """Devices whose time in the same *path* says something of this one's, and the factor that it takes.
 
         On a CPU: of the same largest core, with as many small ones among the four that work, by their clocks. On an
         NPU: with the same NPU where its name is known, else, as on a GPU, of the same family. A stand-in (its chip is
         not the one it is named for) is nobody's relative.
         """
         mine = self.profiles[device]
-        others = [name for name in self._pieces if name != device and not self.profiles[name].stand_in]
-        if way.unit != "cpu":
+        others = [name for name in self._usable if name != device and not self.profiles[name].stand_in]
+        if path.unit != "cpu":
             family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
-            npu = mine.facts.npu if way.unit == "npu" else None
+            npu = mine.facts.npu if path.unit == "npu" else None
             return [(name, 1.0) for name in family if npu is None or _is_npu(self.profiles[name], npu.value)]
         working = _working(mine)
         return [
@@ -149,10 +150,10 @@ class Evidence:
         """All other phones, for a phone."""
         if self.profiles[device].device_class != "phone":
             return []
-        return [(n, 1.0) for n in self._pieces if n != device and self.profiles[n].device_class == "phone"]
+        return [(n, 1.0) for n in self._usable if n != device and self.profiles[n].device_class == "phone"]
 
 
-def speaks_for(record: LatencyRecord, model: Model) -> bool:
+def speaks_for(record: LatencyRecord, model: Workload) -> bool:
     """Is the record of a model about as large as *model*, on images as large?
 
     Another architecture (no head count) may differ in resolution where its sequence is about as long.

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra_export import profiles
 from hydra_export.errors import BadInput
 from hydra_export.latency.estimate import by_size, estimates, mean_ms, soc_name
-from hydra_export.latency.evidence import FLOAT, INT8, REFERENCE, Evidence, Way
+from hydra_export.latency.evidence import FLOAT, INT8, REFERENCE, Evidence, ExecutionPath
 from hydra_export.latency.spread import Spread
 
 FAMILIES = ("Hailo", "Axera", "Qualcomm", "Jetson", "Raspberry Pi")
@@ -19,12 +19,12 @@ DOCUMENT = "docs/latency-model.md"
 
 @dataclass(frozen=True)
 class Case:
-    """One time left out and what the rest said of it; *predicted* is None where the rest says nothing."""
+    """One time, left out and predicted from the rest; *predicted* is None where the rest says nothing."""
 
     family: str
     soc: str
     device: str
-    way: Way
+    path: ExecutionPath
     k: int
     ms: float
     predicted: Spread | None
@@ -60,22 +60,23 @@ def cases(evidence: Evidence, *, whole_device: bool) -> list[Case]:
     Args:
         whole_device: without anything of that device and of others with the same SoC.
     """
-    found = []
+    left_out = []
     for device, profile in evidence.profiles.items():
         if profile.stand_in:
             continue
         soc = soc_name(evidence, device)
-        for way in evidence.ways(device):
-            if way.arithmetic not in (FLOAT, INT8):
+        for path in evidence.paths(device):
+            if path.arithmetic not in (FLOAT, INT8):
                 continue
-            for gmacs, records in by_size(evidence.pieces(device, way, REFERENCE)).items():
+            for gmacs, records in by_size(evidence.records(device, path, REFERENCE)).items():
                 k = records[0].k
                 if k is None or not math.isclose(gmacs, REFERENCE.gmacs[k], rel_tol=0.02):
                     continue
-                rest = _without_soc(evidence, soc) if whole_device else evidence.without(device, way, k)
-                said = estimates(rest, device, way, REFERENCE).get(k)
-                found.append(Case(profile.family, soc, device, way, k, mean_ms(records), said.spread if said else None))
-    return found
+                rest = _without_soc(evidence, soc) if whole_device else evidence.without(device, path, k)
+                estimate = estimates(rest, device, path, REFERENCE).get(k)
+                spread = estimate.spread if estimate else None
+                left_out.append(Case(profile.family, soc, device, path, k, mean_ms(records), spread))
+    return left_out
 
 
 def _without_soc(evidence: Evidence, soc: str) -> Evidence:
@@ -85,24 +86,24 @@ def _without_soc(evidence: Evidence, soc: str) -> Evidence:
     return evidence
 
 
-def rows(listed: Sequence[Case]) -> list[Row]:
+def rows(cases: Sequence[Case]) -> list[Row]:
     """A row per family, the named ones first, and one over all."""
-    families = dict.fromkeys([*FAMILIES, *sorted({case.family for case in listed})])
-    grouped = [(family, [case for case in listed if case.family == family]) for family in families]
-    return [_row(family, group) for family, group in [*grouped, ("all", list(listed))] if group]
+    families = dict.fromkeys([*FAMILIES, *sorted({case.family for case in cases})])
+    grouped = [(family, [case for case in cases if case.family == family]) for family in families]
+    return [_row(family, group) for family, group in [*grouped, ("all", list(cases))] if group]
 
 
-def _row(family: str, listed: list[Case]) -> Row:
-    told = [case for case in listed if case.predicted]
-    votes = [1 / sum(other.soc == case.soc for other in told) for case in told]
+def _row(family: str, group: list[Case]) -> Row:
+    predicted = [case for case in group if case.predicted]
+    votes = [1 / sum(other.soc == case.soc for other in predicted) for case in predicted]
     return Row(
         family=family,
-        num_socs=len({case.soc for case in told}),
-        num_cases=len(told),
-        num_silent=len(listed) - len(told),
-        error=math.exp(_median([case.error for case in told], votes)),
-        coverage=sum(vote for case, vote in zip(told, votes, strict=True) if case.covered) / sum(votes, 1e-9),
-        width=math.exp(_median([math.log(case.predicted.width) for case in told if case.predicted], votes)),
+        num_socs=len({case.soc for case in predicted}),
+        num_cases=len(predicted),
+        num_silent=len(group) - len(predicted),
+        error=math.exp(_median([case.error for case in predicted], votes)),
+        coverage=sum(vote for case, vote in zip(predicted, votes, strict=True) if case.covered) / sum(votes, 1e-9),
+        width=math.exp(_median([math.log(case.predicted.width) for case in predicted if case.predicted], votes)),
     )
 
 
@@ -116,7 +117,7 @@ def _median(values: list[float], votes: list[float]) -> float:
     return math.nan
 
 
-def table(listed: Iterable[Row]) -> str:
+def table(rows: Iterable[Row]) -> str:
     """Markdown."""
     lines = [
         "| family | SoCs | times | no number | median error | within the interval | median high / low |",
@@ -125,7 +126,7 @@ def table(listed: Iterable[Row]) -> str:
     lines += [
         f"| {row.family} | {row.num_socs} | {row.num_cases} | {row.num_silent or '-'} | "
         + (f"x/÷ {row.error:.2f} | {row.coverage:.0%} | {row.width:.1f} |" if row.num_cases else "- | - | - |")
-        for row in listed
+        for row in rows
     ]
     return "\n".join(lines)
 

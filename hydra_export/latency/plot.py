@@ -9,9 +9,9 @@ from typing import Any
 
 from hydra_export import files
 from hydra_export.errors import BadInput, MissingExtra
-from hydra_export.latency.choice import Choice
+from hydra_export.latency.choice import HeadChoice
 from hydra_export.latency.estimate import Estimate
-from hydra_export.latency.evidence import Model
+from hydra_export.latency.evidence import Workload
 
 _FORMATS = ("png", "svg", "pdf")
 _LOG_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
@@ -49,7 +49,12 @@ def plain_log_ticks(axis: Any) -> None:
 
 
 def plot(
-    path: Path, title: str, model: Model, estimates: Mapping[int, Estimate], budget_ms: float, choice: Choice | None
+    path: Path,
+    title: str,
+    model: Workload,
+    estimates: Mapping[int, Estimate],
+    budget_ms: float,
+    choice: HeadChoice | None,
 ) -> None:
     """Draws *estimates* into *path*, which is replaced."""
     check_plot(path)

@@ -28,8 +28,8 @@ _TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Known:
-    """A profile as the model uses it: ours, completed by the user's.
+class ResolvedProfile:
+    """A profile as the latency model uses it: ours, completed by the user's.
 
     Attributes:
         own: the user's records, which outrank the others.
@@ -48,10 +48,10 @@ def user_folder() -> Path:
 
 def names(folder: Path | None = None) -> tuple[str, ...]:
     """The id of every profile."""
-    return tuple(sorted(known(folder)))
+    return tuple(sorted(resolve(folder)))
 
 
-def known(folder: Path | None = None) -> dict[str, Known]:
+def resolve(folder: Path | None = None) -> dict[str, ResolvedProfile]:
     """Every profile by id.
 
     Args:
@@ -62,53 +62,54 @@ def known(folder: Path | None = None) -> dict[str, Known]:
     """
     if folder is not None and not folder.is_dir():
         raise BadInput(f"--profiles {folder} is not a folder.", "Give a folder of device profiles (TOML).")
-    place, found = folder or user_folder(), packaged()
+    place, entries = folder or user_folder(), packaged()
     for part in (place, place / MEASURED):
-        found |= {name: _merged(found.get(name), profile, path) for name, (profile, path) in read_folder(part).items()}
-    return found
+        own = read_folder(part)
+        entries |= {name: _merged(entries.get(name), profile, path) for name, (profile, path) in own.items()}
+    return entries
 
 
-def packaged() -> dict[str, Known]:
+def packaged() -> dict[str, ResolvedProfile]:
     """Every profile of ours by id, without the user's."""
-    return {name: Known(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
+    return {name: ResolvedProfile(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
 
 
-def get(name: str, folder: Path | None = None) -> Known:
+def get(name: str, folder: Path | None = None) -> ResolvedProfile:
     """The profile that *name* means: an id, a device's name or alias, in any spelling, or a clear part of one.
 
     Raises:
         UnknownName: no profile is meant, one is near.
         BadInput: several could be meant, or none.
     """
-    listed = known(folder)
-    spellings = {one: [one, entry.profile.name, *entry.profile.aliases] for one, entry in listed.items()}
+    entries = resolve(folder)
+    spellings = {one: [one, entry.profile.name, *entry.profile.aliases] for one, entry in entries.items()}
     exact = [one for one, texts in spellings.items() if _letters(name) in map(_letters, texts)]
     words = set(_words(name))
     meant = exact or [one for one, texts in spellings.items() if words and any(words <= set(_words(t)) for t in texts)]
     if len(meant) == 1:
-        return listed[meant[0]]
+        return entries[meant[0]]
     if meant:
         raise BadInput(f"'{name}' could be {_or(meant)}.", "Give one of these.")
-    near = difflib.get_close_matches(name.lower().replace(" ", "-"), listed, n=1)
+    near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1)
     if near:
         raise UnknownName("device", name, near)
     remedy = f"hydra-export profile --list shows all; profiles of your own go into {folder or user_folder()}."
     raise BadInput(f"No device '{name}'.", remedy)
 
 
-def match(keys: Match, folder: Path | None = None) -> tuple[Known, str] | None:
-    """The profile of the device that says *keys* of itself, and the key that told; the surest key decides."""
-    entries = known(folder).values()
+def match(keys: Match, folder: Path | None = None) -> tuple[ResolvedProfile, str] | None:
+    """The profile of the device with these *keys*, and the key that decided, which is the surest that fits one."""
+    entries = resolve(folder).values()
     for key in _MATCH_KEYS:
-        for said in getattr(keys, key):
-            found = [(len(value), entry) for entry in entries for value in _values(entry, key) if _is(key, said, value)]
-            if found:
-                return max(found, key=lambda pair: (pair[0], bool(pair[1].own)))[1], key
+        for own in getattr(keys, key):
+            fits = [(len(value), entry) for entry in entries for value in _values(entry, key) if _is(key, own, value)]
+            if fits:
+                return max(fits, key=lambda pair: (pair[0], bool(pair[1].own)))[1], key
     return None
 
 
 def here() -> Match:
-    """What the machine that this runs on says of itself."""
+    """The keys of the machine that this runs on."""
     return msgspec.convert(board.says(), Match)
 
 
@@ -129,7 +130,7 @@ def add_measured(
     """Adds records to what was measured of a device; they replace those of the same model, run in the same way.
 
     Args:
-        about: the device, known already or new; or what finds it, asked while no other process adds anything.
+        about: the device, known already or new; or a function that returns it, called while no other process adds any.
         sources: of the records.
 
     Returns:
@@ -183,27 +184,27 @@ def problems(folder: Path | None = None) -> list[str]:
     Raises:
         BadInput: a file is not a profile, or two have the same id.
     """
-    found = []
+    wrong = []
     meaning: dict[tuple[str, str], str] = {}
     for name, (profile, path) in read_folder(folder or _HERE).items():
         if path.stem != name:
-            found.append(f"{path}: id: '{name}' is not the file's name")
-        said = [("name", _letters(text)) for text in (name, profile.name, *profile.aliases)]
+            wrong.append(f"{path}: id: '{name}' is not the file's name")
+        keys = [("name", _letters(text)) for text in (name, profile.name, *profile.aliases)]
         # Phones may share a chip; nothing else means two devices.
-        said += [
+        keys += [
             (key, text) for key in _MATCH_KEYS if key != "android_soc_model" for text in getattr(profile.match, key)
         ]
-        found += [
+        wrong += [
             f"{path}: {pair[0]}: '{pair[1]}' also means {meaning[pair]}"
-            for pair in said
+            for pair in keys
             if meaning.setdefault(pair, name) != name
         ]
-    return found
+    return wrong
 
 
 def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
     """The profiles of a folder by id; none where it does not exist."""
-    found: dict[str, tuple[DeviceProfile, Path]] = {}
+    by_id: dict[str, tuple[DeviceProfile, Path]] = {}
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except (FileNotFoundError, NotADirectoryError):
@@ -213,13 +214,13 @@ def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
         raise BadInput(f"The profiles in {folder} cannot be read: {reason}.", "Give yourself permission.") from error
     for path in paths:
         profile = device.read(path)
-        if profile.id in found:
-            twin = found[profile.id][1]
+        if profile.id in by_id:
+            twin = by_id[profile.id][1]
             raise BadInput(
                 f"Profile {path}: id: '{profile.id}' is also the id of {twin}.", "Give each an id of its own."
             )
-        found[profile.id] = profile, path
-    return found
+        by_id[profile.id] = profile, path
+    return by_id
 
 
 @functools.cache
@@ -227,11 +228,11 @@ def _packaged() -> dict[str, tuple[DeviceProfile, Path]]:
     return read_folder(_HERE)
 
 
-def _merged(known: Known | None, own: DeviceProfile, path: Path) -> Known:
-    """The user's facts where given, else ours; all records, the user's marked as such."""
-    if known is None:
-        return Known(own, own.latency, (path,))
-    ours = known.profile
+def _merged(before: ResolvedProfile | None, own: DeviceProfile, path: Path) -> ResolvedProfile:
+    """The user's facts where there are any, else ours; all records, the user's marked as such."""
+    if before is None:
+        return ResolvedProfile(own, own.latency, (path,))
+    ours = before.profile
     facts = {name: getattr(own.facts, name) or getattr(ours.facts, name) for name in device.Facts.__struct_fields__}
     for key in ours.sources.keys() & own.sources.keys():
         if ours.sources[key] != own.sources[key]:
@@ -251,18 +252,18 @@ def _merged(known: Known | None, own: DeviceProfile, path: Path) -> Known:
         sources=ours.sources | own.sources,
         latency=(*ours.latency, *own.latency),
     )
-    return Known(profile, (*known.own, *own.latency), (*known.files, path))
+    return ResolvedProfile(profile, (*before.own, *own.latency), (*before.files, path))
 
 
-def _values(entry: Known, key: str) -> tuple[str, ...]:
+def _values(entry: ResolvedProfile, key: str) -> tuple[str, ...]:
     values: tuple[str, ...] = getattr(entry.profile.match, key)
     return values
 
 
-def _is(key: str, said: str, value: str) -> bool:
-    said, value = (" ".join(_TRADEMARKS.sub("", text).lower().split()) for text in (said, value))
+def _is(key: str, own: str, value: str) -> bool:
+    own, value = (" ".join(_TRADEMARKS.sub("", text).lower().split()) for text in (own, value))
     begins = value.endswith("*") or key == "devicetree_model"
-    return said.startswith(value.removesuffix("*")) if begins else said == value
+    return own.startswith(value.removesuffix("*")) if begins else own == value
 
 
 def _letters(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hydra_export.report.as_html import page
 from hydra_export.report.as_markdown import markdown
-from hydra_export.report.findings import Findings, gather
+from hydra_export.report.findings import Findings, document, gather
 from hydra_export.report.output import check_replaceable, write
 
-__all__ = ["Findings", "check_replaceable", "gather", "markdown", "page", "write"]
+__all__ = ["Findings", "check_replaceable", "document", "gather", "markdown", "page", "write"]

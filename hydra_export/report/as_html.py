@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from importlib import resources
 
 from hydra_export.report import summary
@@ -11,24 +12,14 @@ from hydra_export.report.change_section import changed
 from hydra_export.report.device_section import devices
 from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, tag
-from hydra_export.report.sections import accuracy, card, measured, parity, sizes
+from hydra_export.report.sections import Section, accuracy, card, measured, parity, sizes
 
 MARK = '<meta name="generator" content="hydra-export report">'
-_TITLES = {
-    "changes": "What changed",
-    "accuracy": "Accuracy",
-    "size": "Size",
-    "parity": "Parity",
-    "latency": "Measured latency",
-    "devices": "Devices",
-    "model": "Model card",
-}
 
 
 def page(findings: Findings) -> str:
     """The whole document."""
     style = resources.files("hydra_export.report").joinpath("page.css").read_text(encoding="utf-8")
-    title = f"{findings.model.name}: report of a bundle"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -37,18 +28,18 @@ def page(findings: Findings) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
-        tag("title", title),
+        tag("title", f"{findings.model.name}: report of a bundle"),
         tag("link", rel="icon", href="data:,"),
         Markup(f"<style>{style}</style>"),
     )
-    shown = _sections(findings)
-    links = (tag("li", tag("a", _TITLES[name], href=f"#{name}")) for name in shown)
+    sections = [*_sections(findings)]
+    links = (tag("li", tag("a", section.title, href=f"#{section.ident}")) for section in sections)
     body = tag(
         "body",
         tag("a", "Skip to the report", href="#report", class_="skip"),
         _header(findings),
         tag("nav", tag("ul", links), aria_label="Sections"),
-        tag("main", shown.values(), id="report", tabindex=-1),
+        tag("main", (section.html() for section in sections), id="report", tabindex=-1),
         tag("footer", tag("p", f"Written by hydra-export report from the manifest of {findings.bundle}.")),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
@@ -60,16 +51,11 @@ def _policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _sections(findings: Findings) -> dict[str, Markup]:
-    shown = {"changes": changed(findings.changes)} if findings.changes is not None else {}
-    return shown | {
-        "accuracy": accuracy(findings),
-        "size": sizes(findings),
-        "parity": parity(findings),
-        "latency": measured(findings),
-        "devices": devices(findings),
-        "model": card(findings),
-    }
+def _sections(findings: Findings) -> Iterator[Section]:
+    if findings.changes is not None:
+        yield changed(findings.changes)
+    for section in (accuracy, sizes, parity, measured, devices, card):
+        yield section(findings)
 
 
 def _header(findings: Findings) -> Markup:
@@ -81,10 +67,9 @@ def _header(findings: Findings) -> Markup:
         f"A {kind} of {config.heads} heads{'' if whole else f', cut to {cut}'}: "
         "each artifact was run and compared with the PyTorch model."
     )
-    facts = summary.glance(findings)
     bad = {"Warnings", "Regressions"} if findings.changes and findings.changes.regressions else {"Warnings"}
-    listed = (
-        tag("div", tag("dt", term), tag("dd", said, class_="bad" if term in bad else None))
-        for term, said in facts.items()
+    facts = (
+        tag("div", tag("dt", term), tag("dd", text, class_="bad" if term in bad else None))
+        for term, text in summary.glance(findings).items()
     )
-    return tag("header", tag("h1", findings.model.name), tag("p", about), tag("dl", listed, class_="glance"))
+    return tag("header", tag("h1", findings.model.name), tag("p", about), tag("dl", facts, class_="glance"))

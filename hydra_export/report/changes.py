@@ -9,8 +9,8 @@ import msgspec
 
 from hydra_export.bench import Comparison, Report, compare
 from hydra_export.bundle import Manifest
+from hydra_export.latency import Advice
 from hydra_export.report import words
-from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.facts import Product, products
 
 # What is a step back, and not noise: in percentage points of top-1, as a factor of bytes, as shares of what parity
@@ -20,7 +20,7 @@ _EPSILON = 1e-9
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One fact that is another now; empty where it was not there."""
+    """One fact that differs; empty in the bundle that does not have it."""
 
     what: str
     before: str
@@ -40,8 +40,8 @@ class ArtifactChange(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         status: ``same``: not a byte differs.
-        shares: the worst error over its head counts, as a share of what is allowed; of int8 None.
-        accuracy: the worst change of int8's top-1, in points.
+        share_before, share_after: the worst error over its head counts, as a share of what is allowed; of int8 None.
+        accuracy_before, accuracy_after: the worst change of int8's top-1, in points.
     """
 
     path: str
@@ -57,7 +57,7 @@ class ArtifactChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The same artifact timed in the same way; *ratio* of medians with its 95 % interval."""
+    """One artifact timed twice in the same way; *ratio*: of the medians, with its 95 % interval."""
 
     path: str
     heads: int
@@ -72,7 +72,7 @@ class LatencyChange(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sure(self) -> bool:
-        """It is not by chance alone."""
+        """Chance alone does not explain it."""
         return self.low > 1 or self.high < 1
 
 
@@ -108,14 +108,14 @@ def changes(
     against: str,
     old: Manifest,
     new: Manifest,
-    devices: Sequence[tuple[DeviceTimes, DeviceTimes]],
+    devices: Sequence[tuple[Advice, Advice]],
     reports: tuple[Report, Report] | None = None,
 ) -> Changes:
     """The difference between two bundles.
 
     Args:
         against: what the old one is called.
-        devices: what is known of the old model and of the new.
+        devices: the advice for the old model and for the new.
         reports: times of the old bundle and of the new, where both were measured.
     """
     accuracies = tuple(_accuracies(old, new))
@@ -125,7 +125,7 @@ def changes(
     other_machine = reports is not None and reports[0].machine.says != reports[1].machine.says
     return Changes(
         against=against,
-        facts=tuple(_facts(old, new)),
+        facts=tuple(c for then, now in zip(_facts(old), _facts(new), strict=True) for c in _differing(then, now)),
         accuracies=accuracies,
         artifacts=artifacts,
         tools=tuple(_differing(old.tool, new.tool)),
@@ -141,18 +141,10 @@ def changes(
     )
 
 
-def _facts(old: Manifest, new: Manifest) -> Iterator[Change]:
-    pairs = [_told(manifest) for manifest in (old, new)]
-    yield from _differing(*pairs)
-    config = [msgspec.to_builtins(manifest.model.config) for manifest in (old, new)]
-    data = [msgspec.to_builtins(manifest.model.preprocessing) for manifest in (old, new)]
-    for then, now in (config, data):
-        yield from _differing(*({name: _text(value) for name, value in each.items()} for each in (then, now)))
-
-
-def _told(manifest: Manifest) -> dict[str, str]:
+def _facts(manifest: Manifest) -> Iterator[dict[str, str]]:
+    """Of the model, of its architecture and of its preprocessing, which share some names."""
     model = manifest.model
-    return {
+    yield {
         "name": model.name,
         "checkpoint": model.checkpoint_sha256,
         "head counts": ", ".join(str(entry.heads) for entry in model.subnetworks),
@@ -161,6 +153,8 @@ def _told(manifest: Manifest) -> dict[str, str]:
         "accuracy measured on": model.accuracy_data,
         "parity measured on": manifest.images,
     }
+    for each in (model.config, model.preprocessing):
+        yield {name: _text(value) for name, value in msgspec.to_builtins(each).items()}
 
 
 def _text(value: object) -> str:
@@ -190,12 +184,12 @@ def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
             then[place] = then.pop(was)
     for place in dict.fromkeys([*now, *then]):
         before, after = then.get(place), now.get(place)
-        told = after or before
-        assert told is not None
+        either = after or before
+        assert either is not None
         yield ArtifactChange(
-            path=told.path,
-            kind=told.kind,
-            heads=told.heads,
+            path=either.path,
+            kind=either.kind,
+            heads=either.heads,
             status=_status(before, after),
             bytes_before=before.fetch_bytes if before else None,
             bytes_after=after.fetch_bytes if after else None,
@@ -206,21 +200,19 @@ def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
         )
 
 
-def _choices(
-    old: Manifest, new: Manifest, devices: Sequence[tuple[DeviceTimes, DeviceTimes]]
-) -> Iterator[ChoiceChange]:
+def _choices(old: Manifest, new: Manifest, devices: Sequence[tuple[Advice, Advice]]) -> Iterator[ChoiceChange]:
     then, now = ({(e.id, e.runtime): e for e in manifest.devices} for manifest in (old, new))
     for key in dict.fromkeys([*now, *then]):
         was, one = then.get(key), now.get(key)
         before, after = (entry.heads if entry else None for entry in (was, one))
         if before != after:
-            told = one or was
-            assert told is not None
-            yield ChoiceChange(device=f"{told.name} ({told.runtime})", before=before, after=after)
+            either = one or was
+            assert either is not None
+            yield ChoiceChange(device=f"{either.name} ({either.runtime})", before=before, after=after)
     chosen = {device for device, _ in (*then, *now)}
-    for known_then, known_now in devices:
-        if known_then.choice != known_now.choice and known_now.id not in chosen:
-            yield ChoiceChange(device=known_now.name, before=known_then.choice, after=known_now.choice)
+    for then_here, now_here in devices:
+        if then_here.heads != now_here.heads and now_here.profile.id not in chosen:
+            yield ChoiceChange(device=now_here.profile.name, before=then_here.heads, after=now_here.heads)
 
 
 def _by_place(manifest: Manifest) -> dict[str, Product]:
@@ -234,13 +226,13 @@ def _status(before: Product | None, after: Product | None) -> Literal["added", "
         return "added"
     if after is None:
         return "removed"
-    same = (before.sha256, before.fetch_bytes, before.proofs) == (after.sha256, after.fetch_bytes, after.proofs)
+    same = (before.sha256, before.fetch_bytes, before.checks) == (after.sha256, after.fetch_bytes, after.checks)
     return "same" if same else "changed"
 
 
 def _worst_accuracy(product: Product | None) -> float | None:
-    known = [p.accuracy_change for p in product.proofs if p.accuracy_change is not None] if product else []
-    return min(known, default=None)
+    falls = [c.accuracy_change for c in product.checks if c.accuracy_change is not None] if product else []
+    return min(falls, default=None)
 
 
 def _latency(compared: Comparison) -> LatencyChange:
@@ -262,8 +254,8 @@ def _latency(compared: Comparison) -> LatencyChange:
 # Steps back
 
 
-def _less_accurate(listed: Sequence[AccuracyChange]) -> Iterator[str]:
-    for each in listed:
+def _less_accurate(accuracies: Sequence[AccuracyChange]) -> Iterator[str]:
+    for each in accuracies:
         if each.before is not None and each.after is None:
             yield f"Top-1 at k = {each.heads} is not known any more; it was {words.accuracy(each.before)}."
         elif each.before is not None and each.after is not None and _fell(each.before, each.after):
@@ -275,8 +267,8 @@ def _fell(before: float, after: float) -> bool:
     return before - after > ACCURACY_POINTS + _EPSILON
 
 
-def _worse_artifacts(listed: Sequence[ArtifactChange]) -> Iterator[str]:
-    for each in listed:
+def _worse_artifacts(artifacts: Sequence[ArtifactChange]) -> Iterator[str]:
+    for each in artifacts:
         if each.status == "removed":
             yield f"{each.path} is not there any more."
             continue
@@ -294,16 +286,16 @@ def _worse_artifacts(listed: Sequence[ArtifactChange]) -> Iterator[str]:
             yield f"{each.path} changes top-1 by {words.points(drops[1])}, not by {words.points(drops[0])}."
 
 
-def _smaller_choices(listed: Sequence[ChoiceChange]) -> Iterator[str]:
-    for each in listed:
+def _smaller_choices(choices: Sequence[ChoiceChange]) -> Iterator[str]:
+    for each in choices:
         if each.before is not None and each.after is None:
             yield f"{each.device} has no choice any more; it was k = {each.before}."
         elif each.before is not None and each.after is not None and each.after < each.before:
             yield f"{each.device} is to run k = {each.after}, not k = {each.before}."
 
 
-def _slower(listed: Sequence[LatencyChange]) -> Iterator[str]:
-    for each in listed:
+def _slower(latencies: Sequence[LatencyChange]) -> Iterator[str]:
+    for each in latencies:
         if each.slower:
             interval = words.ratios(each.low, each.high)
             yield (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hydra_export.latency import Advice
+from hydra_export.latency.words import evidence
 from hydra_export.report import words
-from hydra_export.report.devices import DeviceTimes
 from hydra_export.report.markup import Markup, tag
 from hydra_export.report.scale import Scale, apart, over
 
@@ -19,11 +20,11 @@ _ROW = 30  # of an interval
 
 @dataclass(frozen=True)
 class Point:
-    """One mark: *told* is what its tooltip says; *low* and *high* of x, where there is an interval."""
+    """One mark: *text* is its tooltip; *low* and *high* of x, where there is an interval."""
 
     x: float
     y: float
-    told: str
+    text: str
     low: float | None = None
     high: float | None = None
 
@@ -44,14 +45,8 @@ def scatter(
     series: Sequence[Series],
     levels: Mapping[int, float],
     x_title: str,
-    x_text: Callable[[float], str],
 ) -> Markup:
-    """Top-1 over something.
-
-    Args:
-        levels: the accuracy of each head count, which the right edge names.
-        x_text: a tick in words.
-    """
+    """Top-1 over something; *levels*: the accuracy of each head count, which the right edge names."""
     points = [point for each in series for point in each.points]
     values = [v for p in points for v in (p.x, p.low, p.high) if v is not None]
     x = over(values, _LEFT, _WIDTH - _RIGHT, from_zero=True)
@@ -61,7 +56,7 @@ def scatter(
         title,
         description,
         (_WIDTH, _HEIGHT),
-        _x_axis(x, x_title, x_text),
+        _x_axis(x, x_title),
         _y_axis(y),
         _levels(levels, y),
         [_line(each, x, y) for each in series],
@@ -69,45 +64,46 @@ def scatter(
     )
 
 
-def intervals(ident: str, title: str, description: str, device: DeviceTimes) -> Markup:
+def intervals(ident: str, title: str, advice: Advice) -> Markup:
     """Times of one device, a row for each head count, against the budget."""
-    rows = device.times
+    rows, limit_ms = advice.estimates, advice.budget.ms
+    texts = {
+        k: f"k = {k}: {words.milliseconds(e.ms)}, {words.interval(e.low, e.high)}, {evidence(e.provenance)}"
+        for k, e in rows.items()
+    }
+    description = f"{'; '.join(texts.values())}; budget {words.milliseconds(limit_ms)}."
     top = 30  # below the budget's name
     height = top + _ROW * len(rows) + _BOTTOM
     left, right, bottom = 62, 14, height - _BOTTOM
-    values = [device.budget_ms, *(end for row in rows for end in (row.low, row.high))]
+    values = [limit_ms, *(end for row in rows.values() for end in (row.low, row.high))]
     x = over(values, left, _WIDTH - right, from_zero=True)
     drawn = []
-    for at, row in enumerate(rows):
+    for at, (k, row) in enumerate(rows.items()):
         middle = top + _ROW * (at + 0.5)
-        chosen = row.heads == device.choice
-        told = (
-            f"k = {row.heads}: {words.milliseconds(row.ms)}, {words.interval(row.low, row.high)}, "
-            f"{row.provenance.replace('_', ', ')}"
-        )
+        chosen = k == advice.heads
         drawn += [
             tag(
                 "g",
-                tag("title", told),
-                tag("text", f"k = {row.heads}", x=left - 8, y=_n(middle + 4), class_="end strong" if chosen else "end"),
+                tag("title", texts[k]),
+                tag("text", f"k = {k}", x=left - 8, y=_n(middle + 4), class_="end strong" if chosen else "end"),
                 tag("line", x1=_n(x(row.low)), x2=_n(x(row.high)), y1=_n(middle), y2=_n(middle), class_="span"),
                 tag("circle", cx=_n(x(row.ms)), cy=_n(middle), r=5, class_="chosen" if chosen else "centre"),
                 class_="row",
             )
         ]
-    budget = x(device.budget_ms)
+    budget = x(limit_ms)
     near_end = budget > _WIDTH - 110
     limit = [
         tag("line", x1=_n(budget), x2=_n(budget), y1=top - 12, y2=bottom, class_="budget"),
         tag(
             "text",
-            f"budget {words.milliseconds(device.budget_ms)}",
+            f"budget {words.milliseconds(limit_ms)}",
             x=_n(budget + (-5 if near_end else 5)),
             y=top - 8,
             class_="budget-text end" if near_end else "budget-text",
         ),
     ]
-    axis = _x_axis(x, "milliseconds per image", _plain, top=top, bottom=bottom)
+    axis = _x_axis(x, "milliseconds per image", top=top, bottom=bottom)
     return _figure(ident, title, description, (_WIDTH, height), axis, limit, drawn)
 
 
@@ -146,15 +142,13 @@ def _figure(ident: str, title: str, description: str, size: tuple[int, int], *pa
     )
 
 
-def _x_axis(
-    x: Scale, title: str, text: Callable[[float], str], top: float = _TOP, bottom: float = _HEIGHT - _BOTTOM
-) -> list[Markup]:
+def _x_axis(x: Scale, title: str, top: float = _TOP, bottom: float = _HEIGHT - _BOTTOM) -> list[Markup]:
     drawn = [tag("line", x1=_n(x.start), x2=_n(x.end), y1=_n(bottom), y2=_n(bottom), class_="axis")]
     for tick in x.ticks(4):
         at = _n(x(tick))
         drawn += [
             tag("line", x1=at, x2=at, y1=_n(top), y2=_n(bottom), class_="grid"),
-            tag("text", text(tick), x=at, y=_n(bottom + 16), class_="middle muted"),
+            tag("text", _plain(tick), x=at, y=_n(bottom + 16), class_="middle muted"),
         ]
     note = f"{title}, logarithmic" if x.logarithmic else title
     return [*drawn, tag("text", note, x=_n((x.start + x.end) / 2), y=_n(bottom + 35), class_="middle")]
@@ -186,14 +180,14 @@ def _levels(levels: Mapping[int, float], y: Scale) -> list[Markup]:
 def _named(levels: Mapping[int, float], y: Scale) -> dict[int, float]:
     """The head counts to name and the places of their names: none is moved far, the ends and the best come first."""
     ends = (max(levels), min(levels), max(levels, key=lambda k: (levels[k], -k)))
-    found: dict[int, float] = {}
+    placed: dict[int, float] = {}
     for k in dict.fromkeys([*ends, *sorted(levels)]):
-        ordered = sorted([*found, k], key=lambda each: (y(levels[each]), -each))
+        ordered = sorted([*placed, k], key=lambda each: (y(levels[each]), -each))
         places = apart([y(levels[each]) for each in ordered], _GAP, y.end, y.start)
         moved = max(abs(place - y(levels[each])) for each, place in zip(ordered, places, strict=True))
         if moved <= _GAP:
-            found = dict(zip(ordered, places, strict=True))
-    return found
+            placed = dict(zip(ordered, places, strict=True))
+    return placed
 
 
 def _line(series: Series, x: Scale, y: Scale) -> Markup | None:
@@ -210,7 +204,7 @@ def _mark(series: Series, point: Point, x: Scale, y: Scale) -> Markup:
         ends = {"x1": _n(x(point.low)), "x2": _n(x(point.high))}
         reach = tag("line", **ends, y1=_n(level), y2=_n(level), class_=f"reach {series.precision}")
     mark = _shape(series.graph, at, level, f"mark {series.precision}")
-    return tag("g", tag("title", point.told), reach, mark)
+    return tag("g", tag("title", point.text), reach, mark)
 
 
 def _shape(graph: str, x: float, y: float, styled: str) -> Markup:

@@ -3,147 +3,100 @@
 from __future__ import annotations
 
 from hydra_export.bundle import DeviceEntry
-from hydra_export.latency import percent, said
-from hydra_export.report import charts, words
-from hydra_export.report.devices import DeviceTimes
+from hydra_export.latency import Advice, describe_fit, words
+from hydra_export.report import charts
 from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, linked, tag
-from hydra_export.report.sections import section
-from hydra_export.report.tables import folded, table
+from hydra_export.report.sections import Section
+from hydra_export.report.tables import Table, folded
+from hydra_export.report.words import UNKNOWN
 
-_MOST_ANCHORS = 8
+_MOST_ORIGINS = 8
 _DASH = "\N{EN DASH}"
+_NOTE = (
+    "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of "
+    "this shape. Estimated: from the nearest of such times, wider the farther they are."
+)
 
 
-def devices(findings: Findings) -> Markup:
-    if not findings.devices and not findings.chosen:
-        said = ("No device was named. ", tag("code", "--device pixel7,rpi5"), " says which head count fits them.")
-        return section("devices", "Devices", tag("p", said))
-    note = (
-        "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of "
-        "this shape. Estimated: from the nearest of such times, wider the farther they are."
-    )
-    shown = [_device(number, device) for number, device in enumerate(findings.devices)]
-    return section("devices", "Devices", _chosen(findings), tag("p", note, class_="note") if shown else None, shown)
+def devices(findings: Findings) -> Section:
+    inside: list[object] = [table.html() for table in chosen(findings)]
+    if findings.devices:
+        articles = (_device(number, advice, findings.targets) for number, advice in enumerate(findings.devices))
+        inside += [tag("p", _NOTE, class_="note"), articles]
+    elif not findings.chosen:
+        inside = [tag("p", "No device was named: a report says of those that it is given which head count fits.")]
+    return Section("devices", "Devices", tuple(inside))
 
 
-def _chosen(findings: Findings) -> Markup | None:
-    """What the export chose for its devices."""
-    if not findings.chosen:
-        return None
+def chosen(findings: Findings) -> list[Table]:
+    """What the export chose for its devices, if it was asked for any."""
     rows = [
         (
             entry.name,
             f"{entry.runtime}, {entry.unit.upper()}",
             "every k" if entry.heads is None else f"k = {entry.heads}",
-            chosen_time(entry),
+            _time(entry),
             words.milliseconds(entry.budget_ms),
-            fits(entry),
+            UNKNOWN if entry.heads is None or entry.chance is None else describe_fit(entry.sure, entry.chance),
             ", ".join(entry.artifacts) or _DASH,
         )
         for entry in findings.chosen
     ]
     caption = "Chosen when the bundle was exported, and what each device may run."
     columns = ("device", "in", "runs", "time", "budget", "fits", "artifacts")
-    return table("chosen", caption, columns, rows, text=len(columns))
+    return [Table("chosen", caption, columns, rows, text=len(columns))] if rows else []
 
 
-def chosen_time(entry: DeviceEntry) -> str:
-    """The time that a choice went by."""
+def _time(entry: DeviceEntry) -> str:
     if entry.ms is None or entry.low is None or entry.high is None:
-        return words.UNKNOWN
-    origin = f", {_evidence(entry.provenance)}" if entry.provenance else ""
-    return f"{words.milliseconds(entry.ms)} ({words.interval(entry.low, entry.high)}{origin})"
+        return UNKNOWN
+    return words.time(entry.ms, entry.low, entry.high, entry.provenance)
 
 
-def fits(entry: DeviceEntry) -> str:
-    """Whether what was chosen fits, and how sure that is."""
-    if entry.heads is None:
-        return words.UNKNOWN
-    return words.UNKNOWN if entry.chance is None else said(entry.sure, entry.chance)
-
-
-def _device(number: int, device: DeviceTimes) -> Markup:
-    ident = f"device-{number}"
-    about = f"{device.way}{f', {device.soc}' if device.soc else ''}"
-    inside: list[object] = [tag("h3", device.name, id=ident), tag("p", about, class_="about")]
-    if not device.times:
-        inside += [tag("p", f"No number: {device.unknown}.")]
-    else:
-        inside += [tag("p", choice(device)), *_times(ident, device), *_origin(ident, device)]
-    if device.lacks:
-        missing = (f"The bundle holds nothing for {device.way.split(',')[0]}: export with ", _option(device.lacks), ".")
-        inside += [tag("p", missing, class_="note")]
-    return tag("article", inside, class_="device", aria_labelledby=ident)
-
-
-def choice(device: DeviceTimes) -> str:
-    """What to run, in words."""
-    budget = f"{words.milliseconds(device.budget_ms)} ({device.budget_reason})"
-    sure = percent(device.chance or 0)
-    if device.choice is None:
-        return f"Nothing is known to fit {budget}: {device.why}; the chance is {sure}."
-    if device.sure:
-        said = f"Choice for {budget}: k = {device.choice}, {sure} sure: {device.why}."
-    else:
-        said = f"Best guess for {budget}: k = {device.choice}, {sure}; {device.why}."
-    if device.larger is not None:
-        said += f" k = {device.larger} may fit as well ({percent(device.larger_chance or 0)})."
-    return said
-
-
-def _times(ident: str, device: DeviceTimes) -> list[Markup]:
-    title = f"Latency on {device.name}"
-    told = "; ".join(
-        f"k = {t.heads}: {words.milliseconds(t.ms)}, {words.interval(t.low, t.high)}, {_evidence(t.provenance)}"
-        for t in device.times
+def _device(number: int, advice: Advice, targets: tuple[str, ...]) -> Markup:
+    ident, soc = f"device-{number}", advice.profile.facts.soc
+    return tag(
+        "article",
+        tag("h3", advice.profile.name, id=ident),
+        tag("p", f"{advice.path}{f', {soc.value}' if soc else ''}", class_="about"),
+        tag("p", " ".join(words.choice(advice))),
+        (_times(ident, advice), _origin(ident, advice)) if advice.choice else None,
+        (tag("p", caveat, class_="note") for caveat in words.caveats(advice, targets)),
+        class_="device",
+        aria_labelledby=ident,
     )
-    told += f"; budget {words.milliseconds(device.budget_ms)}."
+
+
+def _times(ident: str, advice: Advice) -> Markup:
+    budget, name = words.milliseconds(advice.budget.ms), advice.profile.name
     rows = [
         [
-            tag("b", f"k = {t.heads} (chosen)") if t.heads == device.choice else f"k = {t.heads}",
-            _evidence(t.provenance),
-            words.milliseconds(t.ms),
-            words.interval(t.low, t.high),
-            t.fits if t.fits == "too much RAM" else f"{t.fits} ({percent(t.chance)})",
+            tag("b", f"k = {k} (chosen)") if k == advice.heads else f"k = {k}",
+            words.evidence(estimate.provenance),
+            words.milliseconds(estimate.ms),
+            words.interval(estimate.low, estimate.high),
+            words.fit(advice, k),
         ]
-        for t in device.times
+        for k, estimate in advice.estimates.items()
     ]
-    columns = ("subnetwork", "evidence", "time", "80 % interval", f"within {words.milliseconds(device.budget_ms)}")
-    caption = f"Time of one image on {device.name}."
-    chart = tag("figure", charts.intervals(f"{ident}-chart", title, told, device), class_="panel")
-    return [tag("div", chart, table(f"{ident}-times", caption, columns, rows, text=2), class_="beside")]
+    columns = ("subnetwork", "evidence", "time", "80 % interval", f"within {budget}")
+    table = Table(f"{ident}-times", f"Time of one image on {name}.", columns, rows, text=2)
+    chart = tag("figure", charts.intervals(f"{ident}-chart", f"Latency on {name}", advice), class_="panel")
+    return tag("div", chart, table.html(), class_="beside")
 
 
-def _origin(ident: str, device: DeviceTimes) -> list[Markup]:
-    """Where the numbers come from."""
-    said: list[object] = []
-    if device.inferred:
-        said += [tag("p", "All of it is inferred from other devices: time this one before you rely on it.")]
-    if device.formula:
-        said += [tag("p", f"Estimated: {device.formula}.")]
-    more = len(device.anchors) - _MOST_ANCHORS
-    listed = [tag("li", anchor_) for anchor_ in device.anchors[:_MOST_ANCHORS]]
-    said += [tag("ul", listed, tag("li", f"and {more} more") if more > 0 else None)]
-    if device.sources:
-        said += [tag("p", "Sources:")]
-        said += [tag("ul", (tag("li", f"{key}: ", linked(text)) for key, text in device.sources.items()))]
-    if device.others:
-        said += [tag("p", "Other ways here, largest head count:")]
-        listed = [
-            tag(
-                "li",
-                f"{o.way}: {words.milliseconds(o.ms)} ({words.interval(o.low, o.high)}), {_evidence(o.provenance)}",
-            )
-            for o in device.others
-        ]
-        said += [tag("ul", listed)]
-    return [folded(f"{ident}-origin", "Where this comes from", *said)]
-
-
-def _evidence(provenance: str) -> str:
-    return provenance.replace("_", ", ")
-
-
-def _option(target: str) -> Markup:
-    return tag("code", f"--target {target}")
+def _origin(ident: str, advice: Advice) -> Markup:
+    """The records behind the numbers."""
+    more = len(advice.origins) - _MOST_ORIGINS
+    origins = [*advice.origins[:_MOST_ORIGINS], *([f"and {more} more"] if more > 0 else [])]
+    sources = [(f"{key}: ", linked(text)) for key, text in advice.sources.items()]
+    formula = f"Estimated: {advice.formula}." if advice.formula else ""
+    others = words.other_paths(advice)
+    lists = ((formula, origins), ("Sources:", sources), ("Other ways here, largest head count:", others))
+    inside = (
+        (tag("p", title) if title else None, tag("ul", (tag("li", item) for item in items)))
+        for title, items in lists
+        if items
+    )
+    return folded(f"{ident}-origin", "Where this comes from", *inside)

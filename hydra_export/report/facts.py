@@ -1,9 +1,10 @@
-"""What a bundle's manifest says, worked out: what each artifact takes to fetch, and how near it came to its bound."""
+"""Figures that follow from a manifest: what each artifact takes to fetch, and how near it came to its bound."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -11,8 +12,11 @@ from hydra_export.bundle import ArtifactEntry, Manifest
 from hydra_export.parity import ParityRecord
 from hydra_export.target import GraphKind, InputForm, Precision
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+
+class ParityCheck(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact against PyTorch at one head count.
 
     Attributes:
@@ -33,8 +37,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     judgement: str = ""
 
     @classmethod
-    def of(cls, heads: int, record: ParityRecord) -> Proof:
-        known = record.accuracy is not None and record.accuracy_fp32 is not None
+    def of(cls, heads: int, record: ParityRecord) -> ParityCheck:
+        labelled = record.accuracy is not None and record.accuracy_fp32 is not None
         return cls(
             heads=heads,
             max_abs_error=record.max_abs_error,
@@ -43,7 +47,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
             cosine=record.cosine,
             top1_agreement=record.top1_agreement,
             num_images=record.num_images,
-            accuracy_change=(record.accuracy or 0) - (record.accuracy_fp32 or 0) if known else None,
+            accuracy_change=(record.accuracy or 0) - (record.accuracy_fp32 or 0) if labelled else None,
             runtimes=record.runtimes,
             judgement=record.judgement,
         )
@@ -68,7 +72,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     num_files: int
     sha256: str
     needs: dict[str, str]
-    proofs: tuple[Proof, ...]
+    checks: tuple[ParityCheck, ...] = msgspec.field(name="proofs")
     warnings: tuple[str, ...] = ()
 
     @property
@@ -78,12 +82,12 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.target} {self.graph}{', k fixed' if self.fixed else ''}, {self.precision}{form}"
 
     @property
-    def worst(self) -> Proof:
+    def worst(self) -> ParityCheck:
         """The one nearest to failing: by its share of the bound, or by its accuracy, or by its agreement."""
-        return max(self.proofs, key=lambda p: (p.share or 0, -(p.accuracy_change or 0), -p.top1_agreement))
+        return max(self.checks, key=lambda c: (c.share or 0, -(c.accuracy_change or 0), -c.top1_agreement))
 
-    def proof(self, heads: int) -> Proof | None:
-        return next((proof for proof in self.proofs if proof.heads == heads), None)
+    def check(self, heads: int) -> ParityCheck | None:
+        return next((check for check in self.checks if check.heads == heads), None)
 
 
 def products(manifest: Manifest) -> tuple[Product, ...]:
@@ -104,33 +108,38 @@ def _product(artifact: ArtifactEntry, fetch_bytes: int) -> Product:
         num_files=len(artifact.files),
         sha256=artifact.sha256,
         needs=artifact.needs,
-        proofs=tuple(Proof.of(k, artifact.parity[k]) for k in artifact.heads),
+        checks=tuple(ParityCheck.of(k, artifact.parity[k]) for k in artifact.heads),
         warnings=artifact.warnings,
     )
 
 
-def by_kind(listed: tuple[Product, ...]) -> dict[str, list[Product]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items with the same key, in the order of the first of each."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def by_kind(products: Iterable[Product]) -> dict[str, list[Product]]:
     """Artifacts that differ in their head counts alone, under what they have in common."""
-    grouped: dict[str, list[Product]] = {}
-    for product in listed:
-        grouped.setdefault(product.kind, []).append(product)
-    return grouped
+    return grouped(products, lambda product: product.kind)
 
 
-def accuracy_of(product: Product, heads: int, unrounded: dict[int, float]) -> float | None:
+def accuracy_of(product: Product, heads: int, levels: Mapping[int, float]) -> float | None:
     """Top-1 of an artifact: the subnetwork's, for int8 with the change that was measured; None where unknown."""
-    proof = product.proof(heads)
-    if heads not in unrounded or proof is None:
+    check = product.check(heads)
+    if heads not in levels or check is None:
         return None
     if product.precision != "int8":
-        return unrounded[heads]
-    return None if proof.accuracy_change is None else unrounded[heads] + proof.accuracy_change
+        return levels[heads]
+    return None if check.accuracy_change is None else levels[heads] + check.accuracy_change
 
 
-def proofs(listed: tuple[Product, ...]) -> Iterator[tuple[Product, Proof]]:
-    for product in listed:
-        for proof in product.proofs:
-            yield product, proof
+def checks(products: Iterable[Product]) -> Iterator[tuple[Product, ParityCheck]]:
+    for product in products:
+        for check in product.checks:
+            yield product, check
 
 
 def _share(error: float, bound: float) -> float:

@@ -1,31 +1,33 @@
-"""Everything that a report says, gathered once: each form of it shows the same numbers."""
+"""Everything that a report says, gathered once: each of its formats shows the same numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hydra_export import archive, bench, bundle, profiles
 from hydra_export.bench import Report
 from hydra_export.bundle import DeviceEntry, Manifest, ModelEntry, SubnetworkEntry
-from hydra_export.latency import Evidence, Wish
+from hydra_export.latency import Advice, Constraints, Evidence
 from hydra_export.report.changes import Changes, changes
-from hydra_export.report.devices import DeviceTimes, on_devices, wished
+from hydra_export.report.devices import constraints_of, on_devices
+from hydra_export.report.devices import document as device_document
 from hydra_export.report.facts import Product, accuracy_of, products
-from hydra_export.report.timings import Timed, is_of, of_report, saved, without_repeats
+from hydra_export.report.timings import Measurement, is_of, of_report, saved, without_repeats
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What a report says.
 
     Attributes:
-        bundle: the folder or archive, as it was given.
+        bundle: path of the folder or archive.
         artifacts: in the manifest's order.
         chosen: what the export chose for its devices.
-        measured: times of this model; *devices*: times known or estimated on devices that were asked for.
-        changes: since another bundle, None where none was given.
+        measured: times of this model; *devices*: the advice for the devices that the report is about.
+        changes: since another bundle, None without one.
     """
 
     bundle: str
@@ -34,13 +36,24 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     images: str
     artifacts: tuple[Product, ...]
     chosen: tuple[DeviceEntry, ...]
-    measured: tuple[Timed, ...]
-    devices: tuple[DeviceTimes, ...]
+    measured: tuple[Measurement, ...]
+    devices: tuple[Advice, ...]
     changes: Changes | None
 
     @property
     def subnetworks(self) -> tuple[SubnetworkEntry, ...]:
         return self.model.subnetworks
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Those that the bundle holds files for."""
+        return tuple(dict.fromkeys(product.target for product in self.artifacts))
+
+
+def document(findings: Findings) -> dict[str, Any]:
+    """All of it as JSON takes it."""
+    rest: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(findings, devices=()))
+    return rest | {"devices": [device_document(advice, findings.targets) for advice in findings.devices]}
 
 
 def gather(
@@ -65,21 +78,20 @@ def gather(
     """
     manifest = _read(folder)
     old = _read(against) if against is not None else None
-    listed = products(manifest)
+    artifacts = products(manifest)
     now, then = _sorted(bench_files, manifest, folder, old)
-    known = profiles.known(profile_folder)
-    gmacs = manifest.model.gmacs
-    name = manifest.model.name
-    chosen = [(profiles.get(each, profile_folder), Wish()) for each in devices]
+    resolved = profiles.resolve(profile_folder)
+    name, gmacs = manifest.model.name, manifest.model.gmacs
+    chosen = [(profiles.get(each, profile_folder), Constraints()) for each in devices]
     if not devices:
-        chosen = [(known[entry.id], wished(entry)) for entry in manifest.devices if entry.id in known]
+        chosen = [(resolved[entry.id], constraints_of(entry)) for entry in manifest.devices if entry.id in resolved]
         there = {entry.profile.id for entry, _ in chosen}
-        measured_here = [e for e in known.values() if any(is_of(record, name, gmacs) for record in e.own)]
-        chosen += [(entry, Wish()) for entry in measured_here if entry.profile.id not in there]
-    chosen = list({(entry.profile.id, wish): (entry, wish) for entry, wish in chosen}.values())
-    evidence = Evidence(known)
+        measured_here = [e for e in resolved.values() if any(is_of(record, name, gmacs) for record in e.own)]
+        chosen += [(entry, Constraints()) for entry in measured_here if entry.profile.id not in there]
+    chosen = list({(entry.profile.id, constraints): (entry, constraints) for entry, constraints in chosen}.values())
+    evidence = Evidence(resolved)
     times = on_devices(manifest, chosen, evidence)
-    measured = [timed for path, report in now for timed in of_report(report, path, listed)]
+    measured = [one for path, report in now for one in of_report(report, path, artifacts)]
     differences = None
     if old is not None and against is not None:
         pairs = list(zip(on_devices(old, chosen, evidence), times, strict=True))
@@ -90,9 +102,9 @@ def gather(
         model=manifest.model,
         tool=manifest.tool,
         images=manifest.images,
-        artifacts=listed,
+        artifacts=artifacts,
         chosen=manifest.devices,
-        measured=_with_accuracy(without_repeats([*measured, *saved(manifest, known)]), listed, manifest),
+        measured=_with_accuracy(without_repeats([*measured, *saved(manifest, resolved.values())]), artifacts, manifest),
         devices=times,
         changes=differences,
     )
@@ -133,20 +145,19 @@ def _fits(report: Report, manifest: Manifest) -> int:
     return sum((timing.path, timing.bytes) in sizes for timing in report.timings)
 
 
-def _with_accuracy(measured: Iterable[Timed], listed: Sequence[Product], manifest: Manifest) -> tuple[Timed, ...]:
-    """Each time with the top-1 of what was timed."""
-    unrounded = manifest.model.accuracy
+def _with_accuracy(
+    measured: Iterable[Measurement], products: Sequence[Product], manifest: Manifest
+) -> tuple[Measurement, ...]:
+    """Each measurement with the top-1 of what was timed."""
+    levels, replace = manifest.model.accuracy, msgspec.structs.replace
 
-    def accuracy(timed: Timed, heads: int) -> float | None:
-        if timed.precision != "int8":
-            return unrounded.get(heads)
-        same = [p for p in listed if (p.target, p.graph, p.precision) == (timed.target, timed.graph, "int8")]
-        return next((found for p in same if (found := accuracy_of(p, heads, unrounded)) is not None), None)
+    def accuracy(one: Measurement, heads: int) -> float | None:
+        if one.precision != "int8":
+            return levels.get(heads)
+        same = [p for p in products if (p.target, p.graph, p.precision) == (one.target, one.graph, "int8")]
+        return next((top1 for p in same if (top1 := accuracy_of(p, heads, levels)) is not None), None)
 
     return tuple(
-        msgspec.structs.replace(
-            timed,
-            moments=tuple(msgspec.structs.replace(m, accuracy=accuracy(timed, m.heads)) for m in timed.moments),
-        )
-        for timed in measured
+        replace(one, moments=tuple(replace(m, accuracy=accuracy(one, m.heads)) for m in one.moments))
+        for one in measured
     )

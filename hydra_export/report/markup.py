@@ -1,4 +1,4 @@
-"""HTML and SVG from Python calls. Every text is escaped, whoever wrote it; there is no way around."""
+"""HTML and SVG from Python calls. Every text is escaped, whoever wrote it, without exception."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GITHUB = re.compile(
 
 
 class Markup(str):
-    """Text that is HTML already: made here alone."""
+    """Text that is HTML already; only this module makes it."""
 
     __slots__ = ()
 
@@ -49,8 +49,8 @@ def linked(text: str) -> Markup:
     """A text whose addresses are links: URLs, and files in GitHub repositories, owner/name@commit:path."""
     parts: list[object] = []
     at = 0
-    found = sorted((m for pattern in (_URL, _GITHUB) for m in pattern.finditer(text)), key=lambda m: m.start())
-    for match in found:
+    matches = sorted((m for pattern in (_URL, _GITHUB) for m in pattern.finditer(text)), key=lambda m: m.start())
+    for match in matches:
         if match.start() < at:
             continue
         parts += [text[at : match.start()], _link(match)]

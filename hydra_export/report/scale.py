@@ -60,8 +60,8 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 def _log_ticks(low: float, high: float, about: int) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
-        found = [digit * 10.0**power for power in powers for digit in digits]
-        within = [value for value in found if low <= value <= high]
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        within = [value for value in ticks if low <= value <= high]
         if len(within) <= about:
             break
     return within

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from hydra_export.report import words
-from hydra_export.report.facts import Proof, proofs
+from hydra_export.report.facts import ParityCheck, checks
 from hydra_export.report.findings import Findings
 
 
 def glance(findings: Findings) -> dict[str, str]:
-    """Terms and what there is to say of each."""
-    said = {"Subnetworks": _subnetworks(findings), "Artifacts": _artifacts(findings)}
-    if any(product.warnings for product in findings.artifacts):
-        said["Warnings"] = warnings(findings)
-    said["Parity"] = parity(findings)
-    if any(product.precision == "int8" for product in findings.artifacts):
-        said["int8"] = int8(findings)
-    said["To fetch"] = _sizes(findings)
-    if findings.measured:
-        said["Measured"] = _measured(findings)
-    if findings.devices or findings.chosen:
-        said["Devices"] = _devices(findings)
-    if findings.changes is not None:
-        said["Regressions"] = str(len(findings.changes.regressions) or "none")
-    return said
+    """What there is to say of each term; a term of which there is nothing is left out."""
+    changes = findings.changes
+    terms = {
+        "Subnetworks": _subnetworks(findings),
+        "Artifacts": _artifacts(findings),
+        "Warnings": _warnings(findings),
+        "Parity": _parity(findings),
+        "int8": _int8(findings),
+        "To fetch": _sizes(findings),
+        "Measured": _measured(findings),
+        "Devices": _devices(findings),
+        "Regressions": str(len(changes.regressions) or "none") if changes is not None else "",
+    }
+    return {term: text for term, text in terms.items() if text}
 
 
-def warnings(findings: Findings) -> str:
+def _warnings(findings: Findings) -> str:
     """What the export warned of, and of which artifacts."""
     of: dict[str, list[str]] = {}
     for product in findings.artifacts:
@@ -34,40 +33,38 @@ def warnings(findings: Findings) -> str:
     return " ".join(f"{warning} ({', '.join(paths)})" for warning, paths in of.items())
 
 
-def parity(findings: Findings) -> str:
+def _parity(findings: Findings) -> str:
     """How near the float artifacts came to their bounds."""
-    held = [(product, proof, proof.share) for product, proof in proofs(findings.artifacts) if proof.share is not None]
-    if not held:
+    bounded = [(product, c, c.share) for product, c in checks(findings.artifacts) if c.share is not None]
+    if not bounded:
         return "no artifact is held to an error bound"
-    product, proof, share = max(held, key=lambda each: each[2])
-    failed = sum(each[2] > 1 for each in held)
+    product, worst, share = max(bounded, key=lambda each: each[2])
+    failed = sum(each[2] > 1 for each in bounded)
     if failed:
-        return f"over the bound are {failed} of {len(held)} checks; the worst is {product.path} at k = {proof.heads}"
-    return (
-        f"{words.counted(len(held), 'check')} within bounds; the worst error is {words.share(share)} of what is allowed"
-    )
+        return f"over the bound are {failed} of {len(bounded)} checks; the worst is {product.path} at k = {worst.heads}"
+    count = words.counted(len(bounded), "check")
+    return f"{count} within bounds; the worst error is {words.share(share)} of what is allowed"
 
 
-def int8(findings: Findings) -> str:
+def _int8(findings: Findings) -> str:
     """What int8 costs at most."""
-    listed = [proof for product, proof in proofs(findings.artifacts) if product.precision == "int8"]
-    by_accuracy = [proof for proof in listed if proof.accuracy_change is not None]
-    by_agreement = [proof for proof in listed if proof.accuracy_change is None or "agreement" in proof.judgement]
-    said = []
+    of_int8 = [check for product, check in checks(findings.artifacts) if product.precision == "int8"]
+    by_accuracy = [(c.accuracy_change, c) for c in of_int8 if c.accuracy_change is not None]
+    by_agreement = [c for c in of_int8 if c.accuracy_change is None or "agreement" in c.judgement]
+    costs = []
     if by_accuracy:
-        worst = min(by_accuracy, key=lambda proof: proof.accuracy_change or 0)
-        change = worst.accuracy_change or 0
-        told = f"changes by {words.points(change)} at worst" if change < 0 else "falls nowhere"
-        said = [f"top-1 {told}, on {words.counted(worst.num_images, 'labelled image')} ({findings.images})"]
+        change, worst = min(by_accuracy, key=lambda pair: pair[0])
+        fall = f"changes by {words.points(change)} at worst" if change < 0 else "falls nowhere"
+        costs = [f"top-1 {fall}, on {words.counted(worst.num_images, 'labelled image')} ({findings.images})"]
     if by_agreement:
-        said += [_agreement(min(by_agreement, key=lambda proof: proof.top1_agreement))]
-    return "; ".join(said)
+        costs += [_agreement(min(by_agreement, key=lambda check: check.top1_agreement))]
+    return "; ".join(costs)
 
 
-def _agreement(proof: Proof) -> str:
-    images = words.counted(proof.num_images, "image")
-    judged = f"; judged {proof.judgement}" if proof.judgement else "; no labels, so no accuracy"
-    return f"agrees with the model on {proof.top1_agreement:.1%} of {images} at worst, k = {proof.heads}{judged}"
+def _agreement(check: ParityCheck) -> str:
+    images = words.counted(check.num_images, "image")
+    judgement = f"; judged {check.judgement}" if check.judgement else "; no labels, so no accuracy"
+    return f"agrees with the model on {check.top1_agreement:.1%} of {images} at worst, k = {check.heads}{judgement}"
 
 
 def _subnetworks(findings: Findings) -> str:
@@ -82,9 +79,10 @@ def _subnetworks(findings: Findings) -> str:
 
 
 def _artifacts(findings: Findings) -> str:
-    targets = words.listed(dict.fromkeys(product.target for product in findings.artifacts))
-    precisions = words.listed(dict.fromkeys(product.precision for product in findings.artifacts))
-    return f"{words.counted(len(findings.artifacts), 'artifact')} for {targets}, {precisions}"
+    precisions = words.enumerated(dict.fromkeys(product.precision for product in findings.artifacts))
+    return (
+        f"{words.counted(len(findings.artifacts), 'artifact')} for {words.enumerated(findings.targets)}, {precisions}"
+    )
 
 
 def _sizes(findings: Findings) -> str:
@@ -94,21 +92,21 @@ def _sizes(findings: Findings) -> str:
 
 
 def _measured(findings: Findings) -> str:
-    moments = [(moment.ms, moment.heads, timed) for timed in findings.measured for moment in timed.moments]
-    ms, k, timed = min(moments, key=lambda each: each[0])
-    return f"from {words.milliseconds(ms)} at k = {k} ({timed.runtime}, {timed.precision}, {timed.where})"
+    moments = [(moment.ms, moment.heads, each) for each in findings.measured for moment in each.moments]
+    if not moments:
+        return ""
+    ms, k, measured = min(moments, key=lambda each: each[0])
+    return f"from {words.milliseconds(ms)} at k = {k} ({measured.runtime}, {measured.precision}, {measured.where})"
 
 
 def _devices(findings: Findings) -> str:
-    said = [
+    choices = [
         f"{entry.name}: {'every k, as no time is known' if entry.heads is None else f'k = {entry.heads}'}"
         for entry in findings.chosen
     ]
-    there = {entry.id for entry in findings.chosen}
-    for device in findings.devices:
-        if device.id in there:
-            continue
-        without = "nothing is known to fit" if device.times else "no number"
-        chosen = f"k = {device.choice}" if device.choice else without
-        said.append(f"{device.name}: {chosen}")
-    return "; ".join(said)
+    chosen = {entry.id for entry in findings.chosen}
+    for advice in findings.devices:
+        if advice.profile.id not in chosen:
+            without = "nothing is known to fit" if advice.choice else "no number"
+            choices.append(f"{advice.profile.name}: {f'k = {advice.heads}' if advice.heads else without}")
+    return "; ".join(choices)

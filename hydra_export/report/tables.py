@@ -1,47 +1,70 @@
-"""Tables that a narrow screen scrolls on their own, with the keyboard too."""
+"""Tables, written as HTML, where a narrow screen scrolls each on its own, with the keyboard too, or as Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from hydra_export.report.markup import Markup, tag
+from hydra_export.text import in_markdown
+
+_MOST_ROWS = 30  # of Markdown: a comment is no table of everything
+_SHORT_HASH = 12
 
 
-def table(
-    ident: str,
-    caption: object,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    text: int = 1,
-    *,
-    wrapped: bool = False,
-) -> Markup:
-    """A table whose first column names its rows.
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first column names its row.
 
-    Args:
+    Attributes:
+        ident: unique on the page.
         text: so many columns from the left are texts; the others are numbers, aligned at their right.
         wrapped: the texts may be long, and take several lines.
+        folded: figures that few will want: what stands in their place until they are asked for; open in print.
     """
-    head = tag("tr", (tag("th", name, scope="col", class_=_kind(at, text)) for at, name in enumerate(columns)))
-    body = (tag("tr", (_cell(at, cell, text) for at, cell in enumerate(row))) for row in rows)
-    label = f"{ident}-caption"
-    whole = tag(
-        "table", tag("thead", head), tag("tbody", body), aria_labelledby=label, class_="wrapped" if wrapped else None
-    )
-    scroller = tag("div", whole, class_="scroll", role="region", tabindex=0, aria_labelledby=label)
-    return tag("figure", tag("figcaption", caption, id=label), scroller, class_="table")
+
+    ident: str
+    caption: object
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    text: int = 1
+    wrapped: bool = False
+    folded: str = ""
+
+    def html(self) -> Markup:
+        """A figure; folded, within details."""
+        head = tag("tr", (tag("th", name, scope="col", class_=self._kind(at)) for at, name in enumerate(self.columns)))
+        body = (tag("tr", (self._cell(at, cell) for at, cell in enumerate(row))) for row in self.rows)
+        label = f"{self.ident}-caption"
+        style = "wrapped" if self.wrapped else None
+        whole = tag("table", tag("thead", head), tag("tbody", body), aria_labelledby=label, class_=style)
+        scroller = tag("div", whole, class_="scroll", role="region", tabindex=0, aria_labelledby=label)
+        figure = tag("figure", tag("figcaption", self.caption, id=label), scroller, class_="table")
+        return folded(f"{self.ident}-folded", self.folded, figure) if self.folded else figure
+
+    def markdown(self) -> str:
+        """The caption and the table; folded, only that it is there."""
+        if self.folded:
+            return f"{self.folded}."
+        lines = [_row(self.columns), "| --- " * len(self.columns) + "|", *map(_row, self.rows[:_MOST_ROWS])]
+        more = len(self.rows) - _MOST_ROWS
+        rest = [f"{more} more rows are in the HTML report."] if more > 0 else []
+        return "\n\n".join([in_markdown(str(self.caption)), "\n".join(lines), *rest])
+
+    def _cell(self, at: int, cell: object) -> Markup:
+        return tag("td", cell, class_=self._kind(at)) if at else tag("th", cell, scope="row")
+
+    def _kind(self, at: int) -> str | None:
+        return "number" if at >= self.text else None
 
 
 def folded(ident: str, summary: str, *inside: object) -> Markup:
-    """Figures that few will want: closed until asked for, open in print."""
+    """What few will want: closed until asked for, open in print."""
     return tag("details", tag("summary", summary), *inside, id=ident)
 
 
-def _cell(at: int, cell: object, text: int) -> Markup:
-    if at == 0:
-        return tag("th", cell, scope="row")
-    return tag("td", cell, class_=_kind(at, text))
-
-
-def _kind(at: int, text: int) -> str | None:
-    return "number" if at >= text else None
+def _row(cells: Iterable[object]) -> str:
+    """With hashes shortened: a comment is read by people."""
+    line = f"| {' | '.join(in_markdown(str(cell)) for cell in cells)} |"
+    return re.sub(rf"\b([0-9a-f]{{{_SHORT_HASH}}})[0-9a-f]{{{64 - _SHORT_HASH}}}\b", r"\1", line)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hydra_export.bench import Report, Timing
 from hydra_export.bundle import Manifest
 from hydra_export.device import LatencyRecord
-from hydra_export.latency.ways import FORMATS
-from hydra_export.profiles import Known
-from hydra_export.report.facts import Product
+from hydra_export.latency.execution_paths import FORMATS
+from hydra_export.profiles import ResolvedProfile
+from hydra_export.report.facts import Product, grouped
 
 _SAME_GMACS = 0.02
-_KINDS = ("separate", "shared", "universal")
+_GRAPHS = ("separate", "shared", "universal")
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     noisy: str = ""
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of artifact in one runtime on one device.
 
     Attributes:
@@ -70,79 +71,68 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.target} {self.graph}{fixed}, {self.precision}".strip()
 
 
-def of_report(report: Report, origin: Path, listed: Iterable[Product]) -> Iterator[Timed]:
-    """What a bench file holds, but what computed something else than the model does."""
-    by_path = {product.path: product for product in listed}
-    grouped: dict[tuple[object, ...], list[Timing]] = {}
-    for timing in report.timings:
-        product = by_path.get(timing.path)
-        fixed = bool(product and product.fixed)
+def of_report(report: Report, origin: Path, products: Iterable[Product]) -> Iterator[Measurement]:
+    """The times of a bench file, except of what computed something else than the model does."""
+    fixed = {product.path for product in products if product.fixed}
+
+    def kind(timing: Timing) -> tuple[object, ...]:
         how = (timing.runtime, timing.unit, timing.threads, timing.batch)
-        what = (timing.target, timing.graph, timing.precision, timing.input, fixed)
-        if not timing.wrong:
-            grouped.setdefault((how, what), []).append(timing)
-    for timings in grouped.values():
-        first, product = timings[0], by_path.get(timings[0].path)
-        yield Timed(
+        return how, timing.target, timing.graph, timing.precision, timing.input, timing.path in fixed
+
+    for timings in grouped((timing for timing in report.timings if not timing.wrong), kind).values():
+        first = timings[0]
+        yield _measurement(
+            first,
             where=machine(report),
             origin=str(origin),
             date=report.date,
-            runtime=first.runtime,
-            unit=first.unit,
-            threads=first.threads,
-            batch=first.batch,
             target=first.target,
             graph=first.graph,
-            precision=first.precision,
-            fixed=bool(product and product.fixed),
+            fixed=first.path in fixed,
             moments=tuple(_moment(timing) for timing in sorted(timings, key=lambda t: t.heads)),
         )
 
 
 def machine(report: Report) -> str:
     """What the machine of a bench file is called."""
-    said = next((values[0] for values in report.machine.says.values() if values), "")
-    return said or f"{report.machine.system} {report.machine.architecture}"
+    name = next((values[0] for values in report.machine.says.values() if values), "")
+    return name or f"{report.machine.system} {report.machine.architecture}"
 
 
 def _moment(timing: Timing) -> Moment:
-    images = timing.batch
-    return Moment(
-        heads=timing.heads,
-        ms=timing.median_ms / images,
-        low=timing.p10_ms / images,
-        high=timing.p90_ms / images,
-        noisy=", ".join(timing.noise),
-    )
+    images, noise = timing.batch, ", ".join(timing.noise)
+    ms, low, high = (each / images for each in (timing.median_ms, timing.p10_ms, timing.p90_ms))
+    return Moment(heads=timing.heads, ms=ms, low=low, high=high, noisy=noise)
 
 
-def saved(manifest: Manifest, known: Mapping[str, Known]) -> Iterator[Timed]:
+def saved(manifest: Manifest, resolved: Iterable[ResolvedProfile]) -> Iterator[Measurement]:
     """What the user measured of a model of this name and size, on any device."""
     gmacs = manifest.model.gmacs
-    for entry in known.values():
-        grouped: dict[tuple[object, ...], list[LatencyRecord]] = {}
-        for record in entry.own:
-            if is_of(record, manifest.model.name, gmacs):
-                how = (record.runtime, record.unit, record.threads, record.batch, record.precision, record.note)
-                grouped.setdefault(how, []).append(record)
-        for records in grouped.values():
+
+    def kind(record: LatencyRecord) -> tuple[object, ...]:
+        return record.runtime, record.unit, record.threads, record.batch, record.precision, record.note
+
+    for entry in resolved:
+        own = (record for record in entry.own if is_of(record, manifest.model.name, gmacs))
+        for records in grouped(own, kind).values():
             first = records[0]
-            yield Timed(
+            times = [Moment(heads=r.k or 0, ms=r.ms, low=r.low, high=r.high) for r in records]
+            yield _measurement(
+                first,
                 where=entry.profile.name,
                 origin="saved among the profiles",
                 date=max(record.date for record in records),
-                runtime=first.runtime,
-                unit=first.unit,
-                threads=first.threads,
-                batch=first.batch,
                 target=FORMATS.get(first.runtime, ""),
-                graph=next((kind for kind in _KINDS if first.note.startswith(f"{kind} graph")), "separate"),
-                precision=first.precision,
+                graph=next((graph for graph in _GRAPHS if first.note.startswith(f"{graph} graph")), "separate"),
                 fixed=False,
-                moments=tuple(
-                    Moment(heads=r.k or 0, ms=r.ms, low=r.low, high=r.high) for r in sorted(records, key=_heads)
-                ),
+                moments=tuple(sorted(times, key=lambda moment: moment.heads)),
             )
+
+
+def _measurement(like: Timing | LatencyRecord, **fields: Any) -> Measurement:
+    """One in the way in which *like* was timed."""
+    how = {name: getattr(like, name) for name in ("runtime", "unit", "threads", "batch", "precision")}
+    return Measurement(**how, **fields)
 
 
 def is_of(record: LatencyRecord, name: str, gmacs: Mapping[int, float]) -> bool:
@@ -154,18 +144,14 @@ def is_of(record: LatencyRecord, name: str, gmacs: Mapping[int, float]) -> bool:
     return math.isclose(record.gmacs, gmacs[record.k], rel_tol=_SAME_GMACS)
 
 
-def without_repeats(listed: Iterable[Timed]) -> tuple[Timed, ...]:
+def without_repeats(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """A time that was saved and is in a bench file as well counts once, as the file has it."""
     seen: set[tuple[object, ...]] = set()
     kept = []
-    for timed in listed:
-        keys = {m.heads: (timed.runtime, timed.threads, m.heads, float(f"{m.ms:.5g}")) for m in timed.moments}
-        moments = tuple(m for m in timed.moments if keys[m.heads] not in seen)
+    for one in measurements:
+        keys = {m.heads: (one.runtime, one.threads, m.heads, float(f"{m.ms:.5g}")) for m in one.moments}
+        moments = tuple(m for m in one.moments if keys[m.heads] not in seen)
         seen |= set(keys.values())
         if moments:
-            kept.append(msgspec.structs.replace(timed, moments=moments))
+            kept.append(msgspec.structs.replace(one, moments=moments))
     return tuple(kept)
-
-
-def _heads(record: LatencyRecord) -> int:
-    return record.k or 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hydra_export.latency.spread import rounded
+from hydra_export.latency.words import interval as interval
+from hydra_export.latency.words import milliseconds as milliseconds
 
 UNKNOWN = "unknown"
 MINUS = "\N{MINUS SIGN}"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes, decimal, as file managers and app stores count."""
     if count >= 1e9:
         return f"{count / 1e9:.2f} GB"
@@ -48,20 +49,15 @@ def ratios(low: float, high: float) -> str:
     return f"{ratio(low).removesuffix(' %')} to {ratio(high)}"
 
 
-def milliseconds(ms: float) -> str:
-    return f"{rounded(ms)} ms"
-
-
-def interval(low: float, high: float) -> str:
-    return f"{rounded(low)} to {rounded(high)} ms"
+def trained(trained: bool | str) -> str:
+    return trained if isinstance(trained, str) else "yes" if trained else "no"
 
 
 def heads(counts: Iterable[int]) -> str:
-    listed = sorted(counts)
-    return f"k = {', '.join(map(str, listed))}"
+    return f"k = {', '.join(map(str, sorted(counts)))}"
 
 
-def listed(texts: Iterable[str]) -> str:
+def enumerated(texts: Iterable[str]) -> str:
     """``a, b and c``."""
     *first, last = texts
     return f"{', '.join(first)} and {last}" if first else last

@@ -73,7 +73,7 @@ def test_all_of_ours_are_sound_and_none_is_taken_for_another() -> None:
 
 
 def test_every_fact_and_every_time_names_a_source_or_says_unverified() -> None:
-    for name, entry in profiles.known().items():
+    for name, entry in profiles.resolve().items():
         for record in entry.profile.latency:
             assert record.source in entry.profile.sources, name
         facts = [getattr(entry.profile.facts, field) for field in device.Facts.__struct_fields__]
@@ -84,7 +84,7 @@ def test_every_fact_and_every_time_names_a_source_or_says_unverified() -> None:
 def test_a_time_is_kept_once_however_many_proxies_share_its_job() -> None:
     jobs = [
         record.note.split(",")[0]
-        for entry in profiles.known().values()
+        for entry in profiles.resolve().values()
         for record in entry.profile.latency
         if "AI Hub job" in record.note
     ]
@@ -95,7 +95,7 @@ def test_a_time_is_kept_once_however_many_proxies_share_its_job() -> None:
 
 
 def test_what_must_not_be_used_is_not_there() -> None:
-    records = [(name, record) for name, entry in profiles.known().items() for record in entry.profile.latency]
+    records = [(name, record) for name, entry in profiles.resolve().items() for record in entry.profile.latency]
     assert not [name for name, record in records if "REJECT" in record.note or record.ms == 0.35]
     assert not [name for name, record in records if name == "iphone-14-pro"], "its only figure is a blog's"
     assert {name for name, record in records if record.suspect} == {"rpi5", "axera-ax650n"}
@@ -218,7 +218,7 @@ def test_a_folder_given_takes_the_place_of_the_users_own(tmp_path: Path) -> None
 def test_two_profiles_with_one_id_are_refused_naming_both(tmp_path: Path) -> None:
     first, second = write(tmp_path, "a.toml", own="box"), write(tmp_path, "b.toml", own="box")
     with pytest.raises(BadInput) as caught:
-        profiles.known(tmp_path)
+        profiles.resolve(tmp_path)
     assert str(first) in caught.value.message
     assert f"{second}: id:" in caught.value.message
 
@@ -227,7 +227,7 @@ def test_a_source_that_means_two_things_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "rpi5.toml")
     path.write_text(path.read_text().replace("mine", "ncnn"))
     with pytest.raises(BadInput, match=r"rpi5\.toml: sources\.ncnn"):
-        profiles.known(tmp_path)
+        profiles.resolve(tmp_path)
 
 
 def test_the_validator_sees_who_could_be_taken_for_whom(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def record(model):
     )
 
 def whose():
-    taken = profiles.known(Path(sys.argv[1]))
+    taken = profiles.resolve(Path(sys.argv[1]))
     return DeviceProfile(id=profiles.new_id("board", taken), name=f"Board {who}", device_class="board", sources=mine)
 
 who, mine = sys.argv[2], {"mine": "looked"}
@@ -289,7 +289,7 @@ def test_records_that_two_processes_add_at_once_are_all_kept(tmp_path: Path) -> 
         each.stdin.flush()
     names = [each.communicate()[0].strip() for each in adding]
     assert [each.returncode for each in adding] == [0, 0]
-    found = profiles.known(tmp_path)
+    found = profiles.resolve(tmp_path)
     assert {record.model for record in found["rpi5"].own} == {f"{who}-{n}" for who in "ab" for n in range(count)}
     assert sorted(names) == ["board", "board-2"]  # nor do two devices get one id
     assert [found[name].profile.name for name in names] == ["Board a", "Board b"]
