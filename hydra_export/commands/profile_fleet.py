@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +45,10 @@ def listed_fleet(
     """The choice for every device that *path* lists, one a line, with a runtime behind a comma where it matters."""
     evidence = Evidence(registry.resolve(folder))
     members = []
-    for known, runtime in _read(path, folder):
-        asked = Wish(
-            budget_ms=constraints.budget_ms,
-            max_ram_mib=wish.max_ram_mib,
-            runtime=runtime or wish.runtime,
-            precision=wish.precision,
-        )
-        advice = advise(evidence, known, model, asked)
-        members.append(_Member(known.profile.id, advice, _artifacts(advice, manifest)))
+    for resolved, runtime in _read(path, folder):
+        own = dataclasses.replace(constraints, runtime=runtime or constraints.runtime)
+        advice = advise(evidence, resolved, model, own)
+        members.append(_Member(resolved.profile.id, advice, _artifacts(advice, manifest)))
     chosen = sorted({member.advice.heads for member in members if member.advice.heads is not None})
     result = Result(_document(members, chosen, manifest), _shown(members, chosen, manifest, model, bundle))
     without = [member.name for member in members if member.advice.heads is None]
