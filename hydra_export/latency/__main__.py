@@ -1,4 +1,4 @@
-"""``python -m hydra_export.latency``: writes docs/latency-model.md, in the repository that it is run from."""
+"""``python -m hydra_export.latency``: renews the tables of docs/latency-model.md, in the repository."""
 
 import sys
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra_export.device import LatencyRecord, Provenance
 from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload
@@ -193,10 +193,10 @@ def _by_ratio(
     if route is None or len(ratios) < 2:
         return None
     ratio = predicted(ratios, _LEAST_RATIO, _LONE_RATIO)
-    return _Route(
+    return replace(
+        route,
         distance=1,
         at=lambda gmacs: route.at(gmacs).times(ratio.ms).widened(ratio.up),
-        anchors=route.anchors,
         formula=f"{route.formula}, x {ratio.ms:.2g} as {path} takes of {other} on {len(ratios)} other {family} devices",
     )
 
@@ -205,10 +205,10 @@ def _other_runtime(route: _Route | None, path: ExecutionPath, other: ExecutionPa
     """From another runtime, taken for as fast, which does the same arithmetic on the same CPU."""
     if route is None or other.arithmetic != path.arithmetic or other.runtime == path.runtime:
         return None
-    return _Route(
+    return replace(
+        route,
         distance=max(1, route.distance),
         at=lambda gmacs: route.at(gmacs).widened(_OTHER_RUNTIME),
-        anchors=route.anchors,
         formula=f"{route.formula}, {path.runtime} taken for as fast as {other.runtime}",
     )
 

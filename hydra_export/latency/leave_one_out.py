@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from hydra_export.latency.spread import Spread
 
 FAMILIES = ("Hailo", "Axera", "Qualcomm", "Jetson", "Raspberry Pi")
 DOCUMENT = "docs/latency-model.md"
+_HEADINGS = {"One time left out": False, "Everything of the device left out": True}
+_TABLE = re.compile(r"^\|.*\|$(?:\n\|.*\|$)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -132,114 +135,24 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def write() -> None:
-    """Writes the document in the repository that this is run from.
+    """Computes the tables of the document anew, in the repository that this is run from.
 
     Raises:
         BadInput: it is run from elsewhere.
     """
     path = Path(DOCUMENT)
-    if not path.parent.is_dir():
-        raise BadInput(f"There is no folder {path.parent} here.", f"Run it in the repository; it writes {path}.")
-    path.write_text(document(), encoding="utf-8")
+    if not path.is_file():
+        raise BadInput(f"There is no {path} here.", "Run it in the repository.")
+    path.write_text(document(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def document() -> str:
-    """docs/latency-model.md."""
+def document(text: str) -> str:
+    """docs/latency-model.md, of which this is the *text*, with the tables below ``_HEADINGS`` as they are today."""
     evidence = Evidence(profiles.packaged())
-    near = rows(cases(evidence, whole_device=False))
-    far = rows(cases(evidence, whole_device=True))
-    return _TEXT.format(near=table(near), far=table(far))
-
-
-_TEXT = """\
-# How good are the latency estimates?
-
-`hydra-export profile` gives a time with a low and a high, meant to hold it in 80 % of the cases. Here every published
-time of a model with the shape of a subnetwork (DeiT-tiny, -small, -base: k = 3, 6, 12) is left out, predicted from the
-rest and compared. Each SoC has one vote, however many of its times are known: error and width are medians over the
-votes. Stand-ins, whose chip is not the one that they are named for, neither vote nor predict others.
-
-## One time left out
-
-What is known of other sizes on the device, of other runtimes and precisions there, and of other devices, predicts it.
-
-{near}
-
-## Everything of the device left out
-
-Nothing is known of the device, nor of another with its SoC: other devices of the same cores or family predict it. This
-is the case of a phone that nobody has timed. Where there is none like it, no number is given.
-
-{far}
-
-An error of x/÷ 1.30 means that half of the predictions are at most 1.30 times too high or too low.
-
-## From three head counts of a device to the others
-
-`python benchmarks/latency_model.py`: onnxruntime on one thread of an x86 server, ViT-B/16-224. One process timed k = 3,
-6 and 12, a later one all; after one common factor from k = 6, the estimates were off by
-
-| k | 1 | 2 | 4 | 5 | 7 | 8 | 9 | 10 | 11 |
-|---|---|---|---|---|---|---|---|---|---|
-| least CPU time of 40 calls | 55 % | 3.9 % | -0.1 % | -0.2 % | -0.1 % | 0.1 % | 0.3 % | 1.4 % | 1.5 % |
-| median on the clock | 57 % | 4.7 % | 1.0 % | 3.0 % | -0.5 % | 0.4 % | -0.2 % | 0.8 % | 2.4 % |
-
-For k = 4 to 11 that is 0.5 % on average and 1.5 % at most by CPU time, 1.2 % and 3.0 % by the clock, on a machine with
-little else to do; while other programs wanted the cores, 1.6 % and 2.4 % by CPU time, and by the clock 11 % and 26 %.
-Below the smallest that was timed, k = 1 and 2, it is a guess.
-
-## What the model does
-
-- **Sizes.** A time is affine in GMACs. Through two or more sizes it is interpolated; from one, an overhead share of the
-  whole model's time is assumed: 0.25 (0.03 to 0.45) on NPUs and GPUs, 0.01 (0 to 0.05) on CPUs. No estimate is above
-  that of the whole model.
-- **Ways.** From another runtime or precision on the device, by the ratio of the two on at least two other devices of
-  its family; on CPUs alone also from another runtime taken for as fast.
-- **Devices.** Last, from CPUs of the same cores by their clocks, from the same NPU or NPUs and GPUs of the same family,
-  and for a phone's CPU from all phones.
-- **Widths.** Each step adds its error; those of ratios and relatives follow from how much they scatter and how few they
-  are. The other constants were chosen by looking at these very tables, so expect somewhat less than they show.
-- **Only what it is like.** Times of a model speak for models of 0.5 to 2 times its GMACs (whole model against whole
-  model) at the same resolution. One exception: where nothing of a subnetwork's shape was timed, another architecture
-  whose sequence is 0.5 to 2 times as long speaks at another resolution, too, with a wider interval. The Pixel 7 and
-  ONNX Runtime on the Raspberry Pi 5 rest on ViT-B/32 at 384 px; the output says so. Others get no number: measure
-  them.
-
-## A measurement of your own
-
-`hydra-export bench --save` and `hydra-export profile --import` keep it: [devices.md](devices.md). It outranks all of
-this on that device. You may write it yourself, too: a file of yours among the profiles, on Linux in
-`~/.config/hydra-export/profiles` (`--profiles DIR` names another place), with the id of a device that is known or of a
-new one; [device-profile.schema.json](device-profile.schema.json) lists every field.
-
-```toml
-schema_version = 1
-id = "rpi5"
-name = "Raspberry Pi 5"
-class = "board"
-
-[sources]
-bench = "hydra-export bench, active cooling"
-
-[[latency]]
-model = "hydravit_base_patch16_224"
-k = 6
-gmacs = 4.6
-model_gmacs = 17.56
-resolution = 224
-runtime = "onnxruntime"
-runtime_version = "1.23.0"
-precision = "fp32"
-unit = "cpu"
-threads = 4
-ms = 187
-low = 184
-high = 195
-statistic = "median"
-date = "2026-02-03"
-provenance = "measured"
-source = "bench"
-```
-
-Made by `python -m hydra_export.latency`.
-"""
+    for heading, whole_device in _HEADINGS.items():
+        before, mark, after = text.partition(f"\n## {heading}\n")
+        old = _TABLE.search(after)
+        assert old, f"no table below {heading!r}"
+        today = table(rows(cases(evidence, whole_device=whole_device)))
+        text = f"{before}{mark}{after[: old.start()]}{today}{after[old.end() :]}"
+    return text
