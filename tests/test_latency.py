@@ -13,7 +13,16 @@ from hydra_export import device, latency, profiles
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.latency import REFERENCE, Estimate, Evidence, ExecutionPath, HeadChoice, Workload, leave_one_out
+from hydra_export.latency import (
+    REFERENCE,
+    Estimate,
+    Evidence,
+    ExecutionPath,
+    HeadChoice,
+    Workload,
+    leave_one_out,
+    words,
+)
 from hydra_export.latency.choice import Verdict, verdict
 from hydra_export.latency.execution_paths import default_path, known_paths
 from hydra_export.latency.spread import Spread, predicted
@@ -453,6 +462,37 @@ def test_what_does_not_fit_into_memory_is_not_chosen() -> None:
     nothing = choice(1000, SPREADS, ram=(needs, 10))
     assert nothing.heads is None
     assert "memory" in nothing.why
+
+
+# The advice
+
+
+def advised(mine: DeviceProfile, *others: DeviceProfile) -> latency.Advice:
+    return latency.advise(evidence(mine, *others), ResolvedProfile(mine), REFERENCE, latency.Constraints())
+
+
+def test_the_sources_are_those_of_the_records_behind_the_times() -> None:
+    told_twice = record(12, 40.0, source="copy", suspect="copied from s")
+    mine = profile("d", record(12, 40.0), told_twice, sources={"s": "somewhere", "copy": "elsewhere"})
+    advice = advised(mine)
+    assert advice.sources == {"d: s": "somewhere"}
+    assert all(anchor.record is mine.latency[0] for e in advice.estimates.values() for anchor in e.anchors)
+    unknown = profile("d", record(12, 40.0, source="unverified"))
+    assert advised(unknown).sources == {}
+
+
+def test_the_caveats_name_what_the_times_rest_on() -> None:
+    other = record(None, 800.0, resolution=384, tokens=145, runtime="onnxruntime", unit="cpu")
+    mine = profile("d", other)
+    advice = advised(mine)
+    assert words.caveats(advice, ["tflite"]) == [
+        "What was timed is another architecture: vit at 384 px; this is at 224 px.",
+        "The bundle holds nothing for onnxruntime, which takes onnx: export that as well.",
+    ]
+    assert len(words.caveats(advice, ["onnx"])) == len(words.caveats(advice)) == 1
+    related = advised(profile("e"), profile("t", record(12, 9.0)))
+    assert related.inferred
+    assert words.caveats(related)[0].startswith("All of it is inferred from other devices")
 
 
 # Leaving one out

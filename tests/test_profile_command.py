@@ -342,7 +342,7 @@ def test_what_the_bundle_lacks_for_the_runtime_is_said(small_bundle: Path, confi
     own(config, {**shape, "k": 4, "gmacs": whole, "ms": 0.5})
     assert "holds nothing for" not in said("--device", "box", "--bundle", str(small_bundle))
     shown = said("--device", "box", "--bundle", str(small_bundle), "--runtime", "litert")
-    assert "The bundle holds nothing for litert: export with --target tflite." in shown
+    assert "The bundle holds nothing for litert, which takes tflite: export that as well." in shown
 
 
 def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:

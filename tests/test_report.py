@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import html.parser
 import itertools
 import json
@@ -665,6 +666,17 @@ def test_the_choice_for_a_device_is_compared(packaged: Path, nobody: Path, tmp_p
     (choice,) = findings.changes.choices
     assert (choice.device, choice.before, choice.after) == ("Board <one>", 6, 3)
     assert "Board <one> is to run k = 3, not k = 6." in findings.changes.regressions
+
+
+def test_the_page_and_the_comment_have_the_same_tables(packaged: Path, nobody: Path, tmp_path: Path) -> None:
+    findings = report.gather(packaged, profile_folder=nobody, against=edited(packaged, tmp_path / "old", _older))
+    shown = cells(Page(report.page(findings)))
+    lines = [line for line in report.markdown(findings).splitlines() if re.match(r"\| (?!---)", line)]
+    rows = [html.unescape(re.sub(r"\\(.)", r"\1", line.strip("| "))).split(" | ") for line in lines]
+    names = {row[0] for row in rows}
+    assert names >= {"k = 3", "onnx separate, fp32", "onnx/more.onnx", "checkpoint", "licence"}
+    for row in rows:
+        assert row[0] == "checkpoint" or set(row) <= shown, row  # the comment shortens hashes
 
 
 # The command

@@ -61,8 +61,9 @@ def _device(number: int, advice: Advice, targets: tuple[str, ...]) -> Markup:
         tag("h3", advice.profile.name, id=ident),
         tag("p", f"{advice.path}{f', {soc.value}' if soc else ''}", class_="about"),
         tag("p", " ".join(words.choice(advice))),
-        (_times(ident, advice), _origin(ident, advice)) if advice.choice else None,
+        _times(ident, advice) if advice.choice else None,
         (tag("p", caveat, class_="note") for caveat in words.caveats(advice, targets)),
+        _origin(ident, advice) if advice.choice else None,
         class_="device",
         aria_labelledby=ident,
     )
