@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.reference import save_reference as save_reference
     from hydra_export.target import ExportSpec as ExportSpec
-    from hydra_export.verify import verify as verify_bundle
+    from hydra_export.verification import verify as verify_bundle
 
     __version__: str
 
@@ -48,7 +48,7 @@ _PUBLIC = {
     "load_checkpoint": "checkpoint:load",
     "save_checkpoint": "checkpoint_file:write",
     "save_reference": "reference:save_reference",
-    "verify_bundle": "verify:verify",
+    "verify_bundle": "verification:verify",
 }
 # Spelled out, as type checkers take a name for public only so.
 __all__ = [

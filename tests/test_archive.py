@@ -22,7 +22,7 @@ import pytest
 from hydra_export import archive, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, HydraExportError, VerificationFailed
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import snapshot
 
 Entry = tuple[zipfile.ZipInfo, bytes]

@@ -20,7 +20,7 @@ from hydra_export.cache import Cache
 from hydra_export.cli import main
 from hydra_export.export import export, jobs
 from hydra_export.preprocess import Preprocessing
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import SOON, available_targets, perturbed, snapshot
 from tests.killed import artifacts
 

@@ -20,7 +20,7 @@ from hydra_export import bundle, documents
 from hydra_export.bundle.reading import contradictions
 from hydra_export.cli import main
 from hydra_export.errors import VerificationFailed
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.test_verify import reseal
 
 GOLDEN = bundle.GOLDEN

@@ -527,7 +527,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(importlib.import_module("hydra_export.verify"), "verify", fail)
+    monkeypatch.setattr(importlib.import_module("hydra_export.verification"), "verify", fail)
 
 
 def test_our_own_bug_is_status_3(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -37,7 +37,7 @@ from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
 from hydra_export.target import Array, Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import available_targets, perturbed, snapshot
 
 KILLS = 30

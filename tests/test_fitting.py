@@ -10,7 +10,7 @@ import pytest
 
 from hydra_export import bundle, checkpoint, commands, fitting, profiles
 from hydra_export.cli import main
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import available_targets
 
 Capture = pytest.CaptureFixture[str]

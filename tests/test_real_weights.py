@@ -28,7 +28,7 @@ from hydra_export import checkpoint, targets
 from hydra_export.data import folder_images
 from hydra_export.errors import MissingExtra
 from hydra_export.export import export, jobs
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import available_targets
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ def verify(
         limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
     """
     from hydra_export.commands.progress import shown_progress
-    from hydra_export.verify import verify as verify_bundle
+    from hydra_export.verification import verify as verify_bundle
 
     with shown_progress(talk()) as progress:
         verified = verify_bundle(bundle, progress, limit_memory_mib=limit_memory, limit_seconds=limit_seconds)

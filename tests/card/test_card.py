@@ -17,7 +17,7 @@ from hydra_export.card import front_matter, tables
 from hydra_export.data import ImageSet
 from hydra_export.export import export, jobs
 from hydra_export.text import in_markdown
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [

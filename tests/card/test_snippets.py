@@ -17,7 +17,7 @@ import pytest
 
 from hydra_export import bundle
 from hydra_export.card import snippets
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 
 BEST = {2: (1, 0.25), 4: (2, -1.5)}
 NAMES = ("tensor", "image", "three", "dynamic", "backbone")

@@ -9,7 +9,7 @@ import pytest
 from hydra_export import checkpoint
 from hydra_export.data import packaged_images
 from hydra_export.export import export, jobs
-from hydra_export.verify import verify
+from hydra_export.verification import verify
 from tests.conftest import available_targets
 
 NUM_IMAGES = 32  # by default an export takes 128
