@@ -96,9 +96,9 @@ def check_trained(info: CheckpointInfo, heads: Sequence[int], allow_untrained: b
         return f"{info.name} does not say which head counts were trained; check their accuracy yourself."
     warning = untrained(info, heads)
     if warning and not allow_untrained and not info.config.is_plain(info.trained_heads):
-        given, trained = (_listed(counts) for counts in (_untrained(info, heads), info.trained_heads))
+        wanted, trained = (_joined(counts) for counts in (_untrained(info, heads), info.trained_heads))
         raise BadInput(
-            f"Head counts {given} of {info.name} were not trained.",
+            f"Head counts {wanted} of {info.name} were not trained.",
             f"Trained: {trained}. Choose among these, or give --allow-untrained.",
         )
     return warning
@@ -110,10 +110,10 @@ def untrained(info: CheckpointInfo, heads: Sequence[int]) -> str:
     if not counts:
         return ""
     if not info.config.is_plain(info.trained_heads):
-        return f"Head counts {_listed(counts)} of {info.name} were not trained; expect their accuracy to be useless."
+        return f"Head counts {_joined(counts)} of {info.name} were not trained; expect their accuracy to be useless."
     return (
         f"{info.name} is a plain ViT, of which the full width, {info.config.heads} heads, is all that is known to be "
-        f"trained: k = {_listed(counts)} is an untrained slice; expect its accuracy to be useless."
+        f"trained: k = {_joined(counts)} is an untrained slice; expect its accuracy to be useless."
     )
 
 
@@ -121,7 +121,7 @@ def _untrained(info: CheckpointInfo, heads: Sequence[int]) -> list[int]:
     return [k for k in heads if info.trained_heads and k not in info.trained_heads]
 
 
-def _listed(counts: Sequence[int]) -> str:
+def _joined(counts: Sequence[int]) -> str:
     return ",".join(map(str, counts))
 
 

@@ -36,7 +36,7 @@ class Limits:
 class Inspected(msgspec.Struct, frozen=True):
     """What a file that passes lint holds: what it says of itself, its inputs and outputs, and what a run takes."""
 
-    said: dict[str, str]
+    metadata: dict[str, str]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     work: Work

@@ -106,14 +106,14 @@ def _check_files(folder: Path) -> bundle.Manifest:
     if _manifest_sha256(folder) != sums.get(bundle.MANIFEST):
         raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of both is damaged"])
     manifest = bundle.read(folder)
-    listed = {entry.path: entry.sha256 for entry in manifest.files}
+    digests = {entry.path: entry.sha256 for entry in manifest.files}
     own = {bundle.MANIFEST, bundle.SUMS}
-    problems = [f"{path} is missing" for path in listed.keys() - present]
-    problems += [f"{path} is not listed in {bundle.MANIFEST}" for path in present - listed.keys() - own]
+    problems = [f"{path} is missing" for path in digests.keys() - present]
+    problems += [f"{path} is not listed in {bundle.MANIFEST}" for path in present - digests.keys() - own]
     problems += [problem for entry in manifest.files if entry.path in present for problem in _damage(folder, entry)]
-    named = {path: digest for path, digest in sums.items() if path != bundle.MANIFEST}
-    if named != listed:
-        wrong = min(dict(named.items() ^ listed.items()))
+    sums_of_files = {path: digest for path, digest in sums.items() if path != bundle.MANIFEST}
+    if sums_of_files != digests:
+        wrong = min(dict(sums_of_files.items() ^ digests.items()))
         problems.append(f"{bundle.SUMS} is damaged (it disagrees with {bundle.MANIFEST} on {wrong})")
     if problems:
         raise _failed(folder, problems)
@@ -149,22 +149,24 @@ def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
     return VerificationFailed(f"{folder} failed: {shown}{more}.", "Copy or export it again.")
 
 
-def _told_otherwise(said: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry) -> Iterator[str]:
+def _other_metadata(
+    metadata: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry
+) -> Iterator[str]:
     """Where an artifact says something else of itself than the manifest: it would be judged as what it is not."""
-    told = described(model, model.checkpoint_sha256, artifact.heads, artifact)
-    said = {name: text for name, text in said.items() if name.startswith(METADATA_PREFIX)}
-    for key in sorted(told.keys() | said.keys()):
-        own, value = said.get(key, ""), told.get(key, "")
+    expected = described(model, model.checkpoint_sha256, artifact.heads, artifact)
+    metadata = {name: text for name, text in metadata.items() if name.startswith(METADATA_PREFIX)}
+    for key in sorted(expected.keys() | metadata.keys()):
+        own, value = metadata.get(key, ""), expected.get(key, "")
         if own != value:
             what = key.removeprefix(METADATA_PREFIX)
             yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
 
 
-def _declared_otherwise(declared: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
+def _other_signature(signature: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
     """Where apps that go by the manifest would give or expect something else than the artifact does."""
-    for what, own, told in zip(("takes", "gives"), declared, (artifact.inputs, artifact.outputs), strict=True):
-        if own != told:
-            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(told)}"
+    for what, own, expected in zip(("takes", "gives"), signature, (artifact.inputs, artifact.outputs), strict=True):
+        if own != expected:
+            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(expected)}"
 
 
 def _listed(tensors: Sequence[TensorInfo]) -> str:
@@ -179,12 +181,12 @@ def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
         raise _failed(guard.folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
     if artifact.graph not in target.graphs or artifact.precision not in target.precisions:
         what = f"{artifact.graph} {artifact.precision}"
-        said = f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"
-        raise _failed(guard.folder, [said])
+        problem = f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"
+        raise _failed(guard.folder, [problem])
     inspected = guard.inspect(artifact)
     for problem in (
-        *_told_otherwise(inspected.said, artifact, guard.manifest.model),
-        *_declared_otherwise(inspected.interface, artifact),
+        *_other_metadata(inspected.metadata, artifact, guard.manifest.model),
+        *_other_signature(inspected.interface, artifact),
     ):
         raise _failed(guard.folder, [f"{artifact.path} {problem}"])
     guard.check_work(artifact, inspected)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,20 @@ def test_what_the_package_says_of_types_is_installed() -> None:
     from importlib import resources
 
     assert resources.files("hydra_export").joinpath("py.typed").is_file()
+
+
+def test_no_module_of_ours_is_imported_by_its_name_in_a_string() -> None:
+    """What import-linter cannot see: but for the lazy public names, the targets, and what a worker is asked for."""
+    allowed = {"__init__.py", "targets/__init__.py", "worker/child.py"}
+    root, found = Path(hydra_export.__path__[0]), set()
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                found.add(path.relative_to(root).as_posix())
+    assert found - {"board.py"} == allowed  # board.py imports nothing of ours: it runs alone
+
+
+def test_importing_in_any_order_registers_the_models_with_timm() -> None:
+    for name in ("hydra_export.checkpoint_file", "hydra_export.importing.sources", "hydra_export.model"):
+        program = f"import {name}, timm; assert timm.list_models('hydravit*')"
+        subprocess.run([sys.executable, "-c", program], check=True)

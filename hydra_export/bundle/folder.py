@@ -36,12 +36,12 @@ def check_replaceable(out: Path) -> None:
     if not present:
         return
     try:
-        ours = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), Versioned).generator
-        listed = {MANIFEST, SUMS, *read_sums(out)}
+        generator = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), Versioned).generator
+        own = {MANIFEST, SUMS, *read_sums(out)}
     except (Unreadable, ValueError, msgspec.DecodeError):
         raise OutputRefused(f"{out} holds something that is not a bundle of ours.", remedy) from None
-    if ours != "hydra-export" or present - listed:
-        foreign = min(present - listed) if ours == "hydra-export" else MANIFEST
+    if generator != "hydra-export" or present - own:
+        foreign = min(present - own) if generator == "hydra-export" else MANIFEST
         raise OutputRefused(f"{out} holds {foreign}, which is not ours and would be lost.", remedy)
 
 

@@ -55,11 +55,11 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
         for k, precisions in references(manifest).items()
         for precision in precisions
     }
-    listed = ["pixels", "image", *(name for pair in names.values() for name in pair)]
+    array_names = ["pixels", "image", *(name for pair in names.values() for name in pair)]
     try:
-        with npz.opened(folder / GOLDEN, _GOLDEN_BYTES, listed) as archive:
+        with npz.opened(folder / GOLDEN, _GOLDEN_BYTES, array_names) as archive:
             _check_shapes(archive, manifest, names)
-            arrays = {name: archive.read(name) for name in listed}
+            arrays = {name: archive.read(name) for name in array_names}
         return _golden(arrays, manifest, names)
     except (*npz.DAMAGED, Unreadable) as error:
         reason = error.reason if isinstance(error, Unreadable) else error
@@ -72,8 +72,8 @@ _Names = dict[tuple[int, Precision], tuple[str, str]]  # of the exact logits and
 
 
 def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> None:
-    config, found = manifest.model.config, archive.headers
-    n, size = (found["pixels"].shape or (0,))[0], config.image_size
+    config, headers = manifest.model.config, archive.headers
+    n, size = (headers["pixels"].shape or (0,))[0], config.image_size
     if not 1 <= n <= _MOST_GOLDEN_IMAGES:
         raise ValueError(f"it holds {n} images, allowed are 1 to {_MOST_GOLDEN_IMAGES}")
     expected = {
@@ -84,8 +84,8 @@ def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> No
         expected[exact] = npz.Header(np.dtype(np.float64), (n, config.num_outputs(k)))
         expected[torch_fp32] = npz.Header(np.dtype(np.float32), (n, config.num_outputs(k)))
     for name, header in expected.items():
-        if found[name] != header:
-            raise ValueError(f"{name} is {found[name]}, not {header}")
+        if headers[name] != header:
+            raise ValueError(f"{name} is {headers[name]}, not {header}")
 
 
 def _golden(arrays: dict[str, Array], manifest: Manifest, names: _Names) -> Golden:

@@ -56,18 +56,18 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     for entry in manifest.files:
         if problem := files.unportable(entry.path):
             yield f"a file is called {entry.path[:200]!r}: {problem}"
-    listed = {file.path: file for file in manifest.files}
-    if len(listed) < len(manifest.files):
+    by_path = {file.path: file for file in manifest.files}
+    if len(by_path) < len(manifest.files):
         yield "a file is listed twice"
     if not manifest.artifacts:
         yield "no artifact is listed"
     runnable = {artifact.path: artifact.heads for artifact in manifest.artifacts}
     if len(runnable) < len(manifest.artifacts):
         yield "an artifact is listed twice"
-    inside = _inside(listed, runnable)
-    known = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
+    inside = _inside(by_path, runnable)
+    exported = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
     for artifact in manifest.artifacts:
-        yield from _artifact_contradictions(artifact, listed, inside.get(artifact.path, []), known)
+        yield from _artifact_contradictions(artifact, by_path, inside.get(artifact.path, []), exported)
     for device in manifest.devices:
         for path in device.artifacts:
             if path not in runnable or (device.heads is not None and device.heads not in runnable[path]):
@@ -80,9 +80,9 @@ def _model_contradictions(model: ModelEntry) -> Iterator[str]:
         yield "the preprocessing makes other images than the model takes"
     if len(model.labels) not in (0, config.num_classes):
         yield f"it lists {len(model.labels)} labels of {config.num_classes} classes"
-    known = [subnetwork.heads for subnetwork in model.subnetworks]
-    if known != sorted({k for k in known if 1 <= k <= config.heads}):
-        yield f"its {len(known)} subnetworks do not ascend within 1..{config.heads}"
+    exported = [subnetwork.heads for subnetwork in model.subnetworks]
+    if exported != sorted({k for k in exported if 1 <= k <= config.heads}):
+        yield f"its {len(exported)} subnetworks do not ascend within 1..{config.heads}"
         return
     for each in model.subnetworks:
         width, params, gmacs = (config.width(each.heads), config.num_params(each.heads), config.macs(each.heads) / 1e9)
@@ -93,10 +93,10 @@ def _model_contradictions(model: ModelEntry) -> Iterator[str]:
             yield f"subnetwork {each.heads} of this model has width {width}, {params} parameters and {gmacs:.3g} GMACs"
 
 
-def _inside(listed: Collection[str], artifacts: Collection[str]) -> dict[str, list[str]]:
+def _inside(paths: Collection[str], artifacts: Collection[str]) -> dict[str, list[str]]:
     """The listed paths inside of each artifact that is a folder."""
     inside: dict[str, list[str]] = {}
-    for path in listed:
+    for path in paths:
         for parent in map(str, PurePosixPath(path).parents):
             if parent in artifacts:
                 inside.setdefault(parent, []).append(path)
@@ -104,23 +104,23 @@ def _inside(listed: Collection[str], artifacts: Collection[str]) -> dict[str, li
 
 
 def _artifact_contradictions(
-    artifact: ArtifactEntry, listed: dict[str, FileEntry], inside: list[str], known: list[int]
+    artifact: ArtifactEntry, by_path: dict[str, FileEntry], inside: list[str], exported: list[int]
 ) -> Iterator[str]:
     own = FileEntry(path=artifact.path, bytes=artifact.bytes, sha256=artifact.sha256)
-    whole = package_entry(artifact.path, [listed[p] for p in inside]) if inside else listed.get(artifact.path)
+    whole = package_entry(artifact.path, [by_path[p] for p in inside]) if inside else by_path.get(artifact.path)
     needed, own_paths = set(artifact.files), set(inside) or {artifact.path}
     needless = len(needed) < len(artifact.files) or (inside and needed != own_paths)
     if whole != own or own_paths - needed or needless:
         yield f"{artifact.path} is listed in two ways"
-    for path in needed - listed.keys():
+    for path in needed - by_path.keys():
         yield f"{path[:200]}, which {artifact.path} needs, is not listed"
     if not artifact.inputs or not artifact.outputs or not artifact.inputs[0].shape:
         yield f"{artifact.path} takes or gives nothing"
     elif isinstance(batch := artifact.inputs[0].shape[0], int) and not 1 <= batch <= _LARGEST_BATCH:
         yield f"{artifact.path} takes {batch} images at once"
     heads = set(artifact.heads)
-    if not heads or len(heads) < len(artifact.heads) or not heads.issubset(known):
-        yield f"{artifact.path} has heads {_few(artifact.heads)}, listed are {_few(known)}"
+    if not heads or len(heads) < len(artifact.heads) or not heads.issubset(exported):
+        yield f"{artifact.path} has heads {_few(artifact.heads)}, listed are {_few(exported)}"
     if artifact.parity.keys() != heads:
         yield f"the parity of {artifact.path} is of other heads"
     for record in artifact.parity.values():

@@ -45,10 +45,10 @@ def read_sums(folder: Path) -> dict[str, str]:
     lines = [_SUMS_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
     if not text.endswith("\n") or not all(lines):
         raise ValueError("a line is not a hash, two spaces and a path")
-    listed = {line["path"]: line["sha256"] for line in lines if line}
-    if len(listed) < len(lines):
+    digests = {line["path"]: line["sha256"] for line in lines if line}
+    if len(digests) < len(lines):
         raise ValueError("a path is in it twice")
-    return listed
+    return digests
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:

@@ -127,8 +127,8 @@ def _local(path: Path) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ..
     if foreign := [name for name in test_names if name not in names]:
         raise BadData(f"Class {foreign[0]} of {test} is not in {train}.", "Give the same classes to both.")
     number = np.asarray([names.index(name) for name in test_names])
-    found = _all_of(tested)
-    return _all_of(reader), replace(found, labels=number[found.labels]), names
+    held_out = _all_of(tested)
+    return _all_of(reader), replace(held_out, labels=number[held_out.labels]), names
 
 
 def _reader(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -183,12 +183,12 @@ def _hugging_face(path: str) -> tuple[ReaderImages, ReaderImages | None, tuple[s
     except (OSError, ValueError, StopIteration, KeyError) as error:
         raise BadData(f"Dataset {name} cannot be read: {error}.", "Give a dataset with images and labels.") from error
     names = tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
-    listed = [
+    parts = [
         ReaderImages(one, np.arange(len(one)), np.asarray(one.dataset[one.label_key], np.int64))
         for one in (reader, test)
         if one is not None
     ]
-    return listed[0], listed[1] if test is not None else None, names
+    return parts[0], parts[1] if test is not None else None, names
 
 
 def _class_number(text: bytes) -> int:

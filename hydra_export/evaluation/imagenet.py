@@ -19,8 +19,8 @@ def folder_classes(folder: Path, labels: Sequence[str] = ()) -> Classes | None:
     ImageNet, -A, -R and Sketch name folders by synset (n01440764), which timm's map counts; V2 by number (0 to 999).
     """
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    found = classes_of(names, labels, IMAGENET_CLASSES) if names else None
-    return found if found is not None and found.known_by in ("by synset", "by number") else None
+    classes = classes_of(names, labels, IMAGENET_CLASSES) if names else None
+    return classes if classes is not None and classes.known_by in ("by synset", "by number") else None
 
 
 def images(folder: Path, classes: Classes) -> tuple[ReaderImages, tuple[int, ...] | None]:
@@ -29,7 +29,7 @@ def images(folder: Path, classes: Classes) -> tuple[ReaderImages, tuple[int, ...
     Of variants with 200 classes, such as -A and -R, accuracy is by custom taken over those classes alone.
     """
     assert classes.numbers is not None
-    found, names = sources.images(folder)
+    pictures, names = sources.images(folder)
     numbers = [classes.numbers[name] for name in names]
-    listed = replace(found, labels=np.asarray(numbers)[found.labels])
-    return listed, None if len(names) == IMAGENET_CLASSES else tuple(sorted(numbers))
+    labelled = replace(pictures, labels=np.asarray(numbers)[pictures.labels])
+    return labelled, None if len(names) == IMAGENET_CLASSES else tuple(sorted(numbers))
