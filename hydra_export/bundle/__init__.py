@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydra_export.bundle.folder import Progress, check_replaceable, seal, silent, written
+from hydra_export.bundle.folder import check_replaceable, seal, silent, written
 from hydra_export.bundle.golden import GOLDEN, Golden, golden_name, read_golden
 from hydra_export.bundle.manifest import (
     MANIFEST,
@@ -17,6 +17,7 @@ from hydra_export.bundle.manifest import (
 )
 from hydra_export.bundle.reading import check_present, read
 from hydra_export.bundle.sums import SUMS, FileEntry, artifact_entry, file_entry, hashed, read_sums, tree
+from hydra_export.worker import Progress
 
 __all__ = [
     "GOLDEN",

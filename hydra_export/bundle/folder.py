@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from hydra_export.bundle.manifest import MANIFEST, Manifest
 from hydra_export.bundle.reading import Versioned
 from hydra_export.bundle.sums import SUMS, file_entry, hashed, read_sums, sums, tree
 from hydra_export.errors import OutputRefused, Unreadable
-
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

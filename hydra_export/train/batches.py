@@ -43,13 +43,13 @@ class Batches(Protocol):
 
 def batches(config: TrainConfig, images: Images, rank: int = 0, size: int = 1) -> Batches:
     """The batches of process *rank* of *size*; together they are those of one process alone."""
-    places = Places(len(images), config.batch_size, config.seed, rank, size)
+    places = ImageOrder(len(images), config.batch_size, config.seed, rank, size)
     if isinstance(images, Split) and config.augmentation.crop is None:
         return ArrayBatches(images.fitted(config.preprocessing), config.augmentation, config.preprocessing, places)
     return ReadBatches(images, config.augmentation, config.preprocessing, places, config.workers)
 
 
-class Places:
+class ImageOrder:
     """Which images a step takes: each epoch has an order of its own, and draws for each image."""
 
     def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, size: int = 1) -> None:
@@ -75,7 +75,7 @@ class Places:
 class ArrayBatches:
     """From images in memory, augmented all at once."""
 
-    def __init__(self, split: Split, how: Augmentation, preprocessing: Preprocessing, places: Places) -> None:
+    def __init__(self, split: Split, how: Augmentation, preprocessing: Preprocessing, places: ImageOrder) -> None:
         self._split, self._how, self._preprocessing, self._places = split, how, preprocessing, places
         self._draws: dict[int, NDArray[np.float32]] = {}
         self.unreadable: set[str] = set()
@@ -102,7 +102,7 @@ class ReadBatches:
     """From images that are read as they are needed, in other processes where there are workers."""
 
     def __init__(
-        self, images: Images, how: Augmentation, preprocessing: Preprocessing, places: Places, workers: int
+        self, images: Images, how: Augmentation, preprocessing: Preprocessing, places: ImageOrder, workers: int
     ) -> None:
         self._samples = _Samples(images, how, preprocessing, places.seed)
         self._places, self._workers = places, workers
@@ -131,7 +131,7 @@ class ReadBatches:
 class _FromStep:
     """The places of all steps from *step* on, without end."""
 
-    places: Places
+    places: ImageOrder
     step: int
 
     def __iter__(self) -> Iterator[list[Place]]:

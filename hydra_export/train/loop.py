@@ -31,7 +31,7 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What a step did: the head counts that it trained, and their mean loss before it."""
 
     heads: tuple[int, ...]
@@ -80,7 +80,7 @@ class Trainer:
         """The learning rate of the last step."""
         return float(self._updates.optimizer.param_groups[-1]["lr"])
 
-    def train_step(self) -> Step:
+    def train_step(self) -> StepResult:
         """One update.
 
         Raises:
@@ -102,7 +102,7 @@ class Trainer:
         self.step += 1
         if self._ema is not None:
             self._ema.update(self.model, self.step)
-        return Step(heads, loss)
+        return StepResult(heads, loss)
 
     def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> float:
         """Adds the gradients of one part of the batch to *active*; its share of the mean loss."""

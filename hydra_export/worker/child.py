@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from hydra_export import refusal
 from hydra_export.errors import HydraExportError
-from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
+from hydra_export.worker.messages import Advance, Progress, Raised, Request, Returned, receive, send
 
 
 def serve() -> NoReturn:
@@ -38,7 +38,7 @@ def serve() -> NoReturn:
 
     def progress(what: str, done: int, total: int) -> None:
         with sending:
-            send(answers, Step(what, done, total))
+            send(answers, Advance(what, done, total))
 
     while True:
         request = receive(read, Request)

@@ -23,7 +23,7 @@ class Request(msgspec.Struct):
     arguments: dict[str, Any]
 
 
-class Step(msgspec.Struct, tag=True):
+class Advance(msgspec.Struct, tag=True):
     what: str
     done: int
     total: int

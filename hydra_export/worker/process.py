@@ -22,7 +22,7 @@ from hydra_export.errors import BadInput, CheckFailed, HydraExportError, LimitEx
 from hydra_export.interruption import Held, uninterrupted
 from hydra_export.refusal import OUT_OF_MEMORY
 from hydra_export.worker.memory import own_limit_mib
-from hydra_export.worker.messages import Progress, Raised, Request, Returned, Step, receive, send
+from hydra_export.worker.messages import Advance, Progress, Raised, Request, Returned, receive, send
 
 # sys.path comes first, so that the child finds the same packages as the parent, an editable install's too.
 _PROGRAM = (
@@ -253,8 +253,8 @@ class _Child:
         except BrokenPipeError:
             raise _GoneError from None
         while True:
-            message: Step | Returned | Raised = receive(self._read, Step | Returned | Raised)
-            if not isinstance(message, Step):
+            message: Advance | Returned | Raised = receive(self._read, Advance | Returned | Raised)
+            if not isinstance(message, Advance):
                 return message
             if progress is not None:
                 progress(message.what, message.done, message.total)

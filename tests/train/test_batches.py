@@ -14,7 +14,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.data.datasets import Split
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.preprocess import Preprocessing
-from hydra_export.train.batches import ArrayBatches, Batches, Places, ReadBatches, augmented
+from hydra_export.train.batches import ArrayBatches, Batches, ImageOrder, ReadBatches, augmented
 from hydra_export.train.config import Augmentation
 from tests.conftest import perturbed
 
@@ -30,11 +30,11 @@ def split(n: int = 10) -> Split:
 
 
 def in_memory(images: Split, how: Augmentation, batch_size: int, seed: int) -> ArrayBatches:
-    return ArrayBatches(images, how, GREY_8, Places(len(images), batch_size, seed))
+    return ArrayBatches(images, how, GREY_8, ImageOrder(len(images), batch_size, seed))
 
 
 def read(images: Split, how: Augmentation, batch_size: int, seed: int, workers: int = 0) -> ReadBatches:
-    return ReadBatches(images, how, GREY_8, Places(len(images), batch_size, seed), workers)
+    return ReadBatches(images, how, GREY_8, ImageOrder(len(images), batch_size, seed), workers)
 
 
 def draws(n: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -132,7 +132,7 @@ def test_images_that_are_read_are_augmented_by_seed_epoch_and_sample_alone(how: 
 def test_workers_and_processes_change_nothing() -> None:
     alone = read(split(), TIMM, batch_size=4, seed=1)
     with_workers = read(split(), TIMM, batch_size=4, seed=1, workers=2)
-    halves = [ReadBatches(split(), TIMM, GREY_8, Places(10, 4, 1, rank, 2), 0) for rank in range(2)]
+    halves = [ReadBatches(split(), TIMM, GREY_8, ImageOrder(10, 4, 1, rank, 2), 0) for rank in range(2)]
     for step in range(4):
         images, labels = alone.batch(step)
         np.testing.assert_array_equal(images, with_workers.batch(step)[0])
@@ -161,7 +161,7 @@ def readers(batches: Batches) -> set[int]:
 @pytest.mark.usefixtures("two_cores")
 def test_as_many_processes_read_as_are_asked_for() -> None:
     for workers, num_processes in ((0, 1), (1, 1), (2, 2)):
-        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, Places(10, 4, 1), workers))
+        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, ImageOrder(10, 4, 1), workers))
         assert len(found) == num_processes
         assert (os.getpid() in found) == (workers == 0)
 
@@ -172,7 +172,7 @@ def test_no_more_processes_read_than_there_are_usable_cores() -> None:
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})
     try:
-        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, Places(10, 4, 1), 8))
+        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, ImageOrder(10, 4, 1), 8))
         measured = accuracy(perturbed(config).eval(), GREY_8, Readers(), [1], workers=8)
     finally:
         os.sched_setaffinity(0, usable)
