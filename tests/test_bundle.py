@@ -360,3 +360,47 @@ def test_mutated_golden_files_are_read_or_refused(folder: Path) -> None:
         except VerificationFailed:
             refused += 1
     assert refused > 500
+
+
+# What a manifest answers.
+
+
+def test_what_several_artifacts_share_is_fetched_once(exported: Path) -> None:
+    manifest = bundle.read(exported)
+    sizes = {file.path: file.bytes for file in manifest.files}
+    shared = [artifact for artifact in manifest.artifacts if artifact.graph == "shared"]
+    graphs, weights = {a.path for a in shared}, {path for a in shared for path in a.files} - {a.path for a in shared}
+    assert weights
+    assert manifest.fetch_bytes(shared[0]) == sum(sizes[path] for path in shared[0].files)
+    assert manifest.fetch_bytes(*shared) == sum(sizes[path] for path in graphs | weights)
+    assert manifest.fetch_bytes() == 0
+
+
+def test_weights_count_as_runtimes_hold_them(exported: Path) -> None:
+    manifest = bundle.read(exported)
+    small = next(artifact for artifact in manifest.artifacts if artifact.heads == (2,))
+    of_both = msgspec.structs.replace(small, heads=(2, 4))
+    params = manifest.model.config.num_params
+    assert manifest.weight_bytes(of_both) == 4 * (params(2) + params(4))
+    assert manifest.weight_bytes(small) == max(4 * params(2), manifest.fetch_bytes(small))
+
+
+def test_a_universal_graph_without_a_choice_fixes_its_head_count(exported: Path) -> None:
+    one = bundle.read(exported).artifacts[0]
+    assert (one.kind, one.fixes_heads) == ("onnx separate", False)
+    universal = msgspec.structs.replace(one, graph="universal", precision="int8")
+    assert (universal.kind, universal.fixes_heads) == ("onnx universal fixed int8", True)
+    takes_k = msgspec.structs.replace(universal, inputs=(*universal.inputs, universal.inputs[0]))
+    assert (takes_k.kind, takes_k.fixes_heads) == ("onnx universal int8", False)
+    assert not msgspec.structs.replace(universal, heads=(2, 4)).fixes_heads
+
+
+def test_the_model_is_told_to_the_latency_model(exported: Path) -> None:
+    model = bundle.read(exported).model
+    two, four = model.subnetworks
+    known = msgspec.structs.replace(model, subnetworks=(two, msgspec.structs.replace(four, accuracy=70.0)))
+    assert known.heads == (2, 4)
+    assert known.accuracy == known.timed.accuracy == {4: 70.0}
+    assert known.gmacs == {2: two.gmacs, 4: four.gmacs}
+    assert known.timed.gmacs == pytest.approx(known.gmacs, rel=1e-3)
+    assert known.macs((2, 4), 3) == 3 * (model.config.macs(2) + model.config.macs(4))
