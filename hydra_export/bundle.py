@@ -18,10 +18,11 @@ from msgspec import Meta
 
 from hydra_export import documents, files, npz
 from hydra_export.architecture import HydraConfig
+from hydra_export.arrays import Array, Pixels
 from hydra_export.errors import BadInput, OutputRefused, Unreadable, VerificationFailed
 from hydra_export.parity import ParityRecord, Percent, Reference, Share
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Array, GraphKind, InputForm, Pixels, Precision, TensorInfo
+from hydra_export.target import GraphKind, InputForm, Precision, TensorInfo
 
 SCHEMA_VERSION = 1
 _SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>[^\r\n]+)")

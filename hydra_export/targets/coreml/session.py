@@ -11,8 +11,9 @@ from typing import Any, cast
 import numpy as np
 
 from hydra_export import mil
+from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array, Interface, TensorInfo
+from hydra_export.target import Interface, TensorInfo
 
 _OUTPUTS = {"logits", "features"}
 _DTYPES = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
