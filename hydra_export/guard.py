@@ -37,7 +37,7 @@ class Limits:
 class Inspected(msgspec.Struct, frozen=True):
     """What a file that passes lint holds: what it says of itself, its inputs and outputs, and what a run takes."""
 
-    said: dict[str, str]
+    metadata: dict[str, str]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     work: Work
@@ -144,8 +144,8 @@ def inspect(target: str, path: str) -> dict[str, Any]:
     """What the process does to inspect a file."""
     of, place = targets.get(target), Path(path)
     work = of.lint(place)
-    inputs, outputs = of.declared(place)
-    answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.said(place), inputs, outputs, work))
+    inputs, outputs = of.signature(place)
+    answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.metadata(place), inputs, outputs, work))
     return answer
 
 

@@ -150,22 +150,24 @@ def _failed(folder: Path, problems: list[str]) -> VerificationFailed:
     return VerificationFailed(f"{folder} failed: {shown}{more}.", "Copy or export it again.")
 
 
-def _told_otherwise(said: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry) -> Iterator[str]:
+def _other_metadata(
+    metadata: dict[str, str], artifact: bundle.ArtifactEntry, model: bundle.ModelEntry
+) -> Iterator[str]:
     """Where an artifact says something else of itself than the manifest: it would be judged as what it is not."""
-    told = described(model, model.checkpoint_sha256, artifact.heads, artifact)
-    said = {name: text for name, text in said.items() if name.startswith(METADATA_PREFIX)}
-    for key in sorted(told.keys() | said.keys()):
-        own, value = said.get(key, ""), told.get(key, "")
+    expected = described(model, model.checkpoint_sha256, artifact.heads, artifact)
+    ours = {name: text for name, text in metadata.items() if name.startswith(METADATA_PREFIX)}
+    for key in sorted(expected.keys() | ours.keys()):
+        own, value = ours.get(key, ""), expected.get(key, "")
         if own != value:
             what = key.removeprefix(METADATA_PREFIX)
             yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
 
 
-def _declared_otherwise(declared: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
+def _other_signature(signature: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
     """Where apps that go by the manifest would give or expect something else than the artifact does."""
-    for what, own, told in zip(("takes", "gives"), declared, (artifact.inputs, artifact.outputs), strict=True):
-        if own != told:
-            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(told)}"
+    for what, own, expected in zip(("takes", "gives"), signature, (artifact.inputs, artifact.outputs), strict=True):
+        if own != expected:
+            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(expected)}"
 
 
 def _listed(tensors: Sequence[TensorInfo]) -> str:
@@ -184,8 +186,8 @@ def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
         raise _failed(guard.folder, [said])
     inspected = guard.inspect(artifact)
     for problem in (
-        *_told_otherwise(inspected.said, artifact, guard.manifest.model),
-        *_declared_otherwise(inspected.interface, artifact),
+        *_other_metadata(inspected.metadata, artifact, guard.manifest.model),
+        *_other_signature(inspected.interface, artifact),
     ):
         raise _failed(guard.folder, [f"{artifact.path} {problem}"])
     guard.check_work(artifact, inspected)
