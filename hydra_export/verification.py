@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from hydra_export import archive, bundle, documents, files, parity, targets
+from hydra_export.arrays import Array
 from hydra_export.errors import (
     BadInput,
     LimitExceeded,
@@ -19,7 +20,7 @@ from hydra_export.errors import (
     VerificationFailed,
 )
 from hydra_export.guard import Guard, Limits
-from hydra_export.target import METADATA_PREFIX, Array, Interface, Precision, TensorInfo, described
+from hydra_export.target import METADATA_PREFIX, Interface, Precision, TensorInfo, described
 from hydra_export.worker import Worker
 
 
@@ -154,9 +155,9 @@ def _other_metadata(
 ) -> Iterator[str]:
     """Where an artifact says something else of itself than the manifest: it would be judged as what it is not."""
     expected = described(model, model.checkpoint_sha256, artifact.heads, artifact)
-    metadata = {name: text for name, text in metadata.items() if name.startswith(METADATA_PREFIX)}
-    for key in sorted(expected.keys() | metadata.keys()):
-        own, value = metadata.get(key, ""), expected.get(key, "")
+    ours = {name: text for name, text in metadata.items() if name.startswith(METADATA_PREFIX)}
+    for key in sorted(expected.keys() | ours.keys()):
+        own, value = ours.get(key, ""), expected.get(key, "")
         if own != value:
             what = key.removeprefix(METADATA_PREFIX)
             yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
