@@ -20,6 +20,7 @@ def test_a_saved_model_comes_back_with_all_that_is_known_of_it(tiny_checkpoint: 
     model = checkpoint.load(tiny_checkpoint).model
     model.save_pretrained(tmp_path / "hub")
     back = HydraViT.from_pretrained(tmp_path / "hub")
+    assert back.info is not None
     assert back.info == model.info
     assert back.info is not None
     assert back.info.labels[0] == "ant"
