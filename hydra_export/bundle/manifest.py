@@ -62,10 +62,6 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
         """Images a call."""
         return batch(self.inputs)
 
-    def runs_at(self, heads: int | None) -> bool:
-        """Whether it has the subnetwork *heads*; any has None."""
-        return heads is None or heads in self.heads
-
 
 class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one exported head count; *accuracy* is top-1 in percent, None where unknown."""
