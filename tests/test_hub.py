@@ -20,6 +20,7 @@ def test_a_saved_model_comes_back_with_all_that_is_known_of_it(tiny_checkpoint: 
     model = checkpoint.load(tiny_checkpoint).model
     model.save_pretrained(tmp_path / "hub")
     back = HydraViT.from_pretrained(tmp_path / "hub")
+    assert back.info is not None
     assert back.info == model.info
     assert back.info.labels[0] == "ant"
     assert not back.training
@@ -36,6 +37,7 @@ def test_the_folder_is_a_checkpoint_like_any_other(tiny_checkpoint: Path, tmp_pa
 def test_a_new_model_says_what_its_shapes_say(tiny_config: HydraConfig, tiny_model: HydraViT, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path / "mine")
     info = HydraViT.from_pretrained(str(tmp_path / "mine")).info
+    assert info is not None
     assert (info.name, info.config, info.trained_heads) == ("mine", tiny_config, ())
 
 

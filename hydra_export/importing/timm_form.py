@@ -135,10 +135,10 @@ def described(
                 f"{named.who} says {count} {what}, the weights have {own}.", "Give the configuration of these weights."
             )
     module = made or _module(named, shape)
-    own = getattr(module, "config", None)  # of a HydraViT
-    if not isinstance(own, HydraConfig) and (problem := next(_differences(module), "")):
+    hydra = getattr(module, "config", None)  # of ours alone
+    if not isinstance(hydra, HydraConfig) and (problem := next(_differences(module), "")):
         raise BadInput(f"timm's {named.name} has {problem}.", shapes.ONLY)
-    config = own if isinstance(own, HydraConfig) else _config(module, shape)
+    config = hydra if isinstance(hydra, HydraConfig) else _config(module, shape)
     cfg: Mapping[str, Any] = cast(Any, module).pretrained_cfg
     assumed = []
     usual = _spatial(cfg.get("input_size"))
@@ -159,7 +159,7 @@ def described(
         unusable=unusable,
         labels=named.labels or (_labels(cfg.get("label_names")) if made else ()),
         assumed=(*assumed, *more),
-        module=None if isinstance(own, HydraConfig) else module,
+        module=None if isinstance(hydra, HydraConfig) else module,
     )
 
 
