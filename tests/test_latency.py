@@ -490,7 +490,9 @@ def test_the_caveats_name_what_the_times_rest_on() -> None:
         "The bundle holds nothing for onnxruntime, which takes onnx: export that as well.",
     ]
     assert len(words.caveats(advice, ["onnx"])) == len(words.caveats(advice)) == 1
-    related = advised(profile("e"), profile("t", record(12, 9.0)))
+    cores = _cpu((4, "A76", 2.0))
+    timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=cores)
+    related = advised(profile("d", facts=cores), timed)
     assert related.inferred
     assert words.caveats(related)[0].startswith("All of it is inferred from other devices")
 
