@@ -400,7 +400,7 @@ def test_the_model_is_told_to_the_latency_model(exported: Path) -> None:
     two, four = model.subnetworks
     known = msgspec.structs.replace(model, subnetworks=(two, msgspec.structs.replace(four, accuracy=70.0)))
     assert known.heads == (2, 4)
-    assert known.accuracy == known.timed.accuracy == {4: 70.0}
+    assert known.accuracy == known.workload.accuracy == {4: 70.0}
     assert known.gmacs == {2: two.gmacs, 4: four.gmacs}
-    assert known.timed.gmacs == pytest.approx(known.gmacs, rel=1e-3)
+    assert known.workload.gmacs == pytest.approx(known.gmacs, rel=1e-3)
     assert known.macs((2, 4), 3) == 3 * (model.config.macs(2) + model.config.macs(4))
