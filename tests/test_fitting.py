@@ -83,7 +83,7 @@ def test_devices_share_what_they_both_need(tiny_checkpoint: Path, out: Path, cap
     both = exported_for(out, tiny_checkpoint, "--device", "busy,fast")
     assert {name: entry.heads for name, entry in both.items()} == {"busy": 2, "fast": 4}
     shown = capsys.readouterr().out
-    assert "fast: onnxruntime, k = 4: 5 ms (4.76 to 5.26, measured); within 10 ms: yes (more than 99 %)." in shown
+    assert "fast: onnxruntime, k = 4: 5 ms (4.76 to 5.26 ms, measured); within 10 ms: yes (more than 99 %)." in shown
     same = exported_for(out, tiny_checkpoint, "--device", "busy,fast", "--budget-ms", "4")
     assert {entry.heads for entry in same.values()} == {2}
     assert len(bundle.read(out).artifacts) == 1

@@ -49,7 +49,7 @@ def evidence(*listed: DeviceProfile, own: dict[str, tuple[LatencyRecord, ...]] |
     return Evidence({one.id: ResolvedProfile(one, (own or {}).get(one.id, ())) for one in listed})
 
 
-def said(
+def estimated(
     known: Evidence, name: str = "d", path: ExecutionPath = NPU, model: Workload = REFERENCE
 ) -> dict[int, Estimate]:
     return latency.estimates(known, name, path, model)
@@ -64,7 +64,7 @@ def ours() -> Evidence:
 
 
 def test_one_time_on_an_npu_gives_the_others_with_an_overhead_share_of_a_quarter() -> None:
-    found = said(evidence(profile("d", record(12, 40.0))))
+    found = estimated(evidence(profile("d", record(12, 40.0))))
     ratio = REFERENCE.gmacs[3] / REFERENCE.gmacs[12]
     assert found[3].ms == pytest.approx(40 * (0.25 + 0.75 * ratio), rel=1e-3)
     # The overhead alone may be from 0.03 to 0.45; the record's own error comes on top.
@@ -76,14 +76,14 @@ def test_one_time_on_an_npu_gives_the_others_with_an_overhead_share_of_a_quarter
 
 def test_one_time_on_a_cpu_gives_the_others_nearly_in_proportion() -> None:
     known = evidence(profile("d", record(12, 800.0, runtime="onnxruntime", unit="cpu")))
-    found = said(known, path=CPU)
+    found = estimated(known, path=CPU)
     assert found[3].ms == pytest.approx(800 * 1.25 / 17.56, rel=0.15)
     assert found[6].ms == pytest.approx(800 * 4.60 / 17.56, rel=0.05)
-    assert found[6].spread.width < said(evidence(profile("d", record(12, 800.0))))[6].spread.width
+    assert found[6].spread.width < estimated(evidence(profile("d", record(12, 800.0))))[6].spread.width
 
 
 def test_between_sizes_the_time_is_on_the_line_through_its_neighbours() -> None:
-    found = said(evidence(profile("d", record(3, 8.0), record(6, 10.0), record(12, 30.0))))
+    found = estimated(evidence(profile("d", record(3, 8.0), record(6, 10.0), record(12, 30.0))))
     gmacs = REFERENCE.gmacs
     assert [round(found[k].ms, 6) for k in (3, 6, 12)] == [8, 10, 30]
     assert found[4].ms == pytest.approx(8 + 2 * (gmacs[4] - 1.25) / 3.35, rel=1e-3)
@@ -93,9 +93,9 @@ def test_between_sizes_the_time_is_on_the_line_through_its_neighbours() -> None:
 
 
 def test_beyond_the_sizes_known_time_neither_falls_nor_outruns_the_work() -> None:
-    falling = said(evidence(profile("d", record(3, 9.0), record(6, 8.0))))
+    falling = estimated(evidence(profile("d", record(3, 9.0), record(6, 8.0))))
     assert falling[12].ms >= 8
-    steep = said(evidence(profile("d", record(6, 1.0), record(12, 30.0))))
+    steep = estimated(evidence(profile("d", record(6, 1.0), record(12, 30.0))))
     assert 0 < steep[3].ms <= 1
     assert steep[3].ms >= 1 * REFERENCE.gmacs[3] / 4.61
 
@@ -113,7 +113,7 @@ def test_no_estimate_is_above_that_of_the_whole_model(ours: Evidence) -> None:
                     assert estimate.high <= whole.high * (1 + 1e-9)
     assert checked > 500
     # Noise in what was published: k = 3 and 6 slower than k = 12.
-    noisy = said(evidence(profile("d", record(3, 33.0), record(6, 35.0), record(12, 30.0))))
+    noisy = estimated(evidence(profile("d", record(3, 33.0), record(6, 35.0), record(12, 30.0))))
     assert noisy[4].ms <= 30
     assert noisy[3].ms == 33, "what was timed stays as it was timed"
 
@@ -128,62 +128,64 @@ def test_only_models_about_as_large_on_images_as_large_get_a_number() -> None:
         changed = HydraConfig(heads=12, depth=depth, image_size=image_size, patch_size=patch_size)
         return Workload.of("m", changed, (1, changed.heads), {})
 
-    assert said(known, model=model(depth=7))  # 0.6 times
-    assert said(known, model=model(depth=23))  # 1.9 times
-    assert not said(known, model=model(depth=5))
-    assert not said(known, model=model(depth=25))
-    assert not said(known, model=model(image_size=28, patch_size=4, depth=6))
-    assert not said(known, model=model(image_size=240))
+    assert estimated(known, model=model(depth=7))  # 0.6 times
+    assert estimated(known, model=model(depth=23))  # 1.9 times
+    assert not estimated(known, model=model(depth=5))
+    assert not estimated(known, model=model(depth=25))
+    assert not estimated(known, model=model(image_size=28, patch_size=4, depth=6))
+    assert not estimated(known, model=model(image_size=240))
 
 
 def test_of_a_model_that_lists_its_small_heads_alone_the_size_of_the_whole_counts() -> None:
     known = evidence(profile("d", record(12, 30.0)))
-    small = said(known, model=Workload.of("m", HydraConfig(heads=12), (3, 6), {}))
+    small = estimated(known, model=Workload.of("m", HydraConfig(heads=12), (3, 6), {}))
     assert small.keys() == {3, 6}
-    assert small[6] == said(known)[6]
+    assert small[6] == estimated(known)[6]
 
 
 def test_another_architecture_speaks_only_where_none_of_the_shape_does() -> None:
     analogue = record(None, 60.0, resolution=384, tokens=145)
-    alone = said(evidence(profile("d", analogue)))
+    alone = estimated(evidence(profile("d", analogue)))
     assert alone[12].ms == pytest.approx(60, rel=1e-3)
     assert alone[12].provenance == "estimated"
-    both = said(evidence(profile("d", analogue, record(12, 30.0))))
+    both = estimated(evidence(profile("d", analogue, record(12, 30.0))))
     assert both[12].ms == 30
     assert both[12].spread.width < alone[12].spread.width
-    assert not said(evidence(profile("d", record(None, 60.0, resolution=384))))
-    assert not said(evidence(profile("d", record(None, 60.0, resolution=384, tokens=577))))
-    assert not said(evidence(profile("d", record(12, 60.0, resolution=384, tokens=145)))), "of the shape, but larger"
+    assert not estimated(evidence(profile("d", record(None, 60.0, resolution=384))))
+    assert not estimated(evidence(profile("d", record(None, 60.0, resolution=384, tokens=577))))
+    assert not estimated(evidence(profile("d", record(12, 60.0, resolution=384, tokens=145)))), (
+        "of the shape, but larger"
+    )
 
 
 def test_suspect_batched_and_estimated_records_are_used_for_nothing() -> None:
     unusable: list[dict[str, Any]] = [{"suspect": "slower than its elder"}, {"batch": 8}]
     unusable += [{"provenance": "estimated", "anchors": ("x",), "formula": "y"}, {"provenance": "unknown"}]
     for fields in unusable:
-        assert not said(evidence(profile("d", record(12, 30.0, **fields)))), fields
+        assert not estimated(evidence(profile("d", record(12, 30.0, **fields)))), fields
 
 
 def test_the_newest_of_a_way_counts() -> None:
     old, new = record(12, 135.8, date="2024-02-22"), record(12, 12.5, date="2025-09-16")
-    assert said(evidence(profile("d", old, new)))[12].ms == 12.5
-    assert said(evidence(profile("d", new, old)))[12].ms == 12.5
+    assert estimated(evidence(profile("d", old, new)))[12].ms == 12.5
+    assert estimated(evidence(profile("d", new, old)))[12].ms == 12.5
 
 
 def test_of_cpu_times_the_fastest_number_of_threads_counts() -> None:
     slow, fast = (record(12, ms, unit="cpu", runtime="onnxruntime", threads=n) for ms, n in ((900.0, 1), (300.0, 4)))
-    assert said(evidence(profile("d", slow, fast)), path=CPU)[12].ms == 300
+    assert estimated(evidence(profile("d", slow, fast)), path=CPU)[12].ms == 300
 
 
 def test_a_measurement_of_the_users_outranks_everything() -> None:
     published = [record(3, 8.0), record(6, 10.0), record(12, 30.0, date="2026-05-01")]
     mine = record(6, 20.0, provenance="measured", low=19.0, high=23.0)
     device_of_mine = profile("d", *published, mine)
-    found = said(evidence(device_of_mine, profile("e", record(12, 3.0)), own={"d": (mine,)}))
+    found = estimated(evidence(device_of_mine, profile("e", record(12, 3.0)), own={"d": (mine,)}))
     assert (found[6].ms, found[6].provenance) == (20, "measured")
     assert found[6].low == pytest.approx(19, rel=1e-3)
     assert found[6].high == pytest.approx(23, rel=1e-3)
     assert found[12].ms > 40, "the published 30 ms is of no account"
-    theirs = said(evidence(device_of_mine))
+    theirs = estimated(evidence(device_of_mine))
     assert theirs[6].spread.width > found[6].spread.width
 
 
@@ -191,17 +193,17 @@ def test_a_doubtful_measurement_of_the_users_outranks_a_published_time_of_anothe
     mine = record(3, 50.0, provenance="measured", low=5.0, high=500.0)
     others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
     known = evidence(profile("d", mine, record(12, 9.0, runtime="qnn")), *others, own={"d": (mine,)})
-    assert said(known)[3].ms == 50
-    assert said(known)[12].ms > 100
+    assert estimated(known)[3].ms == 50
+    assert estimated(known)[12].ms > 100
 
 
 def test_a_measurement_of_another_way_does_not_displace_a_time_of_this_one() -> None:
     theirs, mine = record(12, 5.9), record(12, 7.67, runtime="qnn", provenance="measured")
     others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
-    found = said(evidence(profile("d", theirs, mine), *others, own={"d": (mine,)}))
+    found = estimated(evidence(profile("d", theirs, mine), *others, own={"d": (mine,)}))
     assert (found[12].ms, found[12].provenance, found[12].distance) == (5.9, "published", 0)
     elsewhere = record(None, 5.9)
-    without = said(evidence(profile("d", elsewhere, mine), *others, own={"d": (mine,)}))
+    without = estimated(evidence(profile("d", elsewhere, mine), *others, own={"d": (mine,)}))
     assert without[12].ms == pytest.approx(7.67, rel=0.01), "another architecture is no such time"
 
 
@@ -213,32 +215,34 @@ def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> No
         return profile(name, record(12, ms), record(12, ms * ratio, runtime="qnn"))
 
     mine = profile("d", record(12, 20.0, runtime="qnn"))
-    found = said(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2), both("c", 9.0, 1.8)))
+    found = estimated(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2), both("c", 9.0, 1.8)))
     assert found[12].ms == pytest.approx(20 / 1.99, rel=0.01)
     assert (found[12].distance, found[12].provenance) == (1, "estimated")
     assert "3 other F devices" in found[12].formula
-    assert said(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2)))[12].distance == 1
+    assert estimated(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2)))[12].distance == 1
     same_soc = Facts(soc=Fact(value="X1", source="s"))
     twin = msgspec.structs.replace(both("b", 50.0, 2.2), facts=same_soc)
     on_it = msgspec.structs.replace(mine, facts=same_soc)
-    assert said(evidence(on_it, both("a", 5.0, 2.0), twin))[12].distance == 2, "a twin shares what is to be predicted"
+    assert estimated(evidence(on_it, both("a", 5.0, 2.0), twin))[12].distance == 2, (
+        "a twin shares what is to be predicted"
+    )
     proxy = msgspec.structs.replace(both("b", 50.0, 2.2), stand_in=True)
-    assert said(evidence(mine, both("a", 5.0, 2.0), proxy))[12].distance == 2
+    assert estimated(evidence(mine, both("a", 5.0, 2.0), proxy))[12].distance == 2
     nameless = [msgspec.structs.replace(one, family="") for one in (mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2))]
-    assert not said(evidence(*nameless)), "no family is none in common"
-    lonely = said(evidence(mine, both("a", 5.0, 2.0)))
+    assert not estimated(evidence(*nameless)), "no family is none in common"
+    lonely = estimated(evidence(mine, both("a", 5.0, 2.0)))
     assert lonely[12].distance == 2, "one ratio is none: the relative itself is used"
-    assert not said(evidence(mine))
-    scattered = said(evidence(mine, both("a", 5.0, 1.0), both("b", 50.0, 4.0), both("c", 9.0, 2.0)))
+    assert not estimated(evidence(mine))
+    scattered = estimated(evidence(mine, both("a", 5.0, 1.0), both("b", 50.0, 4.0), both("c", 9.0, 2.0)))
     assert scattered[12].spread.width > found[12].spread.width
 
 
 def test_another_runtime_is_taken_for_as_fast_on_a_cpu_alone() -> None:
     for unit, told in (("cpu", True), ("gpu", False)):
         known = evidence(profile("d", record(12, 300.0, runtime="ncnn", unit=unit)))
-        found = said(known, path=ExecutionPath("onnxruntime", "float", unit))  # type: ignore[arg-type]
+        found = estimated(known, path=ExecutionPath("onnxruntime", "float", unit))  # type: ignore[arg-type]
         assert bool(found) is told
-        assert not said(known, path=ExecutionPath("onnxruntime", "int8", unit))  # type: ignore[arg-type]
+        assert not estimated(known, path=ExecutionPath("onnxruntime", "int8", unit))  # type: ignore[arg-type]
 
 
 def _cpu(*clusters: tuple[int, str, float]) -> Facts:
@@ -248,22 +252,22 @@ def _cpu(*clusters: tuple[int, str, float]) -> Facts:
 def test_cpus_of_the_same_cores_speak_by_their_clocks() -> None:
     timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=_cpu((4, "A76", 2.0)))
     faster = profile("d", facts=_cpu((4, "A76", 2.5), (4, "A55", 1.8)))
-    found = said(evidence(timed, faster), path=CPU)
+    found = estimated(evidence(timed, faster), path=CPU)
     assert found[12].ms == pytest.approx(320, rel=1e-3)
     assert found[12].distance == 2
     for others in (_cpu((4, "A72", 2.5)), _cpu((2, "A76", 2.5), (6, "A55", 1.8)), Facts()):
-        assert not said(evidence(timed, profile("d", facts=others)), path=CPU)
+        assert not estimated(evidence(timed, profile("d", facts=others)), path=CPU)
 
 
 def test_relatives_speak_only_where_the_device_itself_does_not() -> None:
     cousins = [profile(name, record(12, ms)) for name, ms in (("a", 5.0), ("b", 10.0), ("c", 20.0))]
-    alone = said(evidence(profile("d"), *cousins))
+    alone = estimated(evidence(profile("d"), *cousins))
     assert alone[12].ms == pytest.approx(10, rel=1e-3)
     assert alone[12].low < 5
     assert alone[12].high > 20
-    assert said(evidence(profile("d", record(12, 30.0)), *cousins))[12].ms == 30
-    assert not said(evidence(profile("d", family="G"), *cousins))
-    assert not said(evidence(profile("d", family=""), profile("a", record(12, 5.0), family="")))
+    assert estimated(evidence(profile("d", record(12, 30.0)), *cousins))[12].ms == 30
+    assert not estimated(evidence(profile("d", family="G"), *cousins))
+    assert not estimated(evidence(profile("d", family=""), profile("a", record(12, 5.0), family="")))
 
 
 def test_an_npu_of_another_name_is_no_relative() -> None:
@@ -271,33 +275,33 @@ def test_an_npu_of_another_name_is_no_relative() -> None:
         return profile(name, *records, facts=Facts(npu=Fact(value=npu, source="s")))
 
     timed = with_npu("t", "New", record(12, 5.0))
-    assert said(evidence(timed, with_npu("d", "New")))
-    assert not said(evidence(timed, with_npu("d", "Old")))
+    assert estimated(evidence(timed, with_npu("d", "New")))
+    assert not estimated(evidence(timed, with_npu("d", "Old")))
 
 
 def test_one_relative_and_one_operation_are_told_as_one() -> None:
     timed = profile("t", record(12, 9.0, ops=device.Ops(npu=9, cpu=1)), family="Apple")
-    found = said(evidence(timed, profile("d", family="Apple")))[12]
+    found = estimated(evidence(timed, profile("d", family="Apple")))[12]
     assert found.formula.endswith("from one other Apple device")
     assert found.origins == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
 
 
 def test_a_stand_in_predicts_nobody_else() -> None:
     proxy = profile("p", record(12, 5.0), stand_in=True)
-    assert said(evidence(proxy), "p")[12].ms == 5
-    assert not said(evidence(proxy, profile("d")))
+    assert estimated(evidence(proxy), "p")[12].ms == 5
+    assert not estimated(evidence(proxy, profile("d")))
 
 
 def test_an_estimate_is_the_wider_the_farther_its_evidence(ours: Evidence) -> None:
-    own = said(ours, "galaxy-s24")[12]
-    without_it = said(ours.without("galaxy-s24", NPU), "galaxy-s24")[12]
-    without_any = said(ours.without("galaxy-s24"), "galaxy-s24")[12]
+    own = estimated(ours, "galaxy-s24")[12]
+    without_it = estimated(ours.without("galaxy-s24", NPU), "galaxy-s24")[12]
+    without_any = estimated(ours.without("galaxy-s24"), "galaxy-s24")[12]
     assert (own.distance, without_it.distance, without_any.distance) == (0, 1, 2)
     assert own.spread.width < without_it.spread.width < without_any.spread.width
 
 
 def test_pixel_7_is_estimated_from_a_phone_of_the_same_cores_and_that_is_not_sure(ours: Evidence) -> None:
-    found = said(ours, "pixel7", ExecutionPath("litert", "float", "cpu"))
+    found = estimated(ours, "pixel7", ExecutionPath("litert", "float", "cpu"))
     # From Snapdragon 888, ncnn ViT-B/32 at 384 px in 614 ms: T 59, S 217, B 827 ms, each x/÷ 2 at least.
     for k, ms in ((3, 59), (6, 217), (12, 827)):
         assert found[k].ms == pytest.approx(ms, rel=0.15)
@@ -308,9 +312,9 @@ def test_pixel_7_is_estimated_from_a_phone_of_the_same_cores_and_that_is_not_sur
 
 
 def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
-    assert not said(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
-    assert not said(ours, "pixel7", NPU)
-    assert not said(ours, "coral-dev-board", NPU)
+    assert not estimated(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
+    assert not estimated(ours, "pixel7", NPU)
+    assert not estimated(ours, "coral-dev-board", NPU)
     assert known_paths(ours, "hailo-8", REFERENCE, precision="fp32") == []
     assert default_path(ours, "hailo-8", REFERENCE, runtime="hailort", precision="fp32").runtime == "hailort"
 
@@ -490,7 +494,9 @@ def test_the_caveats_name_what_the_times_rest_on() -> None:
         "The bundle holds nothing for onnxruntime, which takes onnx: export that as well.",
     ]
     assert len(words.caveats(advice, ["onnx"])) == len(words.caveats(advice)) == 1
-    related = advised(profile("e"), profile("t", record(12, 9.0)))
+    cores = _cpu((4, "A76", 2.0))
+    timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=cores)
+    related = advised(profile("d", facts=cores), timed)
     assert related.inferred
     assert words.caveats(related)[0].startswith("All of it is inferred from other devices")
 

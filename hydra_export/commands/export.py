@@ -66,11 +66,10 @@ def _judgements(manifest: Manifest) -> Iterator[str]:
 
 
 def _choice(device: DeviceEntry) -> str:
-    from hydra_export.latency import describe_fit
-    from hydra_export.latency.spread import rounded
+    from hydra_export.latency import describe_fit, words
 
     if device.heads is None or device.ms is None or device.low is None or device.high is None:
         return f"{device.id}: {device.runtime}, every k: it is not known how long they take."
-    time = f"{rounded(device.ms)} ms ({rounded(device.low)} to {rounded(device.high)}, {device.provenance})"
-    fits = f"within {rounded(device.budget_ms)} ms: {describe_fit(device.sure, device.chance or 0)}"
+    time = words.time(device.ms, device.low, device.high, device.provenance)
+    fits = f"within {words.milliseconds(device.budget_ms)}: {describe_fit(device.sure, device.chance or 0)}"
     return f"{device.id}: {device.runtime}, k = {device.heads}: {time}; {fits}."

@@ -114,7 +114,7 @@ def _others(advice: Advice) -> list[str]:
 
 
 def _weights(advice: Advice, context: Context, k: int) -> int:
-    """Bytes of the bundle's separate artifact for this way, or of so many parameters."""
+    """Bytes of the bundle's separate artifact for this path, or of so many parameters."""
     precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp32", "fp16")
     for artifact in context.manifest.artifacts if context.manifest else ():
         if artifact.target == advice.target and artifact.heads == (k,) and artifact.precision in precisions:
@@ -123,7 +123,7 @@ def _weights(advice: Advice, context: Context, k: int) -> int:
 
 
 def _measure(advice: Advice, context: Context) -> str:
-    """The command that times the model in this way on the device."""
+    """The command that times the model on this path of the device."""
     k = advice.choice.heads if advice.choice and advice.choice.heads else min(advice.model.gmacs)
     runtime, name = advice.path.runtime, advice.model.name
     if runtime == "coreml":

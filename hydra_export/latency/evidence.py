@@ -1,4 +1,4 @@
-"""What is known of whom: the usable records of every device, by the way in which they ran."""
+"""The evidence: the usable records of every device, by the execution path that they were taken on."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def arithmetic(precision: str) -> str:
 
 @dataclass(frozen=True)
 class UsableRecord:
-    """One usable record. *own*: the user's, which outranks others."""
+    """A record that estimates may rest on. *own*: the user's, which outranks others."""
 
     record: LatencyRecord
     own: bool
@@ -95,7 +95,7 @@ class Evidence:
                     self._usable.setdefault(name, {}).setdefault(path, []).append(usable)
 
     def paths(self, device: str) -> list[ExecutionPath]:
-        """The ways in which a device was timed."""
+        """The execution paths that were timed on a device."""
         return sorted(self._usable.get(device, {}))
 
     def records(self, device: str, path: ExecutionPath, model: Workload) -> list[UsableRecord]:
@@ -117,7 +117,7 @@ class Evidence:
         return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
 
     def without(self, device: str, path: ExecutionPath | None = None, k: int | None = None) -> Evidence:
-        """All but a device's records, or but those of one way, or of one head count run in that way."""
+        """All records but those of a device, or of one path there, or of one head count on that path."""
         rest = Evidence({})
         rest.profiles = self.profiles
         rest._usable = {**self._usable, device: {}}
@@ -127,7 +127,7 @@ class Evidence:
         return rest
 
     def relatives(self, device: str, path: ExecutionPath) -> list[tuple[str, float]]:
-        """Devices whose time in the same *path* says something of this one's, and the factor that it takes.
+        """Devices whose time on the same *path* says something of this one's, and the factor that it takes.
 
         On a CPU: of the same largest core, with as many small ones among the four that work, by their clocks. On an
         NPU: with the same NPU where its name is known, else, as on a GPU, of the same family. A stand-in (its chip is

@@ -11,7 +11,7 @@ from hydra_export.bench import Comparison, Report, compare
 from hydra_export.bundle import Manifest
 from hydra_export.latency import Advice
 from hydra_export.report import words
-from hydra_export.report.facts import Product, products
+from hydra_export.report.facts import Product, derived, products
 
 # What is a step back, and not noise: in percentage points of top-1, as a factor of bytes, as shares of what parity
 # allows, and as a share of the time.
@@ -237,11 +237,9 @@ def _worst_accuracy(product: Product | None) -> float | None:
 
 def _latency(compared: Comparison) -> LatencyChange:
     timing = compared.timing
-    return LatencyChange(
-        path=timing.path,
-        heads=timing.heads,
-        runtime=timing.runtime,
-        threads=timing.threads,
+    return derived(
+        LatencyChange,
+        timing,
         before_ms=compared.old_ms,
         after_ms=timing.median_ms,
         ratio=compared.ratio,

@@ -25,7 +25,7 @@ def devices(findings: Findings) -> Section:
         articles = (_device(number, advice, findings.targets) for number, advice in enumerate(findings.devices))
         inside += [tag("p", _NOTE, class_="note"), articles]
     elif not findings.chosen:
-        inside = [tag("p", "No device was named: a report says of those that it is given which head count fits.")]
+        inside = [tag("p", "No device was named. Name some to see which head count fits each of them.")]
     return Section("devices", "Devices", tuple(inside))
 
 

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import msgspec
 
-from hydra_export.bundle import ArtifactEntry, Manifest
+from hydra_export.bundle import Manifest
 from hydra_export.parity import ParityRecord
 from hydra_export.target import GraphKind, InputForm, Precision
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
 class ParityCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,17 +40,13 @@ class ParityCheck(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, heads: int, record: ParityRecord) -> ParityCheck:
         labelled = record.accuracy is not None and record.accuracy_fp32 is not None
-        return cls(
+        return derived(
+            cls,
+            record,
             heads=heads,
-            max_abs_error=record.max_abs_error,
             allowed=record.bound,
             share=None if record.bound is None else _share(record.max_abs_error, record.bound),
-            cosine=record.cosine,
-            top1_agreement=record.top1_agreement,
-            num_images=record.num_images,
             accuracy_change=(record.accuracy or 0) - (record.accuracy_fp32 or 0) if labelled else None,
-            runtimes=record.runtimes,
-            judgement=record.judgement,
         )
 
 
@@ -92,25 +89,23 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
 
 def products(manifest: Manifest) -> tuple[Product, ...]:
     """Every artifact, in the manifest's order."""
-    return tuple(_product(artifact, manifest.fetch_bytes(artifact)) for artifact in manifest.artifacts)
-
-
-def _product(artifact: ArtifactEntry, fetch_bytes: int) -> Product:
-    return Product(
-        path=artifact.path,
-        target=artifact.target,
-        graph=artifact.graph,
-        precision=artifact.precision,
-        input=artifact.input,
-        heads=artifact.heads,
-        fixed=artifact.fixes_heads,
-        fetch_bytes=fetch_bytes,
-        num_files=len(artifact.files),
-        sha256=artifact.sha256,
-        needs=artifact.needs,
-        checks=tuple(ParityCheck.of(k, artifact.parity[k]) for k in artifact.heads),
-        warnings=artifact.warnings,
+    return tuple(
+        derived(
+            Product,
+            artifact,
+            fixed=artifact.fixes_heads,
+            fetch_bytes=manifest.fetch_bytes(artifact),
+            num_files=len(artifact.files),
+            checks=tuple(ParityCheck.of(k, artifact.parity[k]) for k in artifact.heads),
+        )
+        for artifact in manifest.artifacts
     )
+
+
+def derived(kind: type[Kind], source: object, **fields: object) -> Kind:
+    """A *kind* with *fields*, and for its others those of *source* that have the same names."""
+    rest = (name for name in kind.__struct_fields__ if name not in fields)
+    return kind(**{name: getattr(source, name) for name in rest}, **fields)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

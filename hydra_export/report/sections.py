@@ -244,7 +244,7 @@ def measured(findings: Findings) -> Section:
             tag("code", "hydra-export bench"),
             " measures it here or on a board, ",
             tag("code", "hydra-export profile"),
-            " says what does on a phone; give the report what a bench wrote as JSON.",
+            " says what does on a phone. Give a report the JSON output of a bench to see its times here.",
         )
         return Section("latency", title, (tag("p", how),))
     tables = (

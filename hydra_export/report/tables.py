@@ -21,7 +21,7 @@ class Table:
         ident: unique on the page.
         text: so many columns from the left are texts; the others are numbers, aligned at their right.
         wrapped: the texts may be long, and take several lines.
-        folded: figures that few will want: what stands in their place until they are asked for; open in print.
+        folded: if set, the table is closed until a reader opens it, and this stands in its place; open in print.
     """
 
     ident: str
@@ -44,7 +44,7 @@ class Table:
         return folded(f"{self.ident}-folded", self.folded, figure) if self.folded else figure
 
     def markdown(self) -> str:
-        """The caption and the table; folded, only that it is there."""
+        """The caption and the table; of a folded one, what stands in its place."""
         if self.folded:
             return f"{self.folded}."
         lines = [_row(self.columns), "| --- " * len(self.columns) + "|", *map(_row, self.rows[:_MOST_ROWS])]
@@ -60,7 +60,7 @@ class Table:
 
 
 def folded(ident: str, summary: str, *inside: object) -> Markup:
-    """What few will want: closed until asked for, open in print."""
+    """Closed until a reader opens it, and open in print."""
     return tag("details", tag("summary", summary), *inside, id=ident)
 
 

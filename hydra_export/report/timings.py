@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,7 +13,7 @@ from hydra_export.bundle import Manifest
 from hydra_export.device import LatencyRecord
 from hydra_export.latency.execution_paths import FORMATS
 from hydra_export.profiles import ResolvedProfile
-from hydra_export.report.facts import Product, grouped
+from hydra_export.report.facts import Product, derived, grouped
 
 _SAME_GMACS = 0.02
 _GRAPHS = ("separate", "shared", "universal")
@@ -81,13 +80,12 @@ def of_report(report: Report, origin: Path, products: Iterable[Product]) -> Iter
 
     for timings in grouped((timing for timing in report.timings if not timing.wrong), kind).values():
         first = timings[0]
-        yield _measurement(
+        yield derived(
+            Measurement,
             first,
             where=machine(report),
             origin=str(origin),
             date=report.date,
-            target=first.target,
-            graph=first.graph,
             fixed=first.path in fixed,
             moments=tuple(_moment(timing) for timing in sorted(timings, key=lambda t: t.heads)),
         )
@@ -117,7 +115,8 @@ def saved(manifest: Manifest, resolved: Iterable[ResolvedProfile]) -> Iterator[M
         for records in grouped(own, kind).values():
             first = records[0]
             times = [Moment(heads=r.k or 0, ms=r.ms, low=r.low, high=r.high) for r in records]
-            yield _measurement(
+            yield derived(
+                Measurement,
                 first,
                 where=entry.profile.name,
                 origin="saved among the profiles",
@@ -127,12 +126,6 @@ def saved(manifest: Manifest, resolved: Iterable[ResolvedProfile]) -> Iterator[M
                 fixed=False,
                 moments=tuple(sorted(times, key=lambda moment: moment.heads)),
             )
-
-
-def _measurement(like: Timing | LatencyRecord, **fields: Any) -> Measurement:
-    """One in the way in which *like* was timed."""
-    how = {name: getattr(like, name) for name in ("runtime", "unit", "threads", "batch", "precision")}
-    return Measurement(**how, **fields)
 
 
 def is_of(record: LatencyRecord, name: str, gmacs: Mapping[int, float]) -> bool:
