@@ -26,7 +26,7 @@ ONNX = targets.get("onnx")
 KINDS = pytest.mark.parametrize("kind", ONNX.graphs)
 FORMS = pytest.mark.parametrize("form", ["tensor", "image"])
 BATCHES = pytest.mark.parametrize("batch", [1, 3, "dynamic"])
-OPSETS = pytest.mark.parametrize("opset", range(17, 24))
+OPSETS = pytest.mark.parametrize("opset", [17, *(pytest.param(i, marks=pytest.mark.slow) for i in range(18, 23)), 23])
 
 
 def written(checkpoint: Checkpoint, heads: Sequence[int], out: Path, **choices: Any) -> list[onnx.ModelProto]:
