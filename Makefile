@@ -86,10 +86,10 @@ docs: $(BIN)/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
 
 test: lint types architecture
-	$(BIN)/pytest -n auto --durations 15 -m 'not slow' $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 15 -m 'not slow' $(ARGS)
 
 test-slow: $(BIN)/.installed-dev
-	$(BIN)/pytest -n auto --durations 15 -m slow $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 15 -m slow $(ARGS)
 
 test-all: test test-slow
 
@@ -104,7 +104,7 @@ architecture: $(BIN)/.installed-dev
 	$(BIN)/lint-imports
 
 pytest: $(BIN)/.installed-dev
-	$(BIN)/pytest -n auto --durations 15 $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 15 $(ARGS)
 
 fuzz: $(BIN)/.installed-dev
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --reader "$(READER)" --seed $(or $(SEED),0)

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,7 @@ def tiny_checkpoint(tmp_path: Path, tiny_config: HydraConfig, tiny_model: HydraV
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
@@ -152,7 +153,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("exported")
     checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
     export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", jobs(graphs=["separate", "shared"]))
-    return place / "bundle"
+    before = snapshot(place / "bundle")
+    yield place / "bundle"
+    assert snapshot(place / "bundle") == before
 
 
 @pytest.fixture

@@ -292,6 +292,7 @@ def test_a_damaged_archive_is_refused(packed: Path, temporary: Path, name: str) 
     refused(packed, temporary)
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_is_found(packed: Path, temporary: Path) -> None:
     good, rng = packed.read_bytes(), random.Random(0)
     directory = good.index(b"PK\x01\x02")

@@ -255,6 +255,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_a_mutated_manifest_is_read_or_refused_but_never_an_error_of_ours(folder: Path) -> None:
     good, rng, refused = json.loads((folder / "manifest.json").read_bytes()), random.Random(0), 0
     for _ in range(3000):

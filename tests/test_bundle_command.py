@@ -177,6 +177,7 @@ def check_cache(folder: Path, two: tuple[Path, Path]) -> None:
                 assert {path.name: path.read_bytes() for path in Path(out).iterdir()} in originals
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(two: tuple[Path, Path], tmp_path: Path) -> None:
     rng, kills, latest, seen = random.Random(0), 0, 0.15, {""}
     while kills < KILLS or seen == {""}:

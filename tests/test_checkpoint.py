@@ -479,6 +479,7 @@ def test_a_file_truncated_anywhere_is_refused(tmp_path: Path, tiny_checkpoint: P
     assert _loads_or_is_refused(tmp_path / "cut", whole)
 
 
+@pytest.mark.slow
 def test_any_byte_of_the_header_may_be_wrong(tmp_path: Path, tiny_checkpoint: Path) -> None:
     whole, chance = tiny_checkpoint.read_bytes(), random.Random(0)
     header = 8 + struct.unpack("<Q", whole[:8])[0]

@@ -109,6 +109,7 @@ def test_an_unreadable_image_is_left_out_and_counted(imagenet_model: Path, tmp_p
     assert (found["num_images"], found["unreadable_images"]) == (5, 1)
 
 
+@pytest.mark.slow
 def test_costs_are_measured_and_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="extra plot")
     found = evaluate(heads="1,12", batch_size=4, plot=tmp_path / "tradeoff.png").document

@@ -76,6 +76,7 @@ def exported(target: str, out: Path) -> None:
     assert main(["--target", target, "--heads", "1", "--out", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_a_core_ml_bundle_is_verified_without_coremltools(base_install: Path, tmp_path: Path) -> None:
     exported("coreml", tmp_path / "bundle")
     verified = run(base_install, "-m", "hydra_export", "verify", str(tmp_path / "bundle"))

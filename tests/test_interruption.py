@@ -60,6 +60,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing(number: int, bundled: Path, tmp_path: Path) -> None:
     rng = random.Random(number)

@@ -79,6 +79,7 @@ def test_a_converter_that_is_killed_stops_the_export_with_one_clear_error(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold memory limits")
 def test_a_converter_with_too_little_memory_stops_the_export_with_one_clear_error(
     tiny_checkpoint: Path, tmp_path: Path
@@ -93,7 +94,11 @@ def test_a_converter_with_too_little_memory_stops_the_export_with_one_clear_erro
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda asked: asked.name)
+@pytest.mark.parametrize(
+    "asked",
+    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGHUP))],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
 def test_an_export_that_is_asked_to_end_clears_everything_away(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: signal.Signals
 ) -> None:
@@ -138,6 +143,7 @@ def test_a_classifier_without_labels_is_refused_before_anything_is_written(
     assert told == []
 
 
+@pytest.mark.slow
 def test_what_a_converter_prints_stays_off_our_output(tiny_checkpoint: Path, tmp_path: Path) -> None:
     running = export(tiny_checkpoint, tmp_path / "out", "--json", "--jobs", "2")
     out, said = running.communicate(timeout=SOON)

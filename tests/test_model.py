@@ -390,8 +390,8 @@ def test_a_timm_argument_that_forward_would_ignore_is_refused(tiny_config: Hydra
 @pytest.mark.parametrize(
     "order",
     [
-        "import hydra_export, timm",
-        "import timm, hydra_export",
+        pytest.param("import hydra_export, timm", marks=pytest.mark.slow),
+        pytest.param("import timm, hydra_export", marks=pytest.mark.slow),
         "import hydra_export; from importlib import util; util.find_spec('timm'); import timm",
     ],
 )

@@ -188,6 +188,7 @@ def test_the_sdist_is_the_repository(unpacked: Path) -> None:
         assert os.access(unpacked / name, os.X_OK) == os.access(ROOT / name, os.X_OK), name
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_exports_and_verifies(installed: Path, tmp_path: Path) -> None:
     script = installed.with_name("hydra-export")
     exported = run(script, "--target", "onnx", "--heads", "3", "--out", "x", place=tmp_path)

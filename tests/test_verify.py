@@ -338,6 +338,7 @@ def test_a_manifest_mutated_and_sealed_again_is_verified_or_refused_but_never_an
     assert outcomes["refused"] > 150, outcomes
 
 
+@pytest.mark.slow
 def test_a_graph_mutated_and_sealed_again_is_verified_or_refused_but_never_an_error_of_ours(folder: Path) -> None:
     path, rng, refused, worker = folder / "onnx/tiny-shared-k2.onnx", random.Random(0), 0, new_worker()
     good = path.read_bytes()

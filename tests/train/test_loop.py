@@ -231,8 +231,11 @@ except OutputRefused as error:
 """
 
 
-@pytest.mark.parametrize("tensors", [1, 7])
-@pytest.mark.parametrize("limit", [100, 20_000, 500_000, 1_500_000])
+@pytest.mark.parametrize("tensors", [pytest.param(1, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(100, marks=pytest.mark.slow), 20_000, 500_000, pytest.param(1_500_000, marks=pytest.mark.slow)],
+)
 def test_a_disk_that_is_full_at_any_point_of_a_state_is_named(tmp_path: Path, limit: int, tensors: int) -> None:
     program = [sys.executable, "-c", FULL_DISK_AT, str(limit), str(tensors), str(tmp_path)]
     stopped = subprocess.run(program, capture_output=True, text=True, check=False)
@@ -240,6 +243,7 @@ def test_a_disk_that_is_full_at_any_point_of_a_state_is_named(tmp_path: Path, li
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_saving_leaves_the_last_good_state(tmp_path: Path) -> None:
     record_of = tmp_path / "config"
     record_of.mkdir()

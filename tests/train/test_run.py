@@ -122,6 +122,7 @@ run.run(record.stored_config(Path(sys.argv[1])), Path(sys.argv[2]), report=kill)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_never_stopped(finished: Path, tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(finished), str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL
