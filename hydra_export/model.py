@@ -58,10 +58,10 @@ class Weight:
         """Whether it is that of a Linear."""
         return self.full.ndim == 2
 
-    @property
-    def transposed(self) -> Weight:
-        """A matrix with its axes exchanged."""
-        return Weight(self.full.T, replace(self.cut, units=self.cut.units[::-1]), self.factor)
+    def permuted(self, *axes: int) -> Weight:
+        """With its axes in another order."""
+        units = tuple(self.cut.units[axis] for axis in axes)
+        return Weight(self.full.permute(axes), replace(self.cut, units=units), self.factor)
 
     def part(self, spans: Sequence[Span]) -> Tensor:
         """The block between two head counts per axis; axes that all head counts share are whole."""

@@ -34,7 +34,7 @@ class Operations(Protocol[V]):
         """A matrix product and a bias."""
 
     def qkv(self, query: V, x: V, place: str) -> tuple[V, V, V]:
-        """The Linears ``q`` of *query*, ``k`` and ``v`` of *x*; whether heads are apart is the operations' own affair."""
+        """The Linears ``q`` of *query*, ``k`` and ``v`` of *x*, laid out as ``attention`` takes them."""
 
     def attention(self, qkv: tuple[V, V, V], place: str, num_queries: int) -> V:
         """What the heads attend to, side by side again; the normalised form's q carries the scale already."""

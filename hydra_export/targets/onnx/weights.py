@@ -71,7 +71,7 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """
     pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
     return {
-        name: weight.transposed if weight.is_matrix else weight
+        name: weight.permuted(1, 0) if weight.is_matrix else weight
         for name, weight in checkpoint.model.normalised_weights(pixels).items()
     }
 
