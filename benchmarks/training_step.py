@@ -24,7 +24,7 @@ from hydra_export.train import batches, initial, recipes
 from hydra_export.train.config import Augmentation, TrainConfig
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
-from hydra_export.train.slices import cuts, leaves
+from hydra_export.train.slices import leaves
 
 HEADS = (3, 6, 12)
 
@@ -70,7 +70,7 @@ def main() -> None:
         plain_step, sliced_step = (trainer(k, given.batch, active) for active in (False, True))
         model = plain_step.model
         dense = VisionTransformer(embed_dim=64 * k, depth=12, num_heads=k, num_classes=1000)
-        parameters, where = dict(model.named_parameters()), cuts(model)
+        parameters, where = dict(model.named_parameters()), model.cuts
 
         def timm_vit(dense: VisionTransformer = dense) -> None:
             dense.zero_grad(set_to_none=True)

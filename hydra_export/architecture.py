@@ -80,14 +80,29 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the patches: the class token."""
+        return 1
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
     def num_tokens(self) -> int:
-        """Patches and the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Prefix tokens and patches."""
+        return self.num_prefix_tokens + self.num_patches
 
     @property
     def hidden_per_head(self) -> int:
         """MLP channels that one head adds."""
         return int(self.head_dim * self.mlp_ratio)
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention multiplies the products of queries and keys by."""
+        return float(self.head_dim**-0.5)
 
     def is_plain(self, trained_heads: Sequence[int]) -> bool:
         """Whether a model of these *trained_heads* is an ordinary ViT: its full width alone was trained."""
@@ -127,7 +142,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def macs(self, heads: int) -> int:
         """Multiply-accumulates of one image through subnetwork *heads*: all products, attention's included."""
         N, D, hidden = self.num_tokens, self.width(heads), heads * self.hidden_per_head
-        embedding = (N - 1) * D * self.channels * self.patch_size**2
+        embedding = self.num_patches * D * self.channels * self.patch_size**2
         block = N * (4 * D * D + 2 * D * hidden) + 2 * N * N * D
         return embedding + self.depth * block + D * self.num_classes
 

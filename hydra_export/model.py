@@ -1,11 +1,12 @@
 """HydraViT: one Vision Transformer whose first k attention heads are a complete smaller ViT."""
 
-# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, M hidden, K classes
+# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,10 +21,11 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file, files
+from hydra_export import checkpoint_file, files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import sources, tensors, timm_form
+from hydra_export.network import Cut, Span
 from hydra_export.preprocess import Preprocessing, imagenet
 
 if TYPE_CHECKING:
@@ -43,43 +45,39 @@ _TIMM_ARGUMENTS = {
 }
 
 
-Span = tuple[int, int]  # from one head count to another
-
-
 @dataclass(frozen=True)
 class Weight:
     """One tensor of the normalised form, and how subnetworks are cut from it.
 
-    *units* has one entry per axis: the channels that one head adds there, 0 where every head count has all.
     The weight is *full* times *factor*: so that no copy is made before a part is asked for.
     """
 
     full: Tensor
-    units: tuple[int, ...]
+    cut: Cut
     factor: float = 1.0
 
     @property
-    def transposed(self) -> Weight:
-        """A matrix with its axes exchanged."""
-        return Weight(self.full.T, self.units[::-1], self.factor)
+    def is_matrix(self) -> bool:
+        """Whether it is that of a Linear."""
+        return self.full.ndim == 2
+
+    def permuted(self, *axes: int) -> Weight:
+        """With its axes in another order."""
+        units = tuple(self.cut.units[axis] for axis in axes)
+        return Weight(self.full.permute(axes), replace(self.cut, units=units), self.factor)
 
     def part(self, spans: Sequence[Span]) -> Tensor:
         """The block between two head counts per axis; axes that all head counts share are whole."""
-        view = self.full[
-            tuple(
-                slice(low * unit, high * unit) if unit else slice(None)
-                for (low, high), unit in zip(spans, self.units, strict=True)
-            )
-        ]
+        view: Tensor = self.cut.block(self.full, spans)
         return view if self.factor == 1.0 else view * self.factor
 
     def first(self, heads: int) -> Tensor:
         """What subnetwork *heads* uses: a view where there is no factor."""
-        return self.part(((0, heads),) * len(self.units))
+        return self.part(self.cut.spans(heads))
 
-    def shape(self, heads: int) -> tuple[int, ...]:
-        """Shape of what subnetwork *heads* uses."""
-        return tuple(unit * heads or size for unit, size in zip(self.units, self.full.shape, strict=True))
+    def shape(self, spans: Sequence[Span]) -> tuple[int, ...]:
+        """Shape of the block between two head counts per axis."""
+        return self.cut.shape(self.full.shape, spans)
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
@@ -105,7 +103,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         if refused := sorted(timm_arguments.keys() - _TIMM_ARGUMENTS):
             raise BadInput(f"HydraViT takes no {refused[0]}.", f"It takes {', '.join(sorted(_TIMM_ARGUMENTS))}.")
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
-        self.config = config
+        self.config, self.cuts = config, network.cuts(config)
         self._hub_mixin_config = None  # it lies in the checkpoint; a second copy could contradict it
         if config.separate_classifiers:
             like: dict[str, Any] = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
@@ -121,54 +119,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         """Logits [B, num_classes] of subnetwork *heads* (all by default); computes the active slices only."""
         heads = self.config.heads if heads is None else heads
         self._assert_heads(heads)
-        D = self.config.width(heads)
-        patches = self.patch_embed.proj
-        x_BDhw = F.conv2d(image_BCHW, patches.weight[:D], patches.bias[:D], stride=patches.stride)
-        x_BND = x_BDhw.flatten(2).transpose(1, 2)
-        cls_B1D = self.cls_token[..., :D].expand(x_BND.shape[0], -1, -1)
-        x_BND = self.pos_drop(torch.cat([cls_B1D, x_BND], dim=1) + self.pos_embed[..., :D])
-        *blocks, last = self.blocks
-        for block in blocks:
-            x_BND = self._block(block, x_BND, heads)
-        # Nothing after the last block reads the patches: of that block only the class token is computed.
-        x_B1D = self._block(last, x_BND, heads, queries=1)
-        cls_BD: Tensor = self.head_drop(_layer_norm(x_B1D[:, 0], self.norm))
-        if not self.config.num_classes:
-            return cls_BD
-        head: Any = self.get_submodule(self.config.classifier(heads))
-        logits_BK: Tensor = F.linear(cls_BD, head.weight[:, :D], head.bias)
-        return logits_BK
-
-    def _block(self, block: Any, x_BND: Tensor, heads: int, queries: int | None = None) -> Tensor:
-        """The first *queries* tokens (all by default) after *block*."""
-        attended_BND = self._attention(block.attn, _layer_norm(x_BND, block.norm1), heads, queries)
-        x_BND = x_BND[:, :queries] + block.drop_path1(_layer_scale(attended_BND, block.ls1))
-        mixed_BND = self._mlp(block.mlp, _layer_norm(x_BND, block.norm2), heads)
-        return x_BND + block.drop_path2(_layer_scale(mixed_BND, block.ls2))  # type: ignore[no-any-return]
-
-    def _attention(self, attn: Any, x_BND: Tensor, heads: int, queries: int | None) -> Tensor:
-        B, N, D = x_BND.shape
-        C = self.config.head_dim
-        weight_3DD = attn.qkv.weight.unflatten(0, (3, -1))[:, :D, :D]
-        bias_3D = attn.qkv.bias.unflatten(0, (3, -1))[:, :D]
-        # One product over the packed slice: three strided ones cost up to 2.5 times as much forward and backward.
-        weight, bias = weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D)
-        if queries is None:
-            qkv = F.linear(x_BND, weight, bias)
-            q_BHNC, k_BHNC, v_BHNC = qkv.view(B, N, 3, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            q_BHNC = F.linear(x_BND[:, :queries], weight[:D], bias[:D]).view(B, queries, heads, C).transpose(1, 2)
-            kv = F.linear(x_BND, weight[D:], bias[D:])
-            k_BHNC, v_BHNC = kv.view(B, N, 2, heads, C).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = attn.attn_drop.p if self.training else 0.0
-        x_BHNC = F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, dropout_p=dropout)
-        x_BND = x_BHNC.transpose(1, 2).reshape(B, x_BHNC.shape[2], D)
-        return attn.proj_drop(F.linear(x_BND, attn.proj.weight[:D, :D], attn.proj.bias[:D]))  # type: ignore[no-any-return]
-
-    def _mlp(self, mlp: Any, x_BND: Tensor, heads: int) -> Tensor:
-        D, hidden = x_BND.shape[-1], heads * self.config.hidden_per_head
-        x_BNM = mlp.drop1(F.gelu(F.linear(x_BND, mlp.fc1.weight[:hidden, :D], mlp.fc1.bias[:hidden])))
-        return mlp.drop2(F.linear(x_BNM, mlp.fc2.weight[:D, :hidden], mlp.fc2.bias[:D]))  # type: ignore[no-any-return]
+        return network.run(_Slices(self, heads), self.config, image_BCHW, heads)
 
     @classmethod
     def of(cls, file: CheckpointFile) -> Self:
@@ -256,11 +207,8 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         own, classifier = self.state_dict(), self.config.classifier(heads)
         state = {}
         for name, dense_tensor in dense.state_dict().items():
-            source = own[name.replace("head.", f"{classifier}.")]
-            shape = dense_tensor.shape
-            if ".attn.qkv." in name:  # three stacked matrices, each cut for itself
-                source, shape = source.unflatten(0, (3, -1)), (3, shape[0] // 3, *shape[1:])
-            cut = source[tuple(slice(size) for size in shape)]
+            source = name.replace("head.", f"{classifier}.")
+            cut = self.cuts[source].first(own[source], heads)
             whole = cut.clone(memory_format=torch.contiguous_format) if copy else cut
             state[name] = whole.reshape(dense_tensor.shape)
         dense.load_state_dict(state, assign=True)
@@ -275,48 +223,22 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         patches: the class token at its position, then the other positions. With *pixels*, the patch embedding takes
         raw pixels in 0-255: its weights and bias absorb that normalisation, computed in float64.
         """
-        config, own = self.config, self.state_dict()
-        C, M = config.head_dim, config.hidden_per_head
-        patch, bias = own["patch_embed.proj.weight"], own["patch_embed.proj.bias"]
-        if pixels is not None:
-            patch, bias = _fold_normalisation(patch, bias, pixels)
-        weights = {
-            "patch_embed.weight": Weight(patch, (C, 0, 0, 0)),
-            "patch_embed.bias": Weight(bias, (C,)),
-            "tokens": Weight(F.pad(own["cls_token"], (0, 0, 0, config.num_tokens - 1)) + own["pos_embed"], (0, 0, C)),
-        }
-
-        def linear(target: str, weight: Tensor, bias: Tensor, units: tuple[int, int], factor: float = 1.0) -> None:
-            weights[f"{target}.weight"] = Weight(weight, units, factor)
-            weights[f"{target}.bias"] = Weight(bias, units[:1], factor)
-
-        def norm(name: str) -> None:
-            weights[f"{name}.weight"] = Weight(own[f"{name}.weight"], (C,))
-            weights[f"{name}.bias"] = Weight(own[f"{name}.bias"], (C,))
-
-        def scaled(name: str, scale: str) -> tuple[Tensor, Tensor]:
-            weight, bias = own[f"{name}.weight"], own[f"{name}.bias"]
-            gamma = own.get(f"{scale}.gamma")
-            return (weight, bias) if gamma is None else (weight * gamma[:, None], bias * gamma)
-
-        for i in range(config.depth):
-            block = f"blocks.{i}"
-            norm(f"{block}.norm1")
-            qkv = zip(
-                "qkv", own[f"{block}.attn.qkv.weight"].chunk(3), own[f"{block}.attn.qkv.bias"].chunk(3), strict=True
-            )
-            for part, weight, bias in qkv:
-                linear(f"{block}.attn.{part}", weight, bias, (C, C), C**-0.5 if part == "q" else 1.0)
-            linear(f"{block}.attn.proj", *scaled(f"{block}.attn.proj", f"{block}.ls1"), (C, C))
-            norm(f"{block}.norm2")
-            linear(f"{block}.mlp.fc1", own[f"{block}.mlp.fc1.weight"], own[f"{block}.mlp.fc1.bias"], (M, C))
-            linear(f"{block}.mlp.fc2", *scaled(f"{block}.mlp.fc2", f"{block}.ls2"), (C, M))
-        norm("norm")
-        if config.separate_classifiers:
-            for k in config.separate_classifiers:
-                linear(f"head.k{k}", own[f"head.k{k}.weight"], own[f"head.k{k}.bias"], (0, 0))
-        elif config.num_classes:
-            linear("head", own["head.weight"], own["head.bias"], (0, C))
+        config, own, weights = self.config, self.state_dict(), dict[str, Weight]()
+        for layer in network.layers(config):
+            weight, bias = own[f"{layer.name}.weight"], own[f"{layer.name}.bias"]
+            if pixels is not None and layer.parts == ("patch_embed",):
+                weight, bias = _fold_normalisation(weight, bias, pixels)
+            if layer.scale:
+                gamma = own[f"{layer.scale}.gamma"]
+                weight, bias = weight * gamma[:, None], bias * gamma
+            count = len(layer.parts)
+            for name, part, part_bias in zip(layer.parts, weight.chunk(count), bias.chunk(count), strict=True):
+                factor = config.attention_scale if name.endswith(".attn.q") else 1.0
+                weights[f"{name}.weight"] = Weight(part, layer.cut, factor)
+                weights[f"{name}.bias"] = Weight(part_bias, layer.cut.rows, factor)
+            if layer.parts == ("patch_embed",):
+                tokens = F.pad(own["cls_token"], (0, 0, 0, config.num_tokens - 1)) + own["pos_embed"]
+                weights["tokens"] = Weight(tokens, self.cuts["pos_embed"])
         return weights
 
     def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
@@ -326,7 +248,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         return {
             name.replace(classifier, "head"): weight.first(heads)
             for name, weight in self.normalised_weights(pixels).items()
-            if not name.startswith("head.k") or name.startswith(f"{classifier}.")
+            if weight.cut.used_by((heads,))
         }
 
 
@@ -345,17 +267,98 @@ def _check_tensors(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Te
         raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
 
 
+class _Slices:
+    """The operations on slices of the universal model's own parameters, with what training adds to them."""
+
+    def __init__(self, model: HydraViT, heads: int) -> None:
+        self.model, self.heads = model, heads
+
+    def embed(self, image_BCHW: Tensor) -> Tensor:
+        """See Operations."""
+        x_BDhw = F.conv2d(image_BCHW, *self._layer("patch_embed/proj"), stride=self.model.patch_embed.proj.stride)
+        x_BND = x_BDhw.flatten(2).transpose(1, 2)
+        cut, batch = self.model.cuts["pos_embed"], x_BND.shape[0]
+        cls_B1D = cut.first(self.model.cls_token, self.heads).expand(batch, -1, -1)
+        x_BND = torch.cat([cls_B1D, x_BND], dim=1) + cut.first(self.model.pos_embed, self.heads)
+        return self.model.pos_drop(x_BND)  # type: ignore[no-any-return]
+
+    def layer_norm(self, x_BND: Tensor, place: str) -> Tensor:
+        """See Operations."""
+        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self._module(place).eps)
+
+    def linear(self, x: Tensor, place: str) -> Tensor:
+        """See Operations."""
+        return F.linear(x, *self._layer(place))
+
+    def qkv(self, query_BND: Tensor, x_BND: Tensor, place: str) -> tuple[Tensor, Tensor, Tensor]:
+        """One product over the packed slice: three strided ones cost up to 2.5 times as much forward and backward."""
+        weight_3DD, bias_3D = self._layer(f"{place}/qkv")
+        D = x_BND.shape[-1]
+        weight, bias = weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D)
+        if query_BND is x_BND:
+            q_BHNC, k_BHNC, v_BHNC = self._heads_apart(F.linear(x_BND, weight, bias))
+        else:
+            (q_BHNC,) = self._heads_apart(F.linear(query_BND, weight[:D], bias[:D]))
+            k_BHNC, v_BHNC = self._heads_apart(F.linear(x_BND, weight[D:], bias[D:]))
+        return q_BHNC, k_BHNC, v_BHNC
+
+    def _heads_apart(self, x_BND: Tensor) -> tuple[Tensor, ...]:
+        x = x_BND.view(*x_BND.shape[:2], -1, self.heads, self.model.config.head_dim)
+        return x.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def attention(self, qkv: tuple[Tensor, Tensor, Tensor], place: str, num_queries: int) -> Tensor:
+        """See Operations."""
+        dropout = self._module(place).attn_drop.p if self.model.training else 0.0
+        return F.scaled_dot_product_attention(*qkv, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+    def activation(self, x: Tensor, place: str) -> Tensor:
+        """See Operations."""
+        return self._module(place).drop1(F.gelu(x))  # type: ignore[no-any-return]
+
+    def residual(self, x_BND: Tensor, y_BND: Tensor, place: str) -> Tensor:
+        """See Operations."""
+        block, branch = self._module(place.partition("/")[0]), self._module(place)
+        if place.endswith("attn"):
+            drop, scale, drop_path = branch.proj_drop, block.ls1, block.drop_path1
+        else:
+            drop, scale, drop_path = branch.drop2, block.ls2, block.drop_path2
+        y_BND = drop(y_BND)
+        if not isinstance(scale, nn.Identity):
+            y_BND = y_BND * scale.gamma[: y_BND.shape[-1]]
+        return x_BND + drop_path(y_BND)  # type: ignore[no-any-return]
+
+    def select(self, x_BND: Tensor, place: str) -> Tensor:
+        """See Operations."""
+        return x_BND[:, :1]
+
+    def features(self, x_B1D: Tensor) -> Tensor:
+        """See Operations."""
+        return self.model.head_drop(x_B1D[:, 0])  # type: ignore[no-any-return]
+
+    def classifier(self, features_BD: Tensor, weights: str) -> Tensor:
+        """See Operations."""
+        return F.linear(features_BD, *self._layer(weights))
+
+    def _module(self, place: str) -> Any:
+        return attrgetter(place.replace("/", "."))(self.model)
+
+    def _layer(self, place: str) -> tuple[Tensor, Tensor]:
+        """The weight and the bias of the subnetwork."""
+        layer, cut = self._module(place), self.model.cuts[f"{place.replace('/', '.')}.weight"]
+        return cut.first(layer.weight, self.heads), cut.rows.first(layer.bias, self.heads)
+
+
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:
     """The plain timm ViT that the normalised *weights* of subnetwork *heads* are, whatever was done to them."""
     plain = msgspec.structs.replace(config, layer_scale=None, separate_classifiers=())
     dense = VisionTransformer(**_timm_arguments(plain, heads), weight_init="skip", device="meta")
-    state = {name: tensor for name, tensor in weights.items() if name in dense.state_dict()}
-    state["cls_token"], state["pos_embed"] = torch.zeros(1, 1, config.width(heads)), weights["tokens"]
-    for part in ("weight", "bias"):
-        state[f"patch_embed.proj.{part}"] = weights[f"patch_embed.{part}"]
-        for i in range(config.depth):
-            q, k, v = (weights[f"blocks.{i}.attn.{name}.{part}"] for name in "qkv")
-            state[f"blocks.{i}.attn.qkv.{part}"] = torch.cat([q * config.head_dim**0.5, k, v])
+    state = {"cls_token": torch.zeros(1, 1, config.width(heads)), "pos_embed": weights["tokens"]}
+    for layer in network.layers(plain):
+        for kind in ("weight", "bias"):
+            parts = [weights[f"{part}.{kind}"] for part in layer.parts]
+            if len(parts) > 1:
+                parts[0] = parts[0] * (1 / config.attention_scale)
+            state[f"{layer.name}.{kind}"] = torch.cat(parts) if len(parts) > 1 else parts[0]
     dense.load_state_dict(state, assign=True)
     return dense.eval()
 
@@ -373,15 +376,6 @@ def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
         "init_values": config.layer_scale,
         "norm_layer": partial(LayerNorm, eps=config.layer_norm_eps),
     }
-
-
-def _layer_norm(x_BND: Tensor, norm: Any) -> Tensor:
-    D = x_BND.shape[-1]
-    return F.layer_norm(x_BND, (D,), norm.weight[:D], norm.bias[:D], norm.eps)
-
-
-def _layer_scale(x_BND: Tensor, scale: nn.Module) -> Tensor:
-    return x_BND if isinstance(scale, nn.Identity) else x_BND * scale.gamma[: x_BND.shape[-1]]  # type: ignore[index]
 
 
 def _fold_normalisation(patch: Tensor, bias: Tensor, pixels: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ from hydra_export.data.images import is_coloured
 from hydra_export.errors import BadData, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.slices import cuts
 
 _LOOKED_AT = 8  # images of a dataset, to see what they are like
 _MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio", "layer_norm_eps")
@@ -114,7 +113,7 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
     """
     heads = min(model.config.heads, start.config.heads)
     mine, theirs = dict(model.named_parameters()), start.state_dict()
-    for name, cut in cuts(model).items():
+    for name, cut in model.cuts.items():
         if name.startswith("head."):
             mine[name].zero_()
             if not same_classes:
@@ -128,8 +127,7 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
         if name == "pos_embed":
             side = model.config.image_size // model.config.patch_size
             given = resample_abs_pos_embed(given, [side, side])
-        spans = ((0, heads),) * cut.num_growing
-        cut.block(mine[name], spans).copy_(cut.block(given, spans))
+        cut.first(mine[name], heads).copy_(cut.first(given, heads))
 
 
 def _classifier(config: HydraConfig, heads: int) -> str:

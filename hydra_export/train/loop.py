@@ -24,7 +24,7 @@ from hydra_export.train import distill, optimizer, sampling
 from hydra_export.train.batches import Batches
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
-from hydra_export.train.slices import cuts, leaves
+from hydra_export.train.slices import leaves
 
 Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.step = config, world, 0
         self.model = model.to(world.device, torch.float64 if config.precision == "float64" else None).train()
-        self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
+        self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
         self._ema = None
         if config.ema_decay:
             self._ema = ModelEmaV3(

@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
+from hydra_export.network import Cut
 from hydra_export.train import sampling
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.slices import cuts
 
 # Their update of an element depends on that element's own gradients alone, so shells may be updated apart.
 _DRAWS = 4000
@@ -52,7 +52,7 @@ class WholeParameters:
     """
 
     def __init__(self, config: TrainConfig, model: HydraViT) -> None:
-        self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
+        self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
         self.optimizer = _optimizer(config, _groups(config, model))
 
     def take(self, gradients: Mapping[str, Tensor], heads: Collection[int]) -> None:
@@ -64,7 +64,7 @@ class WholeParameters:
             else:
                 parameter.grad.zero_()
             if name in gradients:
-                place = self._cuts[name].block(parameter.grad, ((0, largest),) * self._cuts[name].num_growing)
+                place = self._cuts[name].first(parameter.grad, largest)
                 place.copy_(gradients[name].view(place.shape))
 
     def give(self, heads: Collection[int]) -> None:
@@ -87,7 +87,7 @@ class ActiveSlices:
                 f"Optimiser {config.optimizer} looks at whole parameters.",
                 f"Set active_slices to false, or choose among {', '.join(sorted(_ELEMENTWISE))}.",
             )
-        self._parameters, self._cuts = dict(model.named_parameters()), cuts(model)
+        self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
         self._shells: list[_Shell] = []
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         groups: list[dict[str, Any]] = []
@@ -135,7 +135,7 @@ class _Shell:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        cut_by_name: Mapping[str, Any],
+        cut_by_name: Mapping[str, Cut],
         names: list[str],
         low: int,
         high: int,

@@ -11,7 +11,7 @@ from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train import optimizer, recipes
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.slices import cuts, leaves
+from hydra_export.train.slices import leaves
 from tests.conftest import perturbed
 
 
@@ -23,7 +23,7 @@ def config(model: HydraConfig, **changes: object) -> TrainConfig:
 
 
 def gradients(model: HydraViT, heads: tuple[int, ...], value: float) -> dict[str, torch.Tensor]:
-    active = leaves(dict(model.named_parameters()), cuts(model), heads)
+    active = leaves(dict(model.named_parameters()), model.cuts, heads)
     return {name: torch.full_like(leaf, value) for name, leaf in active.items()}
 
 
@@ -39,7 +39,7 @@ def stepped(config: TrainConfig, model: HydraViT, steps: list[tuple[tuple[int, .
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_leaves_are_the_weights_of_the_dense_subnetwork(tiny_model: HydraViT, k: int) -> None:
     dense = dict(tiny_model.subnetwork(k).named_parameters())
-    found = leaves(dict(tiny_model.named_parameters()), cuts(tiny_model), (1, k))
+    found = leaves(dict(tiny_model.named_parameters()), tiny_model.cuts, (1, k))
     assert found.keys() == dense.keys()
     for name, leaf in found.items():
         assert leaf.shape == dense[name].shape, name
@@ -48,7 +48,7 @@ def test_leaves_are_the_weights_of_the_dense_subnetwork(tiny_model: HydraViT, k:
 
 
 def test_leaves_have_the_classifiers_of_the_steps_heads_alone(scaled_model: HydraViT) -> None:
-    found = leaves(dict(scaled_model.named_parameters()), cuts(scaled_model), (2,))
+    found = leaves(dict(scaled_model.named_parameters()), scaled_model.cuts, (2,))
     assert {name for name in found if "head" in name} == {"head.k2.weight", "head.k2.bias"}
 
 
@@ -56,7 +56,7 @@ def test_leaves_have_the_classifiers_of_the_steps_heads_alone(scaled_model: Hydr
 def test_shells_cover_every_weight_once(fixture: str, request: pytest.FixtureRequest) -> None:
     model: HydraViT = request.getfixturevalue(fixture)
     for name, parameter in model.named_parameters():
-        cut, counted = cuts(model)[name], torch.zeros_like(parameter)
+        cut, counted = model.cuts[name], torch.zeros_like(parameter)
         for low, high in ((0, 1), (1, 3), (3, 4)):
             for spans in cut.shell(low, high):
                 cut.block(counted, spans).add_(1)

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from hydra_export import network
 from hydra_export.architecture import HydraConfig
+from hydra_export.network import Operations, Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.coreml.weights import Quantized, Weights
-
-if TYPE_CHECKING:
-    from hydra_export.model import Span
 
 LOGITS, FEATURES = "logits", "features"
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # what coremltools calls them, and Xcode expects
@@ -69,8 +68,8 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
     return CoreMLOptions.of(spec).ios >= 18 and root**2 == config.head_dim and root & (root - 1) == 0
 
 
-class Emitter:
-    """Emits the subnetwork that ends with the last of *spans*; its last block is computed for the class token alone."""
+class Emitter(Operations[Any]):
+    """The operations of the subnetwork that ends with the last of *spans*, as those of MIL."""
 
     def __init__(self, mb: Any, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
         self.mb, self.spans, self.spec, self.weights = mb, spans, spec, weights
@@ -82,23 +81,21 @@ class Emitter:
 
     def emit(self, image_BCHW: Any, data: Preprocessing) -> Any:
         """From the input to the outputs, which are float32 whatever the precision."""
-        mb, config = self.mb, self.config
+        mb = self.mb
         if self.spec.input == "image":
             image_BCHW = self._normalised(image_BCHW, data)
         if self.dtype == np.float16:
             image_BCHW = mb.cast(x=image_BCHW, dtype="fp16", name="image_fp16")
-        x_BND = self._tokens(image_BCHW)
-        for i in range(config.depth):
-            x_BND = self._block(x_BND, i, last=i == config.depth - 1)
-        x_BD = mb.squeeze(x=self._norm(x_BND, "norm"), axes=[1], name="cls")
-        if not config.num_classes:
-            return self._output(x_BD, FEATURES)
-        classifier = config.classifier(self.heads)
+        result = network.run(self, self.config, image_BCHW, self.heads)
+        if not self.config.num_classes:
+            return self._output(result, FEATURES)
+        return (result, mb.softmax(x=result, axis=-1, name=SHARES)) if self.options.classifier else result
+
+    def classifier(self, features_BD: Any, weights: str) -> Any:
+        """See Operations."""
         if self.dtype == np.float32:
-            logits_BK = self._linear(x_BD, classifier, name=LOGITS)
-        else:
-            logits_BK = self._output(self._linear(x_BD, classifier, name="head"), LOGITS)
-        return (logits_BK, mb.softmax(x=logits_BK, axis=-1, name=SHARES)) if self.options.classifier else logits_BK
+            return self._linear(features_BD, weights, name=LOGITS)
+        return self._output(self._linear(features_BD, weights, name="head"), LOGITS)
 
     def _output(self, x: Any, name: str) -> Any:
         return (
@@ -112,7 +109,8 @@ class Emitter:
         scaled = self.mb.mul(x=image_BCHW, y=(1 / (255 * std)).astype(np.float32), name="image_scaled")
         return self.mb.add(x=scaled, y=(-mean / std).astype(np.float32), name="image_normalised")
 
-    def _tokens(self, image_BCHW: Any) -> Any:
+    def embed(self, image_BCHW: Any) -> Any:
+        """Shell by shell."""
         shells = [self._shell_of_tokens(image_BCHW, span) for span in self.spans]
         return shells[0] if len(shells) == 1 else self._concat(shells, "tokens")
 
@@ -129,54 +127,63 @@ class Emitter:
             name=f"patch_embed{label}",
         )
         width = config.width(span[1] - span[0])
-        x = mb.reshape(x=patches_Bdhw, shape=[B, width, config.num_tokens - 1], name=f"patch_embed{label}_rows")
+        x = mb.reshape(x=patches_Bdhw, shape=[B, width, config.num_patches], name=f"patch_embed{label}_rows")
         x_BNd = mb.transpose(x=x, perm=[0, 2, 1], name=f"patch_embed{label}_tokens")
-        tokens_1Nd = self.weights.vector("tokens", span)
-        x_BNd = mb.add(x=x_BNd, y=tokens_1Nd[:, 1:], name=f"positions{label}")
-        cls_B1d = mb.const(val=np.repeat(tokens_1Nd[:, :1], B, axis=0), name=f"cls_token{label}")
-        return mb.concat(values=[cls_B1d, x_BNd], axis=1, name=f"tokens{label}")
+        tokens_1Nd, prefix = self.weights.vector("tokens", span), config.num_prefix_tokens
+        x_BNd = mb.add(x=x_BNd, y=tokens_1Nd[:, prefix:], name=f"positions{label}")
+        prefix_BPd = mb.const(val=np.repeat(tokens_1Nd[:, :prefix], B, axis=0), name=f"cls_token{label}")
+        return mb.concat(values=[prefix_BPd, x_BNd], axis=1, name=f"tokens{label}")
 
-    def _block(self, x_BND: Any, index: int, last: bool) -> Any:
-        mb, block, scope = self.mb, f"blocks.{index}", f"blocks_{index}"
-        y_BND = self._norm(x_BND, f"{block}.norm1")
-        query_BND = y_BND
-        if last:
-            query_BND, x_BND = self._cls(y_BND, f"{scope}_attn_cls"), self._cls(x_BND, f"{scope}_cls")
-        attended_BND = self._attention(query_BND, y_BND, index, 1 if last else self.config.num_tokens)
-        x_BND = mb.add(x=x_BND, y=attended_BND, name=f"{scope}_attn_residual")
-        hidden_BNM = self._linear(self._norm(x_BND, f"{block}.norm2"), f"{block}.mlp.fc1")
-        hidden_BNM = mb.gelu(x=hidden_BNM, mode="EXACT", name=f"{scope}_mlp_gelu")
-        return mb.add(x=x_BND, y=self._linear(hidden_BNM, f"{block}.mlp.fc2"), name=f"{scope}_mlp_residual")
+    def select(self, x_BND: Any, place: str) -> Any:
+        """See Operations."""
+        return self.mb.slice_by_index(x=x_BND, begin=[0, 0, 0], end=[self.batch, 1, self.width], name=_name(place))
 
-    def _cls(self, x_BND: Any, name: str) -> Any:
-        """The class token of each image."""
-        return self.mb.slice_by_index(x=x_BND, begin=[0, 0, 0], end=[self.batch, 1, self.width], name=name)
+    def features(self, x_B1D: Any) -> Any:
+        """Without the axis of tokens."""
+        return self.mb.squeeze(x=x_B1D, axes=[1], name="cls")
 
-    def _attention(self, query_BND: Any, x_BND: Any, index: int, num_queries: int) -> Any:
-        mb, name, scope = self.mb, f"blocks.{index}.attn", f"blocks_{index}_attn"
+    def residual(self, x_BND: Any, y_BND: Any, place: str) -> Any:
+        """See Operations."""
+        return self.mb.add(x=x_BND, y=y_BND, name=f"{_name(place)}_residual")
+
+    def activation(self, x: Any, place: str) -> Any:
+        """See Operations."""
+        return self.mb.gelu(x=x, mode="EXACT", name=f"{_name(place)}_gelu")
+
+    def qkv(self, query_BND: Any, x_BND: Any, place: str) -> tuple[Any, Any, Any]:
+        """As [B, H, N, C]."""
         whole = keeps_attention_whole(self.config, self.spec)
-        q_factor = math.sqrt(self.config.head_dim) if whole else 1.0
-        q_BHNC = self._heads_apart(self._linear(query_BND, f"{name}.q", q_factor), f"{scope}_q", num_queries)
-        k_BHNC = self._heads_apart(self._linear(x_BND, f"{name}.k"), f"{scope}_k", self.config.num_tokens)
-        v_BHNC = self._heads_apart(self._linear(x_BND, f"{name}.v"), f"{scope}_v", self.config.num_tokens)
-        if whole:
+        undone = 1 / self.config.attention_scale if whole else 1.0
+        return (
+            self._heads_apart(self._linear(query_BND, f"{place}/q", undone), f"{place}/q"),
+            self._heads_apart(self._linear(x_BND, f"{place}/k"), f"{place}/k"),
+            self._heads_apart(self._linear(x_BND, f"{place}/v"), f"{place}/v"),
+        )
+
+    def attention(self, qkv_BHNC: tuple[Any, Any, Any], place: str, num_queries: int) -> Any:
+        """In one operation where that is exact."""
+        mb, scope, (q_BHNC, k_BHNC, v_BHNC) = self.mb, _name(place), qkv_BHNC
+        if keeps_attention_whole(self.config, self.spec):
             a_BHNC = mb.scaled_dot_product_attention(query=q_BHNC, key=k_BHNC, value=v_BHNC, name=f"{scope}_values")
         else:
             scores_BHNN = mb.matmul(x=q_BHNC, y=k_BHNC, transpose_y=True, name=f"{scope}_scores")
             shares_BHNN = mb.softmax(x=scores_BHNN, axis=-1, name=f"{scope}_shares")
             a_BHNC = mb.matmul(x=shares_BHNN, y=v_BHNC, name=f"{scope}_values")
         a_BNHC = mb.transpose(x=a_BHNC, perm=[0, 2, 1, 3], name=f"{scope}_tokens")
-        a_BND = mb.reshape(x=a_BNHC, shape=[self.batch, num_queries, self.width], name=f"{scope}_together")
-        return self._linear(a_BND, f"{name}.proj")
+        return mb.reshape(x=a_BNHC, shape=[self.batch, num_queries, self.width], name=f"{scope}_together")
 
-    def _heads_apart(self, x_BND: Any, scope: str, num_tokens: int) -> Any:
-        shape = [self.batch, num_tokens, self.heads, self.config.head_dim]
+    def _heads_apart(self, x_BND: Any, place: str) -> Any:
+        scope, shape = _name(place), [*x_BND.shape[:2], self.heads, self.config.head_dim]
         x_BNHC = self.mb.reshape(x=x_BND, shape=shape, name=f"{scope}_apart")
         return self.mb.transpose(x=x_BNHC, perm=[0, 2, 1, 3], name=f"{scope}_heads")
 
-    def _linear(self, x: Any, layer: str, factor: float = 1.0, name: str = "") -> Any:
+    def linear(self, x: Any, place: str) -> Any:
+        """See Operations."""
+        return self._linear(x, place)
+
+    def _linear(self, x: Any, place: str, factor: float = 1.0, name: str = "") -> Any:
         """The product with all blocks of a weight, shell by shell."""
-        mb, name = self.mb, name or layer.replace(".", "_")
+        mb, name, layer = self.mb, name or _name(place), place.replace("/", ".")
         taller, wider = self.weights.grows(f"{layer}.weight")
         (_, first), *later = self.spans if wider else [(0, self.heads)]
 
@@ -238,8 +245,9 @@ class Emitter:
             quantized_data=block.data, zero_point=np.int8(0), scale=block.scale, axis=0, name=name
         )
 
-    def _norm(self, x_BND: Any, layer: str) -> Any:
-        whole = (0, self.heads)
+    def layer_norm(self, x_BND: Any, place: str) -> Any:
+        """See Operations."""
+        whole, layer = (0, self.heads), place.replace("/", ".")
         return self.mb.layer_norm(
             x=x_BND,
             axes=[-1],
@@ -247,8 +255,13 @@ class Emitter:
             beta=self.weights.vector(f"{layer}.bias", whole),
             # In float16 a smaller one is 0, and a token whose channels are equal would be divided by it.
             epsilon=max(self.dtype(self.config.layer_norm_eps), np.finfo(self.dtype).smallest_subnormal),
-            name=layer.replace(".", "_"),
+            name=_name(place),
         )
+
+
+def _name(place: str) -> str:
+    """As names in MIL may be."""
+    return place.replace("/", "_").replace(".", "_")
 
 
 def _label(span: Span) -> str:

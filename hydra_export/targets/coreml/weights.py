@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
+from hydra_export.network import Span
 from hydra_export.target import ExportSpec
 
 if TYPE_CHECKING:  # running and linting a package needs no torch
     from hydra_export.checkpoint import Checkpoint
-    from hydra_export.model import Span
 
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 _SMALLEST_FP16 = float(np.finfo(np.float16).smallest_subnormal)
@@ -44,7 +44,7 @@ class Weights:
 
     def grows(self, name: str) -> tuple[bool, ...]:
         """Per axis of *name*, whether more heads make it longer."""
-        return tuple(map(bool, self._normalised[name].units))
+        return tuple(map(bool, self._normalised[name].cut.units))
 
     def vector(self, name: str, span: Span, factor: float = 1.0) -> NDArray[Any]:
         """What the heads of *span* bring to *name*, which is never quantized: it grows on one axis at most."""

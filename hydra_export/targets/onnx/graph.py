@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from hydra_export import network
 from hydra_export.architecture import HydraConfig
+from hydra_export.network import Operations
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, Precision
 
@@ -112,11 +114,6 @@ class GraphBuilder(NodeBuilder):
         product = self.op("Mul", [product, scales], f"{scope}/Mul")
         return self.op("Add", [product, self.weight(f"{weight}.bias")], f"{scope}/Add")
 
-    def layer_norm(self, x: ir.Value, name: str, scope: str, epsilon: float) -> ir.Value:
-        """LayerNorm over the last axis, as wide as the subnetwork."""
-        inputs = [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
-        return self.op("LayerNormalization", inputs, f"{scope}/LayerNormalization", axis=-1, epsilon=epsilon)
-
 
 def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: ExportSpec) -> ir.Value:
     """The image as the patch embedding takes it, float32 [B, C, H, W], from the graph's own input form."""
@@ -133,8 +130,8 @@ def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: E
     return g.op("Div", [g.op("Sub", [image, mean], "image/Sub"), std], "image/Div")
 
 
-class Emitter:
-    """Emits a subnetwork; the last block is computed for the class token's query only.
+class Emitter(Operations[ir.Value]):
+    """A subnetwork's operations as nodes.
 
     Tokens are the rows of a matrix wherever images need not be told apart, so that a Linear is one Gemm: with a batch
     axis it would be a MatMul and an Add. Without *heads* the graph is of whatever subnetwork *g* says.
@@ -148,60 +145,63 @@ class Emitter:
         # 0 keeps a dynamic batch; a fixed one is spelled out, as not every compiler infers through 0.
         self.batch: int = 0 if spec.batch == "dynamic" else spec.batch
 
-    def emit(self, image_BCHW: ir.Value) -> ir.Value:
-        """From the image as ``channels_first`` returns it to the features that the classifier takes."""
-        x_RD = self._tokens(image_BCHW)
-        for i in range(self.config.depth):
-            x_RD = self._block(x_RD, i, last=i == self.config.depth - 1)
-        return self._norm(x_RD, "norm", "norm")
-
-    def _tokens(self, image_BCHW: ir.Value) -> ir.Value:
+    def embed(self, image_BCHW: ir.Value) -> ir.Value:
+        """From the image as ``channels_first`` returns it."""
         g, config = self.g, self.config
         patch = [config.patch_size] * 2
         inputs = [image_BCHW, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
         x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
-        x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_tokens - 1])
+        x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_patches])
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
-        # A zero token in front, then the class token comes with the positions: Concat would need a batch-sized one.
-        x_BND = g.op("Pad", [x_BND, g.constant("tokens/pads", [0, 1, 0, 0, 0, 0])], "tokens/Pad")
+        # Zero tokens in front, then the prefix comes with the positions: Concat would need a batch-sized one.
+        pads = g.constant("tokens/pads", [0, config.num_prefix_tokens, 0, 0, 0, 0])
+        x_BND = g.op("Pad", [x_BND, pads], "tokens/Pad")
         x_BND = g.op("Add", [x_BND, g.weight("tokens")], "tokens/Add")
         return self._rows(x_BND, "tokens/Reshape")
 
     def _rows(self, x: ir.Value, name: str) -> ir.Value:
         return self.g.reshape(x, name, "rows/shape", [-1, self.width])
 
-    def _block(self, x_RD: ir.Value, index: int, last: bool) -> ir.Value:
-        name = f"blocks.{index}"
-        y_RD = self._norm(x_RD, f"{name}.norm1", f"{name}/norm1")
-        query_RD = y_RD
-        if last:
-            query_RD, x_RD = self._cls(y_RD, f"{name}/attn/cls"), self._cls(x_RD, f"{name}/cls")
-        attended_RD = self._attention(query_RD, y_RD, index, 1 if last else self.config.num_tokens)
-        x_RD = self.g.op("Add", [x_RD, attended_RD], f"{name}/attn/residual/Add")
-        y_RD = self._norm(x_RD, f"{name}.norm2", f"{name}/norm2")
-        return self.g.op("Add", [x_RD, self._mlp(y_RD, index)], f"{name}/mlp/residual/Add")
+    def layer_norm(self, x_RD: ir.Value, place: str) -> ir.Value:
+        """In one operator."""
+        name, epsilon = place.replace("/", "."), self.config.layer_norm_eps
+        inputs = [x_RD, self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")]
+        return self.g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
 
-    def _norm(self, x_RD: ir.Value, name: str, scope: str) -> ir.Value:
-        return self.g.layer_norm(x_RD, name, scope, self.config.layer_norm_eps)
+    def linear(self, x_RD: ir.Value, place: str) -> ir.Value:
+        """See GraphBuilder."""
+        return self.g.linear(x_RD, place.replace("/", "."), f"{place}/Gemm")
 
-    def _cls(self, x_RD: ir.Value, scope: str) -> ir.Value:
-        """The class token of each image: of its tokens side by side, the first."""
+    def classifier(self, features_BD: ir.Value, weights: str) -> ir.Value:
+        """See GraphBuilder."""
+        return self.g.linear(features_BD, weights, "logits")
+
+    def select(self, x_RD: ir.Value, place: str) -> ir.Value:
+        """Of each image's tokens side by side, the first."""
         side_by_side = (self.batch or -1, PerHead(self.config.num_tokens * self.config.head_dim))
-        x = self.g.reshape(x_RD, f"{scope}/Reshape", "cls/shape", side_by_side)
+        x = self.g.reshape(x_RD, f"{place}/Reshape", "cls/shape", side_by_side)
         parts: list[tuple[str, Size]] = [("start", 0), ("end", self.width), ("axis", 1)]
-        return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{scope}/Slice")
+        return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{place}/Slice")
 
-    def _attention(self, query_RD: ir.Value, x_RD: ir.Value, index: int, num_queries: int) -> ir.Value:
-        g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
-        q_RD = g.linear(query_RD, f"{name}.q", f"{scope}/q/Gemm")
-        k_RD = g.linear(x_RD, f"{name}.k", f"{scope}/k/Gemm")
-        v_RD = g.linear(x_RD, f"{name}.v", f"{scope}/v/Gemm")
+    def features(self, x_RD: ir.Value) -> ir.Value:
+        """A row for each image, as it is."""
+        return x_RD
+
+    def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
+        """A sum."""
+        return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
+
+    def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Rows: each form of attention has its own order of axes."""
+        return self.linear(query_RD, f"{place}/q"), self.linear(x_RD, f"{place}/k"), self.linear(x_RD, f"{place}/v")
+
+    def attention(self, qkv_RD: tuple[ir.Value, ir.Value, ir.Value], place: str, num_queries: int) -> ir.Value:
+        """Opset 23's operator where the head count is known, otherwise products and Softmax."""
         if self.heads is not None and self.opset >= 23:
-            a = self._attention_operator(q_RD, k_RD, v_RD, scope, num_queries, self.heads)
+            a = self._attention_operator(*qkv_RD, place, num_queries, self.heads)
         else:
-            a = self._softmax_attention(q_RD, k_RD, v_RD, scope, num_queries)
-        a_RD = self._rows(a, f"{scope}/Reshape")
-        return g.linear(a_RD, f"{name}.proj", f"{scope}/proj/Gemm")
+            a = self._softmax_attention(*qkv_RD, place, num_queries)
+        return self._rows(a, f"{place}/Reshape")
 
     def _attention_operator(
         self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int, heads: int
@@ -232,27 +232,22 @@ class Emitter:
         x_BNHC = self.g.reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
         return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
 
-    def _mlp(self, x_RD: ir.Value, index: int) -> ir.Value:
-        name, scope = f"blocks.{index}.mlp", f"blocks.{index}/mlp"
-        x = self._gelu(self.g.linear(x_RD, f"{name}.fc1", f"{scope}/fc1/Gemm"), scope)
-        return self.g.linear(x, f"{name}.fc2", f"{scope}/fc2/Gemm")
-
-    def _gelu(self, x: ir.Value, scope: str) -> ir.Value:
+    def activation(self, x: ir.Value, place: str) -> ir.Value:
+        """In one operator from opset 20 on."""
         g = self.g
         if self.opset >= 20:
-            return g.op("Gelu", [x], f"{scope}/Gelu")
+            return g.op("Gelu", [x], f"{place}/Gelu")
         # The form that onnxruntime's GeluFusion and the compilers of phone vendors look for.
         erf = g.op(
-            "Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{scope}/gelu/Div")], f"{scope}/Erf"
+            "Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{place}/gelu/Div")], f"{place}/Erf"
         )
-        one_plus_erf = g.op("Add", [erf, g.constant("gelu/one", 1.0)], f"{scope}/gelu/Add")
-        twice = g.op("Mul", [x, one_plus_erf], f"{scope}/gelu/Mul")
-        return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{scope}/gelu/Half")
+        one_plus_erf = g.op("Add", [erf, g.constant("gelu/one", 1.0)], f"{place}/gelu/Add")
+        twice = g.op("Mul", [x, one_plus_erf], f"{place}/gelu/Mul")
+        return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{place}/gelu/Half")
 
 
 def subnetwork(
     g: GraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
 ) -> ir.Value:
     """Subnetwork *heads* as a whole: the logits, or the features of a model without a classifier."""
-    features_BD = Emitter(g, config, spec, opset, heads).emit(image_BCHW)
-    return g.linear(features_BD, config.classifier(heads), "logits") if config.num_classes else features_BD
+    return network.run(Emitter(g, config, spec, opset, heads), config, image_BCHW, heads)

@@ -38,8 +38,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
-    classifiers = {k: checkpoint.info.config.classifier(k) for k in heads}
-    written = shells.write(weights, classifiers, _locations(checkpoint, heads, spec), out)
+    written = shells.write(weights, heads, _locations(checkpoint, heads, spec), out)
     artifacts = planned(checkpoint, heads, spec, opset)
     for k, artifact in zip(heads, artifacts, strict=True):
         content = fixed.assembled(checkpoint, spec, opset, shells.Assembly(k, written, weights))

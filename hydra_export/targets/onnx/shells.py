@@ -14,9 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from hydra_export.model import Span
+from hydra_export.network import Span
 from hydra_export.targets.onnx.weights import StoredWeight
 
 _ALIGNMENT = 64  # bytes: a cache line, and more than any CPU's vector load asks for
@@ -57,21 +56,20 @@ class Shell:
 
 
 def write(
-    weights: Mapping[str, StoredWeight], classifiers: Mapping[int, str], locations: Mapping[int, str], out: Path
+    weights: Mapping[str, StoredWeight], heads: Sequence[int], locations: Mapping[int, str], out: Path
 ) -> list[Shell]:
     """Writes shells into *out*.
 
     Args:
-        classifiers: the name prefix of the one that each listed head count uses; others are left out.
+        heads: the listed head counts; classifiers of others are left out.
         locations: the names of the files, by the head counts that they go up to, ascending.
     """
     shells = [Shell(span, location) for span, location in spans(locations)]
     for shell in shells:
-        used = {classifiers[k] for k in classifiers if shell.span[0] < k <= shell.span[1]}
         with (out / shell.location).open("wb") as file:
-            for weight_name, weight in weights.items():
-                if not weight_name.startswith("head.k") or weight_name.rpartition(".")[0] in used:
-                    _write_weight(weight_name, weight, shell, file)
+            for name, weight in weights.items():
+                if weight.cut.used_by(heads):
+                    _write_weight(name, weight, shell, file)
     return shells
 
 
@@ -82,26 +80,13 @@ def spans(locations: Mapping[int, str]) -> Iterator[tuple[Span, str]]:
 
 
 def _write_weight(name: str, weight: StoredWeight, shell: Shell, file: BinaryIO) -> None:
-    def put(label: str, array: NDArray[Any]) -> Piece:
-        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        offset = file.tell()
-        file.write(array.data)
-        return Piece(f"{name}{label}", shell.location, offset, array.shape, weight.dtype)
-
     low, high = shell.span
-    growing = _growing(weight)
-    if len(growing) == 2:
-        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high), (0, high))))
-        if low:
-            shell.columns[name] = put(f"[:{low},{low}:{high}]", weight.part(((0, low), (low, high))))
-    elif growing:
-        shell.rows[name] = put(f"[{low}:{high}]", weight.part(((low, high),) * len(weight.units)))
-    elif not low or name.startswith("head.k"):
-        shell.rows[name] = put("", weight.first(high))
-
-
-def _growing(weight: StoredWeight) -> list[int]:
-    return [axis for axis, unit in enumerate(weight.units) if unit]
+    labels = (f"[{low}:{high}]", f"[:{low},{low}:{high}]") if weight.cut.growing else ("",)
+    for pieces, label, block in zip((shell.rows, shell.columns), labels, weight.cut.shell(low, high), strict=False):
+        array = weight.part(block)
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        pieces[name] = Piece(f"{name}{label}", shell.location, file.tell(), array.shape, weight.dtype)
+        file.write(array.data)
 
 
 def needed(shells: Iterable[Shell], heads: int) -> list[Shell]:
@@ -127,7 +112,7 @@ class Assembly:
     def weight(self, name: str) -> ir.Value:
         """The whole weight *name*."""
         weight = self.weights[name]
-        growing, units = _growing(weight), weight.units
+        growing, units = weight.cut.growing, weight.cut.units
         if not growing:
             (piece,) = (shell.rows[name] for shell in self.shells if name in shell.rows)
             return self._external(piece)

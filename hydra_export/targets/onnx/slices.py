@@ -59,12 +59,12 @@ class SlicingBuilder(GraphBuilder):
         return result
 
     def _first(self, name: str) -> ir.Value:
-        units = self._stored[name].units
-        growing = [axis for axis, unit in enumerate(units) if unit]
+        cut = self._stored[name].cut
+        growing = cut.growing
         if not growing:
             return self._whole(name)
         axes = "_".join(map(str, growing))
         starts = self.before.constant(f"slice/start_{len(growing)}", [0] * len(growing))
-        ends = self.sizes("", [PerHead(units[axis]) for axis in growing])
+        ends = self.sizes("", [PerHead(cut.units[axis]) for axis in growing])
         inputs = [self._whole(name), starts, ends, self.before.constant(f"slice/axes_{axes}", growing)]
         return self.before.op("Slice", inputs, f"{name}/Slice")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.target import Artifact, ExportSpec, Precision
 from hydra_export.targets.onnx import file, fixed, shells
@@ -55,8 +56,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
-    classifiers = {k: checkpoint.info.config.classifier(k) for k in heads}
-    written = shells.write(weights, classifiers, {heads[-1]: _location(checkpoint, spec)}, out)
+    written = shells.write(weights, heads, {heads[-1]: _location(checkpoint, spec)}, out)
     artifacts = planned(checkpoint, heads, spec, opset)
     graph = _graph(checkpoint, heads, spec, opset, _Weights(written, weights, spec.precision))
     content = file.encoded(file.model(checkpoint, heads, spec, opset, graph))
@@ -153,7 +153,7 @@ def _slices(
 ) -> ir.Value:
     largest = choice.heads[-1]
     sliced = SlicingBuilder(largest, choice.number(), weights.of(largest), weights.stored, weights.used_precision)
-    features_BD = Emitter(sliced, config, spec, opset).emit(image_BCHW)
+    features_BD = network.features(Emitter(sliced, config, spec, opset), config, image_BCHW)
     if config.num_classes and not config.separate_classifiers:
         features_BD = sliced.linear(features_BD, "head", "logits")
     g.nodes += sliced.before.nodes + sliced.nodes

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydra_export.model import Span, Weight
+from hydra_export.model import Weight
+from hydra_export.network import Cut, Span
 from hydra_export.target import ExportSpec
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ class StoredWeight:
     scale: Tensor | None = None
 
     @property
-    def units(self) -> tuple[int, ...]:
-        """The channels that one head adds, per axis; 0 where every head count has all."""
-        return self.weight.units
+    def cut(self) -> Cut:
+        """How subnetworks are cut from it."""
+        return self.weight.cut
 
     def shape(self, heads: int) -> tuple[int, ...]:
         """Shape of what subnetwork *heads* uses."""
-        return self.weight.shape(heads)
+        return self.weight.shape(self.cut.spans(heads))
 
     def num_bytes(self, heads: int) -> int:
         """Size in the file of what subnetwork *heads* uses."""
@@ -52,15 +53,14 @@ class StoredWeight:
         """The block between two head counts per axis, contiguous and little-endian."""
         part = self.weight.part(spans).detach()
         if self.scale is not None:
-            (low, high), unit = spans[-1], self.units[-1]
-            scale_O = self.scale[low * unit : high * unit] if unit else self.scale
+            scale_O = self.cut.columns.block(self.scale, spans[-1:])
             part = (part / scale_O).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8)
         array = part.to(_TORCH_TYPES[self.dtype]).contiguous().numpy()
         return np.asarray(array, array.dtype.newbyteorder("<"))
 
     def first(self, heads: int) -> NDArray[Any]:
         """What subnetwork *heads* uses."""
-        return self.part(((0, heads),) * len(self.units))
+        return self.part(self.cut.spans(heads))
 
 
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
@@ -71,7 +71,7 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """
     pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
     return {
-        name: weight.transposed if _is_linear(name, weight) else weight
+        name: weight.permuted(1, 0) if weight.is_matrix else weight
         for name, weight in checkpoint.model.normalised_weights(pixels).items()
     }
 
@@ -87,12 +87,12 @@ def stored(weights: dict[str, Weight], spec: ExportSpec, heads: int) -> dict[str
         return {name: StoredWeight(weight, dtype) for name, weight in weights.items()}
     found = {}
     for name, weight in weights.items():
-        if not _is_linear(name, weight):
+        if not weight.is_matrix:
             found[name] = StoredWeight(weight)
             continue
         scale_O = _scale(weight.first(heads).detach())
         found[name] = StoredWeight(weight, ir.DataType.INT8, scale_O)
-        found[f"{name.removesuffix('.weight')}.scale"] = StoredWeight(Weight(scale_O, weight.units[-1:]))
+        found[f"{name.removesuffix('.weight')}.scale"] = StoredWeight(Weight(scale_O, weight.cut.columns))
     return found
 
 
@@ -107,7 +107,3 @@ def _scale(weight_IO: Tensor) -> Tensor:
     positive_IO, negative_IO = padded_IO.clamp(min=0), -padded_IO.clamp(max=0)
     largest_O = torch.maximum(*(part[1:] + part[:-1] for part in (positive_IO, negative_IO))).amax(0)
     return torch.where(largest_O > 0, largest_O / _LARGEST_INT8, 1.0)
-
-
-def _is_linear(name: str, weight: Weight) -> bool:
-    return name.endswith(".weight") and weight.full.ndim == 2

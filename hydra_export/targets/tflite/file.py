@@ -17,7 +17,7 @@ from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
-from hydra_export.model import Span
+from hydra_export.network import Span
 from hydra_export.targets.tflite.graph import Constant, GraphBuilder, Value
 from hydra_export.targets.tflite.operators import Operator
 from hydra_export.targets.tflite.reader import ALIGNMENT, IDENTIFIER, VERSION

@@ -12,13 +12,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from hydra_export import network
 from hydra_export.architecture import HydraConfig
+from hydra_export.network import Operations, Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.tflite.operators import (
@@ -35,9 +37,6 @@ from hydra_export.targets.tflite.operators import (
     Operator,
     Shape,
 )
-
-if TYPE_CHECKING:
-    from hydra_export.model import Span  # which needs torch; lint does not
 
 _TYPES = {"float32": FLOAT32, "float16": FLOAT16, "int32": INT32, "uint8": UINT8, "bool": BOOL, "int8": INT8}
 
@@ -172,8 +171,8 @@ def _camel_case(name: str) -> str:
     return first + "".join(other.capitalize() for other in others)
 
 
-class Emitter:
-    """Emits subnetwork *heads*; the last block is computed for the class token's query only.
+class Emitter(Operations[Value]):
+    """The operations of subnetwork *heads* as operators of TFLite.
 
     Args:
         cuts: the head counts, *heads* the last, at which the inputs of Linears are cut; none for whole matrices.
@@ -196,16 +195,7 @@ class Emitter:
 
     def emit(self, image_BHWC: Value) -> Value:
         """From the input to the logits, or to the features of a model without a classifier."""
-        config = self.config
-        x_BND = self._tokens(self._float(image_BHWC))
-        for i in range(config.depth):
-            x_BND = self._block(x_BND, i, last=i == config.depth - 1)
-        x_BND = self._layer_norm(x_BND, "norm", "norm")
-        name = "norm/RESHAPE" if config.num_classes else config.output
-        features_BD = self._reshape(x_BND, name, "norm/shape", [self.width])
-        if not config.num_classes:
-            return features_BD
-        return self._linear(features_BD, config.classifier(self.heads), "head", "logits")
+        return network.run(self, self.config, self._float(image_BHWC), self.heads)
 
     def _float(self, image_BHWC: Value) -> Value:
         """As the patch embedding takes it: its weights have absorbed the normalisation of pixels, but for fp16.
@@ -222,32 +212,37 @@ class Emitter:
         image_BHWC = g.op("image/SUB", "SUB", [image_BHWC, g.constant("image/mean", mean)])
         return self._mul(image_BHWC, g.constant("image/over_std", 1 / std), "image/MUL")
 
-    def _tokens(self, image_BHWC: Value) -> Value:
+    def embed(self, image_BHWC: Value) -> Value:
+        """From float32."""
         g, config = self.g, self.config
         inputs = [image_BHWC, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
         patch = {"padding": VALID, "stride_h": config.patch_size, "stride_w": config.patch_size}
         x = g.op("patch_embed/CONV_2D", "CONV_2D", inputs, **patch)
-        x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_tokens - 1, self.width])
-        # A zero token in front, then the class token comes with the positions: CONCATENATION would need a batch of it.
-        x_BND = g.op("tokens/PAD", "PAD", [x_BND, g.constant("tokens/pads", [[0, 0], [1, 0], [0, 0]])])
+        x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_patches, self.width])
+        # Zero tokens in front, then the prefix comes with the positions: CONCATENATION would need a batch of it.
+        pads = g.constant("tokens/pads", [[0, 0], [config.num_prefix_tokens, 0], [0, 0]])
+        x_BND = g.op("tokens/PAD", "PAD", [x_BND, pads])
         tokens_BND = g.weight("tokens")
         if self.spans:  # they lie as [1, D, N], of which fewer channels are the beginning
             tokens_BND = g.op("tokens/TRANSPOSE", "TRANSPOSE", [tokens_BND, g.constant("tokens/perm", [0, 2, 1])])
         return self._add(x_BND, tokens_BND, "tokens/ADD")
 
-    def _block(self, x_BND: Value, index: int, last: bool) -> Value:
-        name = f"blocks.{index}"
-        y_BND = self._layer_norm(x_BND, f"{name}.norm1", f"{name}/norm1")
-        query_BND = y_BND
-        if last:
-            query_BND, x_BND = self._cls(y_BND, f"{name}/attn/cls"), self._cls(x_BND, f"{name}/cls")
-        x_BND = self._add(x_BND, self._attention(query_BND, y_BND, index), f"{name}/attn/residual/ADD")
-        y_BND = self._layer_norm(x_BND, f"{name}.norm2", f"{name}/norm2")
-        return self._add(x_BND, self._mlp(y_BND, index), f"{name}/mlp/residual/ADD")
+    def select(self, x_BND: Value, place: str) -> Value:
+        """See Operations."""
+        return self._part(x_BND, 1, (0, 1), "cls", f"{place}/STRIDED_SLICE")
 
-    def _cls(self, x_BND: Value, scope: str) -> Value:
-        """The class token."""
-        return self._part(x_BND, 1, (0, 1), "cls", f"{scope}/STRIDED_SLICE")
+    def features(self, x_B1D: Value) -> Value:
+        """Without the axis of tokens."""
+        name = "norm/RESHAPE" if self.config.num_classes else self.config.output
+        return self._reshape(x_B1D, name, "norm/shape", [self.width])
+
+    def classifier(self, features_BD: Value, weights: str) -> Value:
+        """See Operations."""
+        return self._linear(features_BD, weights, "head", "logits")
+
+    def residual(self, x_BND: Value, y_BND: Value, place: str) -> Value:
+        """See Operations."""
+        return self._add(x_BND, y_BND, f"{place}/residual/ADD")
 
     def _part(self, x: Value, axis: int, span: Span, corners: str, name: str) -> Value:
         """A part of one axis; STRIDED_SLICE, as XNNPACK takes no SLICE whose batch is chosen at run time."""
@@ -258,18 +253,21 @@ class Emitter:
         every_other = (1 << rank) - 1 - (1 << axis)
         return self.g.op(name, "STRIDED_SLICE", inputs, begin_mask=every_other, end_mask=every_other)
 
-    def _attention(self, query_BND: Value, x_BND: Value, index: int) -> Value:
-        g, name, scope = self.g, f"blocks.{index}.attn", f"blocks.{index}/attn"
-        q_BHNC, k_BHNC, v_BHNC = (
-            self._heads_apart(self._linear(x, f"{name}.{part}", f"{scope}/{part}"), f"{scope}/{part}")
-            for part, x in (("q", query_BND), ("k", x_BND), ("v", x_BND))
+    def qkv(self, query_BND: Value, x_BND: Value, place: str) -> tuple[Value, Value, Value]:
+        """As [B, H, N, C]."""
+        return (
+            self._heads_apart(self.linear(query_BND, f"{place}/q"), f"{place}/q"),
+            self._heads_apart(self.linear(x_BND, f"{place}/k"), f"{place}/k"),
+            self._heads_apart(self.linear(x_BND, f"{place}/v"), f"{place}/v"),
         )
-        scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{scope}/scores", adj_y=True)
-        shares_BHNN = g.op(f"{scope}/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
-        a_BNHC = self._exchanged(self._matmul(shares_BHNN, v_BHNC, f"{scope}/values"), f"{scope}/TRANSPOSE")
-        N = a_BNHC.shape[1]
-        a_BND = self._reshape(a_BNHC, f"{scope}/RESHAPE", f"attn/together_{N}", [N, self.width])
-        return self._linear(a_BND, f"{name}.proj", f"{scope}/proj")
+
+    def attention(self, qkv_BHNC: tuple[Value, Value, Value], place: str, num_queries: int) -> Value:
+        """See Operations."""
+        q_BHNC, k_BHNC, v_BHNC = qkv_BHNC
+        scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{place}/scores", adj_y=True)
+        shares_BHNN = self.g.op(f"{place}/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
+        a_BNHC = self._exchanged(self._matmul(shares_BHNN, v_BHNC, f"{place}/values"), f"{place}/TRANSPOSE")
+        return self._reshape(a_BNHC, f"{place}/RESHAPE", f"attn/together_{num_queries}", [num_queries, self.width])
 
     def _heads_apart(self, x_BND: Value, scope: str) -> Value:
         N = x_BND.shape[1]
@@ -283,25 +281,27 @@ class Emitter:
     def _matmul(self, x: Value, y: Value, scope: str, adj_y: bool = False) -> Value:
         return self.g.op(f"{scope}/BATCH_MATMUL", "BATCH_MATMUL", [x, y], adj_x=False, adj_y=adj_y)
 
-    def _mlp(self, x_BND: Value, index: int) -> Value:
-        name, scope = f"blocks.{index}.mlp", f"blocks.{index}/mlp"
-        x = self._linear(x_BND, f"{name}.fc1", f"{scope}/fc1")
-        x = self.g.op(f"{scope}/GELU", "GELU", [x], approximate=False)
-        return self._linear(x, f"{name}.fc2", f"{scope}/fc2")
+    def activation(self, x: Value, place: str) -> Value:
+        """See Operations."""
+        return self.g.op(f"{place}/GELU", "GELU", [x], approximate=False)
 
-    def _layer_norm(self, x_BND: Value, name: str, scope: str) -> Value:
+    def layer_norm(self, x_BND: Value, place: str) -> Value:
         """TFLite has no operator for it; no other order or form of these nine that was tried is faster."""
-        g, last = self.g, self.g.constant("norm/axis", [2])
-        mean_BN1 = g.op(f"{scope}/mean/MEAN", "MEAN", [x_BND, last], keep_dims=True)
-        x_BND = g.op(f"{scope}/SUB", "SUB", [x_BND, mean_BN1])
-        square_BND = self._mul(x_BND, x_BND, f"{scope}/square/MUL")
-        variance_BN1 = g.op(f"{scope}/variance/MEAN", "MEAN", [square_BND, last], keep_dims=True)
+        g, last, name = self.g, self.g.constant("norm/axis", [2]), place.replace("/", ".")
+        mean_BN1 = g.op(f"{place}/mean/MEAN", "MEAN", [x_BND, last], keep_dims=True)
+        x_BND = g.op(f"{place}/SUB", "SUB", [x_BND, mean_BN1])
+        square_BND = self._mul(x_BND, x_BND, f"{place}/square/MUL")
+        variance_BN1 = g.op(f"{place}/variance/MEAN", "MEAN", [square_BND, last], keep_dims=True)
         variance_BN1 = self._add(
-            variance_BN1, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{scope}/epsilon/ADD"
+            variance_BN1, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{place}/epsilon/ADD"
         )
-        x_BND = self._mul(x_BND, g.op(f"{scope}/RSQRT", "RSQRT", [variance_BN1]), f"{scope}/normalised/MUL")
-        x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{scope}/MUL")
-        return self._add(x_BND, g.weight(f"{name}.bias"), f"{scope}/ADD")
+        x_BND = self._mul(x_BND, g.op(f"{place}/RSQRT", "RSQRT", [variance_BN1]), f"{place}/normalised/MUL")
+        x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{place}/MUL")
+        return self._add(x_BND, g.weight(f"{name}.bias"), f"{place}/ADD")
+
+    def linear(self, x: Value, place: str) -> Value:
+        """See Operations."""
+        return self._linear(x, place.replace("/", "."), place)
 
     def _linear(self, x: Value, weight: str, scope: str, name: str = "") -> Value:
         """x @ weight.T + bias over the last axis; a sum over the parts of x where the weight is cut."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra_export.model import Span
+from hydra_export.network import Span
 from hydra_export.target import Artifact, ExportSpec, TensorInfo
 from hydra_export.targets.tflite import TFLiteOptions, choice, graph
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places

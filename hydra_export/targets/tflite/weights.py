@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydra_export.model import Span, Weight
+from hydra_export.model import Weight
+from hydra_export.network import Span
 from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.tflite import TFLiteOptions
 
@@ -36,18 +37,16 @@ class StoredWeight:
 
     def spans(self, heads: int, columns: Span | None) -> list[Span]:
         """What subnetwork *heads* uses, per axis; of a matrix [O, I] the input channels of the heads *columns*."""
-        spans = [(0, heads)] * len(self.weight.units)
-        return spans if columns is None else [spans[0], columns]
+        return self.weight.cut.spans(heads) if columns is None else [(0, heads), columns]
 
     def shape(self, spans: Sequence[Span]) -> tuple[int, ...]:
         """Shape of the block between two head counts per axis."""
-        sizes = zip(spans, self.weight.units, self.weight.full.shape, strict=True)
-        return tuple((high - low) * unit or size for (low, high), unit, size in sizes)
+        return self.weight.shape(spans)
 
     @property
     def begins_alike(self) -> bool:
         """Whether what a smaller subnetwork uses is the beginning of what a larger one does, byte by byte."""
-        growing = [axis for axis, unit in enumerate(self.weight.units) if unit]
+        growing = self.weight.cut.growing
         return not growing or (len(growing) == 1 and all(size == 1 for size in self.weight.full.shape[: growing[0]]))
 
     def num_bytes(self, spans: Sequence[Span]) -> int:
@@ -68,8 +67,8 @@ class StoredWeight:
 
     def _scale(self, spans: Sequence[Span]) -> Tensor:
         assert self.scale is not None
-        (low, high), unit = spans[0], self.weight.units[0]
-        return self.scale[low * unit : high * unit] if unit else self.scale
+        block: Tensor = self.weight.cut.rows.block(self.scale, spans[:1])
+        return block
 
 
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
@@ -80,12 +79,9 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """
     pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
     weights = checkpoint.model.normalised_weights(pixels)
-    patch_ECPP = weights["patch_embed.weight"]
-    head_dim = patch_ECPP.units[0]
-    weights["patch_embed.weight"] = Weight(patch_ECPP.full.permute(0, 2, 3, 1).contiguous(), (head_dim, 0, 0, 0))
+    weights["patch_embed.weight"] = weights["patch_embed.weight"].permuted(0, 2, 3, 1)
     if spec.graph == "universal" and TFLiteOptions.of(spec).overlap:
-        tokens_1NE = weights["tokens"]
-        weights["tokens"] = Weight(tokens_1NE.full.transpose(1, 2), (0, head_dim, 0))
+        weights["tokens"] = weights["tokens"].permuted(0, 2, 1)
     return weights
 
 
@@ -100,7 +96,7 @@ def stored(weights: Mapping[str, Weight], precision: Precision, heads: int) -> d
         return {name: StoredWeight(weight, dtype) for name, weight in weights.items()}
     return {
         name: StoredWeight(weight, "int8", _scale(weight.first(heads).detach()))
-        if name.endswith(".weight") and weight.full.ndim == 2
+        if weight.is_matrix
         else StoredWeight(weight)
         for name, weight in weights.items()
     }
