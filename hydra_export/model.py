@@ -303,7 +303,8 @@ class _Slices:
         return q_BHNC, k_BHNC, v_BHNC
 
     def _heads_apart(self, x_BND: Tensor) -> tuple[Tensor, ...]:
-        x = x_BND.view(*x_BND.shape[:2], -1, self.heads, self.model.config.head_dim)
+        C = self.model.config.head_dim
+        x = x_BND.unflatten(2, (x_BND.shape[2] // (self.heads * C), self.heads, C))  # an empty batch leaves no -1 open
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
     def attention(self, qkv: tuple[Tensor, Tensor, Tensor], place: str, num_queries: int) -> Tensor:
