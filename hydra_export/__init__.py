@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hydra_export.errors import BadInput as BadInput
     from hydra_export.errors import CheckFailed as CheckFailed
     from hydra_export.errors import HydraExportError as HydraExportError
-    from hydra_export.export import export as export_bundle
-    from hydra_export.export import jobs as jobs
+    from hydra_export.exporting import export as export_bundle
+    from hydra_export.exporting import jobs as jobs
     from hydra_export.model import HydraViT as HydraViT
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.reference import save_reference as save_reference
@@ -43,8 +43,8 @@ _PUBLIC = {
     "HydraViT": "model:HydraViT",
     "Manifest": "bundle:Manifest",
     "Preprocessing": "preprocess:Preprocessing",
-    "export_bundle": "export:export",
-    "jobs": "export:jobs",
+    "export_bundle": "exporting:export",
+    "jobs": "exporting:jobs",
     "load_checkpoint": "checkpoint:load",
     "save_checkpoint": "checkpoint_file:write",
     "save_reference": "reference:save_reference",

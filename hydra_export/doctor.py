@@ -228,7 +228,7 @@ def _state(target: Target, seconds: float) -> TargetState:
 
 def try_target(name: str, folder: str) -> dict[str, float]:
     """Exports a tiny model to the target called *name* and verifies it; the largest error of logits in each runtime."""
-    from hydra_export.export import export, jobs
+    from hydra_export.exporting import export, jobs
     from hydra_export.verification import verify
 
     target = targets.get(name)

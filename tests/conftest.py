@@ -144,7 +144,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A bundle with separate and shared graphs of heads 2 and 4: written once, never changed."""
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
-    from hydra_export.export import export, jobs
+    from hydra_export.exporting import export, jobs
     from hydra_export.preprocess import Preprocessing
 
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)

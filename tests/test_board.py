@@ -27,7 +27,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with every graph kind of everything that can be timed here."""
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
-    from hydra_export.export import export, jobs
+    from hydra_export.exporting import export, jobs
     from hydra_export.preprocess import Preprocessing
 
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)

@@ -18,7 +18,7 @@ from hydra_export import archive, checkpoint, checkpoint_file, files
 from hydra_export.architecture import HydraConfig
 from hydra_export.cache import Cache
 from hydra_export.cli import main
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.preprocess import Preprocessing
 from hydra_export.verification import verify
 from tests.conftest import SOON, available_targets, perturbed, snapshot

@@ -17,7 +17,7 @@ from hydra_export import checkpoint
 from hydra_export.cache import Cache, default_folder
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from tests.conftest import available_targets, snapshot
 
 GRAPHS = ["separate", "shared", "universal"]

@@ -29,7 +29,7 @@ from hydra_export.cli import main
 from hydra_export.commands import app
 from hydra_export.commands.choices import Choices
 from hydra_export.commands.target_options import target_options
-from hydra_export.export import export as export_bundle
+from hydra_export.exporting import export as export_bundle
 from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.onnx import OnnxOptions
 from hydra_export.targets.tflite import TFLiteOptions
@@ -572,10 +572,10 @@ def test_an_interrupted_export_leaves_nothing(
     before = snapshot(tmp_path)
 
     def interrupted(what: str, _done: int, _total: int) -> None:
-        if what.startswith("proving"):
+        if what.startswith("verifying"):
             raise KeyboardInterrupt
 
-    module = importlib.import_module("hydra_export.export")
+    module = importlib.import_module("hydra_export.exporting")
     monkeypatch.setattr(
         module, "export", lambda *given, **options: export_bundle(*given, **{**options, "progress": interrupted})
     )

@@ -28,14 +28,17 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from hydra_export import bundle, checkpoint, checkpoint_file, parity, targets
+from hydra_export.architecture import HydraConfig
 from hydra_export.arrays import Array
 from hydra_export.cli import main
-from hydra_export.data import packaged_images
+from hydra_export.data import ImageSet, packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
+from hydra_export.exporting.plan import planned
 from hydra_export.gate import Gate
 from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
+from hydra_export.preprocess import imagenet
 from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxOptions, OnnxTarget
 from hydra_export.verification import verify
@@ -136,6 +139,37 @@ def test_golden_images_are_ones_that_every_artifact_gets_right(tiny_checkpoint: 
         bundle.read_golden(tmp_path / "out", manifest).pixels, turned.pixels[len(wrong) : len(wrong) + 4]
     )
     assert verify(tmp_path / "out")
+
+
+def test_as_many_images_are_read_as_the_plan_says(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    loaded, limits = checkpoint.load(tiny_checkpoint), []
+
+    def read(limit: int) -> ImageSet:
+        limits.append(limit)
+        return packaged_images(loaded.info.preprocessing, limit)
+
+    manifest = export(loaded, tmp_path / "out", jobs(precisions=["fp32", "int8"]), images=read, gate=Gate(open=True))
+    assert limits == [1000]
+    assert {(a.precision, r.num_images) for a in manifest.artifacts for r in a.parity.values()} == {
+        ("fp32", 128),
+        ("int8", 1000),
+    }
+
+
+def test_images_are_as_many_as_the_head_counts_that_devices_run_can_afford() -> None:
+    model = HydraViT(HydraConfig(heads=12), weight_init="skip", device="meta")
+    info = checkpoint_file.CheckpointInfo(name="base", config=model.config, preprocessing=imagenet(224))
+    source, small = checkpoint.Checkpoint(model, info, Path("base"), "0" * 64), _device(heads=3)
+    whole, cut = (planned(source, jobs(), (3, 12), [*devices]) for devices in ((), (small,)))
+    assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 11})
+    assert (cut.heads, cut.num_images) == ((3,), {"fp32": 128})
+    assert [write.heads for write in cut.writes] == [(3,)]
+
+
+def _device(heads: int) -> bundle.DeviceEntry:
+    known: dict[str, Any] = dict.fromkeys(("ms", "low", "high", "budget_ms", "chance"), 1.0)
+    known |= dict.fromkeys(("id", "name", "runtime", "unit", "why", "provenance"), "x") | {"fits": True, "sure": True}
+    return bundle.DeviceEntry(target="onnx", heads=heads, **known)
 
 
 def test_untrained_and_unknown_head_counts_are_told_apart(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -548,7 +582,7 @@ import os, sys, tempfile
 from pathlib import Path
 import torch
 from hydra_export import checkpoint, checkpoint_file
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.gate import Gate
 
 torch.set_num_threads(1)
@@ -666,7 +700,7 @@ def test_what_comes_to_the_output_during_an_export_is_not_lost(
     precious = out if late == "file" else out / "precious.txt"
 
     def meanwhile(what: str, _done: int, _total: int) -> None:
-        if what.startswith("proving"):
+        if what.startswith("verifying"):
             precious.parent.mkdir(exist_ok=True)
             precious.write_text("mine")
 

@@ -21,7 +21,7 @@ from hydra_export import archive, board, bundle, checkpoint, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, MissingExtra, VerificationFailed
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.guard import Guard, Limits
 from tests import hostile
 from tests.conftest import children

@@ -19,7 +19,7 @@ import pytest
 from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.cache import Cache
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.preprocess import Preprocessing
 from tests.conftest import perturbed, snapshot
 

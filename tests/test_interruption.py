@@ -17,7 +17,7 @@ import pytest
 
 from hydra_export import checkpoint
 from hydra_export.cli import main
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 
 # Each takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_INTERRUPTIONS", "8"))

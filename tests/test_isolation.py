@@ -19,8 +19,8 @@ import pytest
 from hydra_export import checkpoint, targets
 from hydra_export.cli import main
 from hydra_export.errors import BadInput
-from hydra_export.export import export as export_bundle
-from hydra_export.export import jobs
+from hydra_export.exporting import export as export_bundle
+from hydra_export.exporting import jobs
 from hydra_export.targets.coreml import CoreMLOptions
 from tests.conftest import SOON, available_targets
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from hydra_export import checkpoint, targets
 from hydra_export.data import folder_images
 from hydra_export.errors import MissingExtra
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.verification import verify
 from tests.conftest import available_targets
 

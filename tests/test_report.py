@@ -22,7 +22,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.bench import bench
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.report import scale, words
 from hydra_export.report.markup import linked, tag
 from hydra_export.text import shown

@@ -20,7 +20,7 @@ import pytest
 from hydra_export import bundle, checkpoint, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.guard import Limits, new_worker
 from hydra_export.verification import _verify, verify
 from tests.conftest import available_targets

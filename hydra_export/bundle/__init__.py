@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.bundle.folder import check_replaceable, seal, silent, written
-from hydra_export.bundle.golden import GOLDEN, Golden, golden_name, read_golden
+from hydra_export.bundle.golden import GOLDEN, Golden, golden_name, read_golden, write_golden
 from hydra_export.bundle.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -46,5 +46,6 @@ __all__ = [
     "seal",
     "silent",
     "tree",
+    "write_golden",
     "written",
 ]

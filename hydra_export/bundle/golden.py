@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,9 @@ _GOLDEN_BYTES = 1024 * MIB
 _MOST_GOLDEN_IMAGES = 64
 # The manifest's bound is of more images than the golden ones, so it is as large or larger: at most so many times.
 _LARGEST_BOUND = 10
+
+
+References = Mapping[int, Mapping[Precision, Reference]]  # by head count, and by the precision that is held to it
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ def references(manifest: Manifest) -> dict[int, tuple[Precision, ...]]:
     """The precisions whose references the golden data of *manifest* holds, by head count."""
     rounded = {k for artifact in manifest.artifacts if artifact.precision == "fp16" for k in artifact.heads}
     return {s.heads: ("fp32", "fp16") if s.heads in rounded else ("fp32",) for s in manifest.model.subnetworks}
+
+
+def write_golden(folder: Path, pixels: Pixels, image: Array, references: References) -> None:
+    """Writes the golden data of a bundle that is to lie in *folder*; what they are is as in Golden."""
+    arrays: dict[str, Array] = {"pixels": pixels, "image": image}
+    for k, by_precision in references.items():
+        for precision, reference in by_precision.items():
+            arrays[golden_name("logits", k, precision)] = reference.exact
+            arrays[golden_name("torch_fp32_logits", k, precision)] = reference.torch_fp32
+    (folder / GOLDEN).parent.mkdir()
+    np.savez(folder / GOLDEN, **arrays)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
 
 
 def read_golden(folder: Path, manifest: Manifest) -> Golden:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hydra_export.cache import Cache
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.conversion import Job
+    from hydra_export.data import ImageSet
 
 
 @Parameter(name="*")
@@ -95,7 +97,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     from hydra_export.architecture import parse_heads
     from hydra_export.bundle import check_replaceable
     from hydra_export.commands.progress import shown_progress
-    from hydra_export.export import export, num_images
+    from hydra_export.exporting import export
     from hydra_export.gate import Gate
 
     console = talk()
@@ -122,21 +124,13 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
         listed = _listed(given, list(dict.fromkeys(entry.target for entry in devices)))
     if given.labels is not None:
         loaded = checkpoints.with_labels(loaded, _labels(given.labels))
-    images = None
-    if given.images is not None:
-        from hydra_export.data import folder_images
-
-        limit = max(num_images(info.config, heads[-1], listed).values())
-        classes = loaded.info.config.num_classes
-        images = folder_images(given.images, info.preprocessing, loaded.info.labels, limit, num_classes=classes)
-        tell(console, tuple(filter(None, [images.note])), "")
     with shown_progress(console) as progress:
         return export(
             loaded,
             out,
             listed,
             heads=heads,
-            images=images,
+            images=None if given.images is None else partial(_read_images, given.images, loaded.info),
             gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
             progress=progress,
             side_by_side=given.jobs,
@@ -145,6 +139,15 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
             cache=cache,
             zipped=zipped,
         )
+
+
+def _read_images(folder: Path, info: CheckpointInfo, limit: int) -> ImageSet:
+    """As many images of *folder* as the export asks for; says what has to be said of them."""
+    from hydra_export.data import folder_images
+
+    images = folder_images(folder, info.preprocessing, info.labels, limit, num_classes=info.config.num_classes)
+    tell(talk(), tuple(filter(None, [images.note])), "")
+    return images
 
 
 def _check(given: Choices) -> None:
@@ -175,7 +178,7 @@ def _added(text: str | None, name: str) -> str:
 
 
 def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
-    from hydra_export.export import jobs
+    from hydra_export.exporting import jobs
 
     return jobs(
         names,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.gate import Gate
 from hydra_export.preprocess import Preprocessing
 from tests.browser.conftest import EXAMPLE

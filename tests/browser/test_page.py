@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_image
 from hydra_export import checkpoint
 from hydra_export.bundle import GOLDEN
 from hydra_export.data.decoding import decoded
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.preprocess import Preprocessing
 from tests.browser.conftest import Serve
 

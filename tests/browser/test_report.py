@@ -14,7 +14,7 @@ import pytest
 
 from hydra_export import checkpoint, report
 from hydra_export.data import packaged_images
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from tests.browser.conftest import Serve
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every graph kind of ONNX and TFLite: by input form, by batch, in every precision, without a classifier."""
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
-    from hydra_export.export import export, jobs
+    from hydra_export.exporting import export, jobs
     from hydra_export.gate import Gate
     from hydra_export.preprocess import Preprocessing
 

@@ -15,7 +15,7 @@ from PIL import Image
 from hydra_export import bundle, card, checkpoint
 from hydra_export.card import front_matter, tables
 from hydra_export.data import ImageSet
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.text import in_markdown
 from hydra_export.verification import verify
 

@@ -60,7 +60,7 @@ def checkpoint() -> Path:
 def bundle() -> Path:
     """A bundle of ONNX files: separate and shared, of fp32 and fp16."""
     from hydra_export import checkpoint as checkpoints
-    from hydra_export.export import export, jobs
+    from hydra_export.exporting import export, jobs
 
     listed = [*jobs(["onnx"], ["separate", "shared"]), *jobs(["onnx"], ["separate"], ["fp16"])]
     export(checkpoints.load(checkpoint()), folder() / "bundle", listed)

@@ -15,7 +15,7 @@ import pytest
 
 from hydra_export import targets
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.export import jobs
+from hydra_export.exporting import jobs
 from hydra_export.target import ExportSpec, GraphKind, InputForm, OptionField, Options, Precision, described
 from tests.targets.conftest import Case, MakeCheckpoint, given
 

@@ -8,7 +8,7 @@ import pytest
 
 from hydra_export import checkpoint
 from hydra_export.data import packaged_images
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.verification import verify
 from tests.conftest import available_targets
 

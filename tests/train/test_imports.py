@@ -15,7 +15,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import load
 from hydra_export.commands.evaluate import evaluate
 from hydra_export.errors import MissingExtra
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from tests.conftest import perturbed
 
 IMAGES = 6

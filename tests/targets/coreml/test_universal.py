@@ -14,7 +14,7 @@ import pytest
 
 from hydra_export import mil
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.export import export, jobs
+from hydra_export.exporting import export, jobs
 from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.coreml import TARGET, CoreMLOptions
 from tests.targets.conftest import given

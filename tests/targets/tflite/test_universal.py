@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.export import jobs
+from hydra_export.exporting import jobs
 from hydra_export.target import Precision
 from hydra_export.targets.tflite import TFLiteOptions, reader
 from hydra_export.targets.tflite.session import TFLiteSession

@@ -1,0 +1,120 @@
+"""What an export will do, decided before an image is read or a file written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra_export import conversion, files
+from hydra_export.architecture import HydraConfig, check_heads
+from hydra_export.bundle import DeviceEntry
+from hydra_export.checkpoint import Checkpoint, default_heads
+from hydra_export.conversion import Job, Write
+from hydra_export.errors import BadInput
+from hydra_export.target import Precision
+
+# Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
+# int8 needs more of them.
+_PARITY_MACS, _GATE_MACS = 2e11, 4e12
+_PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
+_FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An export.
+
+    Attributes:
+        heads: every head count that any target is written for, ascending.
+        num_runs: of an artifact at a head count, to verify it.
+        num_images: how many images each precision takes, the same ones first.
+        devices: whom the head counts were chosen for; empty where all targets have all.
+    """
+
+    checkpoint: Checkpoint
+    heads: tuple[int, ...]
+    writes: tuple[Write, ...]
+    num_runs: int
+    num_images: dict[Precision, int]
+    devices: tuple[DeviceEntry, ...]
+
+    @property
+    def most_images(self) -> int:
+        """How many have to be read."""
+        return max(self.num_images.values())
+
+    @property
+    def num_steps(self) -> int:
+        """For progress: writes, and then runs."""
+        return len(self.writes) + self.num_runs
+
+
+def planned(
+    checkpoint: Checkpoint,
+    listed: Sequence[Job],
+    heads: Sequence[int],
+    devices: Sequence[DeviceEntry],
+    *,
+    side_by_side: int = 0,
+    memory_mib: int = 0,
+) -> Plan:
+    """The plan for what ``export`` is asked for, whose arguments these are.
+
+    Raises:
+        BadInput: what is asked for contradicts itself or the model.
+    """
+    config = checkpoint.info.config
+    _check_exportable(checkpoint, listed)
+    _check_converters(listed, side_by_side, memory_mib)
+    heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
+    run_by = _run_by(devices, heads)
+    heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
+    for k in heads:
+        config.classifier(k)
+    writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
+    artifacts = [each for w in writes for each in w.job.target.planned(checkpoint, w.heads, w.job.spec)]
+    num_runs = sum(len(artifact.heads) for artifact in artifacts)
+    return Plan(checkpoint, heads, tuple(writes), num_runs, _num_images(config, heads[-1], listed), tuple(devices))
+
+
+def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The head counts that each target's devices run; all of *heads* where one of them may run any."""
+    run: dict[str, set[int]] = {}
+    for device in devices:
+        run.setdefault(device.target, set()).update(heads if device.heads is None else [device.heads])
+    return {target: tuple(sorted(chosen)) for target, chosen in run.items()}
+
+
+def _num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
+    """As many as are a few seconds' work at the *largest* head count; a share of right answers needs more of them."""
+    parity = _affordable(_PARITY_MACS, config.macs(largest), _PARITY_IMAGES)
+    by_precision: dict[Precision, int] = {"fp32": parity} | {job.spec.precision: parity for job in listed}
+    if "int8" in by_precision:
+        by_precision["int8"] = _affordable(_GATE_MACS, config.macs(largest), _GATE_IMAGES)
+    return by_precision
+
+
+def _affordable(macs: float, each: int, counts: range) -> int:
+    return max(counts[0], min(counts[-1], int(macs / each)))
+
+
+def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
+    if any(job.target.isolated for job in listed):
+        return
+    for option, value in (("--jobs", side_by_side), ("--memory", memory_mib)):
+        if value:
+            names = " and ".join(dict.fromkeys(job.target.name for job in listed))
+            raise BadInput(f"{option} {value} is for converters, and {names} needs none.", "Leave it out.")
+
+
+def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
+    name = checkpoint.info.name
+    if not _FILE_STEM.fullmatch(name) or files.unportable(name):
+        raise BadInput(
+            f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
+            "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters, that no device of Windows "
+            "has (CON, NUL, ...).",
+        )
+    for job in listed:
+        job.target.check(job.spec, checkpoint.info)
