@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hydra_export import archive, bundle, card, conversion, files, parity, quantization, targets
 from hydra_export.architecture import HydraConfig, check_heads
+from hydra_export.arrays import Array, Pixels
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint, default_heads, untrained
 from hydra_export.checkpoint_file import CheckpointInfo
@@ -29,7 +30,7 @@ from hydra_export.data.packaged import FASHION_MNIST_LABELS
 from hydra_export.errors import BadInput, CheckFailed, ParityFailed
 from hydra_export.gate import LEAST_IMAGES, Gate
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Array, Artifact, ExportSpec, InputForm, Pixels, Precision, Session
+from hydra_export.target import Artifact, ExportSpec, InputForm, Precision, Session
 from hydra_export.version import VERSION
 
 P = ParamSpec("P")

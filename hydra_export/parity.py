@@ -13,10 +13,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from hydra_export.arrays import Array, Pixels
 from hydra_export.errors import ParityFailed
 from hydra_export.gate import LEAST_AGREEMENT, Gate, JudgedBy, judgement
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Array, Pixels, Precision, Session, Target
+from hydra_export.target import Precision, Session, Target
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer

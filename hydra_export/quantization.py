@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hydra_export.arrays import Pixels
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

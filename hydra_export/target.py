@@ -6,24 +6,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
 from hydra_export.text import kept
 
 if TYPE_CHECKING:
+    from hydra_export.arrays import Array
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.preprocess import Preprocessing
 
 GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8"]
 InputForm = Literal["tensor", "image"]
-Pixels = NDArray[np.uint8]  # [B, H, W, C], 0-255
-Array = NDArray[Any]
 
 METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
 

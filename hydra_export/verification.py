@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from hydra_export import archive, bundle, documents, files, parity, targets
+from hydra_export.arrays import Array
 from hydra_export.errors import (
     BadInput,
     LimitExceeded,
@@ -19,7 +20,7 @@ from hydra_export.errors import (
     VerificationFailed,
 )
 from hydra_export.guard import Guard, Limits
-from hydra_export.target import METADATA_PREFIX, Array, Interface, Precision, TensorInfo, described
+from hydra_export.target import METADATA_PREFIX, Interface, Precision, TensorInfo, described
 from hydra_export.worker import Worker
 
 

@@ -28,6 +28,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from hydra_export import bundle, checkpoint, checkpoint_file, parity, targets
+from hydra_export.arrays import Array
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
@@ -35,7 +36,7 @@ from hydra_export.export import export, jobs
 from hydra_export.gate import Gate
 from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
-from hydra_export.target import Array, Artifact, ExportSpec
+from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import OnnxTarget
 from hydra_export.verification import verify
 from tests.conftest import available_targets, perturbed, snapshot

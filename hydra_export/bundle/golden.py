@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 
 from hydra_export import npz
+from hydra_export.arrays import Array, Pixels
 from hydra_export.bundle.manifest import Manifest
 from hydra_export.errors import Unreadable, VerificationFailed
 from hydra_export.files import MIB
 from hydra_export.parity import Reference
-from hydra_export.target import Array, Pixels, Precision
+from hydra_export.target import Precision
 
 GOLDEN = "golden/golden.npz"
 _GOLDEN_BYTES = 1024 * MIB

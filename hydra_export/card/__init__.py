@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from hydra_export.arrays import Pixels
 from hydra_export.bundle import Manifest
 from hydra_export.card import licences, plain, readme, snippets
-from hydra_export.target import Pixels
 
 __all__ = ["write"]
 

@@ -11,8 +11,9 @@ from typing import Any, cast
 import numpy as np
 
 from hydra_export import mil
+from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array, Interface, TensorInfo
+from hydra_export.target import Interface, TensorInfo
 from hydra_export.unchanged import Latest
 
 opened = Latest(mil.load)

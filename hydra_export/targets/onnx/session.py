@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array
 
 _FATAL_ONLY = 4  # errors are raised
 

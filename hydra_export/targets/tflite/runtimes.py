@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array
 
 Call = Callable[..., Array]  # of an image, and of a head count where that is an input
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Array
 from hydra_export.targets.tflite.lint import chosen, linted, listed_heads
 from hydra_export.targets.tflite.operators import DYNAMIC
 from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
