@@ -36,10 +36,11 @@ def step_write(work: Path, folder: str) -> dict[str, float]:
 
     from hydra_export import checkpoint, targets
     from hydra_export.target import ExportSpec
+    from hydra_export.targets.onnx import OnnxOptions
 
     torch.set_num_threads(1)
     graph, weight_files, heads = LAYOUTS[folder]
-    spec = ExportSpec(graph=graph, weight_files=weight_files)  # type: ignore[arg-type]
+    spec = ExportSpec(graph=graph, options=OnnxOptions(weight_files=weight_files))  # type: ignore[arg-type]
     target = targets.get("onnx")
     (work / folder).mkdir()
     with tempfile.TemporaryDirectory() as elsewhere:  # the packaged model: everything that an export imports
@@ -54,9 +55,10 @@ def step_write(work: Path, folder: str) -> dict[str, float]:
 def step_export(work: Path, folder: str) -> dict[str, float]:
     """The whole pipeline for k = 3, 6, 12, parity in onnxruntime and PyTorch's float64 included."""
     from hydra_export import checkpoint, export
+    from hydra_export.targets.onnx import OnnxOptions
 
     graph, weight_files, _heads = LAYOUTS[folder]
-    listed = export.jobs(["onnx"], [graph], weight_files=weight_files)
+    listed = export.jobs(["onnx"], [graph], options=OnnxOptions(weight_files=weight_files))  # type: ignore[arg-type]
     before = memory_bytes("VmRSS")
     start = time.perf_counter()
     loaded = checkpoint.load(work / "vit-b.safetensors")
@@ -89,11 +91,14 @@ def step_opsets(work: Path) -> dict[str, float]:
     """The compared head counts at the other opsets."""
     from hydra_export import checkpoint, targets
     from hydra_export.target import ExportSpec
+    from hydra_export.targets.onnx import OnnxOptions
 
     loaded = checkpoint.load(work / "vit-b.safetensors")
     for opset in (20, 23):
         (work / f"opset-{opset}").mkdir()
-        targets.get("onnx").write(loaded, COMPARED, ExportSpec(opset=opset), work / f"opset-{opset}")
+        targets.get("onnx").write(
+            loaded, COMPARED, ExportSpec(options=OnnxOptions(opset=opset)), work / f"opset-{opset}"
+        )
     return {}
 
 

@@ -14,10 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from measuring import make_checkpoint
 
-from hydra_export import checkpoint, targets
+from hydra_export import checkpoint, conversion, targets
 from hydra_export.errors import BadInput
 from hydra_export.target import Artifact, ExportSpec, Target
 from hydra_export.worker import Worker
@@ -37,10 +36,10 @@ def written(
             sha256=checkpoint.load(path).sha256,
             target=target.name,
             heads=list(chosen),
-            spec=msgspec.to_builtins(spec),
+            **conversion.plain_spec(spec),
             out=str(out),
         )
-        artifacts += msgspec.convert(found, list[Artifact])
+        artifacts += conversion.artifacts_of(found, spec)
     return artifacts
 
 

@@ -32,6 +32,7 @@ def step_write(work: Path, precision: str, graph: str, heads: tuple[int, ...], o
     """Writes and lints one kind of file; seconds, and bytes of each."""
     from hydra_export import checkpoint, targets
     from hydra_export.target import ExportSpec
+    from hydra_export.targets.tflite import TFLiteOptions
 
     if not (work / "vit-b.safetensors").exists():
         make_checkpoint(work / "vit-b.safetensors")
@@ -40,7 +41,7 @@ def step_write(work: Path, precision: str, graph: str, heads: tuple[int, ...], o
     out.mkdir()
     with tempfile.TemporaryDirectory() as elsewhere:  # the packaged model: everything that an export imports
         target.write(checkpoint.load(), (1,), ExportSpec(), Path(elsewhere))
-    spec = ExportSpec(graph=graph, precision=precision, overlap=overlap)  # type: ignore[arg-type]
+    spec = ExportSpec(graph=graph, precision=precision, options=TFLiteOptions(overlap=overlap))  # type: ignore[arg-type]
     start = time.perf_counter()
     artifacts = target.write(loaded, heads, spec, out)
     seconds = time.perf_counter() - start

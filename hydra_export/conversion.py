@@ -17,7 +17,7 @@ from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
-from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Target, described
+from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Options, Target, described
 
 # What a converter needs: the packages that it loads, and the model so many times.
 _CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
@@ -124,10 +124,10 @@ def _as_planned(target: Target, planned: Artifact, checkpoint: Checkpoint, place
     path = place / planned.path
     target.lint(path)
     needs = target.needs(path)
-    said = {name: text for name, text in target.said(path).items() if name.startswith(METADATA_PREFIX)}
+    metadata = {name: text for name, text in target.metadata(path).items() if name.startswith(METADATA_PREFIX)}
     expected = described(checkpoint.info, checkpoint.sha256, planned.heads, planned.spec)
-    as_planned = target.declared(path) == (planned.inputs, planned.outputs) and planned.needs in ({}, needs)
-    if said != expected or not as_planned:
+    as_planned = target.signature(path) == (planned.inputs, planned.outputs) and planned.needs in ({}, needs)
+    if metadata != expected or not as_planned:
         raise CheckFailed(f"{path} is another artifact.")
     return msgspec.structs.replace(planned, needs=needs)
 
@@ -180,7 +180,7 @@ def _converted(
                     "sha256": checkpoint.sha256,
                     "target": write.job.target.name,
                     "heads": list(write.heads),
-                    "spec": msgspec.to_builtins(write.job.spec),
+                    **plain_spec(write.job.spec),
                     "out": str(folder / write.job.target.name),
                 },
                 what=write.converter,
@@ -194,18 +194,38 @@ def _converted(
             memory_cap_mib=memory_mib,
             progress=progress,
         )
-    return [msgspec.convert(result, list[Artifact]) for result in results]
+    return [artifacts_of(result, write.job.spec) for result, write in zip(results, listed, strict=True)]
+
+
+def plain_spec(spec: ExportSpec) -> dict[str, Any]:
+    """The arguments *spec* and *options* of ``convert``."""
+    without = msgspec.structs.replace(spec, options=None)
+    return {"spec": msgspec.to_builtins(without), "options": msgspec.to_builtins(spec.options or Options())}
+
+
+def artifacts_of(plain: Sequence[dict[str, Any]], spec: ExportSpec) -> list[Artifact]:
+    """What ``convert`` returned, of what was asked for."""
+    return [msgspec.structs.replace(msgspec.convert(each, Artifact), spec=spec) for each in plain]
 
 
 def convert(
-    checkpoint: str, sha256: str, target: str, heads: Sequence[int], spec: dict[str, Any], out: str
+    checkpoint: str,
+    sha256: str,
+    target: str,
+    heads: Sequence[int],
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    out: str,
 ) -> list[dict[str, Any]]:
     """What a worker runs: the target's ``write``, with everything as plain data.
 
     Args:
         checkpoint: a file of ours, made for this.
         sha256: of the file that the user gave.
+        spec: without *options*, whose type is the target's.
     """
     loaded = replace(checkpoints.load(Path(checkpoint)), sha256=sha256)
-    artifacts = targets.get(target).write(loaded, heads, msgspec.convert(spec, ExportSpec), Path(out))
-    return [msgspec.to_builtins(artifact) for artifact in artifacts]
+    writer, plain = targets.get(target), msgspec.convert(spec, ExportSpec)
+    chosen = msgspec.structs.replace(plain, options=msgspec.convert(options, writer.options))
+    artifacts = writer.write(loaded, heads, chosen, Path(out))
+    return [msgspec.to_builtins(msgspec.structs.replace(artifact, spec=plain)) for artifact in artifacts]

@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_export import archive, bundle, card, conversion, files, parity, quantization, targets
+from hydra_export import archive, bundle, card, conversion, files, parity, quantization
+from hydra_export import targets as registry
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.arrays import Array, Pixels
 from hydra_export.cache import Cache
@@ -30,7 +31,7 @@ from hydra_export.data.packaged import FASHION_MNIST_LABELS
 from hydra_export.errors import BadInput, CheckFailed, ParityFailed
 from hydra_export.gate import LEAST_IMAGES, Gate
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Artifact, ExportSpec, InputForm, Precision, Session
+from hydra_export.target import Artifact, ExportSpec, InputForm, Options, Precision, Session
 from hydra_export.version import VERSION
 
 P = ParamSpec("P")
@@ -46,62 +47,66 @@ _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's nam
 
 
 def jobs(
-    names: Sequence[str] = ("onnx",),
-    graphs: Sequence[str] = ("separate",),
-    precisions: Sequence[str] = (),
+    targets: str | Sequence[str] = (registry.DEFAULT,),
+    graphs: str | Sequence[str] = ("separate",),
+    precisions: str | Sequence[str] = (),
     *,
-    form: InputForm = "tensor",
+    input: InputForm = "tensor",  # noqa: A002 (the name that it has everywhere)
     batch: int | str = 1,
-    opset: int | None = None,
-    weight_files: str = "each",
-    ios: int = 18,
-    classifier: bool = False,
-    overlap: bool = True,
+    options: Options | Sequence[Options] = (),
 ) -> list[Job]:
-    """What to export: the cross product of targets, graph kinds and precisions, each with the same *form* and so on.
+    """What to export: the cross product of targets, graph kinds and precisions, each with the same *input* and so on.
 
     Without *precisions* each target writes its default.
 
+    Args:
+        options: of the targets that have choices of their own, such as ``OnnxOptions(opset=20)``; defaults of others.
+
     Raises:
         UnknownName: no such target.
-        BadInput: a target lacks a graph kind or a precision.
+        BadInput: a target lacks a graph kind or a precision, or *options* are for none of what is exported.
         MissingExtra: the packages that a target needs are not installed.
     """
-    common = {"input": form, "batch": batch, "opset": opset, "weight_files": weight_files}
-    common |= {"ios": ios, "classifier": classifier, "overlap": overlap}
+    names, graphs, precisions = (
+        ([each] if isinstance(each, str) else list(each)) for each in (targets, graphs, precisions)
+    )
+    given = {type(each): each for each in ([options] if isinstance(options, Options) else options)}
     listed = []
     for name, graph in itertools.product(names, graphs):
-        target = targets.get(name)
+        target = registry.get(name)
         target.requires()
         _check_offered("graph kind", "--graph", graph, target.graphs, name)
         for precision in precisions or target.precisions[:1]:
             _check_offered("precision", "--precision", precision, target.precisions, name)
+            choices = {"graph": graph, "precision": precision, "input": input, "batch": batch}
             try:
-                spec = msgspec.convert({"graph": graph, "precision": precision, **common}, ExportSpec)
+                spec = msgspec.convert(choices, ExportSpec)
             except msgspec.ValidationError as error:
                 raise BadInput(f"This cannot be exported: {error}.", "See ExportSpec for what can.") from error
+            spec = msgspec.structs.replace(spec, options=given.get(target.options, target.options()))
             target.check(spec)
             listed.append(Job(target, spec))
-    if weight_files != "each" and "shared" not in graphs:
-        raise BadInput(
-            f"--weight-files {weight_files} is for shared weights.", f"Add it: --graph {','.join([*graphs, 'shared'])}."
-        )
-    _check_meant("--opset", opset, None, "onnx", names)
-    _check_meant("--ios", ios, 18, "coreml", names)
-    _check_meant("--coreml-classifier", classifier, False, "coreml", names)
-    _check_meant("--no-overlap", overlap, True, "tflite", names)
-    if not overlap and "universal" not in graphs:
-        raise BadInput(
-            "--no-overlap is for several subnetworks in one file.",
-            f"Add it: --graph {','.join([*graphs, 'universal'])}.",
-        )
+    for each in given.values():
+        _check_used(each, names, graphs)
     return listed
 
 
-def _check_meant(option: str, given: object, default: object, target: str, names: Sequence[str]) -> None:
-    if given != default and target not in names:
-        added = ",".join([*names, target])
-        raise BadInput(f"{option} is for target '{target}', which is not exported.", f"Add it: --target {added}.")
+def _check_used(options: Options, names: Sequence[str], graphs: Sequence[str]) -> None:
+    """Raises BadInput for a choice that nothing which is exported has."""
+    target = next(name for name in registry.names() if registry.get(name).options is type(options))
+    for field in options.fields():
+        if getattr(options, field.name) == field.default:
+            continue
+        if target not in names:
+            added = ",".join([*names, target])
+            raise BadInput(
+                f"--{field.flag} is for target '{target}', which is not exported.", f"Add it: --target {added}."
+            )
+        if field.about.graphs and not set(field.about.graphs) & set(graphs):
+            kind = field.about.graphs[0]
+            raise BadInput(
+                f"--{field.flag} is for graph kind '{kind}'.", f"Add it: --graph {','.join([*graphs, kind])}."
+            )
 
 
 def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
@@ -146,7 +151,7 @@ def export(
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
     Args:
-        listed: what ``jobs`` returned; separate ONNX files by default.
+        listed: what ``jobs`` returned; separate files of the default target without it.
         heads: head counts; the checkpoint's own export list by default.
         images: what parity is measured on; the packaged images by default, fitted to the model.
         gate: how much accuracy int8 may lose; its labels are those of *images* where they are the model's own.
@@ -301,8 +306,8 @@ def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
             "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters, that no device of Windows "
             "has (CON, NUL, ...).",
         )
-    if any(job.spec.classifier for job in listed) and not checkpoint.info.labels:
-        raise BadInput(f"A classifier needs labels, and {name} has none.", "Give --labels FILE, a class name per line.")
+    for job in listed:
+        job.target.check(job.spec, checkpoint.info)
 
 
 def _prove(
@@ -321,7 +326,7 @@ def _prove(
             return np.concatenate([session.run(given[:1]), session.run(given[1:])])
         return session.run(given)
 
-    target, precision = targets.get(artifact.target), artifact.spec.precision
+    target, precision = registry.get(artifact.target), artifact.spec.precision
     return parity.prove(target, folder / artifact.path, heads, precision, expected, run, artifact.path, gate)
 
 
@@ -419,7 +424,7 @@ def _entry(
 
 
 def _tool(names: Iterable[str]) -> dict[str, str]:
-    packages = {"numpy", "torch", "timm"}.union(*(targets.get(name).packages for name in names))
+    packages = {"numpy", "torch", "timm"}.union(*(registry.get(name).packages for name in names))
     return {
         "hydra-export": VERSION,
         "python": platform.python_version(),

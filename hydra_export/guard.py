@@ -143,6 +143,6 @@ def inspect(target: str, path: str) -> dict[str, Any]:
     """What the process does to inspect a file."""
     of, place = targets.get(target), Path(path)
     work = of.lint(place)
-    inputs, outputs = of.declared(place)
-    answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.said(place), inputs, outputs, work))
+    inputs, outputs = of.signature(place)
+    answer: dict[str, Any] = msgspec.to_builtins(Inspected(of.metadata(place), inputs, outputs, work))
     return answer

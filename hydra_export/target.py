@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, get_args, get_type_hints
 
 import msgspec
 
@@ -25,26 +25,68 @@ InputForm = Literal["tensor", "image"]
 METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
 
 
-class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to write: one choice of each. ``batch`` is a number, or "dynamic" for any.
+class Option(msgspec.Struct, frozen=True):
+    """One choice that a target alone has: beside the type of a field of its ``Options``, in ``Annotated``.
 
     Attributes:
-        opset: of ONNX.
-        weight_files: of ONNX's graph kind ``shared``: one per listed head count, or one for all.
-        ios: of Core ML: the oldest iOS that the package must run on; macOS of the same year goes with it.
-        overlap: of TFLite's graph kind ``universal``: subnetworks share bytes; without, each has all of its own.
-        classifier: of Core ML: the package says the label itself, as Vision and Xcode expect of a classifier.
+        help: for a person, in sentences.
+        flag: its name on the command line, where that is not the field's. A choice that is on by default has the name
+            that turns it off.
+        graphs: the only graph kinds that it is for; empty for all.
+    """
+
+    help: str
+    flag: str = ""
+    graphs: tuple[GraphKind, ...] = ()
+
+
+class OptionField(NamedTuple):
+    """A field of a target's ``Options``."""
+
+    name: str
+    kind: Any
+    default: Any
+    flag: str
+    about: Option
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be chosen of one target alone; each target that has choices derives its own, with defaults for all."""
+
+    @classmethod
+    def of(cls, spec: ExportSpec) -> Self:
+        """The options in *spec*; the defaults where it has none."""
+        if spec.options is None:
+            return cls()
+        if not isinstance(spec.options, cls):
+            raise TypeError(f"{spec.options} are the options of another target; this one has {cls.__name__}.")
+        return spec.options
+
+    @classmethod
+    def fields(cls) -> list[OptionField]:
+        """Every field, with what its annotation says of it."""
+        hints = get_type_hints(cls, include_extras=True)
+        found = []
+        for field in msgspec.structs.fields(cls):
+            kind, about = get_args(hints[field.name])
+            flag = about.flag or field.name.replace("_", "-")
+            found.append(OptionField(field.name, kind, field.default, flag, about))
+        return found
+
+
+class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to write: one choice of each.
+
+    Attributes:
+        batch: a number, or "dynamic" for any.
+        options: of the target, an instance of its ``options``; None for their defaults.
     """
 
     graph: GraphKind = "separate"
     precision: Precision = "fp32"
     input: InputForm = "tensor"
     batch: int | Literal["dynamic"] = 1
-    opset: int | None = None
-    weight_files: Literal["each", "one"] = "each"
-    ios: Literal[15, 16, 17, 18] = 18
-    classifier: bool = False
-    overlap: bool = True
+    options: Options | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.batch, int) and self.batch < 1:
@@ -122,14 +164,18 @@ class Target(Protocol):
     """An on-device format.
 
     Attributes:
+        title: how people write its name.
         precisions: what it writes, the default first.
+        options: the type of what can be chosen of it alone; ``Options`` itself where that is nothing.
         packages: the distributions whose versions shape its artifacts.
         isolated: ``write`` runs a converter that must not share a process with others.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     graphs: ClassVar[tuple[GraphKind, ...]]
     precisions: ClassVar[tuple[Precision, ...]]
+    options: ClassVar[type[Options]]
     packages: ClassVar[tuple[str, ...]]
     isolated: ClassVar[bool]
 
@@ -139,8 +185,8 @@ class Target(Protocol):
     def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
         """What runs its artifacts on this machine, at least one that is exact first."""
 
-    def check(self, spec: ExportSpec) -> None:
-        """Raises BadInput for a choice within its graphs and precisions that it does not have."""
+    def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
+        """Raises BadInput for a choice within its graphs and precisions that it does not have, or not of *model*."""
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""
@@ -165,10 +211,10 @@ class Target(Protocol):
     def lint(self, path: Path) -> Work:
         """Raises CheckFailed where the written file is not as portable as promised; says what a run of it takes."""
 
-    def said(self, path: Path) -> dict[str, str]:
+    def metadata(self, path: Path) -> dict[str, str]:
         """What an artifact that passes lint says of itself: what ``described`` gave it."""
 
-    def declared(self, path: Path) -> Interface:
+    def signature(self, path: Path) -> Interface:
         """What an artifact that passes lint takes and gives, as ``write`` said it of the Artifact."""
 
 

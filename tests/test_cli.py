@@ -24,11 +24,15 @@ import safetensors
 import safetensors.torch
 import torch
 
-from hydra_export import checkpoint, checkpoint_file
+from hydra_export import checkpoint, checkpoint_file, targets
 from hydra_export.cli import main
 from hydra_export.commands import app
 from hydra_export.commands.choices import Choices
+from hydra_export.commands.target_options import target_options
 from hydra_export.export import export as export_bundle
+from hydra_export.targets.coreml import CoreMLOptions
+from hydra_export.targets.onnx import OnnxOptions
+from hydra_export.targets.tflite import TFLiteOptions
 
 COMMANDS = sorted(name for name in app.app if not name.startswith("-"))
 Capture = pytest.CaptureFixture[str]
@@ -678,7 +682,7 @@ def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -
     function = getattr(importlib.import_module(f"hydra_export.commands.{command}"), command)
     documented, names = inspect.getdoc(function) or "", list(inspect.signature(function).parameters)
     if "choices" in names:  # the options that commands share
-        names = [*names[1:], *(field.name for field in dataclasses.fields(Choices))]
+        names = [*names[1:], *(field.name for field in dataclasses.fields(Choices.__mro__[1]))]
         documented += inspect.getdoc(Choices) or ""
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
     for name in names:
@@ -687,6 +691,26 @@ def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -
         option = name.strip("_").replace("_", "-")
         assert f"--{option} " in shown or option.upper() in shown
         assert " ".join(explained[1].split()[:3]) in shown
+
+
+def test_every_target_s_options_stand_in_a_group_of_its_own(capsys: Capture) -> None:
+    assert main(["export", "--help"]) == 0
+    groups = re.split(r"^╭─ (.+?) ─+╮$", capsys.readouterr().out, flags=re.MULTILINE)
+    by_title = dict(zip(groups[1::2], groups[2::2], strict=True))
+    for target in map(targets.get, targets.names()):
+        shown = " ".join(by_title[target.title].replace("│", " ").split())
+        for field in target.options.fields():
+            assert f"--{field.flag} " in shown
+            assert " ".join(field.about.help.split()[:5]) in shown
+        assert len(re.findall(r"(?<!\S)--[a-z-]+ ", shown)) == len(target.options.fields())
+
+
+def test_options_of_targets_reach_their_targets() -> None:
+    given = dataclasses.replace(Choices(), onnx_opset=20, tflite_overlap=True, coreml_classifier=True)  # type: ignore[call-arg]
+    assert {OnnxOptions(opset=20), TFLiteOptions(overlap=False), CoreMLOptions(classifier=True)} == set(
+        target_options(given)
+    )
+    assert {each == type(each)() for each in target_options(Choices())} == {True}
 
 
 def test_every_command_is_a_module_and_every_module_a_command() -> None:

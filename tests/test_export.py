@@ -37,7 +37,7 @@ from hydra_export.gate import Gate
 from hydra_export.installation import install_command
 from hydra_export.model import HydraViT
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.onnx import OnnxTarget
+from hydra_export.targets.onnx import OnnxOptions, OnnxTarget
 from hydra_export.verification import verify
 from tests.conftest import available_targets, perturbed, snapshot
 
@@ -161,7 +161,7 @@ def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path, target
     graphs = targets.get(target).graphs
     for number, (form, batch) in enumerate((("tensor", 1), ("image", 1), ("tensor", 3), ("tensor", "dynamic"))):
         try:
-            listed = jobs([target], graphs, form=form, batch=batch)  # type: ignore[arg-type]
+            listed = jobs([target], graphs, input=form, batch=batch)  # type: ignore[arg-type]
         except BadInput:
             assert (target, batch) == ("coreml", "dynamic")
             continue
@@ -420,9 +420,10 @@ def test_impossible_head_counts_are_refused(tiny_checkpoint: Path, tmp_path: Pat
 
 
 def test_jobs_are_the_cross_product_of_what_was_asked_for() -> None:
-    listed = jobs(["onnx"], ["separate", "shared"], ["fp32"], form="image", batch="dynamic", opset=20)
+    options = OnnxOptions(opset=20)
+    listed = jobs(["onnx"], ["separate", "shared"], ["fp32"], input="image", batch="dynamic", options=options)
     assert [job.spec for job in listed] == [
-        ExportSpec(graph=graph, input="image", batch="dynamic", opset=20) for graph in ("separate", "shared")
+        ExportSpec(graph=graph, input="image", batch="dynamic", options=options) for graph in ("separate", "shared")
     ]
     assert {job.target.name for job in listed} == {"onnx"}
 
@@ -680,7 +681,9 @@ def test_a_failed_export_leaves_no_new_parents(tiny_checkpoint: Path, tmp_path: 
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": -1}, {"batch": "dynamik"}, {"form": "img"}, {"opset": 16}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": -1}, {"batch": "dynamik"}, {"input": "img"}, {"options": OnnxOptions(opset=16)}]
+)
 def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         jobs(**wrong)
@@ -688,7 +691,7 @@ def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
 
 def test_one_weight_file_is_for_shared_weights() -> None:
     with pytest.raises(BadInput, match="--graph separate,shared"):
-        jobs(weight_files="one")
+        jobs(options=OnnxOptions(weight_files="one"))
 
 
 # What is judged by what

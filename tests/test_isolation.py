@@ -21,6 +21,7 @@ from hydra_export.cli import main
 from hydra_export.errors import BadInput
 from hydra_export.export import export as export_bundle
 from hydra_export.export import jobs
+from hydra_export.targets.coreml import CoreMLOptions
 from tests.conftest import SOON, available_targets
 
 ISOLATED = [name for name in available_targets() if targets.get(name).isolated]
@@ -130,7 +131,7 @@ def test_a_classifier_without_labels_is_refused_before_anything_is_written(
         export_bundle(
             bare,
             tmp_path / "out",
-            jobs(["coreml"], classifier=True),
+            jobs(["coreml"], options=CoreMLOptions(classifier=True)),
             progress=lambda what, _done, _all: told.append(what),
         )
     assert "--labels" in refused.value.remedy

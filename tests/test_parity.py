@@ -22,7 +22,19 @@ from hydra_export.errors import ParityFailed
 from hydra_export.gate import Gate
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
+from hydra_export.target import (
+    Artifact,
+    ExportSpec,
+    GraphKind,
+    Interface,
+    OfModel,
+    Options,
+    Precision,
+    Runtime,
+    Session,
+    Work,
+)
+from hydra_export.targets.onnx import OnnxOptions
 
 # B batch, D width of subnetwork k, E width of the universal model, C head width
 HEADS = 2
@@ -221,7 +233,7 @@ def small_tokens(loaded: Checkpoint) -> Checkpoint:
 def check_caught(source: Checkpoint, mutation: Mutation, out: Path) -> None:
     """The written artifact passes; changed by *mutation*, it fails."""
     target, data = targets.get("onnx"), source.info.preprocessing
-    (artifact,) = target.write(source, (HEADS,), ExportSpec(opset=20), out)
+    (artifact,) = target.write(source, (HEADS,), ExportSpec(options=OnnxOptions(opset=20)), out)
     path, pixels = out / artifact.path, packaged_images(data, NUM_IMAGES).pixels
     expected = parity.reference(source.model, HEADS, pixels, data)
 
@@ -332,8 +344,10 @@ class Runs:
     """A target whose runtimes give what they are told to."""
 
     name: ClassVar[str] = "any"
+    title: ClassVar[str] = "Any"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    options: ClassVar[type[Options]] = Options
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
     isolated: ClassVar[bool] = False
 
@@ -342,9 +356,9 @@ class Runs:
 
     def requires(self) -> None: ...
 
-    def check(self, spec: ExportSpec) -> None: ...
+    def check(self, spec: ExportSpec, model: OfModel | None = None) -> None: ...
 
-    def said(self, path: Path) -> dict[str, str]:
+    def metadata(self, path: Path) -> dict[str, str]:
         return {}
 
     def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
@@ -353,7 +367,7 @@ class Runs:
     def needs(self, path: Path) -> dict[str, str]:
         raise NotImplementedError
 
-    def declared(self, path: Path) -> Interface:
+    def signature(self, path: Path) -> Interface:
         return (), ()
 
     def lint(self, path: Path) -> Work:

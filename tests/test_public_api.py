@@ -101,7 +101,7 @@ def test_a_model_of_ones_own_is_described_and_exported(tmp_path: Path) -> None:
     info = hydra_export.CheckpointInfo(name="own", config=config, preprocessing=preprocessing, trained_heads=(1, 2))
     model = hydra_export.HydraViT(config)
     hydra_export.save_checkpoint(tmp_path / "own.safetensors", model.state_dict(), info)
-    jobs = hydra_export.jobs(["onnx"], ["universal"], form="image", batch="dynamic")
+    jobs = hydra_export.jobs(["onnx"], ["universal"], input="image", batch="dynamic")
     assert [job.spec for job in jobs] == [hydra_export.ExportSpec(graph="universal", input="image", batch="dynamic")]
     loaded = hydra_export.load_checkpoint(tmp_path / "own.safetensors")
     assert loaded.info == info

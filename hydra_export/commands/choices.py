@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from hydra_export import targets
 from hydra_export.commands import candidates, talk, tell
 from hydra_export.commands.candidates import one_of, some_of
+from hydra_export.commands.target_options import target_options, with_target_options
 from hydra_export.text import lines
 
 _LABELS_BYTES, _MOST_LABELS = 8 * 2**20, 100_000
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*")
+@with_target_options
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What to export, of what, and what it is judged by.
+    """What to export, of what, and what it is judged by; the options of each target beside.
 
     Attributes:
         checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
@@ -43,13 +46,6 @@ class Choices:
         precision: Precisions, separated by commas: fp32, fp16, int8; by default fp32, for Core ML fp16.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
         batch: Images at a time: a number, or dynamic.
-        opset: ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator.
-        weight_files: For --graph shared: each listed head count adds a file of its own (fewest bytes for a device to
-            fetch), or one file for all (loads faster at the larger head counts).
-        ios: Core ML: the oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it.
-        no_overlap: For --graph universal of TFLite: every subnetwork has bytes of its own, for runtimes that take no
-            shared ones; the file is larger.
-        coreml_classifier: Core ML: the packages give the label and every class's probability as well.
         images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
@@ -69,7 +65,7 @@ class Choices:
     """
 
     checkpoint: Path | None = None
-    target: Annotated[str, some_of(candidates.targets)] = "onnx"
+    target: Annotated[str, some_of(candidates.targets)] = targets.DEFAULT
     device: Annotated[str | None, some_of(candidates.devices)] = None
     budget_ms: float | None = None
     heads: str | None = None
@@ -77,11 +73,6 @@ class Choices:
     precision: Annotated[str | None, some_of(candidates.precisions)] = None
     input: Literal["tensor", "image"] = "tensor"
     batch: str = "1"
-    opset: int | None = None
-    weight_files: Literal["each", "one"] = "each"
-    ios: Literal[15, 16, 17, 18] = 18
-    coreml_classifier: Annotated[bool, Parameter(negative="", show_default=False)] = False
-    no_overlap: Annotated[bool, Parameter(negative="", show_default=False)] = False
     images: Path | None = None
     labels: Path | None = None
     architecture: str | None = None
@@ -157,7 +148,6 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
 
 
 def _check(given: Choices) -> None:
-    from hydra_export import targets
     from hydra_export.errors import BadInput
 
     for name in _names("--target", given.target):
@@ -184,20 +174,16 @@ def _added(text: str | None, name: str) -> str:
     return f"{text},{name}" if text else name
 
 
-def _listed(given: Choices, targets: Sequence[str]) -> list[Job]:
+def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
     from hydra_export.export import jobs
 
     return jobs(
-        targets,
+        names,
         _names("--graph", given.graph),
         _names("--precision", given.precision) if given.precision is not None else (),
-        form=given.input,
+        input=given.input,
         batch=_batch(given.batch),
-        opset=given.opset,
-        weight_files=given.weight_files,
-        ios=given.ios,
-        classifier=given.coreml_classifier,
-        overlap=not given.no_overlap,
+        options=target_options(given),
     )
 
 
@@ -216,7 +202,7 @@ def _names(option: str, text: str) -> list[str]:
 def _check_devices(device: str | None, budget_ms: float | None, target: str) -> None:
     from hydra_export.errors import BadInput
 
-    if device is not None and target != "onnx":
+    if device is not None and target != targets.DEFAULT:
         raise BadInput("--device says what each device needs.", "Leave out --target, or --device.")
     if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
         remedy = "Add --device NAME." if device is None else "Give a number of milliseconds above 0."

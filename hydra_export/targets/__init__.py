@@ -9,6 +9,8 @@ from typing import cast
 from hydra_export.errors import UnknownName
 from hydra_export.target import Target
 
+DEFAULT = "onnx"  # what is exported where nothing else is asked for
+
 
 def names() -> tuple[str, ...]:
     """Every target's name, installed requirements or not."""

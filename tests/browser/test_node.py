@@ -32,7 +32,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tiny, graphs = checkpoint.load(place / "tiny.safetensors"), ["separate", "shared", "universal"]
     export(tiny, place / "tensor", jobs(["onnx"], graphs, ["fp32", "fp16", "int8"]), gate=Gate(open=True))
     export(tiny, place / "three", jobs(["onnx"], graphs, batch=3))
-    export(tiny, place / "dynamic", jobs(["onnx"], graphs, form="image", batch="dynamic"))
+    export(tiny, place / "dynamic", jobs(["onnx"], graphs, input="image", batch="dynamic"))
     return {path.name: path for path in place.iterdir() if path.is_dir()}
 
 

@@ -38,7 +38,7 @@ def bundles(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[
     packaged = checkpoint.load()
     graphs, precisions = ["separate", "shared", "universal"], ["fp32", "fp16", "int8"]
     export(packaged, folder / "tensor", jobs(["onnx"], graphs, precisions), heads=HEADS)
-    export(packaged, folder / "image", jobs(["onnx"], ["universal"], form="image"), heads=HEADS)
+    export(packaged, folder / "image", jobs(["onnx"], ["universal"], input="image"), heads=HEADS)
     return {form: folder / form for form in ("tensor", "image")}
 
 

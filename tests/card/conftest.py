@@ -37,8 +37,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     both, graphs = ["onnx", *tflite], ["separate", "universal"]
     precise = jobs(both, ["universal"], ["fp16", "int8"])
     export(tiny, place / "tensor", [*onnx, *jobs(tflite, graphs), *precise], gate=Gate(open=True))
-    export(tiny, place / "image", jobs(both, graphs, form="image"))
+    export(tiny, place / "image", jobs(both, graphs, input="image"))
     export(tiny, place / "three", jobs(both, graphs, batch=3))
-    export(tiny, place / "dynamic", jobs(both, graphs, form="image", batch="dynamic"))
+    export(tiny, place / "dynamic", jobs(both, graphs, input="image", batch="dynamic"))
     export(backbone, place / "backbone", jobs(both, ["separate"]))
     return {path.name: path for path in place.iterdir() if path.is_dir()}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -232,6 +231,7 @@ def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     from hydra_export import checkpoint_file
     from hydra_export.architecture import HydraConfig
+    from hydra_export.conversion import plain_spec
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
     from hydra_export.target import ExportSpec
@@ -242,8 +242,8 @@ def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=imagenet(16))
     out = tmp_path_factory.mktemp("universal")
     checkpoint_file.write(out / "tiny.safetensors", HydraViT(config).state_dict(), info)
-    spec = msgspec.to_builtins(ExportSpec(graph="universal", precision="int8"))
-    arguments = {"target": "coreml", "heads": [1, 3], "spec": spec, "out": str(out)}
+    spec = plain_spec(ExportSpec(graph="universal", precision="int8"))
+    arguments = {"target": "coreml", "heads": [1, 3], "out": str(out), **spec}
     with Worker() as worker:
         worker.call(
             "hydra_export.conversion:convert", checkpoint=str(out / "tiny.safetensors"), sha256="0" * 64, **arguments

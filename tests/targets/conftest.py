@@ -9,12 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hydra_export import parity, targets
+from hydra_export import conversion, parity, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput, MissingExtra
 from hydra_export.gate import Gate
@@ -43,7 +42,9 @@ class Case:
 
     def spec(self, **choices: Any) -> ExportSpec:
         """What to write: this graph kind and precision, and *choices*."""
-        return ExportSpec(graph=self.graph, precision=self.precision, **choices)
+        common = {name: choices.pop(name) for name in ("input", "batch") if name in choices}
+        options = self.target.options(**choices)
+        return ExportSpec(graph=self.graph, precision=self.precision, **common, options=options)
 
     def refuses(self, **choices: Any) -> bool:
         """Whether the target says that it does not have *choices*; then it says which."""
@@ -66,10 +67,10 @@ class Case:
             sha256=checkpoint.sha256,
             target=self.target.name,
             heads=list(heads),
-            spec=msgspec.to_builtins(self.spec(**choices)),
+            **conversion.plain_spec(self.spec(**choices)),
             out=str(out),
         )
-        return msgspec.convert(written, list[Artifact])
+        return conversion.artifacts_of(written, self.spec(**choices))
 
     def prove(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch.
@@ -79,7 +80,7 @@ class Case:
         images, data = pixels(checkpoint.info.config), checkpoint.info.preprocessing
         image = given(checkpoint, self.spec(input=artifacts[0].spec.input))
         for artifact in artifacts:
-            assert self.target.declared(folder / artifact.path) == (artifact.inputs, artifact.outputs)
+            assert self.target.signature(folder / artifact.path) == (artifact.inputs, artifact.outputs)
             for k in artifact.heads:
                 expected = {
                     precision: parity.reference(checkpoint.model, k, images, data, precision)

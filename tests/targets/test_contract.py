@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pkgutil
 import shutil
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,8 @@ import pytest
 
 from hydra_export import targets
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.target import ExportSpec, GraphKind, InputForm, Precision, described
+from hydra_export.export import jobs
+from hydra_export.target import ExportSpec, GraphKind, InputForm, OptionField, Options, Precision, described
 from tests.targets.conftest import Case, MakeCheckpoint, given
 
 
@@ -164,9 +166,9 @@ def test_what_was_written_passes_lint(case: Case, make_checkpoint: MakeCheckpoin
 def test_what_was_written_says_what_it_is(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     checkpoint = make_checkpoint()
     for artifact in case.write(checkpoint, (1, 4), tmp_path / "out"):
-        said = case.target.said(tmp_path / "out" / artifact.path)
+        metadata = case.target.metadata(tmp_path / "out" / artifact.path)
         told = described(checkpoint.info, checkpoint.sha256, artifact.heads, artifact.spec)
-        assert told.items() <= said.items()
+        assert told.items() <= metadata.items()
 
 
 def test_the_checkpoint_is_left_as_it_was(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
@@ -222,6 +224,52 @@ def test_an_unknown_target_is_refused_with_the_nearest(given_name: str, remedy: 
 def test_the_default_choice_is_one_that_every_target_takes() -> None:
     for name in targets.names():
         assert ExportSpec().graph in targets.get(name).graphs
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_every_option_has_a_help_and_a_default_and_a_flag_of_its_own(name: str) -> None:
+    options = targets.get(name).options
+    others = {field.flag for other in targets.names() if other != name for field in targets.get(other).options.fields()}
+    for field in options.fields():
+        assert field.about.help.endswith(".")
+        assert field.default == getattr(options(), field.name)
+        assert set(field.about.graphs) <= set(targets.get(name).graphs)
+        assert field.flag not in others
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_options_are_refused_where_nothing_that_is_exported_has_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = targets.get(name)
+    other = next(each for each in targets.names() if each != name)
+    monkeypatch.setattr(type(target), "requires", lambda _self: None)
+    monkeypatch.setattr(type(targets.get(other)), "requires", lambda _self: None)
+    for field in target.options.fields():
+        chosen = target.options(**{field.name: _another(field)})
+        with pytest.raises(BadInput, match=f"for target '{name}', which is not exported") as refused:
+            jobs(other, options=chosen)
+        assert f"{other},{name}" in refused.value.remedy
+        graphs = field.about.graphs or ("separate",)
+        assert [job.spec.options for job in jobs(name, graphs, options=[chosen])] == [chosen]
+        if field.about.graphs:
+            with pytest.raises(BadInput, match=f"is for graph kind '{graphs[0]}'"):
+                jobs(name, "separate", options=chosen)
+    assert [job.spec.options for job in jobs(name)] == [target.options()]
+
+
+def _another(field: OptionField) -> object:
+    """A value that is not the default."""
+    choices = get_args(field.kind) or ((False, True) if field.kind is bool else (field.default + 1,))
+    return next(value for value in choices if value != field.default)
+
+
+def test_options_of_another_target_are_a_bug() -> None:
+    kinds = [targets.get(name).options for name in targets.names()]
+    for kind, other in itertools.permutations([kind for kind in kinds if kind is not Options], 2):
+        assert kind.of(ExportSpec()) == kind()
+        with pytest.raises(TypeError, match="options of another target"):
+            kind.of(ExportSpec(options=other()))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -7,10 +7,22 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from hydra_export.errors import BadInput, MissingExtra, UnknownName
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
+from hydra_export.target import (
+    Artifact,
+    ExportSpec,
+    GraphKind,
+    Interface,
+    OfModel,
+    Option,
+    Options,
+    Precision,
+    Runtime,
+    Session,
+    Work,
+)
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -22,6 +34,22 @@ _OLDEST_INT8 = 16
 _OLDEST_UNIVERSAL = 18
 
 
+class CoreMLOptions(Options, frozen=True):
+    """What can be chosen of Core ML alone."""
+
+    ios: Annotated[
+        Literal[15, 16, 17, 18],
+        Option("The oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it."),
+    ] = 18
+    classifier: Annotated[
+        bool,
+        Option(
+            "The packages give the label and every class's probability as well, as Vision and Xcode expect.",
+            flag="coreml-classifier",
+        ),
+    ] = False
+
+
 class CoreMLTarget:
     """Packages for Core ML on iOS and macOS: one per head count, or one with a function for each (experimental).
 
@@ -30,8 +58,10 @@ class CoreMLTarget:
     """
 
     name: ClassVar[str] = "coreml"
+    title: ClassVar[str] = "Core ML"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
+    options: ClassVar[type[Options]] = CoreMLOptions
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     isolated: ClassVar[bool] = True
 
@@ -54,18 +84,19 @@ class CoreMLTarget:
             found.append(Runtime("coreml", exact=False))
         return tuple(found)
 
-    def check(self, spec: ExportSpec) -> None:
-        """Refuses what a package cannot be: of any batch, or of images by the batch."""
-        if spec.ios not in MACOS:
-            raise BadInput(f"--ios {spec.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
-        if spec.precision == "int8" and spec.ios < _OLDEST_INT8:
+    def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
+        """Refuses what a package cannot be: of any batch, of images by the batch, a classifier without labels."""
+        options = CoreMLOptions.of(spec)
+        if options.ios not in MACOS:
+            raise BadInput(f"--ios {options.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
+        if spec.precision == "int8" and options.ios < _OLDEST_INT8:
             raise BadInput(
-                f"--precision int8 needs iOS {_OLDEST_INT8} or newer: --ios {spec.ios} has no quantized weights.",
+                f"--precision int8 needs iOS {_OLDEST_INT8} or newer: --ios {options.ios} has no quantized weights.",
                 f"Give --ios {_OLDEST_INT8} or newer, or --precision fp16.",
             )
-        if spec.graph == "universal" and spec.ios < _OLDEST_UNIVERSAL:
+        if spec.graph == "universal" and options.ios < _OLDEST_UNIVERSAL:
             raise BadInput(
-                f"--graph universal needs iOS {_OLDEST_UNIVERSAL}: --ios {spec.ios} has no packages of functions.",
+                f"--graph universal needs iOS {_OLDEST_UNIVERSAL}: --ios {options.ios} has no packages of functions.",
                 f"Give --ios {_OLDEST_UNIVERSAL}, or --graph separate.",
             )
         if spec.batch == "dynamic":
@@ -73,9 +104,13 @@ class CoreMLTarget:
                 "Core ML packages have a fixed batch: with another one the Neural Engine is not used.",
                 "Give --batch 1, or the number of images that your app runs at once.",
             )
-        if spec.batch != 1 and (spec.input == "image" or spec.classifier):
-            what = "A Core ML classifier" if spec.classifier else "An image input of Core ML"
+        if spec.batch != 1 and (spec.input == "image" or options.classifier):
+            what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
             raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give --batch 1.")
+        if model is not None and options.classifier and not model.labels:
+            raise BadInput(
+                f"A classifier needs labels, and {model.name} has none.", "Give --labels FILE, a class name per line."
+            )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes ``<model>-k3.mlpackage``, ... or ``<model>-universal.mlpackage`` into *out*; imports coremltools."""
@@ -116,17 +151,17 @@ class CoreMLTarget:
 
         return lint(path)
 
-    def said(self, path: Path) -> dict[str, str]:
+    def metadata(self, path: Path) -> dict[str, str]:
         """Its metadata of the user's own."""
         from hydra_export.targets.coreml import session
 
         return dict(session.opened(path).user_metadata)
 
-    def declared(self, path: Path) -> Interface:
+    def signature(self, path: Path) -> Interface:
         """Of its functions; a classifier gives a label and probabilities as well."""
         from hydra_export.targets.coreml import session
 
-        return session.declared(session.opened(path))
+        return session.signature(session.opened(path))
 
 
 def _has_coremltools() -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.coreml.weights import Quantized, Weights
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def build(spans: Sequence[Span], spec: ExportSpec, data: Preprocessing, weights:
     size = config.image_size
     given = mb.TensorSpec(shape=(spec.batch, config.channels, size, size), dtype=types.fp32)
 
-    @mb.program(input_specs=[given], opset_version=getattr(ct.target, f"iOS{spec.ios}"))  # type: ignore[untyped-decorator]
+    @mb.program(input_specs=[given], opset_version=getattr(ct.target, f"iOS{CoreMLOptions.of(spec).ios}"))  # type: ignore[untyped-decorator]
     def program(image: Any) -> Any:
         return Emitter(mb, spans, spec, weights).emit(image, data)
 
@@ -65,7 +66,7 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
     changes no bit of them only where sqrt(C) is a power of two.
     """
     root = math.isqrt(config.head_dim)
-    return spec.ios >= 18 and root**2 == config.head_dim and root & (root - 1) == 0
+    return CoreMLOptions.of(spec).ios >= 18 and root**2 == config.head_dim and root & (root - 1) == 0
 
 
 class Emitter:
@@ -73,6 +74,7 @@ class Emitter:
 
     def __init__(self, mb: Any, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
         self.mb, self.spans, self.spec, self.weights = mb, spans, spec, weights
+        self.options = CoreMLOptions.of(spec)
         assert isinstance(spec.batch, int)
         self.config, self.batch, self.heads = weights.config, spec.batch, spans[-1][1]
         self.width, self.dtype = self.config.width(self.heads), weights.dtype
@@ -96,7 +98,7 @@ class Emitter:
             logits_BK = self._linear(x_BD, classifier, name=LOGITS)
         else:
             logits_BK = self._output(self._linear(x_BD, classifier, name="head"), LOGITS)
-        return (logits_BK, mb.softmax(x=logits_BK, axis=-1, name=SHARES)) if self.spec.classifier else logits_BK
+        return (logits_BK, mb.softmax(x=logits_BK, axis=-1, name=SHARES)) if self.options.classifier else logits_BK
 
     def _output(self, x: Any, name: str) -> Any:
         return (
@@ -229,7 +231,7 @@ class Emitter:
         if not isinstance(block, Quantized):
             return block
         mb = self.mb
-        if self.spec.ios >= 18:
+        if self.options.ios >= 18:
             scale = block.scale.reshape(-1, *(1,) * (block.data.ndim - 1))
             return mb.constexpr_blockwise_shift_scale(data=block.data, scale=scale, name=name)
         return mb.constexpr_affine_dequantize(

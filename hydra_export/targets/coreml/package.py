@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.target import Artifact, ExportSpec, described
-from hydra_export.targets.coreml import MACOS, TARGET, folder, graph
+from hydra_export.targets.coreml import MACOS, TARGET, CoreMLOptions, folder, graph
 from hydra_export.targets.coreml.weight_file import WeightFile
 from hydra_export.text import kept
 from hydra_export.version import VERSION
@@ -27,7 +27,7 @@ _ALONE = "main"  # the function of a package that has one
 
 def check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
     """Raises BadInput for a classifier whose labels do not name its classes."""
-    if not spec.classifier:
+    if not CoreMLOptions.of(spec).classifier:
         return
     labels, classes = list(map(kept, checkpoint.info.labels)), checkpoint.info.config.num_classes
     if not labels or len(labels) != classes:
@@ -56,7 +56,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, part
         heads=tuple(heads),
         inputs=(image,),
         outputs=(output,),
-        needs=needs(spec.ios),
+        needs=needs(CoreMLOptions.of(spec).ios),
     )
 
 
@@ -102,7 +102,7 @@ def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, 
         colors = ct.colorlayout.RGB if checkpoint.info.config.channels == 3 else ct.colorlayout.GRAYSCALE
         size, channels = checkpoint.info.config.image_size, checkpoint.info.config.channels
         options["inputs"] = [ct.ImageType(name="image", shape=(1, channels, size, size), color_layout=colors)]
-    if spec.classifier:
+    if CoreMLOptions.of(spec).classifier:
         options["classifier_config"] = ct.ClassifierConfig(
             list(map(kept, checkpoint.info.labels)), graph.LABEL, predicted_probabilities_output=graph.SHARES
         )
@@ -110,7 +110,7 @@ def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, 
         program,
         source="milinternal",
         convert_to="mlprogram",
-        minimum_deployment_target=getattr(ct.target, f"iOS{spec.ios}"),
+        minimum_deployment_target=getattr(ct.target, f"iOS{CoreMLOptions.of(spec).ios}"),
         compute_precision=ct.precision.FLOAT32,  # leaves every type as the program has it
         pass_pipeline=ct.PassPipeline.EMPTY,
         skip_model_load=True,

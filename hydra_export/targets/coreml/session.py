@@ -77,16 +77,16 @@ class CoreMLSession:
         return np.asarray(outputs[self.output], np.float32)
 
 
-def declared(package: mil.Package) -> Interface:
+def signature(package: mil.Package) -> Interface:
     """What a package that lint passes takes and gives, beside what a classifier says."""
-    signature = package.signatures[package.default_function]
-    (image,) = signature.inputs
+    default = package.signatures[package.default_function]
+    (image,) = default.inputs
     batch, channels, height, width = image.shape
     if image.kind == "image":
         taken = TensorInfo(name=image.name, dtype="uint8", shape=(batch, height, width, channels))
     else:
         taken = TensorInfo(name=image.name, dtype=_DTYPES[image.dtype], shape=image.shape)
-    (given,) = (each for each in signature.outputs if each.name in _OUTPUTS)
+    (given,) = (each for each in default.outputs if each.name in _OUTPUTS)
     shapes = {each.shape for of in package.signatures.values() for each in of.outputs if each.name in _OUTPUTS}
     shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (given.shape[0], "width")
     return (taken,), (TensorInfo(name=given.name, dtype=_DTYPES[given.dtype], shape=shape),)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from hydra_export.errors import BadInput
-from hydra_export.target import Artifact, ExportSpec, GraphKind, Interface, Precision, Runtime, Session, Work
+from hydra_export.target import (
+    Artifact,
+    ExportSpec,
+    GraphKind,
+    Interface,
+    OfModel,
+    Option,
+    Options,
+    Precision,
+    Runtime,
+    Session,
+    Work,
+)
 from hydra_export.unchanged import Latest
 
 if TYPE_CHECKING:
@@ -15,16 +27,34 @@ if TYPE_CHECKING:
 
     from hydra_export.checkpoint import Checkpoint
 
-DEFAULT_OPSET = 17
 OPSETS = range(17, 24)
+
+
+class OnnxOptions(Options, frozen=True):
+    """What can be chosen of ONNX alone."""
+
+    opset: Annotated[
+        int,
+        Option("ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator."),
+    ] = OPSETS[0]
+    weight_files: Annotated[
+        Literal["each", "one"],
+        Option(
+            "For graph kind shared: each listed head count adds a file of its own (fewest bytes for a device to "
+            "fetch), or one file for all (loads faster at the larger head counts).",
+            graphs=("shared",),
+        ),
+    ] = "each"
 
 
 class OnnxTarget:
     """Separate files, small graphs over shared weight files, or one graph that takes the head count as an input."""
 
     name: ClassVar[str] = "onnx"
+    title: ClassVar[str] = "ONNX"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    options: ClassVar[type[Options]] = OnnxOptions
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
     isolated: ClassVar[bool] = False
 
@@ -35,10 +65,11 @@ class OnnxTarget:
         """onnxruntime."""
         return (Runtime("onnxruntime"),)
 
-    def check(self, spec: ExportSpec) -> None:
+    def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
         """Refuses an opset that the emitter does not know."""
-        if spec.opset is not None and spec.opset not in OPSETS:
-            raise BadInput(f"--opset {spec.opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+        opset = OnnxOptions.of(spec).opset
+        if opset not in OPSETS:
+            raise BadInput(f"--opset {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes one graph per head count into *out*."""
@@ -46,14 +77,14 @@ class OnnxTarget:
 
         self.check(spec)
         write = {"separate": separate.write, "shared": shared.write, "universal": universal.write}[spec.graph]
-        return write(checkpoint, heads, spec, _opset(spec), out)
+        return write(checkpoint, heads, spec, OnnxOptions.of(spec).opset, out)
 
     def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
         """By the names of the model and of the head counts."""
         from hydra_export.targets.onnx import separate, shared, universal
 
         planned = {"separate": separate.planned, "shared": shared.planned, "universal": universal.planned}[spec.graph]
-        return planned(checkpoint, heads, spec, _opset(spec))
+        return planned(checkpoint, heads, spec, OnnxOptions.of(spec).opset)
 
     def needs(self, path: Path) -> dict[str, str]:
         """The opset, and the version of ONNX's own format."""
@@ -75,15 +106,15 @@ class OnnxTarget:
 
         return lint(path)
 
-    def said(self, path: Path) -> dict[str, str]:
+    def metadata(self, path: Path) -> dict[str, str]:
         """Its metadata properties."""
         return {entry.key: entry.value for entry in _around_weights(path).metadata_props}
 
-    def declared(self, path: Path) -> Interface:
+    def signature(self, path: Path) -> Interface:
         """Of the graph."""
         from hydra_export.targets.onnx import file
 
-        return file.declared(_around_weights(path))
+        return file.signature(_around_weights(path))
 
 
 def _read_around_weights(path: Path) -> onnx.ModelProto:
@@ -95,10 +126,6 @@ def _read_around_weights(path: Path) -> onnx.ModelProto:
 
 
 _around_weights = Latest(_read_around_weights)  # what is in a file besides its weights
-
-
-def _opset(spec: ExportSpec) -> int:
-    return DEFAULT_OPSET if spec.opset is None else spec.opset
 
 
 TARGET = OnnxTarget()

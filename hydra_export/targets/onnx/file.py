@@ -52,7 +52,7 @@ def declare(result: ir.Value, info: TensorInfo) -> None:
     result.shape, result.type, result.name = declared.shape, declared.type, declared.name
 
 
-def declared(model: onnx.ModelProto) -> Interface:
+def signature(model: onnx.ModelProto) -> Interface:
     """What the graph of a file takes and gives."""
     return tuple(map(_info, model.graph.input)), tuple(map(_info, model.graph.output))
 

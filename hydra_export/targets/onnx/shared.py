@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.onnx import file, fixed, shells
+from hydra_export.targets.onnx import OnnxOptions, file, fixed, shells
 from hydra_export.targets.onnx.weights import normalised, stored
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
 
 def _locations(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> dict[int, str]:
     """The weight files, by the head counts that they go up to."""
-    bounds = heads if spec.weight_files == "each" else heads[-1:]
+    bounds = heads if OnnxOptions.of(spec).weight_files == "each" else heads[-1:]
     return {k: f"{_name(checkpoint, spec, k)}.bin" for k in bounds}
 
 

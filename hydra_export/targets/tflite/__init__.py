@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from hydra_export.errors import MissingExtra, UnknownName
 from hydra_export.target import (
@@ -14,6 +14,9 @@ from hydra_export.target import (
     ExportSpec,
     GraphKind,
     Interface,
+    OfModel,
+    Option,
+    Options,
     Precision,
     Runtime,
     Session,
@@ -24,12 +27,28 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 
+class TFLiteOptions(Options, frozen=True):
+    """What can be chosen of TFLite alone."""
+
+    overlap: Annotated[
+        bool,
+        Option(
+            "For graph kind universal: every subnetwork has bytes of its own, for runtimes that take no shared ones; "
+            "the file is larger.",
+            flag="no-overlap",
+            graphs=("universal",),
+        ),
+    ] = True
+
+
 class TFLiteTarget:
     """Separate files, or one with a signature for every head count and one that takes it as an input."""
 
     name: ClassVar[str] = "tflite"
+    title: ClassVar[str] = "TFLite"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    options: ClassVar[type[Options]] = TFLiteOptions
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
     isolated: ClassVar[bool] = False
 
@@ -46,7 +65,7 @@ class TFLiteTarget:
             found.append(Runtime("tensorflow", timed=False))
         return tuple(found)
 
-    def check(self, spec: ExportSpec) -> None:
+    def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
         """Everything that an ExportSpec can say of this target can be written."""
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
@@ -90,7 +109,7 @@ class TFLiteTarget:
 
         return work.of(linted.afresh(path))
 
-    def said(self, path: Path) -> dict[str, str]:
+    def metadata(self, path: Path) -> dict[str, str]:
         """Those of its metadata entries that are ours."""
         from hydra_export.targets.tflite.lint import linted
 
@@ -98,11 +117,11 @@ class TFLiteTarget:
         ours = {name: buffer for name, buffer in model.metadata.items() if name.startswith(METADATA_PREFIX)}
         return {name: model.content(buffer).decode(errors="replace") for name, buffer in ours.items()}
 
-    def declared(self, path: Path) -> Interface:
+    def signature(self, path: Path) -> Interface:
         """Of its only signature, or of ``run``; of several without ``run``, what they have in common."""
         from hydra_export.targets.tflite import lint
 
-        return lint.declared(lint.linted(path))
+        return lint.signature(lint.linted(path))
 
 
 TARGET = TFLiteTarget()

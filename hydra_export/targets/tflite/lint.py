@@ -61,7 +61,7 @@ def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str
     return signature, tensors[signature.inputs["image"]], RUN if RUN in by_key else ""
 
 
-def declared(model: Model) -> Interface:
+def signature(model: Model) -> Interface:
     """What a file that lint passes takes and gives, by the signature that takes most."""
     signature = max(model.signatures, key=lambda each: len(each.inputs))
     tensors = model.graphs[signature.graph].tensors

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hydra_export.model import Span
 from hydra_export.target import Artifact, ExportSpec, TensorInfo
-from hydra_export.targets.tflite import choice, graph
+from hydra_export.targets.tflite import TFLiteOptions, choice, graph
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
@@ -53,7 +53,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     described, has_run = [], config.num_classes > 0
     for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
         inputs, (output,) = graph.signature(config, k, spec)
-        if has_run and spec.overlap:
+        if has_run and TFLiteOptions.of(spec).overlap:
             file.add_call(k, places.branch(k), inputs[0], output)
         else:
             file.add_subnetwork(k, inputs[0], output, f"k{k}")
@@ -76,7 +76,7 @@ class _Universal:
     def add_subnetwork(self, k: int, image_info: TensorInfo, output: TensorInfo, key: str = "") -> None:
         """Subnetwork *k*."""
         info, spec = self.checkpoint.info, self.spec
-        cuts = [cut for cut in self.heads if cut <= k] if spec.overlap else []
+        cuts = [cut for cut in self.heads if cut <= k] if TFLiteOptions.of(spec).overlap else []
         g = self._graph(k)
         image = g.input(image_info)
         result = Emitter(g, info.config, k, spec, info.preprocessing, cuts).emit(image)
@@ -104,7 +104,7 @@ class _Universal:
     def _graph(self, k: int) -> GraphBuilder:
         def weight(name: str, columns: Span | None) -> Constant:
             kept = self._stored[name]
-            if self.spec.overlap:
+            if TFLiteOptions.of(self.spec).overlap:
                 assert columns is not None or kept.begins_alike
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)

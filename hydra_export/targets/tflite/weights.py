@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hydra_export.model import Span, Weight
 from hydra_export.target import ExportSpec, Precision
+from hydra_export.targets.tflite import TFLiteOptions
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -82,7 +83,7 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     patch_ECPP = weights["patch_embed.weight"]
     head_dim = patch_ECPP.units[0]
     weights["patch_embed.weight"] = Weight(patch_ECPP.full.permute(0, 2, 3, 1).contiguous(), (head_dim, 0, 0, 0))
-    if spec.graph == "universal" and spec.overlap:
+    if spec.graph == "universal" and TFLiteOptions.of(spec).overlap:
         tokens_1NE = weights["tokens"]
         weights["tokens"] = Weight(tokens_1NE.full.transpose(1, 2), (0, head_dim, 0))
     return weights

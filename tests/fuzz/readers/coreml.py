@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import msgspec
-
-from hydra_export import targets
+from hydra_export import conversion, targets
 from hydra_export.target import ExportSpec
+from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.worker import Worker
 from tests.fuzz import checkpoints, packages
 from tests.fuzz.reader import Reader
 from tests.mil import mutants
 
 _SPECS = (
-    ("separate", (2,), ExportSpec(precision="fp16", ios=15)),
-    ("classifier", (1,), ExportSpec(precision="fp32", ios=17, input="image", classifier=True)),
+    ("separate", (2,), ExportSpec(precision="fp16", options=CoreMLOptions(ios=15))),
+    ("classifier", (1,), ExportSpec(precision="fp32", input="image", options=CoreMLOptions(ios=17, classifier=True))),
     ("universal", (1, 2), ExportSpec(graph="universal", precision="int8")),
 )
 
@@ -34,7 +33,7 @@ def _seeds() -> list[bytes]:
                 sha256="0" * 64,
                 target="coreml",
                 heads=list(heads),
-                spec=msgspec.to_builtins(spec),
+                **conversion.plain_spec(spec),
                 out=str(out),
             )
             seeds += [packages.of(path) for path in out.glob("*.mlpackage")]
@@ -44,8 +43,8 @@ def _seeds() -> list[bytes]:
 def _read(path: Path) -> None:
     package, coreml = packages.unpacked(path), targets.get("coreml")
     coreml.lint(package)
-    coreml.said(package)
-    coreml.declared(package)
+    coreml.metadata(package)
+    coreml.signature(package)
     mutants.run(package)
 
 

@@ -9,6 +9,7 @@ import onnx
 
 from hydra_export import targets
 from hydra_export.target import ExportSpec
+from hydra_export.targets.onnx import OnnxOptions
 from tests.fuzz import checkpoints, protobufs, trees
 from tests.fuzz.reader import Random, Reader
 
@@ -17,7 +18,7 @@ def _seeds() -> list[bytes]:
     folder = checkpoints.bundle() / "onnx"
     paths = [folder / name for name in ("tiny-k1.onnx", "tiny-k2-fp16.onnx", "tiny-shared-k2.onnx")]
     paths.append(checkpoints.artifact("onnx", (2,), ExportSpec(precision="int8", batch="dynamic")))
-    paths.append(checkpoints.artifact("onnx", (1,), ExportSpec(opset=23, input="image")))
+    paths.append(checkpoints.artifact("onnx", (1,), ExportSpec(options=OnnxOptions(opset=23), input="image")))
     return [path.read_bytes() for path in paths]
 
 
@@ -33,8 +34,8 @@ def _read(path: Path) -> None:
             shutil.copyfile(weights, path.parent / weights.name)
     onnx_target = targets.get("onnx")
     onnx_target.lint(path)
-    onnx_target.said(path)
-    onnx_target.declared(path)
+    onnx_target.metadata(path)
+    onnx_target.signature(path)
 
 
 READER = Reader(_seeds, _mutate, onnx.load_model_from_string, _read, ".onnx")

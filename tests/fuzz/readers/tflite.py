@@ -85,8 +85,8 @@ def _changed(random: Random, content: bytes) -> bytes:
 def _read(path: Path) -> None:
     tflite = targets.get("tflite")
     tflite.lint(path)
-    tflite.said(path)
-    tflite.declared(path)
+    tflite.metadata(path)
+    tflite.signature(path)
 
 
 READER = Reader(_seeds, _mutate, _tree, _read, ".tflite")

@@ -11,7 +11,7 @@ from hydra_export import mil
 from hydra_export.errors import BadInput
 from hydra_export.mil.types import TensorType
 from hydra_export.target import ExportSpec, GraphKind
-from hydra_export.targets.coreml import TARGET
+from hydra_export.targets.coreml import TARGET, CoreMLOptions
 from tests.targets.coreml.conftest import Opened, Proof, Write, dequantized
 
 _OPERATION = {
@@ -94,5 +94,5 @@ def test_rows_of_zeros_and_of_the_smallest_numbers_are_kept(write: Write) -> Non
 
 def test_ios_15_has_none(write: Write) -> None:
     with pytest.raises(BadInput, match="int8 needs iOS 16 or newer: --ios 15") as refused:
-        TARGET.check(ExportSpec(precision="int8", ios=15))
+        TARGET.check(ExportSpec(precision="int8", options=CoreMLOptions(ios=15)))
     assert refused.value.remedy == "Give --ios 16 or newer, or --precision fp16."

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from hydra_export import mil
+from hydra_export.conversion import plain_spec
 from hydra_export.errors import BadInput, MissingExtra
 from hydra_export.installation import install_command
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import ExportSpec, Precision
+from hydra_export.target import ExportSpec, GraphKind, Precision
 from hydra_export.targets.coreml import TARGET
 from hydra_export.version import VERSION
 from hydra_export.worker import Worker
@@ -232,6 +233,10 @@ def test_files_are_as_open_as_the_umask_says(make_checkpoint: MakeCheckpoint, tm
     assert (modes, folders) == ({0o640}, {0o750})
 
 
+def spec(graph: GraphKind = "separate", precision: Precision = "fp16", **choices: Any) -> ExportSpec:
+    return Case(TARGET, graph, precision).spec(**choices)
+
+
 def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) -> None:
     """Writes in a process that nothing else was written in."""
     with Worker() as worker:
@@ -241,7 +246,7 @@ def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) ->
             sha256=checkpoint.sha256,
             target="coreml",
             heads=list(heads),
-            spec=msgspec.to_builtins(ExportSpec(**{"precision": "fp16", **choices})),
+            **plain_spec(spec(**choices)),
             out=str(out),
         )
         assert worker.output_tail() == ""  # coremltools talks of Macs, versions and progress
@@ -259,7 +264,7 @@ def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) ->
 )
 def test_what_a_package_cannot_be_is_refused(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message) as refused:
-        TARGET.check(ExportSpec(**choices))
+        TARGET.check(spec(**{"precision": "fp32", **choices}))
     assert refused.value.remedy.startswith("Give ")
 
 
@@ -273,7 +278,7 @@ def test_a_classifier_needs_a_label_of_its_own_for_each_class(
     checkpoint = make_checkpoint(num_classes=11)
     relabelled(checkpoint, labels)
     with pytest.raises(BadInput, match=message) as refused:
-        TARGET.write(checkpoint, (2,), ExportSpec(precision="fp16", classifier=True), tmp_path)
+        TARGET.write(checkpoint, (2,), spec(classifier=True), tmp_path)
     assert "--labels" in refused.value.remedy
     assert list(tmp_path.glob("*.mlpackage")) == []
 

@@ -16,7 +16,7 @@ from hydra_export import mil
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.export import export, jobs
 from hydra_export.target import ExportSpec, Precision
-from hydra_export.targets.coreml import TARGET
+from hydra_export.targets.coreml import TARGET, CoreMLOptions
 from tests.targets.conftest import given
 from tests.targets.coreml.conftest import WEIGHTS, Opened, Proof, Write
 
@@ -133,7 +133,7 @@ def test_the_package_says_what_it_is_and_that_no_apple_device_has_run_it(write: 
 @pytest.mark.parametrize("ios", [15, 16, 17])
 def test_before_ios_18_there_is_none(ios: Any) -> None:
     with pytest.raises(BadInput, match=f"universal needs iOS 18: --ios {ios}") as refused:
-        TARGET.check(ExportSpec(graph="universal", ios=ios))
+        TARGET.check(ExportSpec(graph="universal", options=CoreMLOptions(ios=ios)))
     assert refused.value.remedy == "Give --ios 18, or --graph separate."
 
 

@@ -19,7 +19,7 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, GraphKind, InputForm
-from hydra_export.targets.onnx import DEFAULT_OPSET
+from hydra_export.targets.onnx import OnnxOptions
 from tests.targets.conftest import Case, MakeCheckpoint
 
 ONNX = targets.get("onnx")
@@ -81,13 +81,13 @@ def test_other_opsets_are_refused_and_nothing_is_written(
 ) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(BadInput, match=f"--opset {opset} is not supported. Give 17 to 23."):
-        ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, opset=opset), tmp_path / "out")
+        ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, options=OnnxOptions(opset=opset)), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_default_opset_is_one_that_onnxruntime_web_takes(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     (model,) = written(make_checkpoint(), (2,), tmp_path / "out")
-    assert model.opset_import[0].version == DEFAULT_OPSET == 17
+    assert model.opset_import[0].version == OnnxOptions().opset == 17
     assert model.ir_version == 8
 
 

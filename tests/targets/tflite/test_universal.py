@@ -15,7 +15,7 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.export import jobs
 from hydra_export.target import Precision
-from hydra_export.targets.tflite import reader
+from hydra_export.targets.tflite import TFLiteOptions, reader
 from hydra_export.targets.tflite.session import TFLiteSession
 from tests.targets.conftest import Case, MakeCheckpoint, given
 from tests.targets.tflite.conftest import TFLITE, MakeFile, changed, changed_universal
@@ -300,14 +300,17 @@ def test_the_same_bytes_are_written_twice(
     assert content[0] == content[1]
 
 
+NO_OVERLAP = TFLiteOptions(overlap=False)
+
+
 def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
     with pytest.raises(BadInput, match="--no-overlap is for target 'tflite'"):
-        jobs(["onnx"], ["universal"], overlap=False)
-    with pytest.raises(BadInput, match="--no-overlap is for several subnetworks in one file") as refused:
-        jobs(["tflite"], ["separate"], overlap=False)
+        jobs(["onnx"], ["universal"], options=NO_OVERLAP)
+    with pytest.raises(BadInput, match="--no-overlap is for graph kind 'universal'") as refused:
+        jobs(["tflite"], ["separate"], options=NO_OVERLAP)
     assert refused.value.remedy == "Add it: --graph separate,universal."
-    (job,) = jobs(["tflite"], ["universal"], overlap=False)
-    assert not job.spec.overlap
+    (job,) = jobs(["tflite"], ["universal"], options=NO_OVERLAP)
+    assert job.spec.options == NO_OVERLAP
 
 
 def test_a_backbone_has_signatures_and_no_run(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
