@@ -136,6 +136,41 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     needs: dict[str, str] = {}
 
 
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of ``data/snippets`` that a bundle gets with a target's artifacts.
+
+    Attributes:
+        called: how, for a person; empty for what other programs import.
+        row: of the table of artifacts in it: a format string of path, heads, takes_heads, function, pixels, batch,
+            outputs, best and value.
+    """
+
+    name: str
+    called: str = ""
+    row: str = ""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle's README and its programs need to know of a target.
+
+    Attributes:
+        imports, code: Python that runs one artifact, the latter a format string of path, image, chosen, function and
+            output. ``function`` is the name of a head count's function within a universal artifact, in quotation marks.
+        image: by input form, what makes of golden data what *code* takes.
+        choice: how the head count of a universal artifact is chosen.
+        python: the package by which ``run.py`` runs the artifacts; empty where it does not.
+        only_function: in a program's row, the function of an artifact that has one.
+    """
+
+    imports: str = ""
+    code: str = ""
+    image: dict[InputForm, str] = {}
+    choice: str = ""
+    python: str = ""
+    programs: tuple[Program, ...] = ()
+    only_function: str = ""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What one run of an artifact takes at least, by its declared shapes; a size that is chosen later counts as one.
 
@@ -167,6 +202,8 @@ class Target(Protocol):
         title: how people write its name.
         precisions: what it writes, the default first.
         options: the type of what can be chosen of it alone; ``Options`` itself where that is nothing.
+        experimental: by graph kind, what a person has to know of artifacts that never ran where they belong.
+        layouts: the order of the image's axes, N images, C channels, H height, W width; or what else it is.
         packages: the distributions whose versions shape its artifacts.
         isolated: ``write`` runs a converter that must not share a process with others.
     """
@@ -175,9 +212,12 @@ class Target(Protocol):
     title: ClassVar[str]
     graphs: ClassVar[tuple[GraphKind, ...]]
     precisions: ClassVar[tuple[Precision, ...]]
-    options: ClassVar[type[Options]]
+    options: ClassVar[type[Options]] = Options
+    experimental: ClassVar[dict[GraphKind, str]] = {}
+    layouts: ClassVar[dict[InputForm, str]]
+    card: ClassVar[Card] = Card()
     packages: ClassVar[tuple[str, ...]]
-    isolated: ClassVar[bool]
+    isolated: ClassVar[bool] = False
 
     def requires(self) -> None:
         """Raises MissingExtra where packages that it needs are not installed, or BadInput where they cannot be."""

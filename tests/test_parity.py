@@ -26,12 +26,13 @@ from hydra_export.target import (
     Artifact,
     ExportSpec,
     GraphKind,
+    InputForm,
     Interface,
     OfModel,
-    Options,
     Precision,
     Runtime,
     Session,
+    Target,
     Work,
 )
 from hydra_export.targets.onnx import OnnxOptions
@@ -340,16 +341,15 @@ def test_the_record_says_how_far_off_the_worst_image_is() -> None:
 # --- several runtimes, rounding, and what int8 may lose
 
 
-class Runs:
+class Runs(Target):
     """A target whose runtimes give what they are told to."""
 
     name: ClassVar[str] = "any"
     title: ClassVar[str] = "Any"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate",)
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
-    options: ClassVar[type[Options]] = Options
+    layouts: ClassVar[dict[InputForm, str]] = {}
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
-    isolated: ClassVar[bool] = False
 
     def __init__(self, logits: dict[Runtime, NDArray[np.float32]]) -> None:
         self.logits = logits

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from hydra_export import targets
 from hydra_export.bundle import ArtifactEntry, Manifest
 from hydra_export.preprocess import Preprocessing
 from hydra_export.text import kept
@@ -89,17 +90,10 @@ def _input(entry: ArtifactEntry) -> dict[str, Any]:
         "name": image.name,
         "dtype": image.dtype,
         "shape": image.shape,
-        "layout": _layout(entry),
+        "layout": targets.get(entry.target).layouts[entry.input],
         "values": "pixels in 0-255" if entry.input == "image" else "normalised",
     }
 
 
 def _on_one_line(text: str) -> str:
     return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
-
-
-def _layout(entry: ArtifactEntry) -> str:
-    """The order of an artifact's input: N images, C channels, H height, W width; of Core ML's images its own."""
-    if entry.input == "image":
-        return "CVPixelBuffer" if entry.target == "coreml" else "NHWC"
-    return "NHWC" if entry.target == "tflite" else "NCHW"

@@ -4,54 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydra_export import targets
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
-from hydra_export.card.snippets import FOLDER
+from hydra_export.card.snippets import FOLDER, PYTHON
 from hydra_export.preprocess import Preprocessing
+from hydra_export.target import Card
 from hydra_export.text import in_markdown
-
-# Per target: what to import, and what to run. Core ML's own runtime is on Apple's systems alone; this runs anywhere.
-_PROGRAMS = {
-    "onnx": (
-        "import numpy as np\nimport onnxruntime as ort",
-        (
-            'session = ort.InferenceSession("{path}")\n'
-            '({output},) = session.run(["{output}"], {{"image": {image}{chosen}}})'
-        ),
-    ),
-    "tflite": (
-        "import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter",
-        'run = Interpreter("{path}").get_signature_runner({signature})\n{output} = run(image={image})["{output}"]',
-    ),
-    "coreml": (
-        "from pathlib import Path\n\nimport numpy as np\n\nfrom hydra_export import mil",
-        'package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}}{function})["{output}"]',
-    ),
-}
-
-_CHOSEN = {
-    "tflite": "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]",
-    "coreml": (
-        "functions `k3`, ... are the head counts, the default is the largest; experimental: proven as a file, function "
-        "by function, but not run on Apple hardware"
-    ),
-}
-
 
 _PROGRAMS_DO = (
     "Programs that run these artifacts and compare. Each makes a photograph ready by the same steps; `run.py` and "
     "`run.mjs` (`--image PHOTO`) and `run.cpp` name its best labels:"
 )
-
-# Of each file in the snippets' folder that is called: how.
-_CALLED = {
-    "run.py": "`python snippets/run.py --heads {k}`; needs numpy, and onnxruntime or ai-edge-litert",
-    "run.mjs": "`node snippets/run.mjs --heads {k}`; needs onnxruntime-node or onnxruntime-web where it is called",
-    "bundle.mjs": "what `run.mjs` and a page import, with `npz.mjs` and `preprocess.mjs`",
-    "run.cpp": "C++ with onnxruntime, and `preprocess.hpp` with nothing but the standard library",
-    "Run.kt": "Kotlin with LiteRT, for Android, and `Preprocess.kt`; compiled but not run on a phone by us",
-    "run.swift": "Swift with Core ML, for iOS and macOS, and `preprocess.swift`; neither compiled nor run by us",
-}
 
 
 def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str:
@@ -145,11 +109,22 @@ def _warnings(manifest: Manifest) -> str:
 
 
 def _called(manifest: Manifest, others: Sequence[str]) -> str:
-    k = manifest.model.subnetworks[-1].heads
-    lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in _CALLED.items() if f"{FOLDER}/{name}" in others]
-    if not lines:
+    if not any(path.startswith(f"{FOLDER}/") for path in others):
         return ""
+    k, cards = manifest.model.subnetworks[-1].heads, _cards(manifest)
+    called = {program.name: program.called for card in cards for program in card.programs if program.called}
+    if packages := [card.python for card in cards if card.python]:
+        called = {
+            PYTHON: f"`python {FOLDER}/{PYTHON} --heads {{k}}`; needs numpy, and {' or '.join(packages)}",
+            **called,
+        }
+    lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in called.items()]
     return "\n".join([_PROGRAMS_DO, "", *lines, "", ""])
+
+
+def _cards(manifest: Manifest) -> list[Card]:
+    """Of the targets in *manifest*, in its order."""
+    return [targets.get(name).card for name in dict.fromkeys(entry.target for entry in manifest.artifacts)]
 
 
 def _licences(manifest: Manifest, image_license: str) -> str:
@@ -167,27 +142,23 @@ def _first_of_each_kind(manifest: Manifest) -> list[ArtifactEntry]:
 
 def _snippet(entry: ArtifactEntry) -> str:
     """Python that runs one artifact on the golden data."""
-    if entry.target not in _PROGRAMS:
+    card = targets.get(entry.target).card
+    if not card.code:
         return ""
-    imports, lines = _PROGRAMS[entry.target]
     form, output = entry.inputs[0], entry.outputs[0].name
     batch = form.shape[0] if isinstance(form.shape[0], int) else 1
     rows = "[:1]" if batch == 1 else f"[[0] * {batch}]"
     golden = f'golden["{"pixels" if entry.input == "image" else "image"}"]{rows}'
     # Pixels have their channels last, the normalised image has them first; some targets want the other.
-    turned = {("tflite", "tensor"): ".transpose(0, 2, 3, 1)", ("coreml", "image"): ".transpose(0, 3, 1, 2)"}
-    image = golden + turned.get((entry.target, entry.input), "")
+    image = golden + card.image.get(entry.input, "")
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
-    signature = f'"k{entry.heads[0]}"' if entry.graph == "universal" else ""
-    function = f", {signature}" if signature else ""
-    program = lines.format(
-        path=entry.path, image=image, chosen=chosen, signature=signature, function=function, output=output
-    )
+    function = f'"k{entry.heads[0]}"' if entry.graph == "universal" else ""
+    code = card.code.format(path=entry.path, image=image, chosen=chosen, function=function, output=output)
     return f"""```python
-{imports}
+{card.imports}
 
 golden = np.load("{GOLDEN}")
-{program}
+{code}
 print({output}[0].argmax(), golden["logits_k{entry.heads[0]}"][0].argmax())
 ```"""
 
@@ -199,6 +170,7 @@ def _inputs(entry: ArtifactEntry) -> str:
     if entry.input == "image":
         pixels = "pixels in 0-255, normalised inside the graph"
     chosen = "".join(f"; `{each.name}`: {each.dtype} {list(each.shape)}, the head count" for each in choices)
-    if entry.graph == "universal" and entry.target in _CHOSEN:
-        chosen += f"; {_CHOSEN[entry.target]}"
+    choice = targets.get(entry.target).card.choice
+    if entry.graph == "universal" and choice:
+        chosen += f"; {choice}"
     return f"- {entry.target}, {entry.graph}: `{image.name}`: {image.dtype} {list(image.shape)}, {pixels}{chosen}"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from hydra_export import targets
 from hydra_export.bundle import ArtifactEntry, Manifest
+from hydra_export.target import Card, Program
 
 FOLDER = "snippets"
 PIXELS = "golden/pixels.bin"  # uint8 [H, W, C] of the last golden image, for languages that cannot read .npz
-BY_TARGET = {
-    "onnx": ("run.py", "run.mjs", "bundle.mjs", "npz.mjs", "preprocess.mjs", "run.cpp", "preprocess.hpp"),
-    "tflite": ("run.py", "Run.kt", "Preprocess.kt"),
-    "coreml": ("run.swift", "preprocess.swift"),
-}
+PYTHON = "run.py"  # runs the artifacts of every target that has a package for it
 Best = tuple[int, float]  # position and value of the largest output
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # means itself within quotation marks in every language here
@@ -23,16 +21,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # means itself within quotation marks 
 def files(manifest: Manifest, best: Mapping[int, Best]) -> dict[str, str]:
     """By path in the bundle, the text of each that the bundle's targets need; *best* as in ``card.write``."""
     texts = {}
-    for target, names in BY_TARGET.items():
-        entries = [entry for entry in manifest.artifacts if entry.target == target]
-        for name in names if entries else ():
-            texts[f"{FOLDER}/{name}"] = _filled(name, manifest, entries, best)
+    for target in map(targets.get, dict.fromkeys(entry.target for entry in manifest.artifacts)):
+        entries = [entry for entry in manifest.artifacts if entry.target == target.name]
+        programs = [*([Program(name=PYTHON)] if target.card.python else []), *target.card.programs]
+        for program in programs:
+            rows = [_row(program, target.card, entry, k, best[k], manifest) for entry in entries for k in entry.heads]
+            texts[f"{FOLDER}/{program.name}"] = _filled(program.name, manifest, rows)
     return texts
 
 
-def _filled(name: str, manifest: Manifest, entries: list[ArtifactEntry], best: Mapping[int, Best]) -> str:
+def _filled(name: str, manifest: Manifest, rows: Sequence[str]) -> str:
     template = (resources.files("hydra_export.data") / FOLDER / name).read_text(encoding="utf-8")
-    data, row = manifest.model.preprocessing, _ROWS.get(name)
+    data = manifest.model.preprocessing
     values = {
         "size": str(data.image_size),
         "channels": str(data.channels),
@@ -42,44 +42,24 @@ def _filled(name: str, manifest: Manifest, entries: list[ArtifactEntry], best: M
         "std": ", ".join(map(_number, data.std)),
         "output": _quoted(manifest.artifacts[0].outputs[0].name),
         "pixels": PIXELS,
+        "artifacts": "\n".join(rows),
     }
-    if row:
-        values["artifacts"] = "\n".join(row(entry, k, best[k], manifest) for entry, k in _runs(entries))
     return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
 
 
-def _runs(entries: list[ArtifactEntry]) -> Iterator[tuple[ArtifactEntry, int]]:
-    return ((entry, k) for entry in entries for k in entry.heads)
-
-
-def _cpp(entry: ArtifactEntry, heads: int, best: Best, _manifest: Manifest) -> str:
-    chosen, pixels = _flag(len(entry.inputs) > 1), _flag(entry.input == "image")
-    return f"    {{{_quoted(entry.path)}, {heads}, {chosen}, {pixels}, {entry.batch}, {best[0]}, {_number(best[1])}}},"
-
-
-def _kotlin(entry: ArtifactEntry, heads: int, best: Best, manifest: Manifest) -> str:
-    signature = f"k{heads}" if entry.graph == "universal" else "serving_default"
-    outputs, pixels = manifest.model.config.num_outputs(heads), _flag(entry.input == "image")
-    return (
-        f"    Artifact({_quoted(entry.path)}, {heads}, {_quoted(signature)}, {pixels}, {entry.batch}, "
-        f"{outputs}, {best[0]}, {_number(best[1])}),"
+def _row(program: Program, card: Card, entry: ArtifactEntry, heads: int, best: Best, manifest: Manifest) -> str:
+    """One line of a program's table of artifacts."""
+    return program.row.format(
+        path=_quoted(entry.path),
+        heads=heads,
+        takes_heads=_flag(len(entry.inputs) > 1),
+        function=_quoted(f"k{heads}") if entry.graph == "universal" else card.only_function,
+        pixels=_flag(entry.input == "image"),
+        batch=entry.batch,
+        outputs=manifest.model.config.num_outputs(heads),
+        best=best[0],
+        value=_number(best[1]),
     )
-
-
-def _swift(entry: ArtifactEntry, heads: int, best: Best, _manifest: Manifest) -> str:
-    function = _quoted(f"k{heads}") if entry.graph == "universal" else "nil"
-    return (
-        f"    Artifact(path: {_quoted(entry.path)}, heads: {heads}, function: {function}, "
-        f"pixels: {_flag(entry.input == 'image')}, batch: {entry.batch}, "
-        f"best: {best[0]}, value: {_number(best[1])}),"
-    )
-
-
-_ROWS: dict[str, Callable[[ArtifactEntry, int, Best, Manifest], str]] = {
-    "run.cpp": _cpp,
-    "Run.kt": _kotlin,
-    "run.swift": _swift,
-}
 
 
 def _flag(value: bool) -> str:

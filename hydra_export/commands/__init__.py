@@ -60,9 +60,13 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
 
 def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
     """What has to be said of artifacts that were proven as files and never run where they belong."""
-    if any(artifact.target == "coreml" and artifact.graph == "universal" for artifact in artifacts):
-        return ["coreml universal is experimental: proven as a file, function by function, not run on Apple hardware."]
-    return []
+    from hydra_export import targets
+
+    notes = []
+    for name, graph in dict.fromkeys((artifact.target, artifact.graph) for artifact in artifacts):
+        if why := targets.get(name).experimental.get(graph):
+            notes.append(f"{name} {graph} is experimental: {why}.")
+    return notes
 
 
 def allowed(record: ParityRecord) -> str:

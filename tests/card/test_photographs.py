@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export import bundle, resample
+from hydra_export import bundle, resample, targets
 from hydra_export.card import plain, snippets
 from hydra_export.preprocess import Interpolation, Preprocessing
 from tests.conftest import best_labels
@@ -78,7 +78,7 @@ def filled(folder: Path, data: Preprocessing, where: Path) -> Path:
     """A folder with the programs of a bundle whose model has *data*."""
     manifest = bundle.read(folder)
     manifest = msgspec.structs.replace(manifest, model=msgspec.structs.replace(manifest.model, preprocessing=data))
-    entries = [msgspec.structs.replace(manifest.artifacts[0], target=name) for name in snippets.BY_TARGET]
+    entries = [msgspec.structs.replace(manifest.artifacts[0], target=name) for name in targets.names()]
     manifest = msgspec.structs.replace(manifest, artifacts=tuple(entries))
     best = dict.fromkeys((2, 4), (0, 0.5))
     for path, text in {**snippets.files(manifest, best), **plain.files(manifest)}.items():

@@ -21,7 +21,12 @@ from hydra_export.verification import verify
 
 BEST = {2: (1, 0.25), 4: (2, -1.5)}
 NAMES = ("tensor", "image", "three", "dynamic", "backbone")
-TEMPLATES = sorted({name for names in snippets.BY_TARGET.values() for name in names})
+PROGRAMS = {
+    "onnx": ("run.py", "run.mjs", "bundle.mjs", "npz.mjs", "preprocess.mjs", "run.cpp", "preprocess.hpp"),
+    "tflite": ("run.py", "Run.kt", "Preprocess.kt"),
+    "coreml": ("run.swift", "preprocess.swift"),
+}
+TEMPLATES = sorted({name for names in PROGRAMS.values() for name in names})
 
 
 def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -78,12 +83,12 @@ def reversed_golden(folder: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("target", ["onnx", "tflite", "coreml"])
+@pytest.mark.parametrize("target", PROGRAMS)
 def test_a_bundle_has_the_programs_of_its_own_targets(bundles: dict[str, Path], target: str) -> None:
     manifest = bundle.read(bundles["tensor"])
     entries = tuple(msgspec.structs.replace(entry, target=target) for entry in manifest.artifacts)
     texts = snippets.files(msgspec.structs.replace(manifest, artifacts=entries), BEST)
-    assert texts.keys() == {f"snippets/{name}" for name in snippets.BY_TARGET[target]}
+    assert texts.keys() == {f"snippets/{name}" for name in PROGRAMS[target]}
     if target == "coreml":
         row = 'heads: 4, function: "k4", pixels: false, batch: 1, best: 2, value: -1.5),'
         assert f'    Artifact(path: "onnx/tiny-universal.onnx", {row}\n' in texts["snippets/run.swift"]

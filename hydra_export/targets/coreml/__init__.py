@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from hydra_export.errors import BadInput, MissingExtra, UnknownName
 from hydra_export.target import (
     Artifact,
+    Card,
     ExportSpec,
     GraphKind,
+    InputForm,
     Interface,
     OfModel,
     Option,
@@ -21,8 +23,10 @@ from hydra_export.target import (
     Precision,
     Runtime,
     Session,
+    Target,
     Work,
 )
+from hydra_export.targets.coreml.card import CARD
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -50,7 +54,7 @@ class CoreMLOptions(Options, frozen=True):
     ] = False
 
 
-class CoreMLTarget:
+class CoreMLTarget(Target):
     """Packages for Core ML on iOS and macOS: one per head count, or one with a function for each (experimental).
 
     Tensor inputs and outputs are float32 whatever the precision: what Swift code hands over without converting, and
@@ -62,6 +66,11 @@ class CoreMLTarget:
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
     options: ClassVar[type[Options]] = CoreMLOptions
+    experimental: ClassVar[dict[GraphKind, str]] = {
+        "universal": "proven as a file, function by function, not run on Apple hardware"
+    }
+    layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "CVPixelBuffer"}
+    card: ClassVar[Card] = CARD
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     isolated: ClassVar[bool] = True
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from hydra_export.errors import BadInput
 from hydra_export.target import (
     Artifact,
+    Card,
     ExportSpec,
     GraphKind,
+    InputForm,
     Interface,
     OfModel,
     Option,
@@ -18,8 +20,10 @@ from hydra_export.target import (
     Precision,
     Runtime,
     Session,
+    Target,
     Work,
 )
+from hydra_export.targets.onnx.card import CARD
 from hydra_export.unchanged import Latest
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class OnnxOptions(Options, frozen=True):
     ] = "each"
 
 
-class OnnxTarget:
+class OnnxTarget(Target):
     """Separate files, small graphs over shared weight files, or one graph that takes the head count as an input."""
 
     name: ClassVar[str] = "onnx"
@@ -55,8 +59,9 @@ class OnnxTarget:
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
     options: ClassVar[type[Options]] = OnnxOptions
+    layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
+    card: ClassVar[Card] = CARD
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
-    isolated: ClassVar[bool] = False
 
     def requires(self) -> None:
         """Nothing: the base install has all of it."""

@@ -11,8 +11,10 @@ from hydra_export.errors import MissingExtra, UnknownName
 from hydra_export.target import (
     METADATA_PREFIX,
     Artifact,
+    Card,
     ExportSpec,
     GraphKind,
+    InputForm,
     Interface,
     OfModel,
     Option,
@@ -20,8 +22,10 @@ from hydra_export.target import (
     Precision,
     Runtime,
     Session,
+    Target,
     Work,
 )
+from hydra_export.targets.tflite.card import CARD
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -41,7 +45,7 @@ class TFLiteOptions(Options, frozen=True):
     ] = True
 
 
-class TFLiteTarget:
+class TFLiteTarget(Target):
     """Separate files, or one with a signature for every head count and one that takes it as an input."""
 
     name: ClassVar[str] = "tflite"
@@ -49,8 +53,9 @@ class TFLiteTarget:
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
     options: ClassVar[type[Options]] = TFLiteOptions
+    layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NHWC", "image": "NHWC"}
+    card: ClassVar[Card] = CARD
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
-    isolated: ClassVar[bool] = False
 
     def requires(self) -> None:
         """ai-edge-litert, which has wheels for Linux and macOS; flatbuffers comes with it."""

@@ -1,0 +1,27 @@
+"""What bundles say of ONNX artifacts, and the programs that run them."""
+
+from hydra_export.target import Card, Program
+
+CARD = Card(
+    imports="import numpy as np\nimport onnxruntime as ort",
+    code=(
+        'session = ort.InferenceSession("{path}")\n'
+        '({output},) = session.run(["{output}"], {{"image": {image}{chosen}}})'
+    ),
+    python="onnxruntime",
+    programs=(
+        Program(
+            name="run.mjs",
+            called="`node snippets/run.mjs --heads {k}`; needs onnxruntime-node or onnxruntime-web where it is called",
+        ),
+        Program(name="bundle.mjs", called="what `run.mjs` and a page import, with `npz.mjs` and `preprocess.mjs`"),
+        Program(name="npz.mjs"),
+        Program(name="preprocess.mjs"),
+        Program(
+            name="run.cpp",
+            called="C++ with onnxruntime, and `preprocess.hpp` with nothing but the standard library",
+            row="    {{{path}, {heads}, {takes_heads}, {pixels}, {batch}, {best}, {value}}},",
+        ),
+        Program(name="preprocess.hpp"),
+    ),
+)
