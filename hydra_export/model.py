@@ -304,7 +304,8 @@ class _Slices:
 
     def _heads_apart(self, x_BND: Tensor) -> tuple[Tensor, ...]:
         C = self.model.config.head_dim
-        x = x_BND.unflatten(2, (x_BND.shape[2] // (self.heads * C), self.heads, C))  # an empty batch leaves no -1 open
+        parts = x_BND.shape[2] // (self.heads * C)  # said, as -1 is ambiguous where the batch is empty
+        x = x_BND.view(*x_BND.shape[:2], parts, self.heads, C)
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
     def attention(self, qkv: tuple[Tensor, Tensor, Tensor], place: str, num_queries: int) -> Tensor:

@@ -89,7 +89,7 @@ def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, t
 def _num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
     """As many as are a few seconds' work at the *largest* head count; a share of right answers needs more of them."""
     parity = _affordable(_PARITY_MACS, config.macs(largest), _PARITY_IMAGES)
-    by_precision: dict[Precision, int] = {"fp32": parity} | {job.spec.precision: parity for job in listed}
+    by_precision: dict[Precision, int] = {"fp32": parity, **{job.spec.precision: parity for job in listed}}
     if "int8" in by_precision:
         by_precision["int8"] = _affordable(_GATE_MACS, config.macs(largest), _GATE_IMAGES)
     return by_precision

@@ -16,8 +16,8 @@ from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.exporting.parities import Parities
 from hydra_export.exporting.plan import Plan
 from hydra_export.exporting.sample import Sample
-from hydra_export.parity import ParityRecord
-from hydra_export.target import Artifact
+from hydra_export.parity import ParityRecord, Reference
+from hydra_export.target import Artifact, Precision
 from hydra_export.version import VERSION
 
 _GOLDEN_IMAGES = 4
@@ -30,7 +30,7 @@ def sealed(
     # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
     golden = np.flatnonzero(parities.agreed)[:_GOLDEN_IMAGES]
     pixels = sample.pixels["fp32"][golden]
-    references = {
+    references: dict[int, dict[Precision, Reference]] = {
         k: {name: reference.first(golden) for name, reference in own.items() if name != "int8"}  # held against fp32's
         for k, own in parities.references.items()
     }
