@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from hydra_export.api import Bundle as Bundle
+    from hydra_export.api import BundleArtifact as BundleArtifact
+    from hydra_export.api import ImageSession as ImageSession
+    from hydra_export.api import choose as choose
+    from hydra_export.api import export as export
+    from hydra_export.api import open_bundle as open_bundle
+    from hydra_export.api import train_model as train_model
     from hydra_export.architecture import HydraConfig as HydraConfig
+    from hydra_export.bundle import DeviceEntry as DeviceEntry
     from hydra_export.bundle import Manifest as Manifest
     from hydra_export.checkpoint import Checkpoint as Checkpoint
     from hydra_export.checkpoint import load as load_checkpoint
@@ -22,52 +30,56 @@ if TYPE_CHECKING:
     from hydra_export.errors import BadInput as BadInput
     from hydra_export.errors import CheckFailed as CheckFailed
     from hydra_export.errors import HydraExportError as HydraExportError
-    from hydra_export.exporting import export as export_bundle
-    from hydra_export.exporting import jobs as jobs
     from hydra_export.model import HydraViT as HydraViT
     from hydra_export.preprocess import Preprocessing as Preprocessing
     from hydra_export.reference import save_reference as save_reference
-    from hydra_export.target import ExportSpec as ExportSpec
-    from hydra_export.verification import verify as verify_bundle
 
     __version__: str
 
 _PUBLIC = {
     "BadInput": "errors:BadInput",
+    "Bundle": "api:Bundle",
+    "BundleArtifact": "api:BundleArtifact",
     "CheckFailed": "errors:CheckFailed",
     "Checkpoint": "checkpoint:Checkpoint",
     "CheckpointInfo": "checkpoint_file:CheckpointInfo",
-    "ExportSpec": "target:ExportSpec",
+    "DeviceEntry": "bundle:DeviceEntry",
     "HydraConfig": "architecture:HydraConfig",
     "HydraExportError": "errors:HydraExportError",
     "HydraViT": "model:HydraViT",
+    "ImageSession": "api:ImageSession",
     "Manifest": "bundle:Manifest",
     "Preprocessing": "preprocess:Preprocessing",
-    "export_bundle": "exporting:export",
-    "jobs": "exporting:jobs",
+    "choose": "api:choose",
+    "export": "api:export",
     "load_checkpoint": "checkpoint:load",
+    "open_bundle": "api:open_bundle",
     "save_checkpoint": "checkpoint_file:write",
     "save_reference": "reference:save_reference",
-    "verify_bundle": "verification:verify",
+    "train_model": "api:train_model",
 }
 # Spelled out, as type checkers take a name for public only so.
 __all__ = [
     "BadInput",
+    "Bundle",
+    "BundleArtifact",
     "CheckFailed",
     "Checkpoint",
     "CheckpointInfo",
-    "ExportSpec",
+    "DeviceEntry",
     "HydraConfig",
     "HydraExportError",
     "HydraViT",
+    "ImageSession",
     "Manifest",
     "Preprocessing",
-    "export_bundle",
-    "jobs",
+    "choose",
+    "export",
     "load_checkpoint",
+    "open_bundle",
     "save_checkpoint",
     "save_reference",
-    "verify_bundle",
+    "train_model",
 ]
 
 

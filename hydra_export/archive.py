@@ -39,6 +39,13 @@ def written(out: Path, file: Path, name: str) -> Iterator[Path]:
         stack.enter_context(files.set_aside(file))
 
 
+def beside(out: Path) -> Path:
+    """Where the archive of a bundle in the folder *out* goes: ``OUT.zip``."""
+    whole = Path.cwd() / out
+    whole = whole.resolve() if whole.name in ("", "..") else whole
+    return (out.parent if out.name == whole.name else whole.parent) / f"{whole.name}{SUFFIX}"
+
+
 def check_replaceable(file: Path) -> None:
     """Refuses a path that holds anything but nothing or an archive of a bundle."""
     if not os.path.lexists(file):

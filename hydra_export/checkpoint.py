@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 import msgspec
+from torch import nn
 
 from hydra_export import checkpoint_file
-from hydra_export.checkpoint_file import CheckpointInfo
+from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 from hydra_export.errors import BadInput
+from hydra_export.importing import sources
 from hydra_export.model import HydraViT
 
 
@@ -21,8 +23,8 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode; its float32 weights may be mapped from the file, so clone before training in place.
-        path: of the file, or ``timm:NAME``.
-        sha256: of the file; of several, of their SHA256SUMS; of timm's, of all tensors.
+        path: of the file, ``timm:NAME``, or the class of a module.
+        sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
     """
 
@@ -39,7 +41,7 @@ def packaged_path() -> Path:
 
 
 def load(
-    path: Path | str | None = None,
+    path: Path | str | nn.Module | None = None,
     *,
     head_dim: int | None = None,
     preprocessing: str | None = None,
@@ -53,8 +55,8 @@ def load(
     compared with timm's own module.
 
     Args:
-        path: a file, a folder as the Hub has it, a Hub id (``org/name``) or ``timm:NAME``; None for the packaged
-            model.
+        path: a file, a folder as the Hub has it, a Hub id (``org/name``), ``timm:NAME``, or a ViT of timm, transformers
+            or your own in memory, whose tensors are shared; None for the packaged model.
         head_dim: channels per head, where nothing else says.
         preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
             checkpoint says.
@@ -65,6 +67,12 @@ def load(
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
+    if isinstance(path, HydraViT):
+        state = {name: tensor.detach() for name, tensor in path.state_dict().items()}
+        info = path.description("hydravit")
+        notes = (checkpoint_file.assumed_note(info),) if info.assumed else ()
+        file = CheckpointFile(info, state, Path("HydraViT"), sources.digest(state), notes)
+        return _of(file)
     file = checkpoint_file.read(
         packaged_path() if path is None else path,
         head_dim=head_dim,
@@ -73,6 +81,10 @@ def load(
         image_size=image_size,
         drop=drop,
     )
+    return _of(file)
+
+
+def _of(file: CheckpointFile) -> Checkpoint:
     return Checkpoint(HydraViT.of(file), file.info, file.path, file.sha256, file.notes)
 
 

@@ -79,8 +79,8 @@ class CheckpointFile:
 
     Attributes:
         state: under timm's names, as it was stored; it may be mapped from the file.
-        path: of the file, or ``timm:NAME``.
-        sha256: of the file; of several, of their SHA256SUMS; of timm's, of all tensors.
+        path: of the file, ``timm:NAME``, or the class of a module.
+        sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
         original: timm's own module with these weights, where its name is known: the model must compute the same.
     """
@@ -103,7 +103,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read(
-    path: Path | str,
+    path: Path | str | nn.Module,
     *,
     head_dim: int | None = None,
     preprocessing: str | None = None,
@@ -116,7 +116,7 @@ def read(
     What nothing says is assumed, and listed in ``info.assumed``.
 
     Args:
-        path: a file, a folder as the Hub has it, a Hub id (``org/name``) or ``timm:NAME``.
+        path: a file, a folder as the Hub has it, a Hub id (``org/name``), ``timm:NAME`` or a torch module.
         head_dim: channels per head, where nothing else says.
         preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
             checkpoint says.
@@ -145,10 +145,11 @@ def read(
         if source.description and preprocessing is not None:
             info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
     if info.assumed:
-        notes.append(_assumed_note(info))
+        notes.append(assumed_note(info))
     return CheckpointFile(info, state, source.path, source.sha256, tuple(notes), original)
 
 
+DEITS_PREPROCESSING = f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them"  # assumed
 _HYDRAVIT = "hydravit"  # in timm's name of an architecture that is trained at many head counts
 
 
@@ -166,8 +167,11 @@ def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) 
     arguments = timm_form.arguments_of(source.content)
     timm_name = timm_form.of_config(source.config) or timm_form.of_arguments(arguments)
     if source.module is not None:
-        named_weights = timm_form.of_option(source.name)
-        return timm_form.described(state, replace(named_weights, of_these_weights=True), source.module)
+        weights = replace(timm_form.of_option(source.name), of_these_weights=True)
+        if not str(source.path).startswith(sources.TIMM):  # a module in memory, which may have been trained further
+            size: Any = source.module.patch_embed
+            weights = replace(weights, of_these_weights=False, image_size=tuple(size.img_size))
+        return timm_form.described(state, weights, source.module)
     if hints.architecture is not None:
         if timm_name is not None and timm_name.name.partition(".")[0] != hints.architecture.partition(".")[0]:
             raise BadInput(
@@ -199,7 +203,7 @@ def _imported(vit: Described, name: str, preprocessing: str | None) -> Checkpoin
         raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
     else:
         chosen = imagenet(config.image_size)
-        assumed = (*assumed, f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them")
+        assumed = (*assumed, DEITS_PREPROCESSING)
     name = re.sub(r"\.(pth|tar|safetensors|pt|bin|ckpt)", "", name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
     return CheckpointInfo(
@@ -212,7 +216,8 @@ def _imported(vit: Described, name: str, preprocessing: str | None) -> Checkpoin
     )
 
 
-def _assumed_note(info: CheckpointInfo) -> str:
+def assumed_note(info: CheckpointInfo) -> str:
+    """What the user should see of what was assumed."""
     return (
         f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all "
         "but the preprocessing."

@@ -67,8 +67,8 @@ def written(
     folder: Path,
     progress: Callable[[str, int], None],
     *,
-    side_by_side: int = 0,
-    memory_mib: int = 0,
+    jobs: int = 0,
+    converter_memory_mib: int = 0,
     cache: Cache | None = None,
 ) -> list[Artifact]:
     """Writes everything into *folder*, or copies it out of *cache*, and lints it; paths come back relative to it."""
@@ -89,7 +89,7 @@ def written(
     if apart:
         progress(apart[0].converter, done)
         converted = _converted(
-            apart, checkpoint, folder, lambda what, more, _: progress(what, done + more), side_by_side, memory_mib
+            apart, checkpoint, folder, lambda what, more, _: progress(what, done + more), jobs, converter_memory_mib
         )
         found |= zip(apart, converted, strict=True)
     for write in [*here, *apart]:
@@ -163,8 +163,8 @@ def _converted(
     checkpoint: Checkpoint,
     folder: Path,
     progress: bundle.Progress,
-    side_by_side: int,
-    memory_mib: int,
+    jobs: int,
+    converter_memory_mib: int,
 ) -> list[list[Artifact]]:
     """The same in processes of their own, which read the model from a file."""
     config = checkpoint.info.config
@@ -189,9 +189,9 @@ def _converted(
         ]
         results = worker.run_side_by_side(
             calls,
-            jobs=side_by_side or board.usable_cores(),
-            memory_mib_each=memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
-            memory_cap_mib=memory_mib,
+            jobs=jobs or board.usable_cores(),
+            memory_mib_each=converter_memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
+            memory_cap_mib=converter_memory_mib,
             progress=progress,
         )
     return [artifacts_of(result, write.job.spec) for result, write in zip(results, listed, strict=True)]

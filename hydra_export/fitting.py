@@ -15,8 +15,7 @@ from hydra_export.latency.spread import rounded
 
 def fit(
     names: Sequence[str],
-    info: CheckpointInfo,
-    heads: Sequence[int],
+    model: Workload,
     budget_ms: float | None = None,
     folder: Path | None = None,
 ) -> list[DeviceEntry]:
@@ -24,7 +23,7 @@ def fit(
 
     Args:
         names: of devices, each with ``:RUNTIME`` behind it where another than the best known is meant.
-        heads: to choose from.
+        model: whose head counts are to choose from.
         budget_ms: by default each device's own.
         folder: of the user's own profiles.
 
@@ -32,16 +31,20 @@ def fit(
         UnknownName, BadInput: no such device or runtime; one is listed twice.
     """
     evidence = Evidence(profiles.resolve(folder))
-    model = Workload.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
     chosen: dict[tuple[str, str], DeviceEntry] = {}
     for name in names:
         device, _, runtime = (part.strip() for part in name.partition(":"))
         constraints = Constraints(budget_ms=budget_ms, runtime=runtime)
-        entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints), min(heads))
+        entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints), min(model.gmacs))
         if (entry.id, entry.runtime) in chosen:
             raise BadInput(f"--device lists {entry.id} twice.", "List each once.")
         chosen[entry.id, entry.runtime] = entry
     return [*chosen.values()]
+
+
+def workload(info: CheckpointInfo, heads: Sequence[int]) -> Workload:
+    """The subnetworks *heads* of a checkpoint."""
+    return Workload.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
 
 
 def _entry(advice: Advice, smallest: int) -> DeviceEntry:

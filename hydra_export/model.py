@@ -139,18 +139,23 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         model.info = file.info
         return model
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes *model* and what it says of itself as the Hub and ``checkpoint_file.read`` expect it.
+    def description(self, name: str) -> CheckpointInfo:
+        """*info*, or, of a model that has none, what its shapes say; then it is called *name*.
 
         Raises:
             BadInput: a grey model that does not say how its images are normalised.
         """
-        info = self.info
-        if info is None or info.config != self.config:
-            if self.config.channels != 3:
-                raise BadInput("The model does not say how its images are normalised.", "Set model.info first.")
-            data = imagenet(self.config.image_size)
-            info = checkpoint_file.CheckpointInfo(name=save_directory.name, config=self.config, preprocessing=data)
+        if self.info is not None and self.info.config == self.config:
+            return self.info
+        if self.config.channels != 3:
+            raise BadInput("The model does not say how its images are normalised.", "Set model.info first.")
+        data = imagenet(self.config.image_size)
+        assumed = (checkpoint_file.DEITS_PREPROCESSING,)
+        return checkpoint_file.CheckpointInfo(name=name, config=self.config, preprocessing=data, assumed=assumed)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Writes the model and its description as the Hub and ``checkpoint_file.read`` expect it."""
+        info = self.description(save_directory.name)
         checkpoint_file.write(save_directory / "model.safetensors", self.state_dict(), info)
         # The Hub counts downloads by this file, and shows it.
         with files.replaced_file(save_directory / "config.json") as partial:

@@ -43,16 +43,7 @@ def save_reference(module: torch.nn.Module, path: Path | str, image: torch.Tenso
     if image is None:
         size = _input_size(module)
         image = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
-    was_training = module.training
-    with torch.inference_mode():
-        output: Any = module.eval()(image)
-    module.train(was_training)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(image):
-        raise BadInput(
-            f"The module returns {type(logits).__name__}, not logits [N, K].", "Give one that returns these."
-        )
-    arrays = {"image": image.float().cpu().numpy(), "logits": logits.float().cpu().numpy()}
+    arrays = {"image": image.float().cpu().numpy(), "logits": _outputs(module, image)}
     with files.replaced_file(Path(path)) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types its allow_pickle among them
 
@@ -64,19 +55,54 @@ def held_to(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         BadData: the file is not such a file, or is of another model.
         ParityFailed: the outputs differ by more than float32's noise.
     """
+    return _held_to(checkpoint, *_read(path, checkpoint.info.config), str(path))
+
+
+def held_to_module(checkpoint: Checkpoint, module: torch.nn.Module) -> Checkpoint:
+    """The same against *module* itself, which *checkpoint* was made of.
+
+    Raises:
+        BadInput: the output of *module* is no [N, K].
+        ParityFailed: the outputs differ by more than float32's noise.
+    """
+    import torch
+
     config = checkpoint.info.config
-    image_NCHW, logits_NK = _read(path, config)
-    expected = parity.of_images(checkpoint.model, config.heads, image_NCHW)
+    size = (1, config.channels, config.image_size, config.image_size)
+    image_NCHW = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    return _held_to(checkpoint, image_NCHW.numpy(), _outputs(module, image_NCHW), f"the {type(module).__name__}")
+
+
+def _held_to(
+    checkpoint: Checkpoint, image_NCHW: NDArray[np.float32], logits_NK: NDArray[np.float32], who: str
+) -> Checkpoint:
+    expected = parity.of_images(checkpoint.model, checkpoint.info.config.heads, image_NCHW)
     error = float(np.abs(logits_NK.astype(np.float64) - expected.exact).max())
     if not error <= expected.bound:
         raise ParityFailed(
-            f"{checkpoint.info.name} does not compute what {path} says: outputs differ by {error:.3g}, allowed is "
+            f"{checkpoint.info.name} does not compute what {who} says: outputs differ by {error:.3g}, allowed is "
             f"{expected.bound:.3g}.",
             "Nothing was written. Settle what is assumed of it, or write the reference in float32 on a CPU.",
         )
     # The image has the model's size and the outputs depend on all the rest.
     still = tuple(line for line in checkpoint.info.assumed if line.startswith(PREPROCESSING))
     return dataclasses.replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, assumed=still))
+
+
+def _outputs(module: torch.nn.Module, image_NCHW: torch.Tensor) -> NDArray[np.float32]:
+    """Logits [N, K] of *module*, which is left in the mode that it was in."""
+    import torch
+
+    was_training = module.training
+    with torch.inference_mode():
+        output: Any = module.eval()(image_NCHW)
+    module.train(was_training)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(image_NCHW):
+        raise BadInput(
+            f"The module returns {type(logits).__name__}, not logits [N, K].", "Give one that returns these."
+        )
+    return np.asarray(logits.float().cpu().numpy(), np.float32)
 
 
 def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:

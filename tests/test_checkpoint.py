@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 import safetensors.torch
+import timm
 import torch
 from timm.layers.mlp import SwiGLU
 from timm.models.deit import VisionTransformerDistilled
@@ -25,9 +27,10 @@ from torch import Tensor
 from hydra_export import checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint_file import CheckpointInfo
-from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.errors import BadCheckpoint, BadInput, ParityFailed
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import IMAGENET_MEAN, Preprocessing
+from hydra_export.reference import held_to_module
 
 PLAIN: dict[str, Any] = {"img_size": 16, "patch_size": 4, "num_classes": 5, "embed_dim": 24, "depth": 2, "num_heads": 3}
 
@@ -554,3 +557,41 @@ def test_a_refused_pickle_names_what_it_holds(tmp_path: Path) -> None:
     torch.save({"state_dict": plain_state(), "path": Path("x")}, tmp_path / "x.pth")
     with pytest.raises(BadCheckpoint, match=r"pathlib\S+, more than tensors"):
         checkpoint.load(tmp_path / "x.pth")
+
+
+def test_a_timm_module_in_memory_is_a_checkpoint_and_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=64, depth=2)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    loaded = checkpoint.load(module)
+    assert module.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert (loaded.info.name, loaded.info.config.image_size) == ("vit_tiny_patch16_224", 64)
+    assert [line.partition(":")[0] for line in loaded.info.assumed] == ["preprocessing"]
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(loaded.model(image), module.eval()(image), atol=1e-5)
+
+
+def test_a_module_of_another_kind_in_memory_is_refused_by_what_it_has() -> None:
+    with pytest.raises(BadCheckpoint, match="register tokens"):
+        checkpoint.load(VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1, reg_tokens=2))
+
+
+def test_a_module_is_held_to_what_it_computes_itself() -> None:
+    torch.manual_seed(0)
+    module = VisionTransformer(img_size=32, patch_size=8, embed_dim=96, depth=2, num_heads=3, num_classes=4)
+    held = held_to_module(checkpoint.load(module), module)
+    assert held.info.config.heads == 3
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        module.blocks[1].attn.proj.weight += 0.1  # type: ignore[union-attr, operator]
+    with pytest.raises(ParityFailed, match="does not compute what the VisionTransformer says"):
+        held_to_module(held, module)
+
+
+def test_a_universal_model_in_memory_is_a_checkpoint(tiny_model: HydraViT) -> None:
+    loaded = checkpoint.load(tiny_model)
+    assert "ImageNet mean and std" in loaded.notes[0]
+    assert torch.equal(loaded.model.pos_embed, tiny_model.pos_embed)
+    assert checkpoint.load(checkpoint.load(None).model).info == checkpoint.load(None).info

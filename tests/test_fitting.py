@@ -108,7 +108,7 @@ def test_a_device_of_which_nothing_is_known_gets_every_head_count_and_says_so(
 def test_a_budget_cannot_be_judged_where_nothing_is_known(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     info = checkpoint.load(tiny_checkpoint).info
-    (entry,) = fitting.fit(["rpi5:onnxruntime"], info, (2, 4), 100, tmp_path / "none")
+    (entry,) = fitting.fit(["rpi5:onnxruntime"], fitting.workload(info, (2, 4)), 100, tmp_path / "none")
     assert (entry.heads, entry.fits, entry.chance) == (None, False, None)
     assert "of models of 17.6 GMACs at 224 px" in entry.why, "its size is the reason"
     assert entry.why.endswith("; whether it keeps 100 ms cannot be judged")

@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-import hydra_export
 from hydra_export import archive, board, bundle, checkpoint, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, MissingExtra, VerificationFailed
 from hydra_export.exporting import export, jobs
 from hydra_export.guard import Guard, Limits
+from hydra_export.verification import verify
 from tests import hostile
 from tests.conftest import children
 from tests.test_verify import reseal
@@ -175,7 +175,7 @@ def test_a_runtime_that_crashes_is_a_failed_check_of_the_artifact(folder: Path) 
             os.kill(pid, signal.SIGSEGV)
 
     with pytest.raises(VerificationFailed, match=r"Running .*onnx/tiny-k4\.onnx at k = 4 crashed with SIGSEGV"):
-        hydra_export.verify_bundle(folder, crash)
+        verify(folder, crash)
     assert children(os.getpid(), WORKER) == others
 
 
@@ -214,7 +214,7 @@ def test_the_library_has_the_same_limits(made: Made, tmp_path: Path, packed: boo
         archive.write(place, tmp_path / "bundle.zip", "tiny")
         place = tmp_path / "bundle.zip"
     with pytest.raises(LimitExceeded) as caught:
-        hydra_export.verify_bundle(place, limit_memory_mib=1000, limit_seconds=SOON)
+        verify(place, limit_memory_mib=1000, limit_seconds=SOON)
     assert caught.value.message.startswith(f"{place}/{NAME} would take 8,192 MiB")
     assert caught.value.resource == "memory"
 
@@ -249,4 +249,4 @@ def test_the_default_limits_follow_from_the_size(exported: Path) -> None:
 
 def test_limits_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--limit-memory is 5"):
-        hydra_export.verify_bundle(tmp_path / "none", limit_memory_mib=5)
+        verify(tmp_path / "none", limit_memory_mib=5)

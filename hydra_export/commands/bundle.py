@@ -33,10 +33,10 @@ def bundle(
     """
     from rich.console import Group
 
-    from hydra_export import files
+    from hydra_export import archive, files
 
     kept = None if no_cache else _cache(cache)
-    zipped = _beside(out)
+    zipped = archive.beside(out)
     manifest = run(choices or Choices(), out, kept, zipped)
     reused = len(kept.reused) if kept else 0
     if kept:
@@ -55,12 +55,6 @@ def bundle(
         },
         Group(shown(manifest, out), *lines),
     )
-
-
-def _beside(out: Path) -> Path:
-    whole = Path.cwd() / out
-    whole = whole.resolve() if whole.name in ("", "..") else whole
-    return (out.parent if out.name == whole.name else whole.parent) / f"{whole.name}.zip"
 
 
 def _cache(folder: Path | None) -> Cache:

@@ -133,8 +133,8 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
             images=None if given.images is None else partial(_read_images, given.images, loaded.info),
             gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
             progress=progress,
-            side_by_side=given.jobs,
-            memory_mib=given.memory,
+            jobs=given.jobs,
+            converter_memory_mib=given.memory,
             devices=devices,
             cache=cache,
             zipped=zipped,
@@ -215,9 +215,9 @@ def _check_devices(device: str | None, budget_ms: float | None, target: str) -> 
 def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
     """What is chosen for each; CheckFailed where a budget was given and nothing is known to fit it."""
     from hydra_export.errors import CheckFailed
-    from hydra_export.fitting import fit
+    from hydra_export.fitting import fit, workload
 
-    devices = fit(_names("--device", names), info, heads, budget_ms)
+    devices = fit(_names("--device", names), workload(info, heads), budget_ms)
     missed = [entry for entry in devices if not entry.fits]
     too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
     if too_slow and budget_ms is not None:

@@ -56,8 +56,8 @@ def planned(
     heads: Sequence[int],
     devices: Sequence[DeviceEntry],
     *,
-    side_by_side: int = 0,
-    memory_mib: int = 0,
+    jobs: int = 0,
+    converter_memory_mib: int = 0,
 ) -> Plan:
     """The plan for what ``export`` is asked for, whose arguments these are.
 
@@ -66,7 +66,7 @@ def planned(
     """
     config = checkpoint.info.config
     _check_exportable(checkpoint, listed)
-    _check_converters(listed, side_by_side, memory_mib)
+    _check_converters(listed, jobs, converter_memory_mib)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     run_by = _run_by(devices, heads)
     heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
@@ -99,13 +99,13 @@ def _affordable(macs: float, each: int, counts: range) -> int:
     return max(counts[0], min(counts[-1], int(macs / each)))
 
 
-def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
+def _check_converters(listed: Sequence[Job], jobs: int, converter_memory_mib: int) -> None:
     if any(job.target.isolated for job in listed):
         return
-    for option, value in (("--jobs", side_by_side), ("--memory", memory_mib)):
+    for option, value in (("jobs", jobs), ("converter_memory_mib", converter_memory_mib)):
         if value:
             names = " and ".join(dict.fromkeys(job.target.name for job in listed))
-            raise BadInput(f"{option} {value} is for converters, and {names} needs none.", "Leave it out.")
+            raise BadInput(f"`{option}={value}` is for converters, and {names} needs none.", "Leave it out.")
 
 
 def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import re
@@ -17,6 +18,7 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from timm.models import is_model_in_modules
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hydra_export import documents, files
@@ -41,7 +43,7 @@ class Source:
         num_bytes: of the files.
         description: ours, as JSON; empty where the checkpoint is not in our format.
         config, preprocessor: what ``config.json`` and ``preprocessor_config.json`` beside the weights say.
-        module: timm's own model, where it came from timm.
+        module: timm's own model, where it is one.
         sha256: of the file; of several, of their SHA256SUMS; of timm's, of all tensors.
     """
 
@@ -56,12 +58,14 @@ class Source:
     module: nn.Module | None = None
 
 
-def read(place: Path | str) -> Source:
-    """What lies at a path, under a Hub id (``org/name``) where there is no such path, or in timm (``timm:NAME``).
+def read(place: Path | str | nn.Module) -> Source:
+    """What lies at a path, under a Hub id (``org/name``) where there is no such path, in timm (``timm:NAME``), or here.
 
     Raises:
         BadCheckpoint: nothing does, or it cannot be read.
     """
+    if isinstance(place, nn.Module):
+        return of_module(place)
     text = str(place)
     if text.startswith(TIMM):
         return _of_timm(text.removeprefix(TIMM))
@@ -84,6 +88,23 @@ def read(place: Path | str) -> Source:
         num_bytes=path.stat().st_size,
         sha256=files.sha256(path),
         description=metadata.get(DESCRIPTION, ""),
+    )
+
+
+def of_module(module: nn.Module) -> Source:
+    """A torch module in memory, which stays as it is: the state dict shares its tensors."""
+    config: Any = getattr(module, "config", None)  # of transformers
+    pretrained = getattr(module, "pretrained_cfg", None)  # of timm
+    named = (pretrained or {}).get("architecture") or getattr(config, "model_type", None)
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    return Source(
+        name=named or type(module).__name__,
+        path=Path(type(module).__name__),
+        content=state,
+        num_bytes=sum(tensor.nbytes for tensor in state.values()),
+        sha256=digest(state),
+        config=config.to_dict() if hasattr(config, "to_dict") else {},
+        module=copy.deepcopy(module).eval() if isinstance(module, VisionTransformer) else None,
     )
 
 
@@ -174,7 +195,7 @@ def _of_timm(name: str) -> Source:
         path=Path(f"{TIMM}{name}"),
         content=state,
         num_bytes=sum(tensor.nbytes for tensor in state.values()),
-        sha256=_digest(state),
+        sha256=digest(state),
         module=module.eval(),
     )
 
@@ -214,7 +235,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise BadCheckpoint(f"{path} is not valid: {error}.", "Download it again, or take it away.") from error
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all tensors, their names, types and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -123,7 +123,8 @@ def described(
     Raises:
         BadInput: timm has no such ViT, it is of another kind than ours, or what is said contradicts the tensors.
     """
-    _check_name(named)
+    if made is None:
+        _check_name(named)
     shape = shapes.shape(state)
     for stated in (image_size, named.image_size):
         if stated is not None:
@@ -139,7 +140,7 @@ def described(
     if not isinstance(ours, HydraConfig) and (problem := next(_differences(module), "")):
         raise BadInput(f"timm's {named.name} has {problem}.", shapes.ONLY)
     config = ours if isinstance(ours, HydraConfig) else _config(module, shape)
-    cfg: Mapping[str, Any] = cast(Any, module).pretrained_cfg
+    cfg: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
     assumed = []
     usual = _spatial(cfg.get("input_size"))
     if image_size is None and named.image_size is None and usual != (config.image_size,) * 2:

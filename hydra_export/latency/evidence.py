@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, Cluster, ComputeUnit, DeviceProfile, LatencyRecord
@@ -49,6 +49,11 @@ class Workload:
         params = {k: config.num_params(k) for k in heads}
         full = config.macs(config.heads) / 1e9
         return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params)
+
+    def only(self, heads: Iterable[int]) -> Workload:
+        """The subnetworks *heads*, which are among these."""
+        heads = list(heads)
+        return replace(self, gmacs={k: self.gmacs[k] for k in heads}, params={k: self.params[k] for k in heads})
 
 
 # The head counts that the HydraViT paper trains. Accuracies: arXiv 2605.22677, of the same group, which says no others.

@@ -1,0 +1,421 @@
+"""The functions that a program calls: export, open a bundle, train, choose for a device."""
+
+# B batch, C channels, H height, W width
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from PIL import Image
+
+from hydra_export import archive, fitting, verification
+from hydra_export import bundle as bundles
+from hydra_export import targets as registry
+from hydra_export.architecture import check_heads, parse_heads
+from hydra_export.arrays import Array
+from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest, Progress, silent
+from hydra_export.errors import BadInput
+from hydra_export.gate import Gate
+from hydra_export.latency import REFERENCE
+from hydra_export.preprocess import Preprocessing
+from hydra_export.target import GraphKind, InputForm, Options, Precision, Session
+from hydra_export.verification import Verified
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch import nn
+
+    from hydra_export.checkpoint import Checkpoint
+    from hydra_export.checkpoint_file import CheckpointInfo
+    from hydra_export.data import ImageSet
+    from hydra_export.train.run import Outcome
+    from hydra_export.train.run import Progress as TrainingProgress
+
+
+class Bundle:
+    """Artifacts with their manifest, in a folder or in an archive, which is unpacked for as long as this is open.
+
+    Nothing is run or hashed before ``verify``: do that first with a bundle that is not your own.
+
+    Attributes:
+        path: the folder or the archive.
+        folder: what the manifest's paths are relative to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        stack = ExitStack()
+        is_archive = self.path.is_file()
+        self.folder = stack.enter_context(archive.unpacked(self.path)) if is_archive else self.path
+        self._close = weakref.finalize(self, stack.close)
+        try:
+            self.manifest: Manifest = bundles.read(self.folder)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def artifacts(self) -> tuple[BundleArtifact, ...]:
+        """Every artifact, in the manifest's order."""
+        return tuple(BundleArtifact(self, entry) for entry in self.manifest.artifacts)
+
+    def verify(
+        self,
+        *,
+        limit_memory_mib: int | None = None,
+        limit_seconds: float | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Verified, ...]:
+        """Checks every hash and runs every artifact on the golden images, in a process of its own.
+
+        Args:
+            limit_memory_mib: memory of that process; by default what its largest artifact needs. Linux alone.
+            limit_seconds: of each artifact at each head count; by default what a slow board needs.
+
+        Raises:
+            VerificationFailed: a file is damaged, missing or not listed, or an artifact computes something else.
+            LimitExceeded: an artifact takes more memory or time than it may.
+        """
+        return verification.verify(self.path, progress, limit_memory_mib=limit_memory_mib, limit_seconds=limit_seconds)
+
+    def close(self) -> None:
+        """Deletes what an archive was unpacked to; a folder is left alone."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.path}: {len(self.manifest.artifacts)} artifacts of {self.manifest.model.name}>"
+
+
+@dataclass(frozen=True, repr=False)
+class BundleArtifact:
+    """One artifact of a bundle.
+
+    Attributes:
+        entry: what the manifest says of it.
+    """
+
+    bundle: Bundle
+    entry: ArtifactEntry
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of an .mlpackage."""
+        return self.bundle.folder / self.entry.path
+
+    @property
+    def target(self) -> str:
+        return self.entry.target
+
+    @property
+    def graph(self) -> GraphKind:
+        return self.entry.graph
+
+    @property
+    def precision(self) -> Precision:
+        return self.entry.precision
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The head counts that it runs at, ascending."""
+        return self.entry.heads
+
+    def session(self, heads: int | None = None, *, threads: int = 0, runtime: str = "") -> ImageSession:
+        """Loads the artifact in this process.
+
+        Args:
+            heads: one of its head counts; the largest by default.
+            threads: 0 for the runtime's choice.
+            runtime: a runtime of its target; the first that runs here by default.
+
+        Raises:
+            BadInput: it does not have that head count.
+            MissingExtra: its runtime is not installed.
+            CheckFailed: it is damaged, or the runtime cannot run it.
+        """
+        chosen = max(self.heads) if heads is None else heads
+        if chosen not in self.heads:
+            counts = ", ".join(map(str, self.heads))
+            raise BadInput(f"{self.entry.path} has no `heads` {chosen}.", f"Give one of {counts}.")
+        loaded = registry.get(self.target).load(self.path, chosen, threads, runtime)
+        return ImageSession(loaded, self.entry, self.bundle.manifest.model.preprocessing)
+
+    def __repr__(self) -> str:
+        return f"<BundleArtifact {self.entry.path}, heads {', '.join(map(str, self.heads))}>"
+
+
+@dataclass(frozen=True)
+class ImageSession:
+    """A loaded artifact that takes pictures as well as arrays."""
+
+    session: Session
+    entry: ArtifactEntry
+    preprocessing: Preprocessing
+
+    def run(self, image: str | Path | Image.Image | Array) -> Array:
+        """Logits [B, classes] float32, or features [B, width] of a model without a classifier.
+
+        Args:
+            image: a picture, or the path of one, which is preprocessed as the manifest says; or an array in the
+                artifact's own input form: ``tensor`` float32 [B, C, H, W] normalised, ``image`` uint8 [B, H, W, C].
+        """
+        if isinstance(image, str | Path):
+            from hydra_export.data.decoding import decoded
+
+            image = decoded(Path(image))
+        if isinstance(image, Image.Image):
+            pixels_1HWC = self.preprocessing.fit(image)[None]
+            image = pixels_1HWC if self.entry.input == "image" else self.preprocessing.normalise(pixels_1HWC)
+        return self.session.run(np.asarray(image))
+
+
+def export(
+    model: str | Path | Checkpoint | nn.Module | None = None,
+    out: str | Path = "hydra-bundle",
+    *,
+    targets: str | Sequence[str] = (registry.DEFAULT,),
+    heads: int | Sequence[int] | Literal["all"] | None = None,
+    graphs: str | Sequence[str] = ("separate",),
+    precisions: str | Sequence[str] = (),
+    input: InputForm = "tensor",  # noqa: A002 (the name that it has everywhere)
+    batch: int | Literal["dynamic"] = 1,
+    options: Options | Sequence[Options] = (),
+    labels: Sequence[str] = (),
+    check_images: str | Path | ImageSet | None = None,
+    max_drop: float = Gate.max_drop,
+    accept_unchecked: bool = False,
+    allow_untrained: bool = False,
+    zip: bool = False,  # noqa: A002 (likewise)
+    cache: bool | str | Path = False,
+    jobs: int = 0,
+    converter_memory_mib: int = 0,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda note: None,
+) -> Bundle:
+    """Writes a bundle at *out*: every artifact is run and verified against the float64 model before it is kept.
+
+    A bundle of ours at *out* is replaced as a whole, or left alone where anything fails.
+
+    Args:
+        model: a Checkpoint, what ``load_checkpoint`` takes, or a torch module, which is also held to what it computes
+            itself; None for the packaged model.
+        targets: ``onnx``, ``tflite``, ``coreml``.
+        heads: head counts, or ``all``; by default the checkpoint's own export list.
+        graphs: ``separate``, ``shared``, ``universal``.
+        precisions: ``fp32``, ``fp16``, ``int8``; by default each target's own.
+        input: ``tensor`` (normalised float32) or ``image`` (uint8 pixels).
+        batch: images per call, or ``dynamic``.
+        options: of single targets, such as ``OnnxOptions(opset=20)``.
+        labels: class names in the order of the logits, instead of the checkpoint's.
+        check_images: a folder of images, or an ImageSet, that artifacts are verified on; the packaged ones by default.
+        max_drop: percentage points of top-1 that int8 may lose.
+        accept_unchecked: exports int8 without images that it could be judged by.
+        allow_untrained: exports head counts that were not trained.
+        zip: writes OUT.zip beside *out*.
+        cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
+        jobs: converters that run at once; 0 for as many as there are cores and memory for.
+        converter_memory_mib: of each converter; 0 for all that is there.
+        progress: is called with what is being done, the steps done and the steps in all.
+        tell: is called with what was assumed of the model, and with warnings.
+
+    Raises:
+        BadInput: an argument that is wrong, or a model that cannot be exported.
+        OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
+        ParityFailed: an artifact does not compute its subnetwork.
+    """
+    from hydra_export import checkpoint as checkpoints
+    from hydra_export import exporting
+    from hydra_export.cache import Cache, default_folder
+
+    planned = exporting.jobs(targets, graphs, precisions, input=input, batch=batch, options=options)
+    loaded = _loaded(model)
+    if labels:
+        loaded = checkpoints.with_labels(loaded, tuple(labels))
+    info = loaded.info
+    if isinstance(heads, str):
+        counts = parse_heads(heads, info.config.heads)
+    else:
+        asked = checkpoints.default_heads(info) if heads is None else [heads] if isinstance(heads, int) else heads
+        counts = check_heads(asked, info.config.heads)
+    for note in (*loaded.notes, checkpoints.check_trained(info, counts, allow_untrained)):
+        if note:
+            tell(note)
+    kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
+    if kept:
+        kept.check()
+    exporting.export(
+        loaded,
+        out,
+        planned,
+        heads=counts,
+        images=_images(check_images, info, tell),
+        gate=Gate(max_drop=max_drop, open=accept_unchecked),
+        progress=progress,
+        jobs=jobs,
+        converter_memory_mib=converter_memory_mib,
+        cache=kept,
+        zipped=archive.beside(Path(out)) if zip else None,
+    )
+    if kept:
+        kept.prune()
+    return Bundle(out)
+
+
+def _images(
+    images: str | Path | ImageSet | None, info: CheckpointInfo, tell: Callable[[str], None]
+) -> ImageSet | Callable[[int], ImageSet] | None:
+    """*images*, or what reads so many of a folder's."""
+    if not isinstance(images, str | Path):
+        return images
+    folder = Path(images)
+
+    def read(count: int) -> ImageSet:
+        from hydra_export.data import folder_images
+
+        read = folder_images(folder, info.preprocessing, info.labels, count, num_classes=info.config.num_classes)
+        if read.note:
+            tell(read.note)
+        return read
+
+    return read
+
+
+def _loaded(model: str | Path | Checkpoint | nn.Module | None) -> Checkpoint:
+    from hydra_export import checkpoint as checkpoints
+    from hydra_export.model import HydraViT
+    from hydra_export.reference import held_to_module
+
+    if isinstance(model, checkpoints.Checkpoint):
+        return model
+    loaded = checkpoints.load(model)
+    if model is None or isinstance(model, str | Path | HydraViT):
+        return loaded
+    return held_to_module(loaded, model)
+
+
+def choose(
+    device: str,
+    budget_ms: float | None = None,
+    *,
+    model: Bundle | Checkpoint | str | Path | nn.Module | None = None,
+    heads: Sequence[int] | None = None,
+    profiles: str | Path | None = None,
+) -> DeviceEntry:
+    """What to run on a device: the runtime, its target, and the largest head count that fits.
+
+    Args:
+        device: a name such as ``pixel7``, with ``:RUNTIME`` behind it where another than the best known is meant.
+        budget_ms: milliseconds that one image may take; the device's own by default.
+        model: whose subnetworks are to choose from; the published HydraViT, hydravit_base_patch16_224, by default.
+        heads: to choose from; all that *model* lists by default.
+        profiles: the folder of your own device profiles.
+
+    Raises:
+        UnknownName, BadInput: no such device or runtime.
+    """
+    if model is None:
+        workload = REFERENCE
+    elif isinstance(model, Bundle):
+        workload = model.manifest.model.workload
+    else:
+        from hydra_export.checkpoint import default_heads
+
+        info = _loaded(model).info
+        workload = fitting.workload(info, default_heads(info))
+    if heads is not None:
+        if unknown := sorted({*heads} - {*workload.gmacs}):
+            counts = ", ".join(map(str, workload.gmacs))
+            raise BadInput(f"{workload.name} has no `heads` {unknown[0]} to choose.", f"Give some of {counts}.")
+        workload = workload.only(heads)
+    (entry,) = fitting.fit([device], workload, budget_ms, None if profiles is None else Path(profiles))
+    return entry
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """The bundle at *path*, a folder or an archive; its manifest is read and held against itself.
+
+    Raises:
+        BadInput: there is no bundle at *path*.
+        VerificationFailed: its manifest or its archive is damaged.
+    """
+    return Bundle(path)
+
+
+def train_model(
+    recipe: str | None = None,
+    out: str | Path = "hydra-run",
+    *,
+    data: str | Path | None = None,
+    start: str | Path | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    train_heads: Sequence[int] | Literal["all"] | None = None,
+    head_weights: Sequence[float] | None = None,
+    override: Mapping[str, Any] | None = None,
+    tensorboard: bool = False,
+    resume: bool = False,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+    tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
+) -> Outcome:
+    """Trains a universal model into the folder *out*; its checkpoint is ready for ``export``.
+
+    Args:
+        recipe: ``fashion-mnist`` (the default), ``digits``, ``finetune``, ``imagenet-base`` or ``imagenet-small``.
+        out: new or empty, or, with *resume*, the run to continue.
+        data: a folder with one folder of images per class, or what else the recipe's dataset can be read from.
+        start: the checkpoint that the first weights come from, as ``load_checkpoint`` takes it.
+        seed: of the first weights, the order and variation of the images, and the drawn head counts.
+        steps: updates in all.
+        batch_size: images per step, over all processes.
+        lr: peak learning rate.
+        train_heads: the head counts to draw from; the others become useless.
+        head_weights: how often to draw each of them; all equally by default.
+        override: any other field of the run by its dotted name, such as ``{"augmentation.mixup": 0.8}``.
+        tensorboard: writes metrics for TensorBoard too.
+        report: is called with the progress after every step.
+        tell: is called with what was assumed of the checkpoint that the run starts from.
+
+    Raises:
+        OutputRefused: *out* holds something and *resume* is not given, or cannot be written.
+        BadInput: a field that is unknown or cannot be, or data, checkpoint and configuration contradict each other.
+        CheckFailed: the loss is not finite.
+    """
+    from hydra_export.train import run
+    from hydra_export.train.request import Request, resolve
+
+    asked = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
+    fields = {name: value for name, value in asked.items() if value is not None} | dict(override or {})
+    if "data" in fields:
+        fields["data"] = str(fields["data"])
+    request = Request(
+        recipe=recipe,
+        start=None if start is None else str(start),
+        train_heads=train_heads,
+        head_weights=head_weights,
+        fields=fields,
+    )
+    resolved = resolve(request, Path(out), resume=resume)
+    return run.run(
+        resolved.config,
+        Path(out),
+        resume=resolved.resume,
+        tensorboard=tensorboard,
+        report=report,
+        tell=tell,
+        start_is_default=resolved.start_is_default,
+    )
