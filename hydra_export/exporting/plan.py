@@ -52,7 +52,7 @@ class Plan:
 
 def planned(
     checkpoint: Checkpoint,
-    listed: Sequence[Job],
+    jobs: Sequence[Job],
     heads: Sequence[int],
     devices: Sequence[DeviceEntry],
     *,
@@ -65,17 +65,17 @@ def planned(
         BadInput: what is asked for contradicts itself or the model.
     """
     config = checkpoint.info.config
-    _check_exportable(checkpoint, listed)
-    _check_converters(listed, side_by_side, memory_mib)
+    _check_exportable(checkpoint, jobs)
+    _check_converters(jobs, side_by_side, memory_mib)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     run_by = _run_by(devices, heads)
     heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
     for k in heads:
         config.classifier(k)
-    writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
+    writes = [w for job in jobs for w in conversion.writes([job], run_by.get(job.target.name, heads))]
     artifacts = [each for w in writes for each in w.job.target.planned(checkpoint, w.heads, w.job.spec)]
     num_runs = sum(len(artifact.heads) for artifact in artifacts)
-    return Plan(checkpoint, heads, tuple(writes), num_runs, _num_images(config, heads[-1], listed), tuple(devices))
+    return Plan(checkpoint, heads, tuple(writes), num_runs, _num_images(config, heads[-1], jobs), tuple(devices))
 
 
 def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -86,10 +86,10 @@ def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, t
     return {target: tuple(sorted(chosen)) for target, chosen in run.items()}
 
 
-def _num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
+def _num_images(config: HydraConfig, largest: int, jobs: Sequence[Job]) -> dict[Precision, int]:
     """As many as are a few seconds' work at the *largest* head count; a share of right answers needs more of them."""
     parity = _affordable(_PARITY_MACS, config.macs(largest), _PARITY_IMAGES)
-    by_precision: dict[Precision, int] = {"fp32": parity, **{job.spec.precision: parity for job in listed}}
+    by_precision: dict[Precision, int] = {"fp32": parity, **{job.spec.precision: parity for job in jobs}}
     if "int8" in by_precision:
         by_precision["int8"] = _affordable(_GATE_MACS, config.macs(largest), _GATE_IMAGES)
     return by_precision
@@ -99,16 +99,16 @@ def _affordable(macs: float, each: int, counts: range) -> int:
     return max(counts[0], min(counts[-1], int(macs / each)))
 
 
-def _check_converters(listed: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
-    if any(job.target.isolated for job in listed):
+def _check_converters(jobs: Sequence[Job], side_by_side: int, memory_mib: int) -> None:
+    if any(job.target.isolated for job in jobs):
         return
     for option, value in (("--jobs", side_by_side), ("--memory", memory_mib)):
         if value:
-            names = " and ".join(dict.fromkeys(job.target.name for job in listed))
+            names = " and ".join(dict.fromkeys(job.target.name for job in jobs))
             raise BadInput(f"{option} {value} is for converters, and {names} needs none.", "Leave it out.")
 
 
-def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
+def _check_exportable(checkpoint: Checkpoint, jobs: Sequence[Job]) -> None:
     name = checkpoint.info.name
     if not _FILE_STEM.fullmatch(name) or files.unportable(name):
         raise BadInput(
@@ -116,5 +116,5 @@ def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
             "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters, that no device of Windows "
             "has (CON, NUL, ...).",
         )
-    for job in listed:
+    for job in jobs:
         job.target.check(job.spec, checkpoint.info)
