@@ -63,3 +63,11 @@ def test_importing_in_any_order_registers_the_models_with_timm() -> None:
     for name in ("hydra_export.checkpoint_file", "hydra_export.importing.sources", "hydra_export.model"):
         program = f"import {name}, timm; assert timm.list_models('hydravit*')"
         subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_no_module_bears_the_name_of_a_function_beside_it() -> None:
+    """Which of the two an import gives would depend on what was imported before."""
+    for name in ("hydra_export", "hydra_export.bundle", "hydra_export.exporting", "hydra_export.evaluation"):
+        package = importlib.import_module(name)
+        beside = {module.name for module in pkgutil.iter_modules(package.__path__)}
+        assert not beside & {*getattr(package, "__all__", ())}, name

@@ -32,7 +32,7 @@ def render(manifest: Manifest) -> str:
     lines = ["---", *_license(model.license), "library_name: hydra-export", f"pipeline_tag: {task}", "tags:"]
     kinds = ("vision-transformer",) if model.is_plain else ("hydravit", "vision-transformer")
     lines += [f"- {_quoted(tag)}" for tag in (*kinds, "on-device", *targets)]
-    known = {each.heads: round(each.accuracy, 4) for each in model.subnetworks if each.accuracy is not None}
+    known = {k: round(accuracy, 4) for k, accuracy in model.accuracy.items()}
     if known and model.config.num_classes and model.accuracy_data:  # the Hub takes no result without its data
         lines += ["model-index:", f"- name: {_quoted(model.name)}", "  results:"]
         lines += [f"  - task:\n      type: {task}", f"    dataset:\n      name: {_quoted(model.accuracy_data)}"]

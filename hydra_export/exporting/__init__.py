@@ -14,7 +14,7 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.conversion import Job
 from hydra_export.data import ImageSet
 from hydra_export.errors import CheckFailed
-from hydra_export.exporting.jobs import jobs
+from hydra_export.exporting.combinations import jobs
 from hydra_export.exporting.parities import measured
 from hydra_export.exporting.plan import planned
 from hydra_export.exporting.sample import sampled
