@@ -24,7 +24,7 @@ from hydra_export.latency import (
     words,
 )
 from hydra_export.latency.choice import Verdict, verdict
-from hydra_export.latency.execution_paths import default_path, known_paths
+from hydra_export.latency.execution_paths import known_paths
 from hydra_export.latency.spread import Spread, predicted
 from hydra_export.profiles import ResolvedProfile
 
@@ -53,6 +53,11 @@ def estimated(
     known: Evidence, name: str = "d", path: ExecutionPath = NPU, model: Workload = REFERENCE
 ) -> dict[int, Estimate]:
     return latency.estimates(known, name, path, model)
+
+
+def chosen_path(known: Evidence, name: str, **constraints: Any) -> ExecutionPath:
+    resolved = ResolvedProfile(known.profiles[name])
+    return latency.advise(known, resolved, REFERENCE, latency.Constraints(**constraints)).path
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +321,7 @@ def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     assert not estimated(ours, "pixel7", NPU)
     assert not estimated(ours, "coral-dev-board", NPU)
     assert known_paths(ours, "hailo-8", REFERENCE, precision="fp32") == []
-    assert default_path(ours, "hailo-8", REFERENCE, runtime="hailort", precision="fp32").runtime == "hailort"
+    assert chosen_path(ours, "hailo-8", runtime="hailort", precision="fp32").runtime == "hailort"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +336,7 @@ def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     ],
 )
 def test_the_way_spoken_of_is_the_one_that_a_user_would_take(ours: Evidence, name: str, path: ExecutionPath) -> None:
-    assert default_path(ours, name, REFERENCE) == path
+    assert chosen_path(ours, name) == path
 
 
 def test_a_way_may_be_asked_for(ours: Evidence) -> None:
@@ -356,16 +361,15 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
     ],
 )
 def test_a_runtime_for_the_chips_of_others_is_refused(ours: Evidence, name: str, lacks: str, has: str) -> None:
-    for refuse in (known_paths, default_path):
-        with pytest.raises(BadInput, match=f"does not run {lacks}. It runs {has}.$"):
-            refuse(ours, name, REFERENCE, runtime=lacks)
+    with pytest.raises(BadInput, match=f"does not run {lacks}. It runs {has}.$"):
+        chosen_path(ours, name, runtime=lacks)
 
 
 def test_a_device_of_unknown_chip_or_timed_with_a_runtime_has_it() -> None:
     unknown, timed = profile("d", family="Acme"), profile("t", record(12, 9.0, runtime="rknn"), family="Intel")
     known = evidence(unknown, timed)
-    assert default_path(known, "d", REFERENCE, runtime="coreml").runtime == "coreml"
-    assert default_path(known, "t", REFERENCE, runtime="rknn").runtime == "rknn"
+    assert chosen_path(known, "d", runtime="coreml").runtime == "coreml"
+    assert chosen_path(known, "t", runtime="rknn").runtime == "rknn"
 
 
 def test_the_interval_is_one_of_eighty_percent() -> None:

@@ -6,7 +6,7 @@ from hydra_export.latency.advice import Advice, Constraints, advise, alternative
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, describe_fit, percent
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import REFERENCE, Evidence, ExecutionPath, Workload
-from hydra_export.latency.execution_paths import default_path, known_paths
+from hydra_export.latency.execution_paths import known_paths
 
 __all__ = [
     "REFERENCE",
@@ -21,7 +21,6 @@ __all__ = [
     "advise",
     "alternatives",
     "choose",
-    "default_path",
     "describe_fit",
     "estimates",
     "known_paths",

@@ -11,7 +11,7 @@ from hydra_export.device import Budget, DeviceProfile, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
-from hydra_export.latency.execution_paths import FORMATS, PathEstimates, default_path, known_paths
+from hydra_export.latency.execution_paths import FORMATS, PathEstimates, known_paths, usual_path
 from hydra_export.profiles import ResolvedProfile
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -117,7 +117,7 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
     """
     device, within = resolved.profile.id, {"runtime": constraints.runtime, "precision": constraints.precision or ""}
     options = known_paths(evidence, device, model, **within)
-    path = default_path(evidence, device, model, **within)
+    path = options[0].path if options else usual_path(evidence, device, **within)
     budget = resolved.profile.budget or _NO_BUDGET
     if constraints.budget_ms is not None:
         budget = Budget(ms=constraints.budget_ms, reason="as asked")

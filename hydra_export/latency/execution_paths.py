@@ -10,7 +10,7 @@ from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, arithmetic
 
-__all__ = ["FORMATS", "PathEstimates", "default_path", "known_paths"]
+__all__ = ["FORMATS", "PathEstimates", "known_paths", "usual_path"]
 
 # Whose chips alone a runtime is for; those of the second row are also sold as cards for other computers.
 _MAKERS = {"coreml": "Apple", "tensorrt": "Jetson", "qnn": "Qualcomm", "rknn": "Rockchip"}
@@ -85,13 +85,8 @@ def _may_run(profile: DeviceProfile, runtime: str) -> bool:
     return True
 
 
-def default_path(
-    evidence: Evidence, device: str, model: Workload, *, runtime: str = "", precision: str = ""
-) -> ExecutionPath:
-    """The first of ``known_paths``, or, where nothing is known, the usual one."""
-    options = known_paths(evidence, device, model, runtime=runtime, precision=precision)
-    if options:
-        return options[0].path
+def usual_path(evidence: Evidence, device: str, *, runtime: str = "", precision: str = "") -> ExecutionPath:
+    """The path to speak of where no time is known on any."""
     profile = evidence.profiles[device]
     usual = evidence.paths(device) if profile.device_class == "accelerator" else _usual(profile)
     path = (_paths_in(runtime, usual) if runtime else usual or _usual(profile))[0]
