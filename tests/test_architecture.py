@@ -59,6 +59,7 @@ def test_no_module_of_ours_is_imported_by_its_name_in_a_string() -> None:
     assert found - {"board.py"} == allowed  # board.py imports nothing of ours: it runs alone
 
 
+@pytest.mark.slow
 def test_importing_in_any_order_registers_the_models_with_timm() -> None:
     for name in ("hydra_export.checkpoint_file", "hydra_export.importing.sources", "hydra_export.model"):
         program = f"import {name}, timm; assert timm.list_models('hydravit*')"

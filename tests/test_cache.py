@@ -18,6 +18,7 @@ from hydra_export.cache import Cache, default_folder
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
 from hydra_export.exporting import export, jobs
+from hydra_export.targets.onnx import OnnxOptions
 from tests.conftest import available_targets, snapshot
 
 GRAPHS = ["separate", "shared", "universal"]
@@ -57,7 +58,7 @@ def test_another_list_of_head_counts_reuses_the_separate_artifacts_of_those_that
 
 @pytest.mark.parametrize(
     "changed",
-    [{"form": "image"}, {"batch": 2}, {"opset": 20}, {"precisions": ["fp16"]}],
+    [{"input": "image"}, {"batch": 2}, {"options": OnnxOptions(opset=20)}, {"precisions": ["fp16"]}],
     ids=lambda choices: next(iter(choices)),
 )
 def test_other_choices_are_written_anew(

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _BASES = ("ios15-FLOAT16", "ios16-palette", "ios18-int4", "ios18-vectors", "classifier", "functions")
 MUTANTS = int(os.environ.get("HYDRA_EXPORT_MUTANTS", "1000"))
 _ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_no_mutant_crashes_hangs_or_raises_what_is_not_ours(converted: Path, universal: Path) -> None:
     paths = [*(str(converted / f"{name}.mlpackage") for name in _BASES), str(universal)]
     done = subprocess.run(

@@ -17,6 +17,8 @@ from hydra_export.train.config import overridden
 from tests.train.test_run import tiny
 from tests.train.test_sources import write_folder
 
+pytestmark = pytest.mark.slow  # several processes that import PyTorch each
+
 # Every strategy, everything that a step may do and that does not draw per process.
 RUNS = {
     "uniform": {},
@@ -87,7 +89,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": tensor for part in ("model", "ema") for name, tensor in state[part].items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "fp32"])
 def test_two_processes_train_the_weights_of_one(both: tuple[Path, Path], name: str) -> None:
     one, two = (weights(folder / name) for folder in both)
@@ -95,7 +96,6 @@ def test_two_processes_train_the_weights_of_one(both: tuple[Path, Path], name: s
     assert one["model.cls_token"].dtype == torch.float64
 
 
-@pytest.mark.slow
 def test_in_float32_the_logits_of_two_processes_are_those_of_one(both: tuple[Path, Path]) -> None:
     images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     models = [checkpoint.load(folder / "fp32" / record.CHECKPOINT).model for folder in both]
@@ -104,7 +104,6 @@ def test_in_float32_the_logits_of_two_processes_are_those_of_one(both: tuple[Pat
         torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_each_image_is_counted_once(both: tuple[Path, Path]) -> None:
     for name in RUNS:
         one, two = (checkpoint.load(folder / name / record.CHECKPOINT).info for folder in both)
@@ -132,7 +131,6 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_completes(both: tuple[Path, Path], tmp_path: Path) -> None:
     program = tmp_path / "dying.py"
     program.write_text(DYING)
@@ -145,7 +143,6 @@ def test_a_killed_process_is_started_again_and_the_run_completes(both: tuple[Pat
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-@pytest.mark.slow
 def test_the_module_for_torchrun_prints_one_result(tmp_path: Path) -> None:
     values = [f"--override={name}={value}" for name, value in COMMON.items()]
     options = ["--recipe", "digits", "--out", str(tmp_path / "run"), "--json", *values]
@@ -162,7 +159,6 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_unreadable_images_of_all_processes_are_named(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "images", range(80))
     for path in sorted(data.rglob("*.png"))[::5]:

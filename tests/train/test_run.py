@@ -168,6 +168,7 @@ def test_no_other_run_continues_one_that_goes_on(finished: Path, tmp_path: Path)
     assert metrics(tmp_path) == metrics(finished)
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_in_one_folder_one_goes_on(finished: Path, tmp_path: Path) -> None:
     both = [other_run(finished, tmp_path / "run", 60, "new") for _ in range(2)]
     said = [each.communicate()[1] for each in both]

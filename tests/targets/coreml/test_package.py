@@ -201,6 +201,7 @@ print(spec.description.metadata.author, spec.WhichOneof("Type"))
 """
 
 
+@pytest.mark.slow
 def test_coremltools_opens_a_package_and_leaves_its_bytes_alone(write: Write) -> None:
     """It writes Manifest.json again when it opens a package: the bundle's hashes must still hold."""
     _, _, path = write()
@@ -221,6 +222,7 @@ def test_precisions_lie_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: 
     assert sorted(each.name for each in out.iterdir()) == sorted(names)
 
 
+@pytest.mark.slow
 def test_files_are_as_open_as_the_umask_says(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

@@ -153,6 +153,7 @@ coremltools.utils.save_multifunction(again, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_coremltools_opens_it_and_saves_it_again_no_smaller(write: Write, tmp_path: Path) -> None:
     """Its own search for common constants finds none that are not shared yet."""
     checkpoint, artifact, path = write(heads=(2, 4), graph="universal")

@@ -18,7 +18,11 @@ ONNX = targets.get("onnx")
 SHARED = Case(ONNX, "shared", "fp32")
 ALIGNMENT = 64
 FILES = pytest.mark.parametrize("weight_files", ["each", "one"])
-LISTS = pytest.mark.parametrize("heads", [(3, 6, 12), (1, 2, 4, 12), (5,), (11, 12), tuple(range(1, 13))], ids=str)
+LISTS = pytest.mark.parametrize(
+    "heads",
+    [(3, 6, 12), (1, 2, 4, 12), (5,), (11, 12), pytest.param(tuple(range(1, 13)), marks=pytest.mark.slow)],
+    ids=str,
+)
 Extent = tuple[int, int, str]  # first byte, length, initializer
 
 

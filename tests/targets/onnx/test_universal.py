@@ -25,7 +25,16 @@ from tests.targets.onnx.test_graph import op_counts, with_branches
 ONNX = targets.get("onnx")
 UNIVERSAL = Case(ONNX, "universal", "fp32")
 LISTS = pytest.mark.parametrize(
-    "heads", [(3, 6, 12), (1, 2, 4, 12), (5,), (11, 12), (2, 3, 5, 7, 11), tuple(range(1, 13))], ids=str
+    "heads",
+    [
+        (3, 6, 12),
+        (1, 2, 4, 12),
+        (5,),
+        (11, 12),
+        (2, 3, 5, 7, 11),
+        pytest.param(tuple(range(1, 13)), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 # Each form of Gelu and of attention comes with the opsets 17, 20 and 23.
 OPSETS = pytest.mark.parametrize(

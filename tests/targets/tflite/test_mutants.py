@@ -152,6 +152,7 @@ def in_a_process_of_its_own(path: Path, count: int, first_seed: int, most_runs: 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, "dynamic"])
 def test_a_thousand_damaged_files_are_refused_or_run(written: MakeFile, batch: int | str) -> None:
     found = in_a_process_of_its_own(written(batch=batch), 500, 0 if batch == 1 else 500, most_runs=25)

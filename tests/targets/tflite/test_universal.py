@@ -22,7 +22,11 @@ from tests.targets.tflite.conftest import TFLITE, MakeFile, changed, changed_uni
 from tests.targets.tflite.test_session import EVERY_RUNTIME
 
 UNIVERSAL = Case(TFLITE, "universal", "fp32")
-LISTS = pytest.mark.parametrize("heads", [(3, 6, 12), (1, 2, 4, 12), (5,), (11, 12), tuple(range(1, 13))], ids=str)
+LISTS = pytest.mark.parametrize(
+    "heads",
+    [(3, 6, 12), (1, 2, 4, 12), (5,), (11, 12), pytest.param(tuple(range(1, 13)), marks=pytest.mark.slow)],
+    ids=str,
+)
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 OVERLAP = pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no_overlap"])
 
