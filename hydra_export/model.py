@@ -289,7 +289,7 @@ class _Slices:
 
     def layer_norm(self, x_BND: Tensor, place: str) -> Tensor:
         """See Operations."""
-        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self._module(place).eps)
+        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self.model.config.layer_norm_eps)
 
     def linear(self, x: Tensor, place: str) -> Tensor:
         """See Operations."""
@@ -324,11 +324,11 @@ class _Slices:
 
     def residual(self, x_BND: Tensor, y_BND: Tensor, place: str) -> Tensor:
         """See Operations."""
-        block, branch = self._module(place.partition("/")[0]), self._module(place)
+        block = self._module(place.partition("/")[0])
         if place.endswith("attn"):
-            drop, scale, drop_path = branch.proj_drop, block.ls1, block.drop_path1
+            drop, scale, drop_path = block.attn.proj_drop, block.ls1, block.drop_path1
         else:
-            drop, scale, drop_path = branch.drop2, block.ls2, block.drop_path2
+            drop, scale, drop_path = block.mlp.drop2, block.ls2, block.drop_path2
         y_BND = drop(y_BND)
         if not isinstance(scale, nn.Identity):
             y_BND = y_BND * scale.gamma[: y_BND.shape[-1]]
@@ -351,8 +351,10 @@ class _Slices:
 
     def _layer(self, place: str) -> tuple[Tensor, Tensor]:
         """The weight and the bias of the subnetwork."""
-        layer, cut = self._module(place), self.model.cuts[f"{place.replace('/', '.')}.weight"]
-        return cut.first(layer.weight, self.heads), cut.rows.first(layer.bias, self.heads)
+        name, cuts = place.replace("/", "."), self.model.cuts
+        layer = attrgetter(name)(self.model)
+        weight, bias = cuts[f"{name}.weight"], cuts[f"{name}.bias"]
+        return weight.first(layer.weight, self.heads), bias.first(layer.bias, self.heads)
 
 
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:

@@ -15,6 +15,7 @@ from hydra_export.architecture import HydraConfig
 
 Span = tuple[int, int]  # from one head count to another
 V = TypeVar("V")
+_ALL = slice(None)
 
 
 class Operations(Protocol[V]):
@@ -129,14 +130,17 @@ class Cut:
     def block(self, tensor: Any, spans: Sequence[Span]) -> Any:
         """A view: the block between two head counts per axis; axes that all head counts share are whole."""
         chosen = [
-            slice(low * unit, high * unit) if unit else slice(None)
+            slice(low * unit, high * unit) if unit else _ALL
             for (low, high), unit in zip(spans, self.units, strict=True)
         ]
-        return tensor.unflatten(0, (3, -1))[(slice(None), *chosen)] if self.stacked else tensor[tuple(chosen)]
+        return self._chosen(tensor, chosen)
 
     def first(self, tensor: Any, heads: int) -> Any:
         """A view: what subnetwork *heads* uses, q, k and v along an axis of their own where they are stacked."""
-        return self.block(tensor, self.spans(heads))
+        return self._chosen(tensor, [slice(heads * unit) if unit else _ALL for unit in self.units])
+
+    def _chosen(self, tensor: Any, chosen: list[slice]) -> Any:
+        return tensor.unflatten(0, (3, -1))[(_ALL, *chosen)] if self.stacked else tensor[tuple(chosen)]
 
     def shell(self, low: int, high: int) -> Iterator[tuple[Span, ...]]:
         """The spans of the blocks that subnetwork *high* has and *low* has not.
