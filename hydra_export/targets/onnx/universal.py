@@ -22,13 +22,14 @@ import onnx_ir as ir
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
+from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Artifact, ExportSpec, Precision
 from hydra_export.targets.onnx import file, fixed, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
 from hydra_export.targets.onnx.graph import Emitter, GraphBuilder, NodeBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly, Shell
 from hydra_export.targets.onnx.slices import SlicingBuilder
-from hydra_export.targets.onnx.weights import StoredWeight, normalised, stored
+from hydra_export.targets.onnx.weights import normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint

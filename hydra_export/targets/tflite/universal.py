@@ -26,7 +26,7 @@ from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
 from hydra_export.targets.tflite.metadata import Described
 from hydra_export.targets.tflite.separate import artifact, finish
-from hydra_export.targets.tflite.weights import normalised, stored
+from hydra_export.targets.tflite.weights import begins_alike, normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -105,7 +105,7 @@ class _Universal:
         def weight(name: str, columns: Span | None) -> Constant:
             kept = self._stored[name]
             if TFLiteOptions.of(self.spec).overlap:
-                assert columns is not None or kept.begins_alike
+                assert columns is not None or begins_alike(kept)
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)
 
