@@ -23,8 +23,7 @@ from hydra_export.data.datasets import Split
 from hydra_export.train import batches, initial, recipes
 from hydra_export.train.config import Augmentation, TrainConfig
 from hydra_export.train.distributed import World
-from hydra_export.train.loop import Trainer
-from hydra_export.train.slices import leaves
+from hydra_export.train.loop import Trainer, leaves
 
 HEADS = (3, 6, 12)
 

@@ -25,7 +25,7 @@ from hydra_export import checkpoint_file, files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import sources, tensors, timm_form
-from hydra_export.network import Cut, Span
+from hydra_export.network import Cut, Operations, Span
 from hydra_export.preprocess import Preprocessing, imagenet
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
             for name, part, part_bias in zip(layer.parts, weight.chunk(count), bias.chunk(count), strict=True):
                 factor = config.attention_scale if name.endswith(".attn.q") else 1.0
                 weights[f"{name}.weight"] = Weight(part, layer.cut, factor)
-                weights[f"{name}.bias"] = Weight(part_bias, layer.cut.rows, factor)
+                weights[f"{name}.bias"] = Weight(part_bias, layer.cut.along(0), factor)
             if layer.parts == ("patch_embed",):
                 tokens = F.pad(own["cls_token"], (0, 0, 0, config.num_tokens - 1)) + own["pos_embed"]
                 weights["tokens"] = Weight(tokens, self.cuts["pos_embed"])
@@ -272,14 +272,13 @@ def _check_tensors(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Te
         raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
 
 
-class _Slices:
+class _Slices(Operations[Tensor]):
     """The operations on slices of the universal model's own parameters, with what training adds to them."""
 
     def __init__(self, model: HydraViT, heads: int) -> None:
         self.model, self.heads = model, heads
 
     def embed(self, image_BCHW: Tensor) -> Tensor:
-        """See Operations."""
         x_BDhw = F.conv2d(image_BCHW, *self._layer("patch_embed/proj"), stride=self.model.patch_embed.proj.stride)
         x_BND = x_BDhw.flatten(2).transpose(1, 2)
         cut, batch = self.model.cuts["pos_embed"], x_BND.shape[0]
@@ -288,11 +287,9 @@ class _Slices:
         return self.model.pos_drop(x_BND)  # type: ignore[no-any-return]
 
     def layer_norm(self, x_BND: Tensor, place: str) -> Tensor:
-        """See Operations."""
-        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self._module(place).eps)
+        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self.model.config.layer_norm_eps)
 
     def linear(self, x: Tensor, place: str) -> Tensor:
-        """See Operations."""
         return F.linear(x, *self._layer(place))
 
     def qkv(self, query_BND: Tensor, x_BND: Tensor, place: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -314,36 +311,30 @@ class _Slices:
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
     def attention(self, qkv: tuple[Tensor, Tensor, Tensor], place: str, num_queries: int) -> Tensor:
-        """See Operations."""
         dropout = self._module(place).attn_drop.p if self.model.training else 0.0
         return F.scaled_dot_product_attention(*qkv, dropout_p=dropout).transpose(1, 2).flatten(2)
 
     def activation(self, x: Tensor, place: str) -> Tensor:
-        """See Operations."""
         return self._module(place).drop1(F.gelu(x))  # type: ignore[no-any-return]
 
     def residual(self, x_BND: Tensor, y_BND: Tensor, place: str) -> Tensor:
-        """See Operations."""
-        block, branch = self._module(place.partition("/")[0]), self._module(place)
+        block = self._module(place.partition("/")[0])
         if place.endswith("attn"):
-            drop, scale, drop_path = branch.proj_drop, block.ls1, block.drop_path1
+            drop, scale, drop_path = block.attn.proj_drop, block.ls1, block.drop_path1
         else:
-            drop, scale, drop_path = branch.drop2, block.ls2, block.drop_path2
+            drop, scale, drop_path = block.mlp.drop2, block.ls2, block.drop_path2
         y_BND = drop(y_BND)
         if not isinstance(scale, nn.Identity):
             y_BND = y_BND * scale.gamma[: y_BND.shape[-1]]
         return x_BND + drop_path(y_BND)  # type: ignore[no-any-return]
 
     def select(self, x_BND: Tensor, place: str) -> Tensor:
-        """See Operations."""
         return x_BND[:, :1]
 
     def features(self, x_B1D: Tensor) -> Tensor:
-        """See Operations."""
         return self.model.head_drop(x_B1D[:, 0])  # type: ignore[no-any-return]
 
     def classifier(self, features_BD: Tensor, weights: str) -> Tensor:
-        """See Operations."""
         return F.linear(features_BD, *self._layer(weights))
 
     def _module(self, place: str) -> Any:
@@ -351,8 +342,10 @@ class _Slices:
 
     def _layer(self, place: str) -> tuple[Tensor, Tensor]:
         """The weight and the bias of the subnetwork."""
-        layer, cut = self._module(place), self.model.cuts[f"{place.replace('/', '.')}.weight"]
-        return cut.first(layer.weight, self.heads), cut.rows.first(layer.bias, self.heads)
+        name, cuts = place.replace("/", "."), self.model.cuts
+        layer = attrgetter(name)(self.model)
+        weight, bias = cuts[f"{name}.weight"], cuts[f"{name}.bias"]
+        return weight.first(layer.weight, self.heads), bias.first(layer.bias, self.heads)
 
 
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:

@@ -15,6 +15,7 @@ from hydra_export.architecture import HydraConfig
 
 Span = tuple[int, int]  # from one head count to another
 V = TypeVar("V")
+_ALL = slice(None)
 
 
 class Operations(Protocol[V]):
@@ -98,15 +99,9 @@ class Cut:
     stacked: bool = False
     owner: int | None = None
 
-    @property
-    def rows(self) -> Cut:
-        """Of a vector that has an entry for each row."""
-        return replace(self, units=self.units[:1])
-
-    @property
-    def columns(self) -> Cut:
-        """Of a vector that has an entry for each place of the last axis."""
-        return replace(self, units=self.units[-1:])
+    def along(self, axis: int) -> Cut:
+        """Of a vector with an entry for each place of *axis*."""
+        return replace(self, units=self.units[axis : axis + 1])
 
     @property
     def growing(self) -> list[int]:
@@ -117,9 +112,9 @@ class Cut:
         """Whether one of the subnetworks *heads* uses the parameter at all."""
         return self.owner is None or self.owner in heads
 
-    def spans(self, heads: int) -> list[Span]:
-        """Per axis, what subnetwork *heads* uses."""
-        return [(0, heads)] * len(self.units)
+    def spans(self, heads: int, columns: Span | None = None) -> list[Span]:
+        """Per axis, what subnetwork *heads* uses; with *columns*, of a matrix that part of its second axis."""
+        return [(0, heads)] * len(self.units) if columns is None else [(0, heads), columns]
 
     def shape(self, full: Sequence[int], spans: Sequence[Span]) -> tuple[int, ...]:
         """Shape of the block between two head counts per axis, of a tensor of shape *full*."""
@@ -129,14 +124,17 @@ class Cut:
     def block(self, tensor: Any, spans: Sequence[Span]) -> Any:
         """A view: the block between two head counts per axis; axes that all head counts share are whole."""
         chosen = [
-            slice(low * unit, high * unit) if unit else slice(None)
+            slice(low * unit, high * unit) if unit else _ALL
             for (low, high), unit in zip(spans, self.units, strict=True)
         ]
-        return tensor.unflatten(0, (3, -1))[(slice(None), *chosen)] if self.stacked else tensor[tuple(chosen)]
+        return self._chosen(tensor, chosen)
 
     def first(self, tensor: Any, heads: int) -> Any:
         """A view: what subnetwork *heads* uses, q, k and v along an axis of their own where they are stacked."""
-        return self.block(tensor, self.spans(heads))
+        return self._chosen(tensor, [slice(heads * unit) if unit else _ALL for unit in self.units])
+
+    def _chosen(self, tensor: Any, chosen: list[slice]) -> Any:
+        return tensor.unflatten(0, (3, -1))[(_ALL, *chosen)] if self.stacked else tensor[tuple(chosen)]
 
     def shell(self, low: int, high: int) -> Iterator[tuple[Span, ...]]:
         """The spans of the blocks that subnetwork *high* has and *low* has not.
@@ -175,11 +173,11 @@ class Layer:
 def layers(config: HydraConfig) -> list[Layer]:
     """Everything that has a weight and a bias, in the order of the network."""
     C, M = config.head_dim, config.hidden_per_head
-    found = [Layer("patch_embed.proj", Cut((C, 0, 0, 0)), ("patch_embed",))]
+    table = [Layer("patch_embed.proj", Cut((C, 0, 0, 0)), ("patch_embed",))]
 
     def add(name: str, *units: int, scale: str = "", parts: str = "", owner: int | None = None) -> None:
         names = tuple(f"{name.removesuffix(parts)}{part}" for part in parts) or (name,)
-        found.append(Layer(name, Cut(units, owner=owner), names, scale))
+        table.append(Layer(name, Cut(units, owner=owner), names, scale))
 
     for i in range(config.depth):
         block = f"blocks.{i}"
@@ -195,15 +193,15 @@ def layers(config: HydraConfig) -> list[Layer]:
         add(f"head.k{k}", 0, 0, owner=k)
     if config.num_classes and not config.separate_classifiers:
         add("head", 0, C)
-    return found
+    return table
 
 
 def cuts(config: HydraConfig) -> dict[str, Cut]:
     """The cut of every parameter of the universal model, by timm's name."""
-    found = dict.fromkeys(("cls_token", "pos_embed"), Cut((0, 0, config.head_dim)))
+    table = dict.fromkeys(("cls_token", "pos_embed"), Cut((0, 0, config.head_dim)))
     for layer in layers(config):
         cut = replace(layer.cut, stacked=len(layer.parts) > 1)
-        found[f"{layer.name}.weight"], found[f"{layer.name}.bias"] = cut, cut.rows
+        table[f"{layer.name}.weight"], table[f"{layer.name}.bias"] = cut, cut.along(0)
         if layer.scale:
-            found[f"{layer.scale}.gamma"] = cut.rows
-    return found
+            table[f"{layer.scale}.gamma"] = cut.along(0)
+    return table

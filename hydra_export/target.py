@@ -14,6 +14,7 @@ from hydra_export.errors import BadInput
 from hydra_export.text import kept
 
 if TYPE_CHECKING:
+    from hydra_export.architecture import HydraConfig
     from hydra_export.arrays import Array
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.preprocess import Preprocessing
@@ -102,6 +103,24 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 Interface = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]  # inputs and outputs
+
+
+def image_info(config: HydraConfig, spec: ExportSpec, channels_last: bool = False) -> TensorInfo:
+    """The image that an artifact takes; pixels in 0-255 have their channels last, normalised ones where it says so."""
+    size, is_raw = config.image_size, spec.input == "image"
+    axes = (size, size, config.channels) if is_raw or channels_last else (config.channels, size, size)
+    return TensorInfo(name="image", dtype="uint8" if is_raw else "float32", shape=(_batch(spec), *axes))
+
+
+def output_info(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> TensorInfo:
+    """What an artifact of *heads* gives; without a classifier as many numbers as the chosen subnetwork is wide."""
+    sizes = {config.num_outputs(k) for k in heads}
+    size = sizes.pop() if len(sizes) == 1 else "width"
+    return TensorInfo(name=config.output, dtype="float32", shape=(_batch(spec), size))
+
+
+def _batch(spec: ExportSpec) -> int | str:
+    return "batch" if spec.batch == "dynamic" else spec.batch
 
 
 class Runtime(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,11 @@ from torch.func import functional_call
 
 from hydra_export.errors import CheckFailed
 from hydra_export.model import HydraViT
+from hydra_export.network import Cut
 from hydra_export.train import distill, optimizer, sampling
 from hydra_export.train.batches import Batches
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
-from hydra_export.train.slices import leaves
 
 Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -184,6 +184,21 @@ class Trainer:
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
+
+
+def leaves(parameters: Mapping[str, Tensor], cuts: Mapping[str, Cut], heads: Collection[int]) -> dict[str, Tensor]:
+    """Copies of all that a step on *heads* uses, cut to the largest: what autograd sees of the universal model.
+
+    Gradients then have the size of that subnetwork. Slicing inside the graph instead would fill and add a gradient of
+    the universal model's size for each parameter.
+    """
+    largest, found = max(heads), {}
+    for name, parameter in parameters.items():
+        cut = cuts[name]
+        if cut.used_by(heads):
+            whole = cut.first(parameter.detach(), largest).clone(memory_format=torch.contiguous_format)
+            found[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
+    return found
 
 
 def _mixer(config: TrainConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -11,7 +11,7 @@ from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train import optimizer, recipes
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.slices import leaves
+from hydra_export.train.loop import leaves
 from tests.conftest import perturbed
 
 

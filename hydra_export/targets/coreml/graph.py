@@ -18,7 +18,7 @@ from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.network import Operations, Span
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.target import ExportSpec
 from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.coreml.weights import Quantized, Weights
 
@@ -26,19 +26,6 @@ LOGITS, FEATURES = "logits", "features"
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # what coremltools calls them, and Xcode expects
 # The output that becomes LABEL and PROBABILITIES when coremltools adds its classify operation.
 SHARES = "probabilities"
-
-
-def signature(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> tuple[TensorInfo, TensorInfo]:
-    """What a program takes, and the output that parity is measured on; features are as many as the chosen width."""
-    assert isinstance(spec.batch, int)
-    batch, size, channels = spec.batch, config.image_size, config.channels
-    if spec.input == "image":
-        image = TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, channels))
-    else:
-        image = TensorInfo(name="image", dtype="float32", shape=(batch, channels, size, size))
-    sizes = {config.num_outputs(k) for k in heads}
-    output = TensorInfo(name=config.output, dtype="float32", shape=(batch, sizes.pop() if len(sizes) == 1 else "width"))
-    return image, output
 
 
 def build(spans: Sequence[Span], spec: ExportSpec, data: Preprocessing, weights: Weights) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.target import Artifact, ExportSpec, described
+from hydra_export.target import Artifact, ExportSpec, described, image_info, output_info
 from hydra_export.targets.coreml import MACOS, TARGET, CoreMLOptions, folder, graph
 from hydra_export.targets.coreml.weight_file import WeightFile
 from hydra_export.text import kept
@@ -47,15 +47,15 @@ def check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
 def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, part: str) -> Artifact:
     """``<model>-<part>.mlpackage``; the precision follows *part* unless it is the default."""
     name = "-".join([checkpoint.info.name, part, *([] if spec.precision == TARGET.precisions[0] else [spec.precision])])
-    image, output = graph.signature(checkpoint.info.config, heads, spec)
+    config = checkpoint.info.config
     return Artifact(
         path=f"{name}.mlpackage",
         files=tuple(f"{name}.mlpackage/{file}" for file in folder.FILES),
         target="coreml",
         spec=spec,
         heads=tuple(heads),
-        inputs=(image,),
-        outputs=(output,),
+        inputs=(image_info(config, spec),),
+        outputs=(output_info(config, heads, spec),),
         needs=needs(CoreMLOptions.of(spec).ios),
     )
 

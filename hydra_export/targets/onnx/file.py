@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from hydra_export.architecture import HydraConfig
 from hydra_export.target import Artifact, ExportSpec, Interface, TensorInfo, described
 from hydra_export.version import VERSION
 
@@ -19,26 +18,6 @@ if TYPE_CHECKING:
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 _DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int64": ir.DataType.INT64}
-
-
-def image_info(config: HydraConfig, spec: ExportSpec) -> TensorInfo:
-    """The input that every graph has."""
-    batch, size = _batch(spec), config.image_size
-    if spec.input == "image":
-        return TensorInfo(name="image", dtype="uint8", shape=(batch, size, size, config.channels))
-    return TensorInfo(name="image", dtype="float32", shape=(batch, config.channels, size, size))
-
-
-def result_info(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> TensorInfo:
-    """The output; a backbone without a classifier gives as many numbers as the chosen subnetwork is wide."""
-    sizes = {config.num_outputs(k) for k in heads}
-    return TensorInfo(
-        name=config.output, dtype="float32", shape=(_batch(spec), sizes.pop() if len(sizes) == 1 else "width")
-    )
-
-
-def _batch(spec: ExportSpec) -> int | str:
-    return "batch" if spec.batch == "dynamic" else spec.batch
 
 
 def value(info: TensorInfo) -> ir.Value:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from hydra_export.target import Artifact, ExportSpec
+from hydra_export.target import Artifact, ExportSpec, image_info, output_info
 from hydra_export.targets.onnx import file
 from hydra_export.targets.onnx.graph import GraphBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly
@@ -24,10 +24,10 @@ def model(
     The model's initializers are the small constants alone: the caller adds the weights.
     """
     config = checkpoint.info.config
-    image = file.value(file.image_info(config, spec))
+    image = file.value(image_info(config, spec))
     g = GraphBuilder(heads, weight, spec.precision)
     result = subnetwork(g, channels_first(g, image, checkpoint.info.preprocessing, spec), config, spec, opset, heads)
-    file.declare(result, file.result_info(config, [heads], spec))
+    file.declare(result, output_info(config, [heads], spec))
     graph = ir.Graph(
         [image],
         [result],
@@ -52,5 +52,5 @@ def artifact(
 ) -> Artifact:
     """The artifact of subnetwork *heads* whose graph is at *path*."""
     config = checkpoint.info.config
-    inputs, output = [file.image_info(config, spec)], file.result_info(config, [heads], spec)
+    inputs, output = [image_info(config, spec)], output_info(config, [heads], spec)
     return file.artifact(path, weight_files, [heads], spec, opset, inputs, output)

@@ -10,9 +10,10 @@ import onnx
 import onnx_ir as ir
 
 from hydra_export.errors import BadInput
+from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Artifact, ExportSpec
 from hydra_export.targets.onnx import file, fixed
-from hydra_export.targets.onnx.weights import StoredWeight, normalised, stored
+from hydra_export.targets.onnx.weights import normalised, onnx_type, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, StoredWeight]
     only the graph's length, which comes before, has to be known (protobuf.dev, "Encoding").
     """
     tensors = [_tensor_header(name, weight, heads) for name, weight in weights.items()]
-    sizes = [weight.num_bytes(heads) for weight in weights.values()]
+    sizes = [weight.num_bytes(weight.cut.spans(heads)) for weight in weights.values()]
     nodes = proto.graph.SerializeToString(deterministic=True)
     graph_bytes = len(nodes) + sum(
         len(_field(_GRAPH_INITIALIZER, len(header) + size)) + len(header) + size
@@ -74,12 +75,13 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, StoredWeight]
     stream.write(start)
     for header, size, weight in zip(tensors, sizes, weights.values(), strict=True):
         stream.write(_field(_GRAPH_INITIALIZER, len(header) + size) + header)
-        stream.write(weight.first(heads).data)
+        stream.write(weight.part(weight.cut.spans(heads)).data)
 
 
 def _tensor_header(name: str, weight: StoredWeight, heads: int) -> bytes:
-    tensor = onnx.TensorProto(name=name, dims=weight.shape(heads), data_type=weight.dtype.value)
-    return bytes(tensor.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, weight.num_bytes(heads))
+    spans = weight.cut.spans(heads)
+    tensor = onnx.TensorProto(name=name, dims=weight.shape(spans), data_type=onnx_type(weight).value)
+    return bytes(tensor.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, weight.num_bytes(spans))
 
 
 def _field(number: int, length: int) -> bytes:

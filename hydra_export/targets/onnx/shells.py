@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hydra_export.network import Span
-from hydra_export.targets.onnx.weights import StoredWeight
+from hydra_export.stored_weight import StoredWeight
+from hydra_export.targets.onnx.weights import onnx_type
 
 _ALIGNMENT = 64  # bytes: a cache line, and more than any CPU's vector load asks for
 
@@ -85,7 +86,7 @@ def _write_weight(name: str, weight: StoredWeight, shell: Shell, file: BinaryIO)
     for pieces, label, block in zip((shell.rows, shell.columns), labels, weight.cut.shell(low, high), strict=False):
         array = weight.part(block)
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        pieces[name] = Piece(f"{name}{label}", shell.location, file.tell(), array.shape, weight.dtype)
+        pieces[name] = Piece(f"{name}{label}", shell.location, file.tell(), array.shape, onnx_type(weight))
         file.write(array.data)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Precision
 from hydra_export.targets.onnx.graph import GraphBuilder, NodeBuilder, PerHead, Size
-from hydra_export.targets.onnx.weights import StoredWeight
 
 
 class SlicingBuilder(GraphBuilder):

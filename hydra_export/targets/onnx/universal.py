@@ -22,13 +22,14 @@ import onnx_ir as ir
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
-from hydra_export.target import Artifact, ExportSpec, Precision
+from hydra_export.stored_weight import StoredWeight
+from hydra_export.target import Artifact, ExportSpec, Precision, image_info, output_info
 from hydra_export.targets.onnx import file, fixed, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
 from hydra_export.targets.onnx.graph import Emitter, GraphBuilder, NodeBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly, Shell
 from hydra_export.targets.onnx.slices import SlicingBuilder
-from hydra_export.targets.onnx.weights import StoredWeight, normalised, stored
+from hydra_export.targets.onnx.weights import normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -44,7 +45,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
     One head count alone has no graph that fixes it: that would be graph kind ``separate``.
     """
     config, location = checkpoint.info.config, _location(checkpoint, spec)
-    inputs, output = [file.image_info(config, spec), HEADS_INFO], file.result_info(config, heads, spec)
+    inputs, output = [image_info(config, spec), HEADS_INFO], output_info(config, heads, spec)
     path = f"{file.name(checkpoint, spec, 'universal')}.onnx"
     artifacts = [file.artifact(path, [location], heads, spec, opset, inputs, output)]
     for k in heads if len(heads) > 1 else ():
@@ -103,13 +104,13 @@ class _Weights:
 
 def _graph(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, weights: _Weights) -> ir.Graph:
     config = checkpoint.info.config
-    image, k = file.value(file.image_info(config, spec)), file.value(HEADS_INFO)
+    image, k = file.value(image_info(config, spec)), file.value(HEADS_INFO)
     g = NodeBuilder()
     choice = Choice(g, k, heads)
     image_BCHW = channels_first(g, image, checkpoint.info.preprocessing, spec)
     form = _branches if _few(config, heads) else _slices
     result = form(g, choice, image_BCHW, config, spec, opset, weights)
-    file.declare(result, file.result_info(config, heads, spec))
+    file.declare(result, output_info(config, heads, spec))
     return ir.Graph(
         [image, k],
         [result],
@@ -170,6 +171,6 @@ def _slices(
 
 def _branch(inside: GraphBuilder, result: ir.Value, config: HydraConfig, spec: ExportSpec, heads: int) -> ir.Graph:
     name = result.name
-    file.declare(result, file.result_info(config, [heads], spec))
+    file.declare(result, output_info(config, [heads], spec))
     result.name = name  # names of a branch are not those of the graph around it
     return ir.Graph([], [result], nodes=inside.nodes, initializers=list(inside.constants.values()), name=f"k{heads}")

@@ -7,7 +7,7 @@ and TensorFlow on x86 alone; without overlap every buffer has bytes of its own, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
 from hydra_export.network import Span
+from hydra_export.stored_weight import StoredWeight
 from hydra_export.targets.tflite.graph import Constant, GraphBuilder, Value
 from hydra_export.targets.tflite.operators import Operator
 from hydra_export.targets.tflite.reader import ALIGNMENT, IDENTIFIER, VERSION
-from hydra_export.targets.tflite.weights import StoredWeight
 
 # Offsets are signed 32-bit numbers in parts of the format (flatbuffers.dev, "FlatBuffers Internals").
 _LARGEST_FILE_BYTES = 2**31 - 1
@@ -79,25 +79,25 @@ class FileBuilder:
 
     def weight(self, name: str, weight: StoredWeight, heads: int) -> Constant:
         """Puts what subnetwork *heads* uses of *weight* into the file, once; it is cut when it is written."""
-        spans = weight.spans(heads, None)
+        spans = weight.cut.spans(heads)
         if (name, weight.shape(spans)) not in self._weights:
             buffer = self._buffer(Chunk(weight.num_bytes(spans), lambda: weight.part(spans)))
             self._weights[name, weight.shape(spans)] = buffer
         buffer = self._weights[name, weight.shape(spans)]
-        return Constant(weight.shape(spans), buffer, weight.dtype, weight.scales(spans))
+        return _constant(weight, spans, buffer)
 
     def shared_weight(
         self, name: str, weight: StoredWeight, heads: int, largest: int, columns: Span | None
     ) -> Constant:
         """The same of a part that subnetwork *largest* uses as a whole, and *heads* the beginning of."""
-        spans, whole = weight.spans(heads, columns), weight.spans(largest, columns)
+        spans, whole = weight.cut.spans(heads, columns), weight.cut.spans(largest, columns)
         label = f"{name}{columns or ''}"
         if label not in self._regions:
             self._regions[label] = Chunk(weight.num_bytes(whole), lambda: weight.part(whole))
         beginning = _Beginning(label, weight.num_bytes(spans))
         if beginning not in self._beginnings:
             self._beginnings[beginning] = self._buffer(beginning)
-        return Constant(weight.shape(spans), self._beginnings[beginning], weight.dtype, weight.scales(spans))
+        return _constant(weight, spans, self._beginnings[beginning])
 
     def metadata(self, name: str, content: bytes) -> None:
         """Adds a named entry."""
@@ -192,6 +192,11 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
         if key not in self._written:
             self._written[key] = cast(int, super().CreateNumpyVector(x))
         return self._written[key]
+
+
+def _constant(weight: StoredWeight, spans: Sequence[Span], buffer: int) -> Constant:
+    scales = weight.scales(spans)
+    return Constant(weight.shape(spans), buffer, weight.dtype, None if scales is None else scales.contiguous().numpy())
 
 
 def _operator_code(operator: Operator) -> Any:

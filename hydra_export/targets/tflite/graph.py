@@ -350,13 +350,3 @@ class Emitter(Operations[Value]):
     def _reshape(self, x: Value, name: str, shape_name: str, shape: list[int]) -> Value:
         """Each image's part of *x* in another shape."""
         return self.g.op(name, "RESHAPE", [x, self.g.constant(shape_name, [self.batch, *shape])])
-
-
-def signature(
-    config: HydraConfig, heads: int, spec: ExportSpec
-) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """The inputs and outputs of subnetwork *heads*; images lie as TFLite's own tools for them do, channels last."""
-    batch = "batch" if spec.batch == "dynamic" else spec.batch
-    size, dtype = config.image_size, "uint8" if spec.input == "image" else "float32"
-    image = TensorInfo(name="image", dtype=dtype, shape=(batch, size, size, config.channels))
-    return (image,), (TensorInfo(name=config.output, dtype="float32", shape=(batch, config.num_outputs(heads))),)

@@ -10,8 +10,8 @@ import msgspec
 
 from hydra_export.model import Weight
 from hydra_export.network import Span
-from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
-from hydra_export.targets.tflite import graph, metadata
+from hydra_export.target import Artifact, ExportSpec, TensorInfo, described, image_info, output_info
+from hydra_export.targets.tflite import metadata
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
 from hydra_export.targets.tflite.lint import SIGNATURE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
     """``<model>-k3.tflite``, ..."""
-    return [artifact(checkpoint, (k,), spec, *graph.signature(checkpoint.info.config, k, spec)) for k in heads]
+    return [artifact(checkpoint, (k,), spec) for k in heads]
 
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
@@ -50,14 +50,9 @@ def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Arti
     return finish(file, checkpoint, artifact, out, [Described(name, inputs, output)])
 
 
-def artifact(
-    checkpoint: Checkpoint,
-    heads: Sequence[int],
-    spec: ExportSpec,
-    inputs: Sequence[TensorInfo],
-    outputs: Sequence[TensorInfo],
-) -> Artifact:
-    """The artifact of *heads*, without what it needs: that follows from its operators."""
+def artifact(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, *inputs: TensorInfo) -> Artifact:
+    """The artifact of *heads*, without what it needs: that follows from its operators. *inputs*: beside the image."""
+    config = checkpoint.info.config
     which = "universal" if spec.graph == "universal" else f"k{heads[0]}"
     name = "-".join([checkpoint.info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
     return Artifact(
@@ -66,8 +61,8 @@ def artifact(
         target="tflite",
         spec=spec,
         heads=tuple(heads),
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        inputs=(image_info(config, spec, channels_last=True), *inputs),
+        outputs=(output_info(config, heads, spec),),
     )
 
 

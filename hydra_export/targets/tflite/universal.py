@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_export.network import Span
-from hydra_export.target import Artifact, ExportSpec, TensorInfo
-from hydra_export.targets.tflite import TFLiteOptions, choice, graph
+from hydra_export.target import Artifact, ExportSpec, TensorInfo, output_info
+from hydra_export.targets.tflite import TFLiteOptions, choice
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
 from hydra_export.targets.tflite.metadata import Described
 from hydra_export.targets.tflite.separate import artifact, finish
-from hydra_export.targets.tflite.weights import normalised, stored
+from hydra_export.targets.tflite.weights import begins_alike, normalised, stored
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -37,30 +37,24 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> l
 
     A model without a classifier has no ``run``: outputs are as wide as the subnetwork, and one tensor has one shape.
     """
-    config = checkpoint.info.config
-    inputs, (output,) = graph.signature(config, heads[-1], spec)
-    if config.num_classes:
-        inputs = (*inputs, HEADS_INFO)
-    elif len(heads) > 1:
-        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
-    return [artifact(checkpoint, heads, spec, inputs, (output,))]
+    run = [HEADS_INFO] if checkpoint.info.config.num_classes else []
+    return [artifact(checkpoint, heads, spec, *run)]
 
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
     file = _Universal(checkpoint, heads, spec)
-    config, places = checkpoint.info.config, Places(heads)
-    described, has_run = [], config.num_classes > 0
+    config, places, (whole,) = checkpoint.info.config, Places(heads), planned(checkpoint, heads, spec)
+    described, has_run, image = [], config.num_classes > 0, whole.inputs[0]
     for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
-        inputs, (output,) = graph.signature(config, k, spec)
+        output = output_info(config, [k], spec)
         if has_run and TFLiteOptions.of(spec).overlap:
-            file.add_call(k, places.branch(k), inputs[0], output)
+            file.add_call(k, places.branch(k), image, output)
         else:
-            file.add_subnetwork(k, inputs[0], output, f"k{k}")
-        described.append(Described(f"{checkpoint.info.name}-k{k}", inputs, output))
-    (whole,) = planned(checkpoint, heads, spec)
+            file.add_subnetwork(k, image, output, f"k{k}")
+        described.append(Described(f"{checkpoint.info.name}-k{k}", [image], output))
     if has_run:
-        file.add_choice(places, whole.inputs[0], whole.outputs[0])
+        file.add_choice(places, image, whole.outputs[0])
         described.append(Described(RUN, whole.inputs, whole.outputs[0]))
     return [finish(file.builder, checkpoint, whole, out, described)]
 
@@ -105,7 +99,7 @@ class _Universal:
         def weight(name: str, columns: Span | None) -> Constant:
             kept = self._stored[name]
             if TFLiteOptions.of(self.spec).overlap:
-                assert columns is not None or kept.begins_alike
+                assert columns is not None or begins_alike(kept)
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)
 

@@ -1,0 +1,103 @@
+"""The one description of a subnetwork: its program, and how its parameters are cut."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+from hydra_export import network
+from hydra_export.architecture import HydraConfig
+from hydra_export.model import HydraViT
+from hydra_export.network import Cut, Operations
+from tests.conftest import perturbed
+
+
+class Tokens(Operations[int]):
+    """Computes how many tokens of each image there are, and notes the weights that are asked for."""
+
+    def __init__(self, config: HydraConfig) -> None:
+        self.config = config
+        self.layers: list[str] = []
+
+    def _weights(self, place: str) -> None:
+        self.layers.append(place.replace("/", "."))
+
+    def embed(self, image: int) -> int:
+        self.layers += ["patch_embed", "tokens"]
+        return self.config.num_tokens
+
+    def layer_norm(self, x: int, place: str) -> int:
+        self._weights(place)
+        return x
+
+    def linear(self, x: int, place: str) -> int:
+        self._weights(place)
+        return x
+
+    def qkv(self, query: int, x: int, place: str) -> tuple[int, int, int]:
+        return self.linear(query, f"{place}/q"), self.linear(x, f"{place}/k"), self.linear(x, f"{place}/v")
+
+    def attention(self, qkv: tuple[int, int, int], place: str, num_queries: int) -> int:
+        assert qkv == (num_queries, self.config.num_tokens, self.config.num_tokens)
+        return num_queries
+
+    def activation(self, x: int, place: str) -> int:
+        return x
+
+    def residual(self, x: int, y: int, place: str) -> int:
+        assert x == y
+        return x
+
+    def select(self, x: int, place: str) -> int:
+        return 1
+
+    def features(self, x: int) -> int:
+        assert x == 1
+        return x
+
+    def classifier(self, features_BD: int, weights: str) -> int:
+        self._weights(weights)
+        return features_BD
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_classes": 0, "depth": 1}, {"depth": 3, "layer_scale": 0.5}])
+def test_a_subnetwork_uses_every_weight_of_its_normalised_form_once(
+    tiny_config: HydraConfig, changes: dict[str, float]
+) -> None:
+    config = msgspec.structs.replace(tiny_config, **changes)
+    ops = Tokens(config)
+    assert network.run(ops, config, 0, 3) == 1
+    normalised = list(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in _weights(config)))
+    assert ops.layers == normalised
+
+
+def _weights(config: HydraConfig) -> list[str]:
+    return list(HydraViT(config).weights(3))
+
+
+@pytest.mark.parametrize("fixture", ["tiny_config", "scaled_config"])
+def test_every_parameter_has_a_cut_and_it_is_what_the_dense_subnetwork_has(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    model = perturbed(request.getfixturevalue(fixture))
+    parameters = dict(model.named_parameters())
+    assert model.cuts.keys() == parameters.keys()
+    dense = dict(model.subnetwork(2).named_parameters())
+    for name, cut in model.cuts.items():
+        if cut.used_by((2,)):
+            first = cut.first(parameters[name], 2)
+            expected = dense[name.replace("head.k2", "head")]
+            assert torch.equal(first.flatten(0, 1) if cut.stacked else first, expected), name
+
+
+def test_a_classifier_of_its_own_is_in_the_shell_of_its_head_count_alone() -> None:
+    cut = Cut((0, 0), owner=3)
+    assert [list(cut.shell(low, high)) for low, high in ((0, 2), (2, 4), (4, 6))] == [[], [((2, 4), (2, 4))], []]
+    assert (cut.used_by((1, 3)), cut.used_by((1, 4))) == (True, False)
+
+
+def test_a_vector_along_an_axis_grows_as_that_axis_does() -> None:
+    cut = Cut((32, 8), owner=2)
+    assert (cut.along(0), cut.along(1)) == (Cut((32,), owner=2), Cut((8,), owner=2))
+    assert cut.shape((128, 32), ((1, 2), (0, 3))) == (32, 24)
