@@ -59,9 +59,9 @@ def bench_runtimes() -> Iterable[str]:
 
 
 def device_runtimes() -> Iterable[str]:
-    from hydra_export import device
+    from hydra_export import targets
 
-    return device.FORMATS
+    return targets.device_runtimes()
 
 
 def recipes() -> Iterable[str]:

@@ -10,6 +10,7 @@ from hydra_export.errors import BadInput
 from hydra_export.target import (
     Artifact,
     Card,
+    DeviceRuntime,
     ExportSpec,
     GraphKind,
     InputForm,
@@ -24,6 +25,7 @@ from hydra_export.target import (
     Work,
 )
 from hydra_export.targets.onnx.card import CARD
+from hydra_export.targets.onnx.devices import RUNTIMES
 from hydra_export.unchanged import Latest
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class OnnxTarget(Target):
     options: ClassVar[type[Options]] = OnnxOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
     card: ClassVar[Card] = CARD
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
 
     def requires(self) -> None:

@@ -12,6 +12,7 @@ from hydra_export.target import (
     METADATA_PREFIX,
     Artifact,
     Card,
+    DeviceRuntime,
     ExportSpec,
     GraphKind,
     InputForm,
@@ -26,6 +27,7 @@ from hydra_export.target import (
     Work,
 )
 from hydra_export.targets.tflite.card import CARD
+from hydra_export.targets.tflite.devices import RUNTIMES
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -55,6 +57,7 @@ class TFLiteTarget(Target):
     options: ClassVar[type[Options]] = TFLiteOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NHWC", "image": "NHWC"}
     card: ClassVar[Card] = CARD
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
 
     def requires(self) -> None:
