@@ -235,8 +235,10 @@ class Target(Protocol):
         options: the type of what can be chosen of it alone; ``Options`` itself where that is nothing.
         experimental: by graph kind, what a person has to know of artifacts that never ran where they belong.
         layouts: the order of the image's axes, N images, C channels, H height, W width; or what else it is.
+        runners: the file of a module with RUNNERS, which ``bench`` and boards run artifacts by (see ``board``); or "".
         device_runtimes: what runs its artifacts on phones and boards.
         packages: the distributions whose versions shape its artifacts.
+        further: distributions that add to it: name, what for, and the extra that brings it, or "".
         isolated: ``write`` runs a converter that must not share a process with others.
     """
 
@@ -248,8 +250,10 @@ class Target(Protocol):
     experimental: ClassVar[dict[GraphKind, str]] = {}
     layouts: ClassVar[dict[InputForm, str]]
     card: ClassVar[Card] = Card()
+    runners: ClassVar[str] = ""
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = ()
     packages: ClassVar[tuple[str, ...]]
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     isolated: ClassVar[bool] = False
 
     def requires(self) -> None:

@@ -53,9 +53,9 @@ def devices() -> Iterable[str]:
 
 
 def bench_runtimes() -> Iterable[str]:
-    from hydra_export import board
+    from hydra_export.bench import runtimes
 
-    return board.RUNTIMES
+    return runtimes.known()
 
 
 def device_runtimes() -> Iterable[str]:

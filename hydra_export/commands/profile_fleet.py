@@ -82,7 +82,10 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
         seen.add((one[0].profile.id, runtime))
         members.append(one)
     if not members:
-        raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")
+        raise BadInput(
+            f"{path} lists no device.",
+            f"Write a device a line, such as pixel7, or rpi5, {next(iter(targets.formats()))}.",
+        )
     return members
 
 

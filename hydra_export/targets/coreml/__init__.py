@@ -73,6 +73,7 @@ class CoreMLTarget(Target):
     }
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "CVPixelBuffer"}
     card: ClassVar[Card] = CARD
+    runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     isolated: ClassVar[bool] = True

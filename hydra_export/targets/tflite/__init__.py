@@ -57,8 +57,13 @@ class TFLiteTarget(Target):
     options: ClassVar[type[Options]] = TFLiteOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NHWC", "image": "NHWC"}
     card: ClassVar[Card] = CARD
+    runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("tensorflow", "a second TFLite interpreter", "tensorflow"),
+        ("litert-torch", "comparisons in the benchmarks", ""),
+    )
 
     def requires(self) -> None:
         """ai-edge-litert, which has wheels for Linux and macOS; flatbuffers comes with it."""
