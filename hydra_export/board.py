@@ -1,9 +1,9 @@
 """Times artifacts on the machine that this runs on: load, warm-up, calls that take turns, memory.
 
 It is one file and needs Python 3.8, numpy and a runtime, nothing else. ``hydra-export bench`` runs it from its package;
-``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, with what runs the artifacts (SOURCES), beside artifacts
-and a plan of them, for a board:
-``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import`` takes.
+``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, with what runs the artifacts (SOURCES), beside these
+and a plan of them, for a board: ``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import``
+takes.
 
 Each artifact is loaded by a process of its own, this file again, so that the memory it takes is its own, and the
 processes take turns: a noisy spell hits all head counts alike.
@@ -134,7 +134,7 @@ def default_seconds(num_bytes: int, gmacs: float) -> float:
 
 
 # The runtimes. What runs a target's artifacts is the text of a module with RUNNERS, by the name of each runtime: whether
-# it is installed, its version, and what opens an artifact and gives a function per head count. All may raise anything.
+# it is installed, its version, what opens an artifact and gives a function per head count. All may raise anything.
 
 
 def runners(sources: dict[str, str]) -> dict[str, dict[str, Any]]:
