@@ -133,8 +133,9 @@ def default_seconds(num_bytes: int, gmacs: float) -> float:
     return min(_MOST_LIMIT_SECONDS, _STARTS_SECONDS + num_bytes / _BYTES_PER_SECOND + gmacs / _GMACS_PER_SECOND)
 
 
-# The runtimes. What runs a target's artifacts is the text of a module with RUNNERS, by the name of each runtime: whether
-# it is installed, its version, what opens an artifact and gives a function per head count. All may raise anything.
+# The runtimes. What runs a target's artifacts is the text of a module with RUNNERS, by the name of each runtime:
+# whether it is installed, its version, what opens an artifact and gives a function per head count. All may raise
+# anything.
 
 
 def runners(sources: dict[str, str]) -> dict[str, dict[str, Any]]:

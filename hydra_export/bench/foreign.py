@@ -1,4 +1,4 @@
-"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what TFLite's benchmark_model prints."""
+"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what benchmark_model prints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hydra_export.target import ComputeUnit
 AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
 SOURCES = {
     AI_HUB: "Qualcomm AI Hub, a profile job of yours",
-    BENCHMARK_MODEL: "TensorFlow's benchmark_model, on the device",
+    BENCHMARK_MODEL: "benchmark_model, on the device",
 }
 # No expression here tries a letter twice: others wrote the text.
 _TIMINGS = re.compile(r"Inference timings in us:(.*)|STARTING!")
@@ -111,7 +111,7 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
 _NONE = "it holds no results that are known here."
 _FORMS = (
     "Give a board's bench.json or the output of bench --json, the JSON of a Qualcomm AI Hub profile "
-    "(download_profile), or all that TensorFlow's benchmark_model printed."
+    "(download_profile), or all that benchmark_model printed."
 )
 
 

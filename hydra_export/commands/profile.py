@@ -52,7 +52,7 @@ def profile(
         profiles: The folder of your own profiles, instead of the one among your settings.
         fleet: A text file with a device a line (and a runtime, behind a comma): say it of all, and what each fetches.
         import_: Keep times that were measured elsewhere: what a board's bench.py or bench --json wrote, the JSON of a
-            Qualcomm AI Hub profile, or what TensorFlow's benchmark_model printed.
+            Qualcomm AI Hub profile, or what benchmark_model printed.
         heads: With --import: the head count, where the file does not say.
         date: With --import: the day of the measurement, YYYY-MM-DD; by default the file's own.
     """
