@@ -78,7 +78,7 @@ def test_no_module_outside_the_targets_names_one() -> None:
     known = map(targets.get, targets.names())
     words = {word for target in known for word in (target.name, target.title, *target.packages, *_runtimes(target))}
     pattern = re.compile("|".join(rf"(?<![a-z]){re.escape(word)}(?![a-z])" for word in sorted(words)), re.IGNORECASE)
-    root, found = Path(hydra_export.__path__[0]), {}
+    root, found = Path(hydra_export.__path__[0]), dict[str, list[str]]()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
         if not name.startswith("targets/"):
