@@ -1,8 +1,9 @@
 """Times artifacts on the machine that this runs on: load, warm-up, calls that take turns, memory.
 
 It is one file and needs Python 3.8, numpy and a runtime, nothing else. ``hydra-export bench`` runs it from its package;
-``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, beside artifacts and a plan of them, for a board:
-``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import`` takes.
+``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, with what runs the artifacts (SOURCES), beside these
+and a plan of them, for a board: ``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import``
+takes.
 
 Each artifact is loaded by a process of its own, this file again, so that the memory it takes is its own, and the
 processes take turns: a noisy spell hits all head counts alike.
@@ -13,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -41,15 +40,7 @@ if TYPE_CHECKING:  # Python 3.8 does not know these forms
 
 KIND = "hydra-export bench"
 PLAN, RESULT = "plan.json", "bench.json"
-# What runs which target, the usual one first: the name of each, and what a record of it says.
-RUNTIMES = {
-    "onnxruntime": {"target": "onnx", "unit": "cpu", "compute": "fp32"},
-    "onnxruntime-cuda": {"target": "onnx", "unit": "gpu", "compute": "fp32"},
-    "openvino": {"target": "onnx", "unit": "cpu", "compute": "fp32"},
-    "openvino-bf16": {"target": "onnx", "unit": "cpu", "compute": "bf16"},
-    "litert": {"target": "tflite", "unit": "cpu", "compute": "fp32"},
-    "coreml": {"target": "coreml", "unit": "npu", "compute": "fp16"},
-}
+SOURCES: dict[str, str] = {}  # by target, the text of what runs its artifacts: a copy for a board has it here
 # Warm is what no longer gets faster: the fastest of so many calls is not faster than all before by so much.
 _WARM_CALLS, _WARM_GAIN, _WARM_SECONDS = 4, 0.02, 10.0
 _TURN_MS = 20.0  # of calls in a row; the first of several is not timed, as others used the caches meanwhile
@@ -142,124 +133,25 @@ def default_seconds(num_bytes: int, gmacs: float) -> float:
     return min(_MOST_LIMIT_SECONDS, _STARTS_SECONDS + num_bytes / _BYTES_PER_SECOND + gmacs / _GMACS_PER_SECOND)
 
 
-# The runtimes: each opens an artifact and gives a function per head count. They raise whatever they raise.
+# The runtimes. What runs a target's artifacts is the text of a module with RUNNERS, by the name of each runtime:
+# whether it is installed, its version, what opens an artifact and gives a function per head count. All may raise
+# anything.
 
 
-def installed() -> tuple[str, ...]:
+def runners(sources: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What *sources* have, by the name of the runtime; each target's usual one first."""
+    found = {}
+    for target, source in sources.items():
+        module: dict[str, Any] = {"__name__": f"runners_of_{target}"}
+        exec(compile(source, f"<what runs {target}>", "exec"), module)
+        for name, runner in module["RUNNERS"].items():
+            found[name] = {**runner, "target": target, "needs": module["NEEDS"]}
+    return found
+
+
+def installed(known: dict[str, dict[str, Any]]) -> list[str]:
     """The runtimes of this machine."""
-    return tuple(name for name, (here, _open) in _RUNTIMES_HERE.items() if here())
-
-
-def _has(*modules: str) -> bool:
-    return any(importlib.util.find_spec(module) is not None for module in modules)
-
-
-def _has_cuda() -> bool:
-    if not _has("onnxruntime"):
-        return False
-    import onnxruntime as ort
-
-    return "CUDAExecutionProvider" in ort.get_available_providers()
-
-
-def _has_bf16() -> bool:
-    if not _has("openvino"):
-        return False
-    ov = importlib.import_module("openvino")
-
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _onnxruntime(path: Path, threads: int, provider: str = "CPUExecutionProvider") -> Callable[[int], Run]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # fatal: errors are raised
-    options.intra_op_num_threads = threads
-    # Between calls others have the cores: threads that wait busily for the next one would take them.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(
-        str(path), options, providers=list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-    )
-    if session.get_providers()[0] != provider:
-        raise CannotRunError(f"{provider} could not be used")
-    names = [one.name for one in session.get_inputs()]
-
-    def at(heads: int) -> Run:
-        chosen = {"k": np.array(heads, np.int64)} if "k" in names else {}
-        return lambda image: session.run(None, {names[0]: image, **chosen})[0]
-
-    return at
-
-
-def _openvino(path: Path, threads: int, compute: str = "f32") -> Callable[[int], Run]:
-    ov = importlib.import_module("openvino")
-
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": compute,
-    }
-    compiled = ov.Core().compile_model(str(path), "CPU", config)
-    request = compiled.create_infer_request()
-    names = [one.get_any_name() for one in compiled.inputs]
-
-    def at(heads: int) -> Run:
-        chosen = {"k": np.array(heads, np.int64)} if "k" in names else {}
-
-        def run(image: Any) -> Any:
-            request.infer({names[0]: image, **chosen})
-            return np.array(request.get_output_tensor(0).data)
-
-        return run
-
-    return at
-
-
-def _litert(path: Path, threads: int) -> Callable[[int], Run]:
-    module = "ai_edge_litert" if _has("ai_edge_litert") else "tflite_runtime"
-    interpreter = importlib.import_module(f"{module}.interpreter").Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
-    signatures = interpreter.get_signature_list()
-
-    def at(heads: int) -> Run:
-        key = f"k{heads}" if f"k{heads}" in signatures else next(iter(signatures))
-        runner = interpreter.get_signature_runner(key)
-        (output,) = signatures[key]["outputs"]
-        chosen = {"k": np.array([heads], np.int32)} if "k" in signatures[key]["inputs"] else {}
-        return lambda image_BHWC: runner(image=image_BHWC, **chosen)[output]
-
-    return at
-
-
-def _coreml(path: Path, _threads: int) -> Callable[[int], Run]:
-    ct = importlib.import_module("coremltools")
-
-    def at(heads: int) -> Run:
-        model = ct.models.MLModel(str(path))
-        if f"k{heads}" in (model._get_function_names() if hasattr(model, "_get_function_names") else ()):
-            model = ct.models.MLModel(str(path), function_name=f"k{heads}")
-        return lambda image: model.predict({"image": image})["logits"]
-
-    return at
-
-
-_RUNTIMES_HERE: dict[str, tuple[Callable[[], bool], Callable[[Path, int], Callable[[int], Run]]]] = {
-    "onnxruntime": (lambda: _has("onnxruntime"), _onnxruntime),
-    "onnxruntime-cuda": (_has_cuda, lambda path, threads: _onnxruntime(path, threads, "CUDAExecutionProvider")),
-    "openvino": (lambda: _has("openvino"), _openvino),
-    "openvino-bf16": (_has_bf16, lambda path, threads: _openvino(path, threads, "bf16")),
-    "litert": (lambda: _has("ai_edge_litert", "tflite_runtime"), _litert),
-    "coreml": (lambda: sys.platform == "darwin" and _has("coremltools"), _coreml),
-}
-_PACKAGES = {"onnxruntime-cuda": "onnxruntime", "openvino-bf16": "openvino", "coreml": "coremltools"}
-
-
-def _version(runtime: str) -> str:
-    package = _PACKAGES.get(runtime, runtime)
-    if package == "litert":
-        package = "ai_edge_litert" if _has("ai_edge_litert") else "tflite_runtime"
-    return str(importlib.import_module(package).__version__)
+    return [name for name, runner in known.items() if runner["installed"]()]
 
 
 # One artifact in a process of its own: requests are lines on standard input, answers lines on what was standard output
@@ -269,14 +161,22 @@ class _Loaded:
     """What the process holds."""
 
     def __init__(
-        self, folder: str, artifact: dict[str, Any], runtime: str, threads: int, golden: str, memory_mib: int
+        self,
+        folder: str,
+        artifact: dict[str, Any],
+        runtime: str,
+        source: str,
+        threads: int,
+        golden: str,
+        memory_mib: int,
     ) -> None:
         _limit_memory(memory_mib)
         self.artifact, self.golden = artifact, Path(folder, golden)
-        self.version = _version(runtime)
+        runner = runners({artifact["target"]: source})[runtime]
+        self.version = runner["version"]()
         self.base_mib = _peak_mib()
         start = time.perf_counter()
-        self.at = _RUNTIMES_HERE[runtime][1](Path(folder, artifact["path"]), threads)
+        self.at = runner["open"](Path(folder, artifact["path"]), threads)
         self.runs = {k: self.at(k) for k in artifact["heads"]}
         self.load_ms = (time.perf_counter() - start) * 1e3
         self.image = self._image(artifact["batch"])
@@ -284,7 +184,7 @@ class _Loaded:
     def _image(self, batch: int) -> Any:
         with np.load(self.golden, allow_pickle=False) as arrays:
             first = arrays["pixels" if self.artifact["input"] == "image" else "image"][[0] * batch]
-        if self.artifact["target"] == "tflite" and self.artifact["input"] == "tensor":
+        if self.artifact["layout"] == "NHWC" and self.artifact["input"] == "tensor":
             first = first.transpose(0, 2, 3, 1)
         return np.ascontiguousarray(first)
 
@@ -392,7 +292,7 @@ class _Process:
             env=environment,
         )
         try:
-            opening = {name: task[name] for name in ("artifact", "runtime", "threads", "memory_mib")}
+            opening = {name: task[name] for name in ("artifact", "runtime", "source", "threads", "memory_mib")}
             self.opened = self.ask("open", {**opening, "folder": str(folder), "golden": golden})
         except BaseException:
             self.close()
@@ -484,10 +384,15 @@ def measure(
         what bench.json holds.
     """
     about, gmacs = machine(), plan["model"]["gmacs"]
+    sources = plan.get("runners", SOURCES)
+    known = runners(sources)
     tasks = [
         {
             "artifact": artifact,
             "runtime": runtime,
+            "unit": known[runtime]["unit"],
+            "compute": known[runtime]["compute"],
+            "source": sources[artifact["target"]],
             "threads": count,
             "memory_mib": memory_mib or default_memory_mib(artifact["weight_bytes"], _memory_mib("MemAvailable")),
             "seconds": seconds or default_seconds(artifact["bytes"], _FIRST_CALLS * artifact["batch"] * gmacs),
@@ -495,7 +400,7 @@ def measure(
         for count in threads
         for runtime in runtimes
         for artifact in plan["artifacts"]
-        if RUNTIMES[runtime]["target"] == artifact["target"]
+        if runtime in known and known[runtime]["target"] == artifact["target"]
     ]
     timings: list[Timing] = []
     failed: list[dict[str, str]] = []
@@ -560,7 +465,7 @@ def _turns(cells: Sequence[_Cell]) -> Iterator[_Cell]:
 
 def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
     task, opened = cell.process.task, cell.process.opened
-    artifact, runtime = task["artifact"], RUNTIMES[task["runtime"]]
+    artifact = task["artifact"]
     wall = [clock for clock, _cpu in cell.calls_ms]
     cpu = statistics.median(work for _clock, work in cell.calls_ms)
     p10, p90, p99 = (float(np.percentile(wall, share)) for share in (10, 90, 99))
@@ -570,8 +475,8 @@ def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
         "heads": cell.heads,
         "runtime": task["runtime"],
         "runtime_version": opened["version"],
-        "unit": runtime["unit"],
-        "compute": runtime["compute"],
+        "unit": task["unit"],
+        "compute": task["compute"],
         "threads": task["threads"],
         "load_ms": opened["load_ms"],
         "peak_mib": peak_mib,
@@ -587,7 +492,7 @@ def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
         "p99_ms": p99,
         "cpu_ms": cpu,
         "cpu_min_ms": min(work for _clock, work in cell.calls_ms),
-        "noise": list(noise(wall, cpu if task["threads"] == 1 and runtime["unit"] == "cpu" else None)),
+        "noise": list(noise(wall, cpu if task["threads"] == 1 and task["unit"] == "cpu" else None)),
         "runs_ms": [float(f"{ms:.5g}") for ms in wall],
     }
 
@@ -615,13 +520,13 @@ def noise(runs_ms: Sequence[float], cpu_ms: float | None) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of bench.py."""
-    cores = usable_cores()
+    cores, known = usable_cores(), runners(SOURCES)
     parser = argparse.ArgumentParser(description="Times the artifacts in this folder on this machine.")
     parser.add_argument(
         "--threads", default=f"1,{cores}" if cores > 1 else "1", help="such as 1,4; by default 1 and all"
     )
     parser.add_argument("--runs", type=int, default=50, help="timed calls of each (default 50)")
-    parser.add_argument("--runtime", default="", help=f"only these of {', '.join(RUNTIMES)}")
+    parser.add_argument("--runtime", default="", help=f"only these of {', '.join(known)}")
     parser.add_argument("--limit-memory", type=int, help="MiB that each artifact may take (default: by its size)")
     parser.add_argument("--limit-seconds", type=float, help="seconds that it may take to load, and for a first call")
     parser.add_argument("--out", default=RESULT, help=f"where the result goes (default {RESULT})")
@@ -629,14 +534,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     wanted = [name.strip() for name in asked.runtime.split(",") if name.strip()]
-    here = installed()
+    here = installed(known)
     runtimes = [name for name in here if not wanted or name in wanted]
-    unknown = [name for name in wanted if name not in RUNTIMES]
+    unknown = [name for name in wanted if name not in known]
     counts = asked.threads.split(",")
     if unknown:
-        parser.error(f"--runtime: no '{unknown[0]}'; known: {', '.join(RUNTIMES)}")
+        parser.error(f"--runtime: no '{unknown[0]}'; known: {', '.join(known)}")
     if not here:
-        parser.error("no runtime is installed here: pip install onnxruntime, or ai-edge-litert for TFLite files")
+        needs = {runner["target"]: runner["needs"] for runner in known.values()}
+        parser.error(f"no runtime is installed here: {'; '.join(f'{t} needs {what}' for t, what in needs.items())}")
     if not runtimes:
         parser.error(f"{', '.join(wanted)} is not installed here; what is: {', '.join(here)}")
     if asked.limit_memory is not None and asked.limit_memory < LEAST_MIB:

@@ -12,31 +12,18 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
-from hydra_export import documents, files
+from hydra_export import documents, files, targets
 from hydra_export.errors import BadInput
+from hydra_export.target import ComputeUnit
 
 UNVERIFIED = "unverified"
 UNKNOWN = "unknown"
 SCHEMA_FILE = "docs/device-profile.schema.json"
 
 Provenance = Literal["measured", "published", "published_secondhand", "estimated", "unknown"]
-ComputeUnit = Literal["cpu", "gpu", "npu"]
 DeviceClass = Literal["phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit"]
 NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "w8a16", "w8a8_mixed_int16", "unknown"]
 Statistic = Literal["median", "mean", "min", "p90", "p99", "from_throughput", "unknown"]
-# The format that each runtime takes; those that compile it for one device take ONNX.
-FORMATS = {
-    "onnxruntime": "onnx",
-    "litert": "tflite",
-    "coreml": "coreml",
-    "openvino": "onnx",
-    "tensorrt": "onnx",
-    "qnn": "onnx",
-    "hailort": "onnx",
-    "axengine": "onnx",
-    "rknn": "onnx",
-    "ncnn": "onnx",
-}
 Range = float | tuple[float, float]  # one number, or the smallest and largest of the variants sold
 Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 
@@ -306,7 +293,7 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
         yield f"high: {record.high} lies below ms, {record.ms}"
     if not record.model.strip():
         yield "model: is empty"
-    if record.runtime not in FORMATS:
+    if record.runtime not in targets.formats():
         yield f"runtime: there is no '{record.runtime}' ({_nearest(record.runtime)})"
     if record.source not in sources:
         yield f"source: [sources] does not list '{record.source}'"
@@ -320,8 +307,8 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
 
 
 def _nearest(runtime: str) -> str:
-    near = difflib.get_close_matches(runtime, FORMATS, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"one of {', '.join(FORMATS)}"
+    near = difflib.get_close_matches(runtime, targets.formats(), n=1)
+    return f"did you mean '{near[0]}'?" if near else f"one of {', '.join(targets.formats())}"
 
 
 def _bad_numbers(name: str, value: object) -> Iterator[str]:

@@ -27,12 +27,7 @@ if TYPE_CHECKING:
 TIME_LIMIT_SECONDS = 300.0
 # What every target is made and proven with; targets name what they need themselves.
 _BASE = ("torch", "torchvision", "timm", "safetensors", "numpy")
-_FURTHER = (
-    ("tensorflow", "a second TFLite interpreter", "tensorflow"),
-    ("matplotlib", "charts", "plot"),
-    ("onnxsim", "the tests that ONNX graphs are minimal", "dev"),
-    ("litert-torch", "comparisons in the benchmarks", ""),
-)
+_FURTHER = (("matplotlib", "charts", "plot"),)
 State = Literal["works", "fails", "not installed", "not available"]
 
 
@@ -165,7 +160,8 @@ def _packages() -> Iterator[Package]:
         remedy = refusal.remedy if refusal else f"Run: {install_command()}"
         for name in target.packages:
             known.setdefault(name, _package(name, f"target {target.name}", remedy))
-    for name, purpose, extra in _FURTHER:
+    further = [each for target in map(targets.get, targets.names()) for each in target.further]
+    for name, purpose, extra in (*further, *_FURTHER):
         how = install_command(extra) if extra else f"pip install {name}"
         known.setdefault(name, _package(name, purpose, f"Run: {how}"))
     yield from known.values()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8"]
 InputForm = Literal["tensor", "image"]
+ComputeUnit = Literal["cpu", "gpu", "npu"]
 
 METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
 
@@ -155,6 +156,36 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     needs: dict[str, str] = {}
 
 
+class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that runs a target's files on devices.
+
+    Attributes:
+        unit: the compute unit that it uses where it is not usual.
+        maker: the family of devices for whose chips alone it is; empty for any.
+        cards: these chips are also sold as cards for other computers.
+        handheld: phones and tablets run it.
+        usual: its place among those that run our files without special tools: by family of devices where the family
+            has its own, else for "handheld" and for "other" devices. Several units where the family has them.
+        converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
+        reads_results: ``profile`` takes times of it that were measured elsewhere.
+        benchmark_model: it is what TensorFlow's benchmark_model times.
+        timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
+        timer_classes: the classes of devices on which that works; empty for all.
+    """
+
+    name: str
+    unit: ComputeUnit = "cpu"
+    maker: str = ""
+    cards: bool = False
+    handheld: bool = True
+    usual: dict[str, int] = {}
+    converts: bool = False
+    reads_results: bool = False
+    benchmark_model: bool = False
+    timers: dict[str, str] = {}
+    timer_classes: tuple[str, ...] = ()
+
+
 class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A file of ``data/snippets`` that a bundle gets with a target's artifacts.
 
@@ -223,7 +254,10 @@ class Target(Protocol):
         options: the type of what can be chosen of it alone; ``Options`` itself where that is nothing.
         experimental: by graph kind, what a person has to know of artifacts that never ran where they belong.
         layouts: the order of the image's axes, N images, C channels, H height, W width; or what else it is.
+        runners: the file of a module with RUNNERS, which ``bench`` and boards run artifacts by (see ``board``); or "".
+        device_runtimes: what runs its artifacts on phones and boards.
         packages: the distributions whose versions shape its artifacts.
+        further: distributions that add to it: name, what for, and the extra that brings it, or "".
         isolated: ``write`` runs a converter that must not share a process with others.
     """
 
@@ -235,7 +269,10 @@ class Target(Protocol):
     experimental: ClassVar[dict[GraphKind, str]] = {}
     layouts: ClassVar[dict[InputForm, str]]
     card: ClassVar[Card] = Card()
+    runners: ClassVar[str] = ""
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = ()
     packages: ClassVar[tuple[str, ...]]
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     isolated: ClassVar[bool] = False
 
     def requires(self) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import hydra_export
+from hydra_export import targets
+from hydra_export.target import Target
 
 HEAVY = ("torch", "timm", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "PIL")
 
@@ -56,7 +60,52 @@ def test_no_module_of_ours_is_imported_by_its_name_in_a_string() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 found.add(path.relative_to(root).as_posix())
-    assert found - {"board.py"} == allowed  # board.py imports nothing of ours: it runs alone
+    runners = {f"targets/{name}/runners.py" for name in targets.names()}  # import nothing of ours: they run alone
+    assert found - runners == allowed
+
+
+# What names a target, and may: what stands on its own, and texts for others.
+_NAMES_A_TARGET = {
+    "mil/": "reads and runs the packages of one format, ours or not: public, and no part of a target",
+    "data/snippets/": "programs for the readers of a bundle, one for several targets; each target lists its own",
+    "doctor.py": "a key of the output of doctor --json is the name of a runtime",
+    "commands/doctor.py": "the same",
+}
+
+
+def test_no_module_outside_the_targets_names_one() -> None:
+    """By its name, its title, its packages or its runtimes: in identifiers, texts, and docstrings that are help."""
+    known = map(targets.get, targets.names())
+    words = {word for target in known for word in (target.name, target.title, *target.packages, *_runtimes(target))}
+    pattern = re.compile("|".join(rf"(?<![a-z]){re.escape(word)}(?![a-z])" for word in sorted(words)), re.IGNORECASE)
+    root, found = Path(hydra_export.__path__[0]), dict[str, list[str]]()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith("targets/"):
+            hits = [text for text in _texts(path, name.startswith("commands/")) if pattern.search(text)]
+            found |= {name: hits} if hits else {}
+    allowed = {name for name in found if any(name.startswith(prefix) for prefix in _NAMES_A_TARGET)}
+    assert {name: hits for name, hits in found.items() if name not in allowed} == {}
+    assert {next(p for p in _NAMES_A_TARGET if name.startswith(p)) for name in allowed} == set(_NAMES_A_TARGET)
+
+
+def _runtimes(target: Target) -> set[str]:
+    """Their names, and those of the packages that ``bench`` runs them by."""
+    verifying = {runtime.name for precision in target.precisions for runtime in target.runtimes(precision)}
+    return verifying | {runtime.name for runtime in target.device_runtimes}
+
+
+def _texts(path: Path, with_docstrings: bool) -> Iterator[str]:
+    """Every identifier and text of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body]
+    first = [node.body[0] for node in documented]
+    docstrings = {id(each.value) for each in first if isinstance(each, ast.Expr)}
+    for node in nodes:
+        if id(node) in docstrings and not with_docstrings:
+            continue
+        yield from (value for _name, value in ast.iter_fields(node) if isinstance(value, str))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from hydra_export import bench, board, bundle, profiles, targets
+from hydra_export.bench import runtimes, standalone
 from hydra_export.bench.run import plan
 from hydra_export.errors import BadInput, OutputRefused
 from tests.conftest import available_targets, children, perturbed
@@ -44,7 +45,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(every: Path) -> dict[str, Any]:
     manifest = bundle.read(every)
-    here = [name for name in board.installed() if name in ("onnxruntime", "litert")]
+    here = [name for name in runtimes.installed() if name in ("onnxruntime", "litert")]
     return board.measure(every, plan(manifest, manifest.artifacts), RUNS, [1, 2], here)
 
 
@@ -79,8 +80,17 @@ def test_memory_is_of_the_artifact_and_not_of_this_process(measured: dict[str, A
 
 def test_a_process_that_dies_is_named_and_the_others_go_on(every: Path) -> None:
     manifest = bundle.read(every)
-    artifact = plan(manifest, manifest.artifacts)["artifacts"][0]
-    task = {"artifact": artifact, "runtime": "onnxruntime", "threads": 1, "memory_mib": 2000, "seconds": 60}
+    whole = plan(manifest, manifest.artifacts)
+    artifact = whole["artifacts"][0]
+    source = whole["runners"][artifact["target"]]
+    task = {
+        "artifact": artifact,
+        "runtime": "onnxruntime",
+        "source": source,
+        "threads": 1,
+        "memory_mib": 2000,
+        "seconds": 60,
+    }
     process = board._Process(task, every, bundle.GOLDEN)
     process.process.kill()
     with pytest.raises(board.CannotRunError, match="signal SIGKILL ended it"):
@@ -134,8 +144,11 @@ def test_noise_is_named(runs: list[float], cpu: float | None, expected: list[str
 
 
 def test_the_module_needs_numpy_and_python_3_8_alone() -> None:
-    source = Path(board.__file__).read_text(encoding="utf-8")
-    tree = ast.parse(source, feature_version=(3, 8))
+    sources = runtimes.sources(targets.names())
+    whole = standalone.program(sources)
+    trees = [ast.parse(text, feature_version=(3, 8)) for text in (whole, *sources.values())]
+    assert [name for text in (whole, *sources.values()) if "hydra_export import" in (name := text)] == []
+    tree = ast.Module([each for tree in trees for each in tree.body], [])
     named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     foreign = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"__future__"}
@@ -161,7 +174,7 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     out = tmp_path / "hydra-bench"
     assert main(["bench", "--bundle", str(every), "--standalone", str(out), "--heads", "2"]) == 0
     assert "scp -r" in capsys.readouterr().out
-    assert (out / "bench.py").read_bytes() == Path(board.__file__).read_bytes()
+    assert (out / "bench.py").read_text() == standalone.program(runtimes.sources(["onnx", "tflite"]))
     assert {a["path"] for a in json.loads((out / "plan.json").read_bytes())["artifacts"]} >= {"onnx/tiny-k2.onnx"}
     assert not (out / "onnx/tiny-k4.onnx").exists()
     command = [sys.executable, "bench.py", "--runs", "3", "--threads", "1", "--runtime", "onnxruntime"]

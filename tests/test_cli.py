@@ -695,7 +695,7 @@ def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -
 
 def test_every_target_s_options_stand_in_a_group_of_its_own(capsys: Capture) -> None:
     assert main(["export", "--help"]) == 0
-    groups = re.split(r"^╭─ (.+?) ─+╮$", capsys.readouterr().out, flags=re.MULTILINE)
+    groups = re.split(r"^╭─ (.+?) ─+╮$", capsys.readouterr().out.rpartition("╯")[0], flags=re.MULTILINE)
     by_title = dict(zip(groups[1::2], groups[2::2], strict=True))
     for target in map(targets.get, targets.names()):
         shown = " ".join(by_title[target.title].replace("│", " ").split())

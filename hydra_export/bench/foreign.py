@@ -1,4 +1,4 @@
-"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what TFLite's benchmark_model prints."""
+"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what benchmark_model prints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hydra_export import documents, files
+from hydra_export import documents, files, targets
 from hydra_export.bench.report import Report, decode
 from hydra_export.board import KIND
-from hydra_export.device import FORMATS, ComputeUnit, LatencyRecord, NumberFormat, Ops, Statistic, is_date
+from hydra_export.device import LatencyRecord, NumberFormat, Ops, Statistic, is_date
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import Workload
+from hydra_export.target import ComputeUnit
 
 AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
 SOURCES = {
     AI_HUB: "Qualcomm AI Hub, a profile job of yours",
-    BENCHMARK_MODEL: "TFLite's benchmark_model, on the device",
+    BENCHMARK_MODEL: "benchmark_model, on the device",
 }
 # No expression here tries a letter twice: others wrote the text.
 _TIMINGS = re.compile(r"Inference timings in us:(.*)|STARTING!")
@@ -110,7 +111,7 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
 _NONE = "it holds no results that are known here."
 _FORMS = (
     "Give a board's bench.json or the output of bench --json, the JSON of a Qualcomm AI Hub profile "
-    "(download_profile), or all that TFLite's benchmark_model printed."
+    "(download_profile), or all that benchmark_model printed."
 )
 
 
@@ -237,15 +238,18 @@ def _number(text: str) -> float | str:
 def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     model = asked.model
     heads, precision = _which(measured, path, asked)
-    runtime = asked.runtime
+    runtime, known = asked.runtime, targets.device_runtimes()
     if measured.source == BENCHMARK_MODEL:
-        if runtime not in ("", "litert"):
-            raise BadInput(f"{path} is of benchmark_model, which runs litert, not {runtime}.", "Leave out --runtime.")
-        runtime = "litert"
+        (timed,) = (name for name, each in known.items() if each.benchmark_model)
+        if runtime not in ("", timed):
+            raise BadInput(f"{path} is of benchmark_model, which runs {timed}, not {runtime}.", "Leave out --runtime.")
+        runtime = timed
     if not runtime:
-        raise BadInput(f"{path} does not say which runtime ran it.", "Say it: --runtime litert, onnxruntime or qnn.")
-    if runtime not in FORMATS:
-        raise UnknownName("runtime", runtime, FORMATS)
+        names = [name for name, each in known.items() if each.reads_results]
+        remedy = f"Say it: --runtime {', '.join(names[:-1])} or {names[-1]}."
+        raise BadInput(f"{path} does not say which runtime ran it.", remedy)
+    if runtime not in known:
+        raise UnknownName("runtime", runtime, known)
     return LatencyRecord(
         model=model.name,
         k=heads,

@@ -12,9 +12,9 @@ import msgspec
 from hydra_export import documents, files
 from hydra_export.board import KIND
 from hydra_export.bundle import Manifest
-from hydra_export.device import ComputeUnit, Match, NumberFormat, is_date
+from hydra_export.device import Match, NumberFormat, is_date
 from hydra_export.errors import BadInput
-from hydra_export.target import GraphKind, InputForm, Precision
+from hydra_export.target import ComputeUnit, GraphKind, InputForm, Precision
 
 _SAID = set(Match.__struct_fields__) - {"source"}
 _TIMES = ("load_ms", "median_ms", "mean_ms", "min_ms", "p10_ms", "p90_ms", "p99_ms")

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from hydra_export import board, bundle
+from hydra_export import board, bundle, targets
+from hydra_export.bench import runtimes as runners
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
 from hydra_export.guard import Guard, Limits
-from hydra_export.installation import install_command
 
 
 def bench(
@@ -37,13 +37,15 @@ def bench(
     """
     manifest = bundle.read(folder)
     bundle.read_golden(folder, manifest)
-    chosen = _chosen(runtimes)
-    timed = [a for a in manifest.artifacts if any(board.RUNTIMES[name]["target"] == a.target for name in chosen)]
+    known = runners.known()
+    chosen = _chosen(runtimes, known)
+    timed = [a for a in manifest.artifacts if any(known[name]["target"] == a.target for name in chosen)]
     if not timed:
+        needs = {runner["target"]: runner["needs"] for runner in known.values()}
         raise BadInput(
             f"Nothing in {folder} can be timed on this machine: here is {_listed(chosen) or 'no runtime'}, "
             f"and it holds {_listed(a.target for a in manifest.artifacts)}.",
-            f"Core ML runs on a Mac; for TFLite run: {install_command('tflite')}.",
+            f"{_listed(f'{a.target} needs {needs[a.target]}' for a in manifest.artifacts if a.target in needs)}.",
         )
     with Guard(folder, manifest, limits) as guard:
         for step, artifact in enumerate(timed):
@@ -52,7 +54,7 @@ def bench(
     measured = board.measure(
         folder, plan(manifest, timed), runs, threads, chosen, progress, limits.memory_mib, limits.seconds
     )
-    first = {target: name for name in reversed(chosen) for target in [board.RUNTIMES[name]["target"]]}
+    first = {target: name for name in reversed(chosen) for target in [known[name]["target"]]}
     usual = {artifact.path: first[artifact.target] for artifact in timed}
     for failure in measured["failed"]:
         if usual[failure["path"]] == failure["runtime"]:
@@ -81,6 +83,7 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
         "schema_version": 1,
         "kind": f"{board.KIND} plan",
         "golden": bundle.GOLDEN,
+        "runners": runners.sources(dict.fromkeys(artifact.target for artifact in artifacts)),
         "model": {
             "name": model.name,
             "checkpoint_sha256": model.checkpoint_sha256,
@@ -96,6 +99,7 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
                 "graph": artifact.graph,
                 "precision": artifact.precision,
                 "input": artifact.input,
+                "layout": targets.get(artifact.target).layouts[artifact.input],
                 "batch": artifact.batch,
                 "bytes": manifest.fetch_bytes(artifact),
                 "weight_bytes": manifest.weight_bytes(artifact),
@@ -107,11 +111,11 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
     }
 
 
-def _chosen(runtimes: Sequence[str]) -> list[str]:
-    here = board.installed()
+def _chosen(runtimes: Sequence[str], known: dict[str, dict[str, Any]]) -> list[str]:
+    here = board.installed(known)
     for name in runtimes:
-        if name not in board.RUNTIMES:
-            raise UnknownName("runtime", name, board.RUNTIMES)
+        if name not in known:
+            raise UnknownName("runtime", name, known)
         if name not in here:
             raise BadInput(f"Runtime '{name}' is not installed here.", f"Here are {_listed(here)}.")
     return [name for name in here if not runtimes or name in runtimes]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hydra_export import profiles
+from hydra_export.bench import runtimes
 from hydra_export.bench.report import Report, Timing
 from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match
 from hydra_export.errors import BadInput
@@ -14,7 +16,6 @@ from hydra_export.profiles import ResolvedProfile
 
 SOURCE = "own-bench"
 _SOURCES = {SOURCE: "hydra-export bench, or the folder that bench --standalone writes"}
-_RUNTIMES = {"onnxruntime-cuda": "onnxruntime", "openvino-bf16": "openvino"}
 # Of several artifacts for one head count, the plainest: what else there is takes about as long.
 _GRAPHS = ("separate", "shared", "universal")
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -23,12 +24,13 @@ _MIB_IN_MB = 2**20 / 1e6
 
 def records(report: Report) -> list[LatencyRecord]:
     """One record per runtime, arithmetic, head count and number of threads."""
+    known = runtimes.known()
     found: dict[tuple[object, ...], Timing] = {}
     for timing in sorted(report.timings, key=_plainness):
-        how = (_RUNTIMES.get(timing.runtime, timing.runtime), timing.unit, timing.precision == "int8")
+        how = (_times(timing, known), timing.unit, timing.precision == "int8")
         if not timing.wrong:
             found.setdefault((how, timing.heads, timing.threads), timing)
-    return [_record(report, timing) for timing in found.values()]
+    return [_record(report, timing, _times(timing, known)) for timing in found.values()]
 
 
 def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[ResolvedProfile, Path, int]:
@@ -77,7 +79,12 @@ def _plainness(timing: Timing) -> tuple[int, ...]:
     return _GRAPHS.index(timing.graph), _PRECISIONS.index(precision), timing.input == "image"
 
 
-def _record(report: Report, timing: Timing) -> LatencyRecord:
+def _times(timing: Timing, known: dict[str, dict[str, Any]]) -> str:
+    """The runtime of devices that a time is of."""
+    return str(known[timing.runtime]["times"]) if timing.runtime in known else timing.runtime
+
+
+def _record(report: Report, timing: Timing, runtime: str) -> LatencyRecord:
     images, model = timing.batch, report.model
     return LatencyRecord(
         model=model.name,
@@ -86,7 +93,7 @@ def _record(report: Report, timing: Timing) -> LatencyRecord:
         model_gmacs=model.gmacs,
         resolution=model.resolution,
         tokens=model.tokens,
-        runtime=_RUNTIMES.get(timing.runtime, timing.runtime),
+        runtime=runtime,
         runtime_version=timing.runtime_version,
         precision=timing.compute if timing.compute == "bf16" else timing.precision,
         unit=timing.unit,

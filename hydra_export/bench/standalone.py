@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hydra_export import board, bundle, files
+from hydra_export import targets as registry
 from hydra_export.bench.run import plan
 from hydra_export.errors import BadInput, OutputRefused
 
 PROGRAM = "bench.py"
-_OWN = {PROGRAM, board.PLAN, "golden", "onnx", "tflite", "coreml", "__pycache__"}
+_MARK = "SOURCES: dict[str, str] = {}"  # in the program
 
 
 def write_standalone(
@@ -32,7 +34,7 @@ def write_standalone(
         OutputRefused: *out* holds something else than such a folder.
     """
     manifest = bundle.read(source)
-    takes = {runtime["target"] for runtime in board.RUNTIMES.values()}
+    takes = {name for name in registry.names() if registry.get(name).runners}
     chosen = [
         artifact
         for artifact in manifest.artifacts
@@ -48,9 +50,19 @@ def write_standalone(
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             with files.opened(source / path) as original, (folder / path).open("wb") as copy:
                 shutil.copyfileobj(original, copy)
-        shutil.copyfile(Path(board.__file__), folder / PROGRAM)
-        (folder / board.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan(manifest, chosen))) + b"\n")
+        todo = plan(manifest, chosen)
+        (folder / PROGRAM).write_text(program(todo.pop("runners")), encoding="utf-8")
+        (folder / board.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(todo)) + b"\n")
         return chosen, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def program(sources: Mapping[str, str]) -> str:
+    """The text of ``board`` with those of what runs the artifacts of each target in it."""
+    text = Path(board.__file__).read_text(encoding="utf-8")
+    assert text.count(_MARK) == 1
+    assert not any("'''" in source for source in sources.values())
+    filled = "".join(f"    {json.dumps(target)}: r'''{source}''',\n" for target, source in sources.items())
+    return text.replace(_MARK, f"SOURCES: dict[str, str] = {{\n{filled}}}")
 
 
 def _check_replaceable(out: Path) -> None:
@@ -60,7 +72,7 @@ def _check_replaceable(out: Path) -> None:
             f"{out} holds a result, {board.RESULT}, which would be lost.",
             f"Run: hydra-export profile --import {out / board.RESULT}; then move it away, or choose another folder.",
         )
-    foreign = present - _OWN
+    foreign = present - {PROGRAM, board.PLAN, "golden", *registry.names(), "__pycache__"}
     if foreign or (present and PROGRAM not in present):
         raise OutputRefused(
             f"{out} holds something else than a folder made by --standalone.", "Choose another, or move it away."

@@ -27,7 +27,7 @@ def _version() -> str:
 app = App(
     name="hydra-export",
     help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
-    help_epilogue="With options alone, hydra-export exports: hydra-export --target onnx --heads 3,6,12",
+    help_epilogue="With options alone, hydra-export exports: hydra-export --heads 3,6,12",
     version=_version,
     help_format="plaintext",
     result_action="return_value",

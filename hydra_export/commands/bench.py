@@ -45,8 +45,7 @@ def bench(
         bundle: The bundle's folder.
         runs: Timed calls of each artifact, head count, runtime and number of threads, after a warm-up.
         threads: Threads that the runtime may use; several, separated by commas, are tried one after the other.
-        runtime: Only these, separated by commas: onnxruntime, openvino, openvino-bf16, litert, onnxruntime-cuda or
-            coreml; by default all that are installed.
+        runtime: Only these, separated by commas; by default all that are installed.
         save: Keep the times among your profiles, for the device that this is; profile then answers from them.
         device: With --save: the device that this is, where it is not recognised.
         profiles: With --save: the folder of your own profiles, instead of the one among your settings.
@@ -149,6 +148,7 @@ def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> R
     from hydra_export import bench as measuring
     from hydra_export import bundle as bundles
     from hydra_export.architecture import parse_heads
+    from hydra_export.bench import runtimes
     from hydra_export.errors import BadInput
 
     if measures:
@@ -156,11 +156,12 @@ def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> R
     model = bundles.read(bundle).model if heads is not None else None
     wanted = parse_heads(heads, model.config.heads, model.heads) if model and heads else ()
     artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
+    needs = {runner["target"]: runner["needs"] for runner in runtimes.known().values()}
     shown = titled(
         f"{out}: {len(artifacts)} artifacts, {size(total)}",
         "",
         f"1. Copy it:           scp -r {out} BOARD:hydra-bench",
-        "2. On the board:      pip install numpy onnxruntime      (and ai-edge-litert, where TFLite files are to run)",
+        f"2. On the board:      pip install numpy {' '.join(dict.fromkeys(needs[a.target] for a in artifacts))}",
         "                      python3 hydra-bench/bench.py --out bench.json",
         "3. Take it back:      scp BOARD:bench.json .",
         "                      hydra-export profile --import bench.json",

@@ -53,15 +53,15 @@ def devices() -> Iterable[str]:
 
 
 def bench_runtimes() -> Iterable[str]:
-    from hydra_export import board
+    from hydra_export.bench import runtimes
 
-    return board.RUNTIMES
+    return runtimes.known()
 
 
 def device_runtimes() -> Iterable[str]:
-    from hydra_export import device
+    from hydra_export import targets
 
-    return device.FORMATS
+    return targets.device_runtimes()
 
 
 def recipes() -> Iterable[str]:

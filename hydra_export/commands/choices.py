@@ -36,17 +36,16 @@ class Choices:
     Attributes:
         checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
             folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
-        target: Formats, separated by commas: onnx, tflite, coreml.
+        target: Formats, separated by commas.
         device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile --list shows them. Each
-            gets the target of its best known runtime (rpi5:litert: of this one) and the head count that fits.
+            gets the target of its best known runtime (NAME:RUNTIME: of this one) and the head count that fits.
         budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
             it, the exit status is 1.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
-        graph: Graph kinds, separated by commas: separate (one file each), shared (ONNX: graphs over common weight
-            files), universal (one artifact for all, which takes the head count when it runs; for ONNX also small graphs
-            beside it that fix it).
-        precision: Precisions, separated by commas: fp32, fp16, int8; by default fp32, for Core ML fp16.
-        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255 (Core ML: an image).
+        graph: Graph kinds, separated by commas: separate (one file each), shared (graphs over common weight files),
+            universal (one artifact for all, which takes the head count when it runs, or a function for each).
+        precision: Precisions, separated by commas: fp32, fp16, int8; by default the target's own.
+        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
         images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
@@ -67,7 +66,9 @@ class Choices:
     """
 
     checkpoint: Path | None = None
-    target: Annotated[str, some_of(candidates.targets)] = targets.DEFAULT
+    target: Annotated[
+        str, some_of(candidates.targets), Parameter(help=f"Formats, separated by commas: {', '.join(targets.names())}.")
+    ] = targets.DEFAULT
     device: Annotated[str | None, some_of(candidates.devices)] = None
     budget_ms: float | None = None
     heads: str | None = None

@@ -43,8 +43,7 @@ def profile(
         budget_ms: Milliseconds that one image may take; by default the profile's own. If nothing fits a budget given
             here, the exit status is 1.
         max_ram_mib: Memory that it may take.
-        runtime: What runs it: onnxruntime, litert, coreml, openvino, tensorrt, qnn, hailort, axengine, rknn or ncnn; by
-            default the best known on the device.
+        runtime: What runs it; by default the best known on the device.
         precision: fp32 and fp16, which devices compute alike, or int8.
         bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
         plot: Draw time and accuracy over k into this file (.png, .svg or .pdf).
@@ -53,7 +52,7 @@ def profile(
         profiles: The folder of your own profiles, instead of the one among your settings.
         fleet: A text file with a device a line (and a runtime, behind a comma): say it of all, and what each fetches.
         import_: Keep times that were measured elsewhere: what a board's bench.py or bench --json wrote, the JSON of a
-            Qualcomm AI Hub profile, or what TFLite's benchmark_model printed.
+            Qualcomm AI Hub profile, or what benchmark_model printed.
         heads: With --import: the head count, where the file does not say.
         date: With --import: the day of the measurement, YYYY-MM-DD; by default the file's own.
     """

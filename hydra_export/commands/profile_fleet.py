@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export import files
+from hydra_export import files, targets
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.latency import Constraints, Evidence, advise, describe_fit
-from hydra_export.latency.execution_paths import FORMATS
 from hydra_export.latency.spread import rounded
 from hydra_export.text import lines
 
@@ -72,8 +71,8 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
             continue
-        if runtime and runtime not in FORMATS:
-            raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(FORMATS)}.")
+        if runtime and runtime not in targets.formats():
+            raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(targets.formats())}.")
         try:
             one = registry.get(name, folder), runtime
         except BadInput as error:
@@ -83,7 +82,10 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
         seen.add((one[0].profile.id, runtime))
         members.append(one)
     if not members:
-        raise BadInput(f"{path} lists no device.", "Write a device a line, such as pixel7, or rpi5, onnxruntime.")
+        raise BadInput(
+            f"{path} lists no device.",
+            f"Write a device a line, such as pixel7, or rpi5, {next(iter(targets.formats()))}.",
+        )
     return members
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from hydra_export import targets
 from hydra_export.commands import percent, size, table, titled
 from hydra_export.commands.profile_facts import summary
 from hydra_export.latency import (
@@ -29,12 +30,6 @@ from hydra_export.latency.spread import rounded
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
 
-# What times a file with each runtime. Others: our own bench, on the device.
-_TIMERS = {
-    "litert": "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{name}-k{k}.tflite {delegate}",
-    "tensorrt": "trtexec --onnx={name}-k{k}.onnx --fp16",
-    "hailort": "hailortcli benchmark {name}-k{k}.hef",
-}
 _REFERENCE_ACCURACY = "Accuracy: arXiv 2605.22677, which gives it for k = 3 and 6 on ImageNet-1K."
 
 
@@ -125,13 +120,10 @@ def _weights(advice: Advice, context: Context, k: int) -> int:
 def _measure(advice: Advice, context: Context) -> str:
     """The command that times the model on this path of the device."""
     k = advice.choice.heads if advice.choice and advice.choice.heads else min(advice.model.gmacs)
-    runtime, name = advice.path.runtime, advice.model.name
-    if runtime == "coreml":
-        return f"open {name}-k{k}.mlpackage in Xcode and make a performance report on the device"
-    if runtime in _TIMERS and (runtime != "litert" or advice.profile.device_class == "phone"):
-        on_npu = advice.path.unit == "npu"
-        delegate = "--external_delegate_path=libQnnTFLiteDelegate.so" if on_npu else "--num_threads=4"
-        return _TIMERS[runtime].format(name=name, k=k, delegate=delegate)
+    runtime = targets.device_runtimes()[advice.path.runtime]
+    timer = runtime.timers.get(advice.path.unit) or runtime.timers.get("", "")
+    if timer and (not runtime.timer_classes or advice.profile.device_class in runtime.timer_classes):
+        return timer.format(name=advice.model.name, k=k)
     bench = f"hydra-export bench --bundle {context.bundle or 'DIR'}"
     return f"{bench} --save" if context.recognised_by else f"{bench} --standalone FOLDER, to run on the device"
 
@@ -141,7 +133,7 @@ def _then(advice: Advice, context: Context) -> str:
     own = {(record.runtime, record.unit) for record in advice.resolved.own}
     if advice.distance == 0 and (advice.path.runtime, advice.path.unit) in own:
         return "These times are yours and outrank all others; newer ones of the same take their place."
-    if advice.path.runtime not in ("onnxruntime", "litert", "openvino", "qnn"):
+    if not targets.device_runtimes()[advice.path.runtime].reads_results:
         return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:
         return "What you measure outranks all of this."

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from hydra_export import targets
 from hydra_export.device import Budget, DeviceProfile, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
-from hydra_export.latency.execution_paths import FORMATS, PathEstimates, known_paths, usual_path
+from hydra_export.latency.execution_paths import PathEstimates, known_paths, usual_path
 from hydra_export.profiles import ResolvedProfile
+from hydra_export.target import Precision
 
-Precision = Literal["fp32", "fp16", "int8"]
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
 _MIB = 2**20
 _NO_BUDGET = Budget(ms=100.0, reason="an answer within 0.1 s feels immediate")
@@ -61,7 +61,7 @@ class Advice:
     @property
     def target(self) -> str:
         """The target whose files this execution path takes."""
-        return FORMATS[self.path.runtime]
+        return targets.formats()[self.path.runtime]
 
     @property
     def heads(self) -> int | None:
@@ -156,10 +156,10 @@ def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath
 
 
 def weight_bytes(path: ExecutionPath, precision: Precision | None) -> int:
-    """Of one weight in memory. Core ML's files are of fp16 unless asked otherwise."""
+    """Of one weight in memory, in the target's own precision unless asked otherwise."""
     if path.arithmetic == INT8:
         return _BYTES["int8"]
-    usual: Precision = "fp16" if path.runtime == "coreml" else "fp32"
+    usual = targets.get(targets.formats()[path.runtime]).precisions[0]
     return _BYTES[precision if precision in ("fp32", "fp16") else usual]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hydra_export.architecture import HydraConfig
-from hydra_export.device import UNKNOWN, Cluster, ComputeUnit, DeviceProfile, LatencyRecord
+from hydra_export.device import UNKNOWN, Cluster, DeviceProfile, LatencyRecord
 from hydra_export.profiles import ResolvedProfile
+from hydra_export.target import ComputeUnit
 
 FLOAT, INT8 = "float", "int8"
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra_export import profiles
-from hydra_export.device import FORMATS, ComputeUnit, DeviceProfile
+from hydra_export import profiles, targets
+from hydra_export.device import DeviceProfile
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, arithmetic
+from hydra_export.target import ComputeUnit, DeviceRuntime
 
-__all__ = ["FORMATS", "PathEstimates", "known_paths", "usual_path"]
+__all__ = ["PathEstimates", "known_paths", "usual_path"]
 
-# Whose chips alone a runtime is for; those of the second row are also sold as cards for other computers.
-_MAKERS = {"coreml": "Apple", "tensorrt": "Jetson", "qnn": "Qualcomm", "rknn": "Rockchip"}
-_MAKERS_OF_CARDS = {"hailort": "Hailo", "axengine": "Axera"}
 _HANDHELD = ("phone", "tablet")
-_LAST = ("ncnn",)  # evidence for CPUs; it takes our files only by way of a converter of its own
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,9 @@ def known_paths(
         UnknownName: no such runtime.
         BadInput: none that this device could have.
     """
-    if runtime and runtime not in FORMATS:
-        raise UnknownName("runtime", runtime, FORMATS)
+    known = targets.device_runtimes()
+    if runtime and runtime not in known:
+        raise UnknownName("runtime", runtime, known)
     has = runtimes(evidence, device)
     if runtime and runtime not in has:
         raise BadInput(f"{evidence.profiles[device].name} does not run {runtime}.", f"It runs {', '.join(has)}.")
@@ -63,7 +61,7 @@ def known_paths(
         floating = ExecutionPath(path.runtime, FLOAT, path.unit)
         place = usual.index(floating) if floating in usual else len(usual)
         order = place if distance else 0
-        return path.runtime in _LAST, not accelerated, path.arithmetic != FLOAT, distance, order, option.whole.ms
+        return known[path.runtime].converts, not accelerated, path.arithmetic != FLOAT, distance, order, option.whole.ms
 
     return sorted(options, key=rank)
 
@@ -71,17 +69,16 @@ def known_paths(
 def runtimes(evidence: Evidence, device: str) -> list[str]:
     """The runtimes of a device: those timed there, and those that are not for other makers' chips alone."""
     profile, timed = evidence.profiles[device], {path.runtime for path in evidence.paths(device)}
-    return [name for name in FORMATS if name in timed or _may_run(profile, name)]
+    return [name for name, each in targets.device_runtimes().items() if name in timed or _may_run(profile, each)]
 
 
-def _may_run(profile: DeviceProfile, runtime: str) -> bool:
+def _may_run(profile: DeviceProfile, runtime: DeviceRuntime) -> bool:
     if profile.family not in {entry.profile.family for entry in profiles.packaged().values()} - {""}:
         return True  # a device of the user's, whose chip we do not know
-    maker = (_MAKERS | _MAKERS_OF_CARDS).get(runtime)
-    if profile.device_class == "accelerator" or runtime in _MAKERS:
-        return maker == profile.family
+    if profile.device_class == "accelerator" or (runtime.maker and not runtime.cards):
+        return runtime.maker == profile.family
     if profile.device_class in _HANDHELD:
-        return maker is None and runtime != "openvino"
+        return runtime.handheld and not runtime.maker
     return True
 
 
@@ -95,22 +92,22 @@ def usual_path(evidence: Evidence, device: str, *, runtime: str = "", precision:
 
 def _usual(profile: DeviceProfile) -> list[ExecutionPath]:
     """How this class of device runs our files, without special tools."""
-    if profile.family == "Apple":
-        pairs = [("coreml", "npu"), ("onnxruntime", "cpu")]
-    elif profile.device_class in ("phone", "tablet"):
-        units = ("npu", "cpu") if profile.family == "Qualcomm" else ("cpu",)
-        pairs = [(runtime, unit) for unit in units for runtime in ("litert", "onnxruntime")]
-    else:
-        pairs = [("onnxruntime", "cpu"), ("litert", "cpu")]
-    return [_float_path(runtime, unit) for runtime, unit in pairs]
+    known = targets.device_runtimes().values()
+    families = {family for runtime in known for family in runtime.usual}
+    kind = "handheld" if profile.device_class in _HANDHELD else "other"
+    kind = profile.family if profile.family in families else kind
+    here = sorted((runtime for runtime in known if kind in runtime.usual), key=lambda runtime: runtime.usual[kind])
+    if kind == "handheld":
+        units: tuple[ComputeUnit, ...] = ("npu", "cpu") if profile.family == "Qualcomm" else ("cpu",)
+        return [_float_path(runtime.name, unit) for unit in units for runtime in here]
+    return [_float_path(runtime.name, runtime.unit) for runtime in here]
 
 
 def _paths_in(runtime: str, usual: list[ExecutionPath]) -> list[ExecutionPath]:
     """Where *runtime* runs, if this device is none of those that it is usual on."""
-    units: dict[str, ComputeUnit] = {"tensorrt": "gpu", "qnn": "npu", "hailort": "npu", "axengine": "npu"}
-    units |= {"rknn": "npu", "coreml": "npu"}
-    return [path for path in usual if path.runtime == runtime] or [_float_path(runtime, units.get(runtime, "cpu"))]
+    unit = targets.device_runtimes()[runtime].unit
+    return [path for path in usual if path.runtime == runtime] or [_float_path(runtime, unit)]
 
 
-def _float_path(runtime: str, unit: str) -> ExecutionPath:
-    return ExecutionPath(runtime, FLOAT, unit)  # type: ignore[arg-type]  # one of the literals above
+def _float_path(runtime: str, unit: ComputeUnit) -> ExecutionPath:
+    return ExecutionPath(runtime, FLOAT, unit)

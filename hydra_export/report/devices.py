@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from hydra_export import targets
 from hydra_export.bundle import DeviceEntry, Manifest
 from hydra_export.latency import Advice, Constraints, Evidence, advise
-from hydra_export.latency.execution_paths import FORMATS
 from hydra_export.profiles import ResolvedProfile
 
 _MOST_OTHERS = 4
@@ -25,7 +25,7 @@ def on_devices(
 def constraints_of(entry: DeviceEntry) -> Constraints:
     """Those within which the bundle's own choice was made."""
     budget = entry.budget_ms if 0 < entry.budget_ms < _MOST_MS else None
-    return Constraints(runtime=entry.runtime if entry.runtime in FORMATS else "", budget_ms=budget)
+    return Constraints(runtime=entry.runtime if entry.runtime in targets.formats() else "", budget_ms=budget)
 
 
 def document(advice: Advice, targets: Collection[str]) -> dict[str, Any]:

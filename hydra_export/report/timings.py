@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from hydra_export import targets
 from hydra_export.bench import Report, Timing
 from hydra_export.bundle import Manifest
 from hydra_export.device import LatencyRecord
-from hydra_export.latency.execution_paths import FORMATS
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.report.facts import Product, derived, grouped
 
@@ -121,7 +121,7 @@ def saved(manifest: Manifest, resolved: Iterable[ResolvedProfile]) -> Iterator[M
                 where=entry.profile.name,
                 origin="saved among the profiles",
                 date=max(record.date for record in records),
-                target=FORMATS.get(first.runtime, ""),
+                target=targets.formats().get(first.runtime, ""),
                 graph=next((graph for graph in _GRAPHS if first.note.startswith(f"{graph} graph")), "separate"),
                 fixed=False,
                 moments=tuple(sorted(times, key=lambda moment: moment.heads)),

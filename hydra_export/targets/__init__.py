@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from typing import cast
 
 from hydra_export.errors import UnknownName
-from hydra_export.target import Target
+from hydra_export.target import DeviceRuntime, Target
 
 DEFAULT = "onnx"  # what is exported where nothing else is asked for
 
 
 def names() -> tuple[str, ...]:
     """Every target's name, installed requirements or not."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return _in(tuple(__path__))
+
+
+@functools.cache
+def _in(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders)))
 
 
 def get(name: str) -> Target:
@@ -22,3 +28,19 @@ def get(name: str) -> Target:
     if name not in names():
         raise UnknownName("target", name, names())
     return cast(Target, importlib.import_module(f"{__name__}.{name}").TARGET)
+
+
+def device_runtimes() -> dict[str, DeviceRuntime]:
+    """What runs artifacts on devices, by name; those of the default target first."""
+    return {name: runtime for name, (_target, runtime) in _runtimes(tuple(__path__)).items()}
+
+
+def formats() -> dict[str, str]:
+    """The target whose artifacts each of ``device_runtimes`` takes."""
+    return {name: target for name, (target, _runtime) in _runtimes(tuple(__path__)).items()}
+
+
+@functools.cache
+def _runtimes(folders: tuple[str, ...]) -> dict[str, tuple[str, DeviceRuntime]]:
+    in_order = sorted(_in(folders), key=lambda name: name != DEFAULT)
+    return {runtime.name: (name, runtime) for name in in_order for runtime in get(name).device_runtimes}

@@ -13,6 +13,7 @@ from hydra_export.errors import BadInput, MissingExtra, UnknownName
 from hydra_export.target import (
     Artifact,
     Card,
+    DeviceRuntime,
     ExportSpec,
     GraphKind,
     InputForm,
@@ -27,6 +28,7 @@ from hydra_export.target import (
     Work,
 )
 from hydra_export.targets.coreml.card import CARD
+from hydra_export.targets.coreml.devices import RUNTIMES
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -71,6 +73,8 @@ class CoreMLTarget(Target):
     }
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "CVPixelBuffer"}
     card: ClassVar[Card] = CARD
+    runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     isolated: ClassVar[bool] = True
 

@@ -10,6 +10,7 @@ from hydra_export.errors import BadInput
 from hydra_export.target import (
     Artifact,
     Card,
+    DeviceRuntime,
     ExportSpec,
     GraphKind,
     InputForm,
@@ -24,6 +25,7 @@ from hydra_export.target import (
     Work,
 )
 from hydra_export.targets.onnx.card import CARD
+from hydra_export.targets.onnx.devices import RUNTIMES
 from hydra_export.unchanged import Latest
 
 if TYPE_CHECKING:
@@ -61,7 +63,12 @@ class OnnxTarget(Target):
     options: ClassVar[type[Options]] = OnnxOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
     card: ClassVar[Card] = CARD
+    runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("onnxsim", "the tests that ONNX graphs are minimal", "dev"),
+    )
 
     def requires(self) -> None:
         """Nothing: the base install has all of it."""

@@ -12,6 +12,7 @@ from hydra_export.target import (
     METADATA_PREFIX,
     Artifact,
     Card,
+    DeviceRuntime,
     ExportSpec,
     GraphKind,
     InputForm,
@@ -26,6 +27,7 @@ from hydra_export.target import (
     Work,
 )
 from hydra_export.targets.tflite.card import CARD
+from hydra_export.targets.tflite.devices import RUNTIMES
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -55,7 +57,13 @@ class TFLiteTarget(Target):
     options: ClassVar[type[Options]] = TFLiteOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NHWC", "image": "NHWC"}
     card: ClassVar[Card] = CARD
+    runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
+    device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "flatbuffers")
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("tensorflow", "a second TFLite interpreter", "tensorflow"),
+        ("litert-torch", "comparisons in the benchmarks", ""),
+    )
 
     def requires(self) -> None:
         """ai-edge-litert, which has wheels for Linux and macOS; flatbuffers comes with it."""

@@ -1,0 +1,16 @@
+"""What runs TFLite files on devices."""
+
+from hydra_export.target import DeviceRuntime
+
+_TIMER = "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{name}-k{k}.tflite "
+
+RUNTIMES = (
+    DeviceRuntime(
+        name="litert",
+        usual={"handheld": 0, "other": 1},
+        reads_results=True,
+        benchmark_model=True,
+        timers={"npu": f"{_TIMER}--external_delegate_path=libQnnTFLiteDelegate.so", "": f"{_TIMER}--num_threads=4"},
+        timer_classes=("phone",),
+    ),
+)
