@@ -132,8 +132,10 @@ def _measure(advice: Advice, context: Context) -> str:
         on_npu = advice.path.unit == "npu"
         delegate = "--external_delegate_path=libQnnTFLiteDelegate.so" if on_npu else "--num_threads=4"
         return _TIMERS[runtime].format(name=name, k=k, delegate=delegate)
-    bench = f"hydra-export bench --bundle {context.bundle or 'DIR'}"
-    return f"{bench} --save" if context.recognised_by else f"{bench} --standalone FOLDER, to run on the device"
+    bundle = context.bundle or "BUNDLE"
+    if context.recognised_by:
+        return f"hydra-export bench {bundle} --save"
+    return f"hydra-export bench standalone {bundle} FOLDER, to run on the device"
 
 
 def _then(advice: Advice, context: Context) -> str:
@@ -145,7 +147,7 @@ def _then(advice: Advice, context: Context) -> str:
         return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:
         return "What you measure outranks all of this."
-    return f"Then: hydra-export profile --import FILE --device {advice.profile.id}; it outranks all of this."
+    return f"Then: hydra-export profile import FILE --device {advice.profile.id}; it outranks all of this."
 
 
 # Where a budget fails
