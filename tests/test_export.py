@@ -451,7 +451,7 @@ def test_a_head_count_without_a_classifier_is_refused(
 
 @pytest.mark.parametrize("heads", [(0,), (5,), (-1, 2), (2, 2)])
 def test_impossible_head_counts_are_refused(tiny_checkpoint: Path, tmp_path: Path, heads: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match="--heads"):
+    with pytest.raises(BadInput, match="`heads`"):
         exported(tiny_checkpoint, tmp_path / "out", ["separate"], heads=heads)
     assert not (tmp_path / "out").exists()
 
@@ -727,7 +727,7 @@ def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
 
 
 def test_one_weight_file_is_for_shared_weights() -> None:
-    with pytest.raises(BadInput, match="--graph separate,shared"):
+    with pytest.raises(BadInput, match="`graphs=separate,shared`"):
         jobs(options=OnnxOptions(weight_files="one"))
 
 
@@ -747,7 +747,7 @@ def of_classes(folder: Path, names: Sequence[str], num_images: int) -> Path:
 
 def judged(tmp_path: Path, names: Sequence[str], num_images: int = 100) -> parity.ParityRecord:
     photos = of_classes(tmp_path / "photos", names, num_images)
-    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    asked = ["--heads", "3", "--precision", "int8", "--check-images", str(photos), "--out", str(tmp_path / "out")]
     assert main(asked) == 0
     return bundle.read(tmp_path / "out").artifacts[0].parity[3]
 
@@ -789,7 +789,7 @@ def test_labels_that_the_model_does_not_meet_tell_nothing_of_int8(
 
 def test_a_few_images_judge_no_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = of_classes(tmp_path / "photos", ["any"], 49)
-    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    asked = ["--heads", "3", "--precision", "int8", "--check-images", str(photos), "--out", str(tmp_path / "out")]
     assert main(asked) == 2
     assert "int8 cannot be judged by 49 images" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

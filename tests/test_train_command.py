@@ -22,7 +22,7 @@ QUICK = ["--recipe", "digits", "--steps", "3", "--batch-size", "8"]
 def test_overrides_reach_the_run_and_its_resolved_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--override", "model.depth=1", "--override", "augmentation.shift=0", "--weights", "1,1,1,1,1,5"]
+    options = ["--override", "model.depth=1", "--override", "augmentation.shift=0", "--head-weights", "1,1,1,1,1,5"]
     assert main(["train", *QUICK, *options, "--out", str(tmp_path / "run"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     config = record.stored_config(tmp_path / "run")
@@ -62,7 +62,7 @@ def test_a_resumed_run_may_say_again_what_it_was_and_nothing_else(tmp_path: Path
     with pytest.raises(BadInput, match=r"has `drop_path` 0.1, not 0.2"):
         train(out=tmp_path, override=("drop_path=0.2",), resume=True)
     with pytest.raises(BadInput, match="has `sampling` uniform, not weighted"):
-        train(out=tmp_path, weights="1,1,1,1,1,1", resume=True)
+        train(out=tmp_path, head_weights="1,1,1,1,1,1", resume=True)
 
 
 def test_a_run_that_starts_from_another_says_so_in_its_command(tmp_path: Path) -> None:
