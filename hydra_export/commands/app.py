@@ -199,8 +199,8 @@ def call(arguments: list[str]) -> Result | None:
         chain = [*(error.command_chain or ())]
         _refuse_old(chain, arguments)
         command = " ".join(["hydra-export", *chain])
-        argument = getattr(error, "argument", None)
-        field = str(argument.field_info.name) if argument else ""
+        parsed = getattr(error, "argument", None)
+        field = str(parsed.field_info.name) if parsed else ""
         raise BadInput(" ".join(str(error).split()), f"See {command} --help.", field=field) from error
     return result
 
