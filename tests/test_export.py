@@ -54,7 +54,7 @@ def exported(path: Path, out: Path, graphs: Sequence[str] = BOTH, **choices: Any
 
 
 def test_the_manifest_says_what_was_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    manifest = exported(tiny_checkpoint, tmp_path / "out", batch="dynamic", form="image")
+    manifest = exported(tiny_checkpoint, tmp_path / "out", batch="dynamic", input="image")
     loaded = checkpoint.load(tiny_checkpoint)
     model = manifest.model
     assert (model.name, model.config, model.preprocessing) == ("tiny", loaded.info.config, loaded.info.preprocessing)
