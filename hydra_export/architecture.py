@@ -80,9 +80,14 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
 
     @property
+    def prefix_tokens(self) -> dict[str, int]:
+        """The parameters that are tokens before those of the patches, and how many each holds."""
+        return {"cls_token": 1}
+
+    @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before those of the patches: the class token."""
-        return 1
+        """Tokens before those of the patches."""
+        return sum(self.prefix_tokens.values())
 
     @property
     def num_patches(self) -> int:
@@ -135,7 +140,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def num_params(self, heads: int) -> int:
         """Parameters of the dense subnetwork *heads* (for ViT-B/16: PAPER table, DeiT's own numbers)."""
         D, hidden = self.width(heads), heads * self.hidden_per_head
-        embedding = D * self.channels * self.patch_size**2 + D + D + self.num_tokens * D
+        embedding = D * (self.channels * self.patch_size**2 + 1 + self.num_prefix_tokens + self.num_tokens)
         block = 4 * D + 4 * D * D + 4 * D + 2 * D * hidden + hidden + D + (2 * D if self.layer_scale else 0)
         return embedding + self.depth * block + 2 * D + self.num_classes * (D + 1 if self.num_classes else 0)
 

@@ -1,6 +1,6 @@
 """HydraViT: one Vision Transformer whose first k attention heads are a complete smaller ViT."""
 
-# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width
+# B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, P prefix tokens
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -242,8 +242,9 @@ class HydraViT(VisionTransformer, ModelHubMixin):
                 weights[f"{name}.weight"] = Weight(part, layer.cut, factor)
                 weights[f"{name}.bias"] = Weight(part_bias, layer.cut.along(0), factor)
             if layer.parts == ("patch_embed",):
-                tokens = F.pad(own["cls_token"], (0, 0, 0, config.num_tokens - 1)) + own["pos_embed"]
-                weights["tokens"] = Weight(tokens, self.cuts["pos_embed"])
+                prefix_1PE = torch.cat([own[token] for token in config.prefix_tokens], dim=1)
+                tokens_1NE = F.pad(prefix_1PE, (0, 0, 0, config.num_patches)) + own["pos_embed"]
+                weights["tokens"] = Weight(tokens_1NE, self.cuts["pos_embed"])
         return weights
 
     def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
@@ -281,10 +282,10 @@ class _Slices(Operations[Tensor]):
     def embed(self, image_BCHW: Tensor) -> Tensor:
         x_BDhw = F.conv2d(image_BCHW, *self._layer("patch_embed/proj"), stride=self.model.patch_embed.proj.stride)
         x_BND = x_BDhw.flatten(2).transpose(1, 2)
-        cut, batch = self.model.cuts["pos_embed"], x_BND.shape[0]
-        cls_B1D = cut.first(self.model.cls_token, self.heads).expand(batch, -1, -1)
-        x_BND = torch.cat([cls_B1D, x_BND], dim=1) + cut.first(self.model.pos_embed, self.heads)
-        return self.model.pos_drop(x_BND)  # type: ignore[no-any-return]
+        cut, names = self.model.cuts["pos_embed"], (*self.model.config.prefix_tokens, "pos_embed")
+        *prefix, positions_1ND = (cut.first(getattr(self.model, name), self.heads) for name in names)
+        prefix_BPD = [tokens.expand(x_BND.shape[0], -1, -1) for tokens in prefix]
+        return self.model.pos_drop(torch.cat([*prefix_BPD, x_BND], dim=1) + positions_1ND)  # type: ignore[no-any-return]
 
     def layer_norm(self, x_BND: Tensor, place: str) -> Tensor:
         return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self.model.config.layer_norm_eps)
@@ -352,7 +353,8 @@ def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) ->
     """The plain timm ViT that the normalised *weights* of subnetwork *heads* are, whatever was done to them."""
     plain = msgspec.structs.replace(config, layer_scale=None, separate_classifiers=())
     dense = VisionTransformer(**_timm_arguments(plain, heads), weight_init="skip", device="meta")
-    state = {"cls_token": torch.zeros(1, 1, config.width(heads)), "pos_embed": weights["tokens"]}
+    zeros = {name: torch.zeros(1, count, config.width(heads)) for name, count in config.prefix_tokens.items()}
+    state = {**zeros, "pos_embed": weights["tokens"]}
     for layer in network.layers(plain):
         for kind in ("weight", "bias"):
             parts = [weights[f"{part}.{kind}"] for part in layer.parts]

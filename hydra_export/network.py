@@ -198,7 +198,7 @@ def layers(config: HydraConfig) -> list[Layer]:
 
 def cuts(config: HydraConfig) -> dict[str, Cut]:
     """The cut of every parameter of the universal model, by timm's name."""
-    table = dict.fromkeys(("cls_token", "pos_embed"), Cut((0, 0, config.head_dim)))
+    table = dict.fromkeys((*config.prefix_tokens, "pos_embed"), Cut((0, 0, config.head_dim)))
     for layer in layers(config):
         cut = replace(layer.cut, stacked=len(layer.parts) > 1)
         table[f"{layer.name}.weight"], table[f"{layer.name}.bias"] = cut, cut.along(0)

@@ -79,7 +79,6 @@ class Emitter(Operations[Any]):
         return (result, mb.softmax(x=result, axis=-1, name=SHARES)) if self.options.classifier else result
 
     def classifier(self, features_BD: Any, weights: str) -> Any:
-        """See Operations."""
         if self.dtype == np.float32:
             return self._linear(features_BD, weights, name=LOGITS)
         return self._output(self._linear(features_BD, weights, name="head"), LOGITS)
@@ -122,7 +121,6 @@ class Emitter(Operations[Any]):
         return mb.concat(values=[prefix_BPd, x_BNd], axis=1, name=f"tokens{label}")
 
     def select(self, x_BND: Any, place: str) -> Any:
-        """See Operations."""
         return self.mb.slice_by_index(x=x_BND, begin=[0, 0, 0], end=[self.batch, 1, self.width], name=_name(place))
 
     def features(self, x_B1D: Any) -> Any:
@@ -130,11 +128,9 @@ class Emitter(Operations[Any]):
         return self.mb.squeeze(x=x_B1D, axes=[1], name="cls")
 
     def residual(self, x_BND: Any, y_BND: Any, place: str) -> Any:
-        """See Operations."""
         return self.mb.add(x=x_BND, y=y_BND, name=f"{_name(place)}_residual")
 
     def activation(self, x: Any, place: str) -> Any:
-        """See Operations."""
         return self.mb.gelu(x=x, mode="EXACT", name=f"{_name(place)}_gelu")
 
     def qkv(self, query_BND: Any, x_BND: Any, place: str) -> tuple[Any, Any, Any]:
@@ -165,7 +161,6 @@ class Emitter(Operations[Any]):
         return self.mb.transpose(x=x_BNHC, perm=[0, 2, 1, 3], name=f"{scope}_heads")
 
     def linear(self, x: Any, place: str) -> Any:
-        """See Operations."""
         return self._linear(x, place)
 
     def _linear(self, x: Any, place: str, factor: float = 1.0, name: str = "") -> Any:
@@ -233,7 +228,6 @@ class Emitter(Operations[Any]):
         )
 
     def layer_norm(self, x_BND: Any, place: str) -> Any:
-        """See Operations."""
         whole, layer = (0, self.heads), place.replace("/", ".")
         return self.mb.layer_norm(
             x=x_BND,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from hydra_export.target import Artifact, ExportSpec, Interface, TensorInfo, described
+from hydra_export.target import Artifact, ExportSpec, Interface, TensorInfo, described, image_info, output_info
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -71,23 +71,24 @@ def needs(opset: int, ir_version: int) -> dict[str, str]:
 
 
 def artifact(
+    checkpoint: Checkpoint,
     path: str,
     weight_files: Sequence[str],
     heads: Sequence[int],
     spec: ExportSpec,
     opset: int,
-    inputs: Sequence[TensorInfo],
-    output: TensorInfo,
+    *inputs: TensorInfo,
 ) -> Artifact:
-    """The artifact whose graph is at *path*."""
+    """The artifact of *heads* whose graph is at *path*; *inputs* are those beside the image."""
+    config = checkpoint.info.config
     return Artifact(
         path=path,
         files=(path, *weight_files),
         target="onnx",
         spec=spec,
         heads=tuple(heads),
-        inputs=tuple(inputs),
-        outputs=(output,),
+        inputs=(image_info(config, spec), *inputs),
+        outputs=(output_info(config, heads, spec),),
         needs=needs(opset, IR_VERSIONS[opset]),
     )
 

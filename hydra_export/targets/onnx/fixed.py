@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from hydra_export.target import Artifact, ExportSpec, image_info, output_info
+from hydra_export.target import ExportSpec, image_info, output_info
 from hydra_export.targets.onnx import file
 from hydra_export.targets.onnx.graph import GraphBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly
@@ -45,12 +45,3 @@ def assembled(checkpoint: Checkpoint, spec: ExportSpec, opset: int, assembly: As
         result.graph.register_initializer(initializer)
     result.graph.insert_before(result.graph[0], assembly.nodes)
     return file.encoded(result)
-
-
-def artifact(
-    checkpoint: Checkpoint, path: str, weight_files: Sequence[str], heads: int, spec: ExportSpec, opset: int
-) -> Artifact:
-    """The artifact of subnetwork *heads* whose graph is at *path*."""
-    config = checkpoint.info.config
-    inputs, output = [image_info(config, spec)], output_info(config, [heads], spec)
-    return file.artifact(path, weight_files, [heads], spec, opset, inputs, output)

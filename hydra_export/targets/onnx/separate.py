@@ -29,9 +29,8 @@ _TENSOR_RAW_DATA = 9
 
 def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int) -> list[Artifact]:
     """``<model>-k3.onnx``, ..."""
-    return [
-        fixed.artifact(checkpoint, f"{file.name(checkpoint, spec, f'k{k}')}.onnx", (), k, spec, opset) for k in heads
-    ]
+    paths = [f"{file.name(checkpoint, spec, f'k{k}')}.onnx" for k in heads]
+    return [file.artifact(checkpoint, path, (), [k], spec, opset) for k, path in zip(heads, paths, strict=True)]
 
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:

@@ -22,17 +22,8 @@ if TYPE_CHECKING:
 def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int) -> list[Artifact]:
     """``<model>-shared-k3.onnx`` and ``<model>-shared-k3.bin``, ..."""
     spans = list(shells.spans(_locations(checkpoint, heads, spec)))
-    return [
-        fixed.artifact(
-            checkpoint,
-            f"{_name(checkpoint, spec, k)}.onnx",
-            [location for (low, _high), location in spans if low < k],
-            k,
-            spec,
-            opset,
-        )
-        for k in heads
-    ]
+    used = {k: [location for (low, _high), location in spans if low < k] for k in heads}
+    return [file.artifact(checkpoint, f"{_name(checkpoint, spec, k)}.onnx", used[k], [k], spec, opset) for k in heads]
 
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:

@@ -44,13 +44,11 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 
     One head count alone has no graph that fixes it: that would be graph kind ``separate``.
     """
-    config, location = checkpoint.info.config, _location(checkpoint, spec)
-    inputs, output = [image_info(config, spec), HEADS_INFO], output_info(config, heads, spec)
-    path = f"{file.name(checkpoint, spec, 'universal')}.onnx"
-    artifacts = [file.artifact(path, [location], heads, spec, opset, inputs, output)]
+    location, path = _location(checkpoint, spec), f"{file.name(checkpoint, spec, 'universal')}.onnx"
+    artifacts = [file.artifact(checkpoint, path, [location], heads, spec, opset, HEADS_INFO)]
     for k in heads if len(heads) > 1 else ():
         path = f"{file.name(checkpoint, spec, 'universal', f'k{k}')}.onnx"
-        artifacts.append(fixed.artifact(checkpoint, path, [location], k, spec, opset))
+        artifacts.append(file.artifact(checkpoint, path, [location], [k], spec, opset))
     return artifacts
 
 
@@ -135,12 +133,10 @@ def _branches(
     opset: int,
     weights: _Weights,
 ) -> ir.Value:
-    branches = {}
-    for k in choice.heads:
-        inside = GraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
-        result = subnetwork(inside, image_BCHW, config, spec, opset, k)
-        branches[k] = _branch(inside, result, config, spec, k)
-    return choice.among(branches, config.output)
+    def whole(inside: GraphBuilder) -> ir.Value:
+        return subnetwork(inside, image_BCHW, config, spec, opset, inside.heads)
+
+    return _among(choice, whole, config, spec, weights)
 
 
 def _slices(
@@ -161,16 +157,28 @@ def _slices(
     g.constants |= sliced.before.constants | sliced.constants
     if not config.separate_classifiers:
         return features_BD
+
+    def logits(inside: GraphBuilder) -> ir.Value:
+        return inside.linear(features_BD, config.classifier(inside.heads), "logits")
+
+    return _among(choice, logits, config, spec, weights)
+
+
+def _among(
+    choice: Choice,
+    emit: Callable[[GraphBuilder], ir.Value],
+    config: HydraConfig,
+    spec: ExportSpec,
+    weights: _Weights,
+) -> ir.Value:
+    """What *emit* makes in the branch of the chosen head count."""
     branches = {}
     for k in choice.heads:
         inside = GraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
-        logits_BK = inside.linear(features_BD, config.classifier(k), "logits")
-        branches[k] = _branch(inside, logits_BK, config, spec, k)
+        result = emit(inside)
+        name = result.name
+        file.declare(result, output_info(config, [k], spec))
+        result.name = name  # names of a branch are not those of the graph around it
+        constants = list(inside.constants.values())
+        branches[k] = ir.Graph([], [result], nodes=inside.nodes, initializers=constants, name=f"k{k}")
     return choice.among(branches, config.output)
-
-
-def _branch(inside: GraphBuilder, result: ir.Value, config: HydraConfig, spec: ExportSpec, heads: int) -> ir.Graph:
-    name = result.name
-    file.declare(result, output_info(config, [heads], spec))
-    result.name = name  # names of a branch are not those of the graph around it
-    return ir.Graph([], [result], nodes=inside.nodes, initializers=list(inside.constants.values()), name=f"k{heads}")

@@ -228,7 +228,6 @@ class Emitter(Operations[Value]):
         return self._add(x_BND, tokens_BND, "tokens/ADD")
 
     def select(self, x_BND: Value, place: str) -> Value:
-        """See Operations."""
         return self._part(x_BND, 1, (0, 1), "cls", f"{place}/STRIDED_SLICE")
 
     def features(self, x_B1D: Value) -> Value:
@@ -237,11 +236,9 @@ class Emitter(Operations[Value]):
         return self._reshape(x_B1D, name, "norm/shape", [self.width])
 
     def classifier(self, features_BD: Value, weights: str) -> Value:
-        """See Operations."""
         return self._linear(features_BD, weights, "head", "logits")
 
     def residual(self, x_BND: Value, y_BND: Value, place: str) -> Value:
-        """See Operations."""
         return self._add(x_BND, y_BND, f"{place}/residual/ADD")
 
     def _part(self, x: Value, axis: int, span: Span, corners: str, name: str) -> Value:
@@ -262,7 +259,6 @@ class Emitter(Operations[Value]):
         )
 
     def attention(self, qkv_BHNC: tuple[Value, Value, Value], place: str, num_queries: int) -> Value:
-        """See Operations."""
         q_BHNC, k_BHNC, v_BHNC = qkv_BHNC
         scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{place}/scores", adj_y=True)
         shares_BHNN = self.g.op(f"{place}/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
@@ -282,7 +278,6 @@ class Emitter(Operations[Value]):
         return self.g.op(f"{scope}/BATCH_MATMUL", "BATCH_MATMUL", [x, y], adj_x=False, adj_y=adj_y)
 
     def activation(self, x: Value, place: str) -> Value:
-        """See Operations."""
         return self.g.op(f"{place}/GELU", "GELU", [x], approximate=False)
 
     def layer_norm(self, x_BND: Value, place: str) -> Value:
@@ -300,7 +295,6 @@ class Emitter(Operations[Value]):
         return self._add(x_BND, g.weight(f"{name}.bias"), f"{place}/ADD")
 
     def linear(self, x: Value, place: str) -> Value:
-        """See Operations."""
         return self._linear(x, place.replace("/", "."), place)
 
     def _linear(self, x: Value, weight: str, scope: str, name: str = "") -> Value:
