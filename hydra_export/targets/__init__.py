@@ -31,7 +31,7 @@ def get(name: str) -> Target:
 
 
 def device_runtimes() -> dict[str, DeviceRuntime]:
-    """What runs artifacts on devices, by name: what needs no special tools first, the default target's before others'."""
+    """What runs artifacts on devices, by name: what needs no special tools first, of these the default target's."""
     return {name: runtime for name, (_target, runtime) in _runtimes(tuple(__path__)).items()}
 
 
