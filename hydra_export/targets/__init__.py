@@ -31,7 +31,7 @@ def get(name: str) -> Target:
 
 
 def device_runtimes() -> dict[str, DeviceRuntime]:
-    """What runs artifacts on devices, by name; those of the default target first."""
+    """What runs artifacts on devices, by name: what needs no special tools first, of these the default target's."""
     return {name: runtime for name, (_target, runtime) in _runtimes(tuple(__path__)).items()}
 
 
@@ -43,4 +43,6 @@ def formats() -> dict[str, str]:
 @functools.cache
 def _runtimes(folders: tuple[str, ...]) -> dict[str, tuple[str, DeviceRuntime]]:
     in_order = sorted(_in(folders), key=lambda name: name != DEFAULT)
-    return {runtime.name: (name, runtime) for name in in_order for runtime in get(name).device_runtimes}
+    runtimes = [(name, runtime) for name in in_order for runtime in get(name).device_runtimes]
+    runtimes.sort(key=lambda each: (not each[1].usual, each[1].converts))
+    return {runtime.name: (name, runtime) for name, runtime in runtimes}
