@@ -113,7 +113,7 @@ def import_times(
     """Keep times that were measured elsewhere among your own, which outrank all others.
 
     Args:
-        file: What a board's bench.py or bench --json wrote, the JSON of a Qualcomm AI Hub profile, or what TFLite's
+        file: What a board's bench.py or bench --json wrote, the JSON of a Qualcomm AI Hub profile, or what
             benchmark_model printed.
         device: Where it was measured, if the file does not say.
         heads: The head count, if the file does not say.
