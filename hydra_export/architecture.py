@@ -128,7 +128,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if heads not in self.separate_classifiers:
             listed = ",".join(map(str, self.separate_classifiers))
             raise BadInput(
-                f"The model has no classifier for heads {heads}.", f"It has separate ones: give --heads {listed}."
+                f"The model has no classifier for heads {heads}.", f"It has separate ones: give `heads={listed}`."
             )
         return f"head.k{heads}"
 
@@ -147,37 +147,37 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return embedding + self.depth * block + D * self.num_classes
 
 
-def parse_heads(text: str, largest: int, usual: Sequence[int] = (), option: str = "--heads") -> tuple[int, ...]:
+def parse_heads(text: str, largest: int, usual: Sequence[int] = (), argument: str = "heads") -> tuple[int, ...]:
     """Head counts from a command-line list: ``3,6,12`` or ``all``, ascending, each in 1..*largest*.
 
     Args:
         usual: what messages give as an example; by default the largest and half of it.
-        option: where it was given.
+        argument: whose value it is.
     """
     if text.strip() == "all":
         return tuple(range(1, largest + 1))
     example = usual if 0 < len(usual) <= _MOST_SHOWN else sorted({max(1, largest // 2), largest})
     listed = ",".join(map(str, example))
-    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': {option} {listed}."
+    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': `{argument}={listed}`."
     heads: list[int] = []
     for part in text.split(","):
         # int() would take '1_2', '+3' and digits of other scripts.
         if not (part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 6):
-            raise BadInput(f"{option} {_shown(text)}: {_shown(part)} is not a head count.", remedy)
+            raise BadInput(f"`{argument}` {_shown(text)}: {_shown(part)} is not a head count.", remedy)
         heads.append(int(part))
-    return check_heads(heads, largest, remedy, option)
+    return check_heads(heads, largest, remedy, argument)
 
 
-def check_heads(heads: Sequence[int], largest: int, remedy: str = "", option: str = "--heads") -> tuple[int, ...]:
+def check_heads(heads: Sequence[int], largest: int, remedy: str = "", argument: str = "heads") -> tuple[int, ...]:
     """*heads* in ascending order; refuses an empty list, duplicates and counts outside 1..*largest*."""
     if not heads:
         raise BadInput("No head count was given.", remedy)
     for k in heads:
         if not 1 <= k <= largest:
-            raise BadInput(f"{option}: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
+            raise BadInput(f"`{argument}`: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
     if len(set(heads)) != len(heads):
         twice = next(k for k in heads if list(heads).count(k) > 1)
-        raise BadInput(f"{option}: {twice} is listed twice.", remedy or "List each head count once.")
+        raise BadInput(f"`{argument}`: {twice} is listed twice.", remedy or "List each head count once.")
     return tuple(sorted(heads))
 
 

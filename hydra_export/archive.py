@@ -57,7 +57,7 @@ def check_replaceable(file: Path) -> None:
         ours = False
     if not ours:
         raise OutputRefused(
-            f"{file} holds something that is not a bundle's archive.", "Choose another --out, or move it away yourself."
+            f"{file} holds something that is not a bundle's archive.", "Choose another `out`, or move it away yourself."
         )
 
 

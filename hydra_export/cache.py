@@ -62,7 +62,7 @@ class Cache:
             OutputRefused: it cannot be made.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise BadInput(f"The cache {self.folder} is not a folder.", "Choose another --cache.")
+            raise BadInput(f"The cache {self.folder} is not a folder.", "Choose another `cache`.")
         mark = self.folder / _MARK
         if not os.path.lexists(mark):
             if self.folder.exists() and any(self.folder.iterdir()):
@@ -195,12 +195,12 @@ def _check_own(folder: Path) -> None:
     if status.st_uid != os.geteuid():
         raise BadInput(
             f"The cache {folder} belongs to another user, who may change what is taken from it.",
-            "Choose another --cache.",
+            "Choose another `cache`.",
         )
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH:
         raise BadInput(
             f"Every user may write into the cache {folder}, and change what is taken from it.",
-            "Choose another --cache, or delete that one: it is made again, for you alone to write.",
+            "Choose another `cache`, or delete that one: it is made again, for you alone to write.",
         )
 
 

@@ -93,7 +93,7 @@ def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
     num_classes = checkpoint.info.config.num_classes
     if len(labels) != num_classes:
         raise BadInput(
-            f"--labels has {len(labels)} names, {checkpoint.info.name} has {num_classes} classes.",
+            f"`labels` has {len(labels)} names, {checkpoint.info.name} has {num_classes} classes.",
             "Give one name per line, in the order of the logits.",
         )
     return replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, labels=labels))
@@ -111,7 +111,7 @@ def check_trained(info: CheckpointInfo, heads: Sequence[int], allow_untrained: b
         wanted, trained = (_joined(counts) for counts in (_untrained(info, heads), info.trained_heads))
         raise BadInput(
             f"Head counts {wanted} of {info.name} were not trained.",
-            f"Trained: {trained}. Choose among these, or give --allow-untrained.",
+            f"Trained: {trained}. Choose among these, or give `allow_untrained`.",
         )
     return warning
 

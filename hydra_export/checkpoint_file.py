@@ -176,7 +176,7 @@ def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) 
         if timm_name is not None and timm_name.name.partition(".")[0] != hints.architecture.partition(".")[0]:
             raise BadInput(
                 f"{timm_name.who} names the architecture {timm_name.name}, not {hints.architecture}.",
-                "Leave out --architecture.",
+                "Leave out `architecture`.",
             )
         timm_name = timm_name or timm_form.of_option(hints.architecture)
     if timm_name is not None:
@@ -196,11 +196,11 @@ def _imported(vit: Described, name: str, preprocessing: str | None) -> Checkpoin
     if preprocessing is not None:
         chosen, assumed = named(preprocessing, config.image_size), without(assumed, PREPROCESSING)
     elif vit.unusable:
-        raise BadInput(vit.unusable, "Give --preprocessing.")
+        raise BadInput(vit.unusable, "Give `preprocessing`.")
     elif vit.preprocessing is not None:
         chosen = vit.preprocessing
     elif config.channels != 3:
-        raise BadInput("it does not say how its images are preprocessed.", "Give --preprocessing.")
+        raise BadInput("it does not say how its images are preprocessed.", "Give `preprocessing`.")
     else:
         chosen = imagenet(config.image_size)
         assumed = (*assumed, DEITS_PREPROCESSING)
@@ -231,7 +231,7 @@ def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[i
             f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
         )
     if image_size is not None:
-        shapes.check_size(image_size, config.image_size, "--image-size")
+        shapes.check_size(image_size, config.image_size, "`image_size`")
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

@@ -24,30 +24,32 @@ _LOG_WIDTH = 160
 
 def run() -> NoReturn:
     """The console script."""
-    watch = Watch(lambda error: _fail(error, "--json" in sys.argv))
+    watch = Watch(lambda error: _fail(error, sys.argv[1:]))
     watch.start()
     try:
         streams.open_all()
         status = main()
         watch.stop()
     except KeyboardInterrupt as error:  # behind the last line of main
-        status = _fail(error, as_json=False)
+        status = _fail(error, [])
     sys.exit(status)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line *arguments* (the process's own by default) and returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    flags = {argument.partition("=")[0] for argument in arguments}
-    as_json, debug = "--json" in flags, "--debug" in flags
     try:
-        _call(arguments, as_json)
+        _call(arguments, _has("--json", arguments))
         return 0
     except BrokenPipeError:  # the reader of standard output has seen enough
         streams.abandon(sys.stdout)
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (every error becomes a message and an exit status)
-        return _fail(error, as_json, debug)
+        return _fail(error, arguments)
+
+
+def _has(flag: str, arguments: list[str]) -> bool:
+    return any(argument.partition("=")[0] == flag for argument in arguments)
 
 
 def _call(arguments: list[str], as_json: bool) -> None:
@@ -82,17 +84,23 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 @uninterrupted
-def _fail(error: BaseException, as_json: bool, debug: bool = False) -> int:
+def _fail(error: BaseException, arguments: list[str]) -> int:
     known, status, code = _known(error)
-    if debug:
+    if _has("--debug", arguments):
         import traceback
 
         for part in traceback.format_exception(error):
             _say("\n    ".join(map(shown, part.rstrip("\n").split("\n"))))  # no line of a message looks like ours
-    if not (as_json and _printed({"code": code, "message": known.message, "remedy": known.remedy})):
+    message, remedy, field = known.message, known.remedy, getattr(known, "field", "")
+    if field or "`" in f"{message}{remedy}":
+        from hydra_export.commands.spelling import spelled
+
+        message, remedy, field = spelled(arguments, message, remedy, f"`{field}`")
+    document = {"code": code, "message": message, "remedy": remedy, "field": field.strip("`-").replace("-", "_")}
+    if not (_has("--json", arguments) and _printed(document)):
         in_color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         mark = "\x1b[1;31merror:\x1b[0m" if in_color else "error:"
-        _say(f"{mark} {shown(known.message)} {shown(known.remedy)}")
+        _say(f"{mark} {shown(message)} {shown(remedy)}")
     return status
 
 

@@ -17,8 +17,12 @@ HydraExportError                    base; the CLI prints it and exits with its s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
+
+# How messages name an argument, and give it a value: `opset` or `opset=17`. The command line shows its option instead.
+ARGUMENT = re.compile(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`")
 
 
 class HydraExportError(Exception):
@@ -34,10 +38,19 @@ class HydraExportError(Exception):
 
 
 class BadInput(HydraExportError):
-    """Something the user gave was wrong."""
+    """Something the user gave was wrong; *field* is the argument, by default the first that the text has in backticks.
+
+    Attributes:
+        field: its name in Python; empty where it is none in particular.
+    """
 
     code = "bad_input"
     exit_status = 2
+
+    def __init__(self, message: str, remedy: str = "", *, field: str = "") -> None:
+        super().__init__(message, remedy)
+        named = ARGUMENT.search(f"{message} {remedy}")
+        self.field = field or (named[1] if named else "")
 
 
 class Unreadable(BadInput):
@@ -51,17 +64,17 @@ class Unreadable(BadInput):
 
 
 class UnknownName(BadInput):
-    """A name that is none of the known ones; the remedy names the nearest, or all."""
+    """A name that is none of the known ones; the remedy names the nearest, or all. *field* is *kind* by default."""
 
     code = "unknown_name"
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, field: str = "") -> None:
         import difflib
 
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1)
         remedy = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
-        super().__init__(f"No {kind} '{name}'.", remedy)
+        super().__init__(f"No {kind} '{name}'.", remedy, field=field or (kind if kind.isidentifier() else ""))
 
 
 class BadCheckpoint(BadInput):

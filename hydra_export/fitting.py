@@ -37,7 +37,7 @@ def fit(
         constraints = Constraints(budget_ms=budget_ms, runtime=runtime)
         entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints), min(model.gmacs))
         if (entry.id, entry.runtime) in chosen:
-            raise BadInput(f"--device lists {entry.id} twice.", "List each once.")
+            raise BadInput(f"`device` lists {entry.id} twice.", "List each once.")
         chosen[entry.id, entry.runtime] = entry
     return [*chosen.values()]
 

@@ -16,7 +16,7 @@ from hydra_export.target import Interface, TensorInfo, Work
 from hydra_export.worker import Worker, available_memory_mib
 
 _LEAST_BYTES = 0.5  # of a parameter: int8 has one, and a few parameters are folded into others
-_REMEDY = "Allow more with --limit-{} if you trust it."
+_REMEDY = "Allow more with `limit_{}` if you trust it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.memory_mib is not None and self.memory_mib < board.LEAST_MIB:
-            raise BadInput(f"--limit-memory is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
+            raise BadInput(f"`limit_memory` is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise BadInput(f"--limit-seconds is {self.seconds}.", "Give seconds above 0.")
+            raise BadInput(f"`limit_seconds` is {self.seconds}.", "Give seconds above 0.")
 
 
 class Inspected(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ class Guard:
             named = error.message if str(path) in error.message else f"{path}: {error.message}"
             remedy = "Export it again."
             if type(error) is CheckFailed and macs:  # some runtimes do not say that memory is what they lack
-                remedy += f" Or allow more than {self.memory_mib} MiB with --limit-memory, if that is what it lacks."
+                remedy += f" Or allow more than {self.memory_mib} MiB with `limit_memory`, if that is what it lacks."
             raise VerificationFailed(named, remedy) from error
 
     def check_work(self, artifact: ArtifactEntry, inspected: Inspected) -> None:

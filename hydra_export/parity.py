@@ -196,14 +196,14 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
             f"{name} loses subnetwork {heads} to rounding{where and f' in {where}'}: its logits differ by "
             f"{record.max_abs_error:.3g} ({_figures(record)}); at least {_SMALLEST_COSINE} and "
             f"{_SMALLEST_AGREEMENT:.0%} are needed.",
-            "The export was stopped and nothing was kept. Give --precision fp32, or --images like those it will see.",
+            "The export was stopped and nothing was kept. Give `precision=fp32`, or `images` like those it will see.",
         )
 
 
 def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, where: str = "") -> None:
     """Raises ParityFailed where the accuracy of *record*, or its agreement where that decides, is below the *gate*."""
     place = f"{name} at k = {heads}{where and f' in {where}'}"
-    remedy = "The export was stopped and nothing was kept. Try another --precision"
+    remedy = "The export was stopped and nothing was kept. Try another `precision`"
     if not record.max_abs_error < math.inf:
         raise ParityFailed(f"{place} gives numbers that are none.", f"{remedy}.")
     if record.accuracy is not None and record.accuracy_fp32 is not None:
@@ -212,7 +212,7 @@ def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, whe
             raise ParityFailed(
                 f"{place} loses {drop:.2f} points of top-1 ({record.accuracy_fp32:.2f} % to {record.accuracy:.2f} % of "
                 f"{record.num_images} images); {gate.max_drop:g} are allowed.",
-                f"{remedy}, or allow more with --max-drop.",
+                f"{remedy}, or allow more with `max_drop`.",
             )
     if "agreement" in record.judged_by and record.top1_agreement < LEAST_AGREEMENT:
         why, instead = _why_agreement(record, gate)
@@ -227,7 +227,7 @@ def _why_agreement(record: ParityRecord, gate: Gate) -> tuple[str, str]:
     """Why the agreement of *record* decides, and what would decide instead."""
     if record.accuracy is not None:
         drop = f"that top-1 drops by at most {gate.max_drop:g} points is not known from so few"
-        return f", as {drop}", "give more labelled images, or allow more with --max-drop"
+        return f", as {drop}", "give more labelled images, or allow more with `max_drop`"
     if record.accuracy_fp32 is not None:
         chance = f"the model itself is right on {record.accuracy_fp32:.1f} %, which is not clearly above chance"
         return f", as the labels tell nothing: {chance}", "give images whose labels are the model's"

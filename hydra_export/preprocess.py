@@ -126,6 +126,6 @@ def named(given: str, image_size: int) -> Preprocessing:
     except Unreadable as error:
         if error.missing:
             raise UnknownName("preprocessing", given, known) from None
-        raise BadInput(f"--preprocessing {given} cannot be used: {error.reason}.", remedy) from error
+        raise BadInput(f"`preprocessing` {given} cannot be used: {error.reason}.", remedy) from error
     except msgspec.DecodeError as error:
-        raise BadInput(f"--preprocessing {given} cannot be used: {error}.", remedy) from error
+        raise BadInput(f"`preprocessing` {given} cannot be used: {error}.", remedy) from error

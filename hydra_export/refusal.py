@@ -87,5 +87,5 @@ def _is_near_limit() -> bool:
 def _refused(error: OSError) -> SystemRefused:
     reason = error.strerror or str(error)
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    remedy = _REMEDIES.get(error.errno or 0, "Run it again with --debug to see where.")
+    remedy = _REMEDIES.get(error.errno or 0, "Run it again with `debug` to see where.")
     return SystemRefused(f"The system refused: {where}{reason}.", remedy)

@@ -125,9 +125,9 @@ def _with_a_linked_folder(folder: Path) -> None:
 def test_what_is_not_a_bundle_of_ours_is_not_replaced(folder: Path, change: Callable[[Path], None]) -> None:
     change(folder)
     before = snapshot(folder)
-    with pytest.raises(OutputRefused, match="Choose another --out"):
+    with pytest.raises(OutputRefused, match="Choose another `out`"):
         bundle.check_replaceable(folder)
-    with pytest.raises(OutputRefused, match="Choose another --out"), bundle.written(folder):
+    with pytest.raises(OutputRefused, match="Choose another `out`"), bundle.written(folder):
         pass
     assert snapshot(folder) == before
 

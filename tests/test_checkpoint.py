@@ -180,7 +180,7 @@ def test_deit_tinys_shapes_need_no_head_dim(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head_dim", [0, -8, 7, 64])
 def test_a_head_dim_that_does_not_divide_the_width_is_refused(tmp_path: Path, head_dim: int) -> None:
     safetensors.torch.save_file(plain_state(), tmp_path / "m.safetensors")
-    assert "--head-dim" in refused(tmp_path / "m.safetensors", f"head_dim {head_dim}", head_dim=head_dim).remedy
+    assert "`head_dim`" in refused(tmp_path / "m.safetensors", f"head_dim {head_dim}", head_dim=head_dim).remedy
 
 
 def official(tmp_path: Path, **changes: Any) -> tuple[Path, dict[str, Tensor], dict[str, Tensor]]:
@@ -518,7 +518,7 @@ def test_trained_head_counts_are_taken_without_a_word() -> None:
 
 
 def test_untrained_head_counts_are_refused_with_the_trained_ones() -> None:
-    with pytest.raises(BadInput, match=r"Head counts 4,5 of m were not trained.*3,6,12.*--allow-untrained") as caught:
+    with pytest.raises(BadInput, match=r"Head counts 4,5 of m were not trained.*3,6,12.*`allow_untrained`") as caught:
         checkpoint.check_trained(info(trained_heads=(3, 6, 12)), (3, 4, 5), allow_untrained=False)
     assert caught.value.exit_status == 2
 

@@ -61,7 +61,7 @@ def refused(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) ->
         captured = capsys.readouterr()
         document = json.loads(captured.out)
         assert document.keys() == {"schema_version", "error"}
-        assert document["error"].keys() == {"code", "message", "remedy"}
+        assert document["error"].keys() == {"code", "message", "remedy", "field"}
         assert document["error"]["message"]
         assert document["error"]["remedy"]
         assert "error:" not in captured.err

@@ -451,7 +451,7 @@ def test_a_head_count_without_a_classifier_is_refused(
 
 @pytest.mark.parametrize("heads", [(0,), (5,), (-1, 2), (2, 2)])
 def test_impossible_head_counts_are_refused(tiny_checkpoint: Path, tmp_path: Path, heads: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match="--heads"):
+    with pytest.raises(BadInput, match="`heads`"):
         exported(tiny_checkpoint, tmp_path / "out", ["separate"], heads=heads)
     assert not (tmp_path / "out").exists()
 
@@ -727,7 +727,7 @@ def test_jobs_refuse_what_cannot_be_exported(wrong: dict[str, Any]) -> None:
 
 
 def test_one_weight_file_is_for_shared_weights() -> None:
-    with pytest.raises(BadInput, match="--graph separate,shared"):
+    with pytest.raises(BadInput, match="`graphs=separate,shared`"):
         jobs(options=OnnxOptions(weight_files="one"))
 
 

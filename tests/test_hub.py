@@ -54,7 +54,7 @@ def test_a_plain_vit_needs_its_head_width(tiny_model: HydraViT, tmp_path: Path) 
     (tmp_path / "config.json").write_text("{}")
     back = HydraViT.from_pretrained(tmp_path, head_dim=8)
     assert torch.equal(back(IMAGES, 3), tiny_model(IMAGES, 3))
-    with pytest.raises(BadCheckpoint, match="--head-dim"):
+    with pytest.raises(BadCheckpoint, match="`head_dim`"):
         HydraViT.from_pretrained(tmp_path)
 
 

@@ -139,7 +139,7 @@ def test_a_classifier_without_labels_is_refused_before_anything_is_written(
             jobs(["coreml"], options=CoreMLOptions(classifier=True)),
             progress=lambda what, _done, _all: told.append(what),
         )
-    assert "--labels" in refused.value.remedy
+    assert "`labels`" in refused.value.remedy
     assert told == []
 
 

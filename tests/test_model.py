@@ -454,6 +454,6 @@ def test_a_bad_list_of_head_counts_is_refused_in_one_short_message(text: str, sa
     with pytest.raises(BadInput, match="from 1 to 12") as caught:
         parse_heads(text, 12)
     assert said in caught.value.message
-    assert caught.value.remedy.endswith("--heads 6,12.")
+    assert caught.value.remedy.endswith("`heads=6,12`.")
     assert caught.value.exit_status == 2
     assert len(str(caught.value)) < 300

@@ -444,7 +444,7 @@ def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
     assert (record.accuracy, record.accuracy_fp32, record.bound, record.judged_by) == (95, 100, None, "top-1")
     with pytest.raises(ParityFailed, match=r"loses 5.00 points of top-1 .*4.9 are allowed.*") as failed:
         judged(4.9, right, wrong)
-    assert "--max-drop" in failed.value.remedy
+    assert "`max_drop`" in failed.value.remedy
     with pytest.raises(ParityFailed, match=r"agrees .* on 95.0% of 200 images; 97% are needed, as that top-1 drops by"):
         judged(5, wrong)  # ten of 200 may be fifteen in truth
     assert judged(5, right, right).judged_by == "top-1"

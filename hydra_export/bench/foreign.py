@@ -110,7 +110,7 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
 
 _NONE = "it holds no results that are known here."
 _FORMS = (
-    "Give a board's bench.json or the output of bench --json, the JSON of a Qualcomm AI Hub profile "
+    "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile "
     "(download_profile), or all that benchmark_model printed."
 )
 
@@ -242,11 +242,11 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     if measured.source == BENCHMARK_MODEL:
         (timed,) = (name for name, each in known.items() if each.benchmark_model)
         if runtime not in ("", timed):
-            raise BadInput(f"{path} is of benchmark_model, which runs {timed}, not {runtime}.", "Leave out --runtime.")
+            raise BadInput(f"{path} is of benchmark_model, which runs {timed}, not {runtime}.", "Leave out `runtime`.")
         runtime = timed
     if not runtime:
         names = [name for name, each in known.items() if each.reads_results]
-        remedy = f"Say it: --runtime {', '.join(names[:-1])} or {names[-1]}."
+        remedy = f"Say it: `runtime={names[0]}`, {', '.join(names[1:-1])} or {names[-1]}."
         raise BadInput(f"{path} does not say which runtime ran it.", remedy)
     if runtime not in known:
         raise UnknownName("runtime", runtime, known)
@@ -282,16 +282,16 @@ def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFor
         told = int(named[1]), "int8" if "int8" in measured.graph else "fp32"
     if told is None and asked.heads is None:
         if not measured.graph:
-            raise BadInput(f"{path} does not say which head count it is of.", "Say it: --heads K.")
+            raise BadInput(f"{path} does not say which head count it is of.", "Say it: `heads=K`.")
         raise BadInput(
             f"{path}: Graph: '{measured.graph}' is of another model than {asked.named}"
             + (f", which has {', '.join(asked.graphs)}." if asked.graphs else "."),
-            "Give --bundle DIR of the model that it was, or --heads K where the file only has another name.",
+            "Give the `bundle` of the model that it was, or `heads=K` where the file only has another name.",
         )
     heads = told[0] if told else asked.heads
     assert heads is not None
     if asked.heads not in (None, heads):
-        raise BadInput(f"{path}: Graph: '{measured.graph}' is of k = {heads}, and --heads says {asked.heads}.")
+        raise BadInput(f"{path}: Graph: '{measured.graph}' is of k = {heads}, and `heads` says {asked.heads}.")
     if heads not in asked.model.gmacs:
         raise BadInput(f"{asked.named} has no k = {heads}.", f"It has {', '.join(map(str, asked.model.gmacs))}.")
     return heads, told[1] if told else "float"
@@ -301,7 +301,7 @@ def _date(path: Path, asked: Asked) -> str:
     if not asked.date:
         return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).astimezone().date().isoformat()
     if not is_date(asked.date):
-        raise BadInput(f"--date {asked.date} is not a date.", "Give YYYY-MM-DD.")
+        raise BadInput(f"`date` {asked.date} is not a date.", "Give YYYY-MM-DD.")
     return asked.date
 
 

@@ -134,12 +134,12 @@ def read(path: Path) -> Report:
     Raises:
         BadInput: it is none; names the file and the field.
     """
-    return decode(files.read(path, documents.JSON_BYTES, remedy="Give what bench --json or a board wrote."), path)
+    return decode(files.read(path, documents.JSON_BYTES, remedy="Give what bench or a board wrote as JSON."), path)
 
 
 def decode(content: bytes, path: Path) -> Report:
     """The report in *content*, which was read from *path*."""
-    remedy = "Give what bench --json or a board wrote, unchanged."
+    remedy = "Give what bench or a board wrote as JSON, unchanged."
     try:
         report = documents.decode_json(content, Report)
     except msgspec.DecodeError as error:

@@ -15,7 +15,7 @@ from hydra_export.errors import BadInput
 from hydra_export.profiles import ResolvedProfile
 
 SOURCE = "own-bench"
-_SOURCES = {SOURCE: "hydra-export bench, or the folder that bench --standalone writes"}
+_SOURCES = {SOURCE: "hydra-export bench, or the folder that bench standalone writes"}
 # Of several artifacts for one head count, the plainest: what else there is takes about as long.
 _GRAPHS = ("separate", "shared", "universal")
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -63,7 +63,7 @@ def _device(report: Report, folder: Path | None) -> DeviceProfile:
     own = (*says.android_model, *says.ios_machine, *says.devicetree_model, *says.cpu_name)
     name = next((text for text in own if text.strip()), "")
     if not name:
-        raise BadInput("The machine says nothing of itself that it could be known by.", "Name it with --device.")
+        raise BadInput("The machine says nothing of itself that it could be known by.", "Name it: `device`.")
     kind: DeviceClass = "board" if says.devicetree_model else "phone" if says.android_model else "desktop"
     return DeviceProfile(
         id=profiles.new_id(name, profiles.resolve(folder)),

@@ -70,10 +70,10 @@ def _check_replaceable(out: Path) -> None:
     if board.RESULT in present:
         raise OutputRefused(
             f"{out} holds a result, {board.RESULT}, which would be lost.",
-            f"Run: hydra-export profile --import {out / board.RESULT}; then move it away, or choose another folder.",
+            f"Run: hydra-export profile import {out / board.RESULT}; then move it away, or choose another folder.",
         )
     foreign = present - {PROGRAM, board.PLAN, "golden", *registry.names(), "__pycache__"}
     if foreign or (present and PROGRAM not in present):
         raise OutputRefused(
-            f"{out} holds something else than a folder made by --standalone.", "Choose another, or move it away."
+            f"{out} holds something else than a folder made by bench standalone.", "Choose another, or move it away."
         )

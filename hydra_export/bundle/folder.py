@@ -22,7 +22,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 def check_replaceable(out: Path) -> None:
     """Refuses an output path that holds anything but nothing, an empty folder or one of our bundles."""
-    remedy = "Choose another --out, or move it away yourself."
+    remedy = "Choose another `out`, or move it away yourself."
     out = Path(os.path.realpath(out))
     if not os.path.lexists(out):
         return

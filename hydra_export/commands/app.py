@@ -69,6 +69,15 @@ def _launch(
     return app(_with_command(tokens))
 
 
+def meant(arguments: list[str]) -> list[str]:
+    """*arguments* with the command first; nothing where there is none."""
+    words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
+    try:
+        return [*_with_command(tuple(words))]
+    except UnknownName:
+        return []
+
+
 def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Options alone mean export; a first word that is no sub-command is refused with the nearest."""
     if not tokens:
@@ -111,7 +120,9 @@ def call(arguments: list[str]) -> Result | None:
         result: Result = app.meta(asked)
     except CycloptsError as error:
         command = " ".join(["hydra-export", *(error.command_chain or ())])
-        raise BadInput(" ".join(str(error).split()), f"See {command} --help.") from error
+        argument = getattr(error, "argument", None)
+        field = argument.field_info.name if argument else ""
+        raise BadInput(" ".join(str(error).split()), f"See {command} --help.", field=field) from error
     return result
 
 

@@ -102,7 +102,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     from hydra_export.gate import Gate
 
     console = talk()
-    listed = _listed(given, _names("--target", given.target)) if given.device is None else []
+    listed = _listed(given, _names("target", given.target)) if given.device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(
         given.checkpoint,
@@ -110,7 +110,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
         preprocessing=given.preprocessing,
         architecture=given.architecture,
         image_size=image_size(given.image_size),
-        drop=() if given.drop is None else _names("--drop", given.drop),
+        drop=() if given.drop is None else _names("drop", given.drop),
     )
     if given.reference is not None:
         from hydra_export.reference import held_to
@@ -154,22 +154,22 @@ def _read_images(folder: Path, info: CheckpointInfo, limit: int) -> ImageSet:
 def _check(given: Choices) -> None:
     from hydra_export.errors import BadInput
 
-    for name in _names("--target", given.target):
+    for name in _names("target", given.target):
         targets.get(name)
 
-    _check_not_negative("--jobs", given.jobs)
-    _check_not_negative("--memory", given.memory)
+    _check_not_negative("jobs", given.jobs)
+    _check_not_negative("memory", given.memory)
     if not 0 <= given.max_drop <= 100:
-        raise BadInput(f"--max-drop is {given.max_drop}.", "Give percentage points from 0 to 100.")
+        raise BadInput(f"`max_drop` is {given.max_drop}.", "Give percentage points from 0 to 100.")
     if "int8" not in (given.precision or "").split(","):
-        for option, value, default in (
-            ("--max-drop", given.max_drop, Choices.max_drop),
-            ("--accept-unchecked", given.accept_unchecked, Choices.accept_unchecked),
+        for argument, value, default in (
+            ("max_drop", given.max_drop, Choices.max_drop),
+            ("accept_unchecked", given.accept_unchecked, Choices.accept_unchecked),
         ):
             if value != default:
                 raise BadInput(
-                    f"{option} is for int8, which is not exported.",
-                    f"Add it: --precision {_added(given.precision, 'int8')}.",
+                    f"`{argument}` is for int8, which is not exported.",
+                    f"Add it: `precision={_added(given.precision, 'int8')}`.",
                 )
     _check_devices(given.device, given.budget_ms, given.target)
 
@@ -183,23 +183,25 @@ def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
 
     return jobs(
         names,
-        _names("--graph", given.graph),
-        _names("--precision", given.precision) if given.precision is not None else (),
+        _names("graph", given.graph),
+        _names("precision", given.precision) if given.precision is not None else (),
         input=given.input,
         batch=_batch(given.batch),
         options=target_options(given),
     )
 
 
-def _names(option: str, text: str) -> list[str]:
+def _names(argument: str, text: str) -> list[str]:
     from hydra_export.errors import BadInput
 
     names = [name.strip() for name in text.split(",")]
     if "" in names:
         listed = ",".join(filter(None, names)) or "NAME"
-        raise BadInput(f"{option} {text!r} has an empty name.", f"Separate names by single commas: {option} {listed}.")
+        raise BadInput(
+            f"`{argument}` {text!r} has an empty name.", f"Separate names by single commas: `{argument}={listed}`."
+        )
     if len(set(names)) < len(names):
-        raise BadInput(f"{option} {text!r} lists a name twice.", "List each once.")
+        raise BadInput(f"`{argument}` {text!r} lists a name twice.", "List each once.")
     return names
 
 
@@ -207,10 +209,10 @@ def _check_devices(device: str | None, budget_ms: float | None, target: str) -> 
     from hydra_export.errors import BadInput
 
     if device is not None and target != targets.DEFAULT:
-        raise BadInput("--device says what each device needs.", "Leave out --target, or --device.")
+        raise BadInput("`device` says what each device needs.", "Leave out `target`, or `device`.")
     if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
-        remedy = "Add --device NAME." if device is None else "Give a number of milliseconds above 0."
-        raise BadInput(f"--budget-ms {budget_ms:g} is for --device, and above 0.", remedy)
+        remedy = "Add `device=NAME`." if device is None else "Give a number of milliseconds above 0."
+        raise BadInput(f"`budget_ms` {budget_ms:g} is for `device`, and above 0.", remedy)
 
 
 def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
@@ -218,7 +220,7 @@ def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: 
     from hydra_export.errors import CheckFailed
     from hydra_export.fitting import fit, workload
 
-    devices = fit(_names("--device", names), workload(info, heads), budget_ms)
+    devices = fit(_names("device", names), workload(info, heads), budget_ms)
     missed = [entry for entry in devices if not entry.fits]
     too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
     if too_slow and budget_ms is not None:
@@ -242,15 +244,15 @@ def image_size(text: str | None) -> tuple[int, int] | None:
         return None
     sides = text.split("x")
     if not (1 <= len(sides) <= 2 and all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides)):
-        raise BadInput(f"--image-size {text!r} is no image size.", "Give a side, or height and width: 224x224.")
+        raise BadInput(f"`image_size` {text!r} is no image size.", "Give a side, or height and width: 224x224.")
     return int(sides[0]), int(sides[-1])
 
 
-def _check_not_negative(option: str, value: int) -> None:
+def _check_not_negative(argument: str, value: int) -> None:
     from hydra_export.errors import BadInput
 
     if value < 0:
-        raise BadInput(f"{option} is {value}.", "Give 1 or more, or leave it out.")
+        raise BadInput(f"`{argument}` is {value}.", "Give 1 or more, or leave it out.")
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:
@@ -259,7 +261,7 @@ def _batch(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
         return "dynamic"
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65536):
-        raise BadInput(f"--batch {text!r} is not a batch size.", "Give a number of images, or 'dynamic'.")
+        raise BadInput(f"`batch` {text!r} is not a batch size.", "Give a number of images, or 'dynamic'.")
     return int(text)
 
 
@@ -268,12 +270,12 @@ def _labels(path: Path) -> tuple[str, ...]:
     from hydra_export.errors import BadData
 
     try:
-        content = files.read(path, _LABELS_BYTES, f"--labels {path}").decode()
+        content = files.read(path, _LABELS_BYTES, f"`labels` {path}").decode()
     except UnicodeDecodeError as error:
         raise BadData(
-            f"--labels {path} cannot be read: {error}.", "Give a text file, a class name per line."
+            f"`labels` {path} cannot be read: {error}.", "Give a text file, a class name per line."
         ) from error
     labels = tuple(line.strip() for line in lines(content) if line.strip())
     if len(labels) > _MOST_LABELS:
-        raise BadData(f"--labels {path} has {len(labels):,} lines.", f"Give at most {_MOST_LABELS:,}.")
+        raise BadData(f"`labels` {path} has {len(labels):,} lines.", f"Give at most {_MOST_LABELS:,}.")
     return labels

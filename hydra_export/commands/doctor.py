@@ -27,7 +27,7 @@ def doctor(*, time_limit: float = 300.0) -> Result:
     from hydra_export.errors import BadInput
 
     if not 0 < time_limit < float("inf"):
-        raise BadInput(f"--time-limit is {time_limit}.", "Give a number of seconds above 0.")
+        raise BadInput(f"`time_limit` is {time_limit}.", "Give a number of seconds above 0.")
     console = talk()
     with shown_progress(console) as progress:
         diagnosis = diagnose(progress, time_limit)
@@ -44,7 +44,7 @@ def _failure(failing: list[TargetState]) -> Exception:
 
     said = " ".join(f"Target '{target.name}' does not work here: {target.message}" for target in failing)
     remedies = " ".join(dict.fromkeys(target.remedy for target in failing if target.remedy))
-    error = CheckFailed(said, remedies or "Run it again with --debug to see more.")
+    error = CheckFailed(said, remedies or "Run it again with `debug` to see more.")
     for target in failing:
         error.add_note(f"{target.name}:\n{target.detail}")
     return error

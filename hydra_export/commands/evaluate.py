@@ -125,15 +125,15 @@ def evaluate(
 
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
     if min(batch_size, threads) < 1:
-        raise BadInput(f"--batch-size {batch_size} and --threads {threads} cannot be.", "Give 1 or more of each.")
+        raise BadInput(f"`batch_size` {batch_size} and `threads` {threads} cannot be.", "Give 1 or more of each.")
     if plot is None:
         return
     if plot.suffix not in (".png", ".pdf", ".svg"):
-        raise BadInput(f"--plot {plot} names no format.", "Give a .png, .pdf or .svg file.")
+        raise BadInput(f"`plot` {plot} names no format.", "Give a .png, .pdf or .svg file.")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise MissingExtra("--plot", "matplotlib", "plot") from None
+        raise MissingExtra("`plot`", "matplotlib", "plot") from None
 
 
 def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:
@@ -221,12 +221,12 @@ def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet
     elif Path(name).is_dir():
         return _of_folder(Path(name), info, unreadable)
     else:
-        raise UnknownName("dataset or folder", name, ("packaged", *datasets.names()))
+        raise UnknownName("dataset or folder", name, ("packaged", *datasets.names()), field="data")
     if (info.labels and images.label_names != info.labels) or len(images.label_names) != info.config.num_classes:
         raise BadInput(
             f"{info.name} tells {info.config.num_classes} classes apart ({_few(info.labels)}), "
             f"the images are of {len(images.label_names)} ({_few(images.label_names)}).",
-            "Give --data with images of the model's classes.",
+            "Give `data` with images of the model's classes.",
         )
     if not info.labels:
         note = f"{info.name} does not name its classes: they are taken for {_few(images.label_names)} in this order."
@@ -242,7 +242,7 @@ def _of_folder(folder: Path, info: CheckpointInfo, unreadable: list[Path]) -> Im
     if images.labels is None and images.note:
         raise BadInput(
             f"{info.name} cannot be judged by {folder}. {images.note}",
-            "Give --data with a folder for each of the model's classes, named as the model names it.",
+            "Give `data` with a folder for each of the model's classes, named as the model names it.",
         )
     if images.labels is None:
         raise BadData(f"Folder {folder} has images without classes.", "Give one folder of images per class.")

@@ -65,7 +65,7 @@ def _named(devices: str | None) -> list[str]:
         return []
     names = [name.strip() for name in devices.split(",")]
     if not all(names):
-        raise BadInput(f"--device is '{devices}'.", "Give names separated by commas, such as pixel7,rpi5.")
+        raise BadInput(f"`device` is '{devices}'.", "Give names separated by commas, such as pixel7,rpi5.")
     return names
 
 

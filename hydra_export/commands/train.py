@@ -72,7 +72,7 @@ def train(
 
     if threads is not None:
         if threads < 1:
-            raise BadInput(f"--threads {threads} is no number of threads.", "Give 1 or more.")
+            raise BadInput(f"`threads` {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
     fields = {name: value for name, value in options.items() if value is not None} | _assigned(override)
@@ -109,7 +109,7 @@ def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
     """``NAME=VALUE`` by name."""
     for pair in pairs:
         if "=" not in pair:
-            raise BadInput(f"--override {pair} sets nothing.", "Give NAME=VALUE, such as --override drop_path=0.1.")
+            raise BadInput(f"`override` {pair} sets nothing.", "Give NAME=VALUE, such as `override=drop_path=0.1`.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

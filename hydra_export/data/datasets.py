@@ -29,7 +29,8 @@ _DOWNLOAD_SECONDS = 600.0  # that another process may take for it: it is 30 MB
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
-    "Give --data DIR with the four idx files of Fashion-MNIST, or install them: apt-get install dataset-fashion-mnist."
+    "Give `data`, a folder with the four idx files of Fashion-MNIST, or install them: "
+    "apt-get install dataset-fashion-mnist."
 )
 
 
@@ -109,7 +110,7 @@ def load(name: str, folder: Path | None = None) -> Dataset[Split]:
         BadData: it is not on this machine and cannot be downloaded, or its files are damaged.
     """
     if name not in _DATASETS:
-        raise UnknownName("dataset", name, _DATASETS)
+        raise UnknownName("dataset", name, _DATASETS, field="data")
     return _DATASETS[name](folder)
 
 
@@ -146,7 +147,7 @@ def fashion_mnist(folder: Path | None = None) -> Dataset[Split]:
 def digits(folder: Path | None = None) -> Dataset[Split]:
     """1,797 handwritten digits of 8x8 grey pixels, the ones of scikit-learn; the last 360 are the test images."""
     if folder is not None:
-        raise BadData(f"The digits come with the package, not from {folder}.", "Leave out --data.")
+        raise BadData(f"The digits come with the package, not from {folder}.", "Leave out `data`.")
     with resources.files("hydra_export.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         pixels_nHWC = np.round(arrays["pixels"][..., None] * (255 / 16)).astype(np.uint8)  # as counted: 0-16
         labels_n = arrays["labels"].astype(np.int64)

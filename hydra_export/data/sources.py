@@ -74,7 +74,7 @@ def load(path: str, held_out: float) -> Dataset[Images]:
         MissingExtra: the package for that kind is not installed.
     """
     if not path:
-        raise BadInput("This recipe needs images.", "Give --data FOLDER, with one folder of images per class.")
+        raise BadInput("This recipe needs images.", "Give `data`, a folder with one folder of images per class.")
     train, test, names = _hugging_face(path) if path.startswith("hfds/") else _local(Path(path))
     if len(names) < 2:
         raise BadData(f"The images of {path} are of one class ({names[0] or 'no name'}).", _LAYOUT)
@@ -173,7 +173,7 @@ def _hugging_face(path: str) -> tuple[ReaderImages, ReaderImages | None, tuple[s
     try:
         from datasets import get_dataset_split_names  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise MissingExtra(f"--data {path}", "datasets", "train") from None
+        raise MissingExtra(f"`data` {path}", "datasets", "train") from None
     name = path.removeprefix("hfds/")
     try:
         splits = get_dataset_split_names(name)

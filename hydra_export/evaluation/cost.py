@@ -56,7 +56,7 @@ def measure(loaded: Checkpoint, heads: int, *, batch_size: int = 64, threads: in
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise HydraExportError(f"Heads {heads} could not be measured: {last[0]}.", "Give a smaller --batch-size.")
+        raise HydraExportError(f"Heads {heads} could not be measured: {last[0]}.", "Give a smaller `batch_size`.")
     return msgspec.json.decode(done.stdout, type=Cost)
 
 

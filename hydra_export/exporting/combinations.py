@@ -43,9 +43,9 @@ def jobs(
     for name, graph in itertools.product(names, graphs):
         target = registry.get(name)
         target.requires()
-        _check_offered("graph kind", "--graph", graph, target.graphs, name)
+        _check_offered("graph kind", "graphs", graph, target.graphs, name)
         for precision in precisions or target.precisions[:1]:
-            _check_offered("precision", "--precision", precision, target.precisions, name)
+            _check_offered("precision", "precisions", precision, target.precisions, name)
             choices = {"graph": graph, "precision": precision, "input": input, "batch": batch}
             try:
                 spec = msgspec.convert(choices, ExportSpec)
@@ -68,17 +68,17 @@ def _check_used(options: Options, names: Sequence[str], graphs: Sequence[str]) -
         if target not in names:
             added = ",".join([*names, target])
             raise BadInput(
-                f"--{field.flag} is for target '{target}', which is not exported.", f"Add it: --target {added}."
+                f"`{field.name}` is for target '{target}', which is not exported.", f"Add it: `targets={added}`."
             )
         if field.about.graphs and not set(field.about.graphs) & set(graphs):
             kind = field.about.graphs[0]
             raise BadInput(
-                f"--{field.flag} is for graph kind '{kind}'.", f"Add it: --graph {','.join([*graphs, kind])}."
+                f"`{field.name}` is for graph kind '{kind}'.", f"Add it: `graphs={','.join([*graphs, kind])}`."
             )
 
 
-def _check_offered(kind: str, option: str, given: str, offered: Sequence[str], target: str) -> None:
+def _check_offered(kind: str, argument: str, given: str, offered: Sequence[str], target: str) -> None:
     if given not in offered:
         near = difflib.get_close_matches(given, offered, n=1)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Give {option} {' or '.join(offered)}."
-        raise BadInput(f"Target '{target}' has no {kind} '{given}'.", remedy)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Give `{argument}` {' or '.join(offered)}."
+        raise BadInput(f"Target '{target}' has no {kind} '{given}'.", remedy, field=argument)

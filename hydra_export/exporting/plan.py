@@ -102,10 +102,10 @@ def _affordable(macs: float, each: int, counts: range) -> int:
 def _check_converters(listed: Sequence[Job], jobs: int, converter_memory_mib: int) -> None:
     if any(job.target.isolated for job in listed):
         return
-    for option, value in (("jobs", jobs), ("converter_memory_mib", converter_memory_mib)):
+    for argument, value in (("jobs", jobs), ("converter_memory_mib", converter_memory_mib)):
         if value:
             names = " and ".join(dict.fromkeys(job.target.name for job in listed))
-            raise BadInput(f"`{option}={value}` is for converters, and {names} needs none.", "Leave it out.")
+            raise BadInput(f"`{argument}` {value} is for converters, and {names} needs none.", "Leave it out.")
 
 
 def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:

@@ -35,7 +35,7 @@ def described(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[
             raise BadInput(
                 f"nothing says how wide its heads are, and {USUAL_HEAD_DIM} is not what timm's ViTs of width {width} "
                 "have.",
-                "Give --head-dim, --architecture with timm's name of it, or its config.json.",
+                "Give `head_dim`, `architecture` with timm's name of it, or its config.json.",
             )
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
     config = shape.config(USUAL_HEAD_DIM if head_dim is None else head_dim)

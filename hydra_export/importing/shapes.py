@@ -71,7 +71,7 @@ class Shape:
         """
         if head_dim < 1 or self.width % head_dim:
             raise BadInput(
-                f"its width {self.width} is not a multiple of head_dim {head_dim}.", "Give the right --head-dim."
+                f"its width {self.width} is not a multiple of head_dim {head_dim}.", "Give the right `head_dim`."
             )
         return HydraConfig(
             heads=self.width // head_dim,

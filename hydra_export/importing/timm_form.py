@@ -128,7 +128,7 @@ def described(
     shape = shapes.shape(state)
     for stated in (image_size, named.image_size):
         if stated is not None:
-            shapes.check_size(stated, shape.image_size, "--image-size" if stated is image_size else named.who)
+            shapes.check_size(stated, shape.image_size, "`image_size`" if stated is image_size else named.who)
     depth = named.arguments.get("depth", shape.depth)
     for what, count, own in (("classes", named.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
         if count is not None and count != own:
@@ -190,7 +190,7 @@ def check_equal(module: nn.Module, state: Mapping[str, Tensor], ours: nn.Module,
 def _check_name(named: Named) -> None:
     if not is_model(named.name):
         known = timm.list_models("vit_*") + timm.list_models("deit*")
-        raise UnknownName("architecture of timm's called", named.name, known)
+        raise UnknownName("architecture of timm's called", named.name, known, field="architecture")
     if not is_model_in_modules(named.name, _MODULES):
         raise BadInput(f"{named.name} is no plain ViT.", shapes.ONLY)
     for name, value in named.arguments.items():

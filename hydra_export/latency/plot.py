@@ -23,12 +23,12 @@ def check_plot(path: Path) -> None:
     """Raises BadInput for a file that cannot be drawn, MissingExtra where matplotlib is not installed."""
     if path.suffix.removeprefix(".") not in _FORMATS:
         raise BadInput(
-            f"--plot {path}: no such kind of picture.", f"Name a file that ends in .{' or .'.join(_FORMATS)}."
+            f"`plot` {path}: no such kind of picture.", f"Name a file that ends in .{' or .'.join(_FORMATS)}."
         )
     try:
         import matplotlib as _  # noqa: F401 (asked for, not used here)
     except ImportError:
-        raise MissingExtra("--plot", "matplotlib", "plot") from None
+        raise MissingExtra("`plot`", "matplotlib", "plot") from None
 
 
 def plain_log_ticks(axis: Any) -> None:

@@ -61,7 +61,7 @@ def resolve(folder: Path | None = None) -> dict[str, ResolvedProfile]:
         BadInput: a file is not a profile, or two in one folder have the same id.
     """
     if folder is not None and not folder.is_dir():
-        raise BadInput(f"--profiles {folder} is not a folder.", "Give a folder of device profiles (TOML).")
+        raise BadInput(f"`profiles` {folder} is not a folder.", "Give a folder of device profiles (TOML).")
     place, entries = folder or user_folder(), packaged()
     for part in (place, place / MEASURED):
         own = read_folder(part)
@@ -93,7 +93,7 @@ def get(name: str, folder: Path | None = None) -> ResolvedProfile:
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1)
     if near:
         raise UnknownName("device", name, near)
-    remedy = f"hydra-export profile --list shows all; profiles of your own go into {folder or user_folder()}."
+    remedy = f"hydra-export profile list shows all; profiles of your own go into {folder or user_folder()}."
     raise BadInput(f"No device '{name}'.", remedy)
 
 

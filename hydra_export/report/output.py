@@ -14,7 +14,7 @@ _HEAD_BYTES = 4096  # the mark stands in front of all that others wrote
 
 def check_replaceable(out: Path) -> None:
     """Refuses an output path that holds anything but nothing or a report of ours."""
-    remedy = "Choose another --out, or move it away yourself."
+    remedy = "Choose another `out`, or move it away yourself."
     if not os.path.lexists(out):
         return
     if not out.is_file():

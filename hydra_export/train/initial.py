@@ -56,9 +56,9 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
         return
     raise BadInput(
         f"The images of {dataset.title} are {'in colour' if in_colour else 'grey'}, of {width}x{height} pixels, and "
-        f"without --start training would begin with {info.name}, which takes {'grey ones' if grey else 'ones'} of "
+        f"without `start` training would begin with {info.name}, which takes {'grey ones' if grey else 'ones'} of "
         f"{size}x{size}.",
-        "Give --start with a checkpoint for such images; or --start packaged, to begin with it all the same.",
+        "Give a `start` checkpoint for such images; or `start=packaged`, to begin with it all the same.",
     )
 
 

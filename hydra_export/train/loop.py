@@ -141,7 +141,7 @@ class Trainer:
     def _check_finite(self, name: str, heads: tuple[int, ...], value: float) -> None:
         if not math.isfinite(value):  # before the weights are touched
             k = ",".join(map(str, heads))
-            raise CheckFailed(f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller --lr.")
+            raise CheckFailed(f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller `lr`.")
 
     def _forward(self, heads: int) -> Forward:
         if heads not in self._forwards:

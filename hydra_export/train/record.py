@@ -41,7 +41,7 @@ def stored_config(out: Path) -> TrainConfig:
     """
     path = out / CONFIG
     if not path.is_file():
-        raise BadInput(f"There is no run to continue in {out}.", "Start one there without --resume.")
+        raise BadInput(f"There is no run to continue in {out}.", "Start one there without `resume`.")
     try:
         return documents.decode_json(files.read(path, documents.JSON_BYTES), TrainConfig)
     except msgspec.DecodeError as error:
@@ -75,7 +75,7 @@ def refuse_filled(out: Path) -> None:
             raise OutputRefused(f"{out} is a file.", "Give a folder for the run.")
         if out.is_dir() and any(out.iterdir()):
             raise OutputRefused(
-                f"Folder {out} is not empty.", "Give --resume to continue a run there, or a new folder."
+                f"Folder {out} is not empty.", "Give `resume` to continue a run there, or a new folder."
             )
 
 
@@ -172,7 +172,7 @@ def require_tensorboard() -> None:
     try:
         import tensorboard  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     except ImportError:
-        raise MissingExtra("--tensorboard", "tensorboard", "train") from None
+        raise MissingExtra("`tensorboard`", "tensorboard", "train") from None
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -94,8 +94,8 @@ def _configuration(request: Request, recipe: str, start: str) -> TrainConfig:
 
 def _heads(heads: str | Sequence[int], largest: int) -> tuple[int, ...]:
     if isinstance(heads, str):
-        return parse_heads(heads, largest, option="--train-heads")
-    return check_heads(heads, largest, option="--train-heads")
+        return parse_heads(heads, largest, argument="train_heads")
+    return check_heads(heads, largest, argument="train_heads")
 
 
 def _continued(stored: TrainConfig, wanted: TrainConfig, request: Request) -> TrainConfig:

@@ -147,7 +147,7 @@ def resolved(
         raise BadInput(
             f"{start.info.name} tells {start.info.config.num_classes} classes apart, the data has "
             f"{config.model.num_classes}.",
-            "Give --override classes=data to train a new classifier, or start from another checkpoint.",
+            "Set `classes=data` to train a new classifier, or start from another checkpoint.",
         )
     if not config.steps:
         steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))

@@ -91,6 +91,7 @@ def _raised(error: BaseException) -> Raised:
         kind=type(error).__name__,
         message=error.message if isinstance(error, HydraExportError) else str(error),
         remedy=error.remedy if isinstance(error, HydraExportError) else "",
+        field=getattr(error, "field", ""),
         trace="".join(traceback.format_exception(error)),
         out_of_memory=_is_out_of_memory(error),
     )

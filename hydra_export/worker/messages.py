@@ -40,6 +40,7 @@ class Raised(msgspec.Struct, tag=True):
     kind: str
     message: str
     remedy: str
+    field: str
     trace: str
     out_of_memory: bool
 

@@ -191,6 +191,8 @@ class Worker:
             kind = next(known[code] for code in raised.codes if code in known)
             ours = kind.__new__(kind)
             HydraExportError.__init__(ours, raised.message, raised.remedy)  # subclasses take other arguments
+            if isinstance(ours, BadInput):
+                ours.field = raised.field
             error = ours
         else:
             place = "" if what == function else f" in {function}"

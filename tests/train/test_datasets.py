@@ -39,7 +39,7 @@ def test_idx_files_are_read_packed_and_unpacked(folder: Path) -> None:
 
 
 def test_a_missing_dataset_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"--data DIR.*apt-get install dataset-fashion-mnist"):
+    with pytest.raises(BadData, match=r"`data`.*apt-get install dataset-fashion-mnist"):
         datasets.load("fashion-mnist", tmp_path)
 
 
@@ -51,7 +51,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "none")
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", offline)
-    with pytest.raises(BadData, match=r"cannot be downloaded.*--data DIR"):
+    with pytest.raises(BadData, match=r"cannot be downloaded.*`data`"):
         datasets.load("fashion-mnist")
 
 
@@ -87,7 +87,7 @@ def test_a_packed_file_is_unpacked_no_further_than_it_says(folder: Path) -> None
 
 def test_digits_come_from_no_folder(tmp_path: Path) -> None:
     assert datasets.load("digits").train.pixels.max() == 255
-    with pytest.raises(BadData, match="Leave out --data"):
+    with pytest.raises(BadData, match="Leave out `data`"):
         datasets.load("digits", tmp_path)
 
 

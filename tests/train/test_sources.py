@@ -182,7 +182,7 @@ def test_a_pipe_among_tar_files_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_recipe_for_folders_says_that_it_needs_one() -> None:
-    with pytest.raises(BadInput, match="Give --data FOLDER"):
+    with pytest.raises(BadInput, match="Give `data`"):
         sources.load("", 0.1)
 
 

@@ -101,28 +101,28 @@ class CoreMLTarget(Target):
         """Refuses what a package cannot be: of any batch, of images by the batch, a classifier without labels."""
         options = CoreMLOptions.of(spec)
         if options.ios not in MACOS:
-            raise BadInput(f"--ios {options.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
+            raise BadInput(f"`ios` {options.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
         if spec.precision == "int8" and options.ios < _OLDEST_INT8:
             raise BadInput(
-                f"--precision int8 needs iOS {_OLDEST_INT8} or newer: --ios {options.ios} has no quantized weights.",
-                f"Give --ios {_OLDEST_INT8} or newer, or --precision fp16.",
+                f"`precision=int8` needs iOS {_OLDEST_INT8} or newer: `ios` {options.ios} has no quantized weights.",
+                f"Give `ios={_OLDEST_INT8}` or newer, or `precision=fp16`.",
             )
         if spec.graph == "universal" and options.ios < _OLDEST_UNIVERSAL:
             raise BadInput(
-                f"--graph universal needs iOS {_OLDEST_UNIVERSAL}: --ios {options.ios} has no packages of functions.",
-                f"Give --ios {_OLDEST_UNIVERSAL}, or --graph separate.",
+                f"`graph=universal` needs iOS {_OLDEST_UNIVERSAL}: `ios` {options.ios} has no packages of functions.",
+                f"Give `ios={_OLDEST_UNIVERSAL}`, or `graph=separate`.",
             )
         if spec.batch == "dynamic":
             raise BadInput(
                 "Core ML packages have a fixed batch: with another one the Neural Engine is not used.",
-                "Give --batch 1, or the number of images that your app runs at once.",
+                "Give `batch=1`, or the number of images that your app runs at once.",
             )
         if spec.batch != 1 and (spec.input == "image" or options.classifier):
             what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
-            raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give --batch 1.")
+            raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give `batch=1`.")
         if model is not None and options.classifier and not model.labels:
             raise BadInput(
-                f"A classifier needs labels, and {model.name} has none.", "Give --labels FILE, a class name per line."
+                f"A classifier needs labels, and {model.name} has none.", "Give `labels`, a class name per line."
             )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:

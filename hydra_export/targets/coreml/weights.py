@@ -65,7 +65,7 @@ class Weights:
         if self.dtype == np.float16 and not np.abs(part).max() <= _LARGEST_FP16:
             raise BadInput(
                 f"{self._name}: {name} holds {np.abs(part).max():.3g}, and fp16 ends at {_LARGEST_FP16:g}.",
-                "Give --precision fp32.",
+                "Give `precision=fp32`.",
             )
         return part.astype(self.dtype)
 

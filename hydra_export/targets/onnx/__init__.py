@@ -81,7 +81,7 @@ class OnnxTarget(Target):
         """Refuses an opset that the emitter does not know."""
         opset = OnnxOptions.of(spec).opset
         if opset not in OPSETS:
-            raise BadInput(f"--opset {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+            raise BadInput(f"`opset` {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes one graph per head count into *out*."""

@@ -111,7 +111,7 @@ class TFLiteTarget(Target):
 
         known = [found.name for found in self.runtimes("fp32")]
         if runtime and runtime not in known:
-            raise UnknownName("runtime of target 'tflite'", runtime, known)
+            raise UnknownName("runtime of target 'tflite'", runtime, known, field="runtime")
         return TFLiteSession(path, threads, runtime or known[0], heads)
 
     def lint(self, path: Path) -> Work:

@@ -260,8 +260,8 @@ def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) ->
         ({"batch": "dynamic"}, "have a fixed batch"),
         ({"batch": 2, "input": "image"}, "one image at a time, not 2"),
         ({"batch": 2, "classifier": True}, "one image at a time, not 2"),
-        ({"ios": 14}, "--ios 14 is not supported"),
-        ({"ios": 19}, "--ios 19 is not supported"),
+        ({"ios": 14}, "`ios` 14 is not supported"),
+        ({"ios": 19}, "`ios` 19 is not supported"),
     ],
 )
 def test_what_a_package_cannot_be_is_refused(choices: dict[str, Any], message: str) -> None:
@@ -281,7 +281,7 @@ def test_a_classifier_needs_a_label_of_its_own_for_each_class(
     relabelled(checkpoint, labels)
     with pytest.raises(BadInput, match=message) as refused:
         TARGET.write(checkpoint, (2,), spec(classifier=True), tmp_path)
-    assert "--labels" in refused.value.remedy
+    assert "`labels`" in refused.value.remedy
     assert list(tmp_path.glob("*.mlpackage")) == []
 
 
@@ -300,7 +300,7 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(make_checkpoint: MakeCheckpoi
     checkpoint_file.write(checkpoint.path, checkpoint.model.state_dict(), checkpoint.info)
     with pytest.raises(BadInput, match=r"blocks\.1\.mlp\.fc2\.bias holds 1e\+05, and fp16 ends at 65504") as refused:
         convert(checkpoint, tmp_path, [2])
-    assert refused.value.remedy == "Give --precision fp32."
+    assert refused.value.remedy == "Give `precision=fp32`."
 
 
 def test_without_coremltools_the_extra_is_named_and_on_arm_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_other_opsets_are_refused_and_nothing_is_written(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, opset: int
 ) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(BadInput, match=f"--opset {opset} is not supported. Give 17 to 23."):
+    with pytest.raises(BadInput, match=f"`opset` {opset} is not supported. Give 17 to 23."):
         ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, options=OnnxOptions(opset=opset)), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

@@ -73,7 +73,7 @@ def test_a_file_beyond_the_limit_of_protobuf_is_refused_before_it_is_written(
     monkeypatch.setattr(separate, "_LARGEST_FILE_BYTES", size)
     assert path_of(checkpoint, tmp_path / "out").stat().st_size == size  # just fits
     monkeypatch.setattr(separate, "_LARGEST_FILE_BYTES", size - 1)
-    with pytest.raises(BadInput, match=r"Subnetwork 2 needs .* Use --graph shared"):
+    with pytest.raises(BadInput, match=r"Subnetwork 2 needs .* Use `graph=shared`"):
         path_of(checkpoint, tmp_path / "refused")
     assert sum(path.stat().st_size for path in (tmp_path / "refused").iterdir()) == 0
 

@@ -308,11 +308,11 @@ NO_OVERLAP = TFLiteOptions(overlap=False)
 
 
 def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
-    with pytest.raises(BadInput, match="--no-overlap is for target 'tflite'"):
+    with pytest.raises(BadInput, match="`overlap` is for target 'tflite'"):
         jobs(["onnx"], ["universal"], options=NO_OVERLAP)
-    with pytest.raises(BadInput, match="--no-overlap is for graph kind 'universal'") as refused:
+    with pytest.raises(BadInput, match="`overlap` is for graph kind 'universal'") as refused:
         jobs(["tflite"], ["separate"], options=NO_OVERLAP)
-    assert refused.value.remedy == "Add it: --graph separate,universal."
+    assert refused.value.remedy == "Add it: `graphs=separate,universal`."
     (job,) = jobs(["tflite"], ["universal"], options=NO_OVERLAP)
     assert job.spec.options == NO_OVERLAP
 
