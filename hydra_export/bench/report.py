@@ -11,7 +11,7 @@ import msgspec
 
 from hydra_export import documents, files
 from hydra_export.board import KIND
-from hydra_export.bundle import Manifest
+from hydra_export.bundle import ModelEntry
 from hydra_export.device import Match, NumberFormat, is_date
 from hydra_export.errors import BadInput
 from hydra_export.target import ComputeUnit, GraphKind, InputForm, Precision
@@ -151,9 +151,9 @@ def decode(content: bytes, path: Path) -> Report:
     return report
 
 
-def check_model(report: Report, manifest: Manifest, path: Path, folder: Path) -> None:
-    """Raises BadInput where the report in *path* is of another model than the bundle in *folder*."""
-    ours, theirs = manifest.model, report.model
+def check_model(report: Report, ours: ModelEntry | ModelFacts, path: Path, place: Path) -> None:
+    """Raises BadInput where the report in *path* is of another model than *ours*, which *place* is of."""
+    theirs = report.model
     for field, given, expected in (
         ("checkpoint_sha256", theirs.checkpoint_sha256, ours.checkpoint_sha256),
         ("name", theirs.name, ours.name),
@@ -161,8 +161,8 @@ def check_model(report: Report, manifest: Manifest, path: Path, folder: Path) ->
         if given != expected:
             raise BadInput(
                 f"{path}: model.{field}: it is of another model, {theirs.name} ({given[:19]}), "
-                f"than {folder}: {ours.name} ({expected[:19]}).",
-                "Give one that was made of this bundle's model, or the other bundle.",
+                f"than {place}: {ours.name} ({expected[:19]}).",
+                "Give one that was made of the same model.",
             )
 
 

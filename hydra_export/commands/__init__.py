@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from hydra_export.commands.console import Console
     from hydra_export.parity import ParityRecord
 
+Row = TypeVar("Row")
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -22,6 +27,11 @@ class Result:
 
     document: dict[str, Any]
     shown: RenderableType
+
+
+def examples(*lines: str) -> str:
+    """What stands below the help of a command."""
+    return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
 
 def talk() -> Console:
@@ -48,6 +58,15 @@ def table(*columns: str) -> Table:
     for index, column in enumerate(columns):
         empty.add_column(column, justify="right" if index else "left", no_wrap=True)
     return empty
+
+
+def filled(columns: Mapping[str, Callable[[Row], str] | None], rows: Iterable[Row]) -> Table:
+    """A table of *rows*; a column that is None is left out."""
+    present = {name: tell for name, tell in columns.items() if tell is not None}
+    shown = table(*present)
+    for row in rows:
+        shown.add_row(*(tell(row) for tell in present.values()))
+    return shown
 
 
 def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:

@@ -8,14 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from hydra_export import refusal, streams
+from hydra_export.commands import examples
 from hydra_export.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from hydra_export.commands import Result
 
-_ABOUT_ALL = {"--help", "-h", "--version"}
+_VERSION = ("--version", "-V")
+_ABOUT_ALL = {"--help", "-h", *_VERSION}
 _ABOUT_OUTPUT = ("--json", "--debug")  # may stand before a command
 _COMPLETE = "__complete"  # reserved by cyclopts for the scripts of ``hydra-export completion``
+_MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# What was spelled otherwise before 0.4, by command.
+_NOW = {
+    "export": {"--images": "--check-images", "--memory": "--converter-memory-mib"},
+    "train": {"--weights": "--head-weights"},
+    "profile": {
+        "--list": "hydra-export profile list",
+        "--show": "hydra-export profile show DEVICE",
+        "--import": "hydra-export profile import FILE",
+        "--fleet": "hydra-export profile fleet FILE",
+    },
+    "bench": {
+        "--compare": "hydra-export bench compare OLD NEW",
+        "--max-regression": "hydra-export bench compare OLD NEW --max-regression PERCENT",
+        "--standalone": "hydra-export bench standalone BUNDLE FOLDER",
+    },
+}
 
 
 def _version() -> str:
@@ -27,8 +46,11 @@ def _version() -> str:
 app = App(
     name="hydra-export",
     help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
-    help_epilogue="With options alone, hydra-export exports: hydra-export --heads 3,6,12",
+    help_epilogue=examples(
+        "hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"
+    ),
     version=_version,
+    version_flags=_VERSION,
     help_format="plaintext",
     result_action="return_value",
     help_on_error=False,
@@ -36,19 +58,63 @@ app = App(
     exit_on_error=False,
     suppress_keyboard_interrupt=False,
 )
-for _name, _help in {
-    "export": "Export a universal model and prove every artifact equal to PyTorch.",
-    "bundle": "Export to a folder and one archive, reusing what was written before.",
-    "verify": "Check a bundle: hashes, and every artifact on its golden input.",
-    "bench": "Time a bundle's artifacts on this machine.",
-    "profile": "Say which subnetwork fits a device, and how sure that is.",
-    "report": "Write a report of a bundle: one HTML page, or Markdown.",
-    "evaluate": "Measure accuracy, parameters and GMACs per head count.",
-    "train": "Train a universal model.",
-    "doctor": "Say what is installed here, and try every target on a tiny model.",
-    "completion": "Print the script that makes bash, zsh or fish complete all this.",
-}.items():
-    app.command(f"hydra_export.commands.{_name}:{_name}", name=_name, help=_help)
+for _name, _help, *_examples in (
+    (
+        "export",
+        "Export a universal model and prove every artifact equal to PyTorch.",
+        "hydra-export export deit.pth --heads 3,6,12 --out dist",
+        "hydra-export export --device pixel7,rpi5 --budget-ms 33 --zip",
+    ),
+    (
+        "verify",
+        "Check a bundle: hashes, and every artifact on its golden input.",
+        "hydra-export verify hydra-bundle",
+        "hydra-export verify hydra-bundle.zip --limit-memory 1024",
+    ),
+    (
+        "predict",
+        "Name what is on images, with any artifact of a bundle that runs here.",
+        "hydra-export predict hydra-bundle photo.jpg",
+        "hydra-export predict hydra-bundle.zip *.png --heads 6 --top 1",
+    ),
+    ("bench", "Time a bundle's artifacts on this machine."),
+    ("profile", "Say which subnetwork fits a device, and how sure that is."),
+    (
+        "report",
+        "Write a report of a bundle: one HTML page, or Markdown.",
+        "hydra-export report hydra-bundle --device pixel7,rpi5",
+        "hydra-export report hydra-bundle --against older-bundle --format md",
+    ),
+    (
+        "evaluate",
+        "Measure accuracy, parameters and GMACs per head count.",
+        "hydra-export evaluate",
+        "hydra-export evaluate deit.pth --data photos --heads 3,6,12",
+    ),
+    (
+        "train",
+        "Train a universal model.",
+        "hydra-export train --recipe digits --out run",
+        "hydra-export train --recipe finetune --start deit.pth --data photos --out run",
+    ),
+    (
+        "doctor",
+        "Say what is installed here, and try every target on a tiny model.",
+        "hydra-export doctor",
+        "hydra-export doctor --json",
+    ),
+    (
+        "completion",
+        "Print the script that makes bash, zsh or fish complete all this.",
+        "hydra-export completion bash >> ~/.bashrc",
+        "hydra-export completion fish | source",
+    ),
+):
+    if _examples:
+        _path = f"hydra_export.commands.{_name}:{_name}"
+        app.command(_path, name=_name, help=_help, help_epilogue=examples(*_examples))
+    else:  # has commands of its own
+        app.command(f"hydra_export.commands.{_name}:app", name=_name, help=_help)
 
 
 app.meta.suppress_keyboard_interrupt = False  # not taken over from the app
@@ -79,18 +145,23 @@ def meant(arguments: list[str]) -> list[str]:
 
 
 def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """Options alone mean export; a first word that is no sub-command is refused with the nearest."""
+    """Options alone, or a model, mean export; another first word that is no command is refused with the nearest."""
     if not tokens:
         return ("export",)
     first = tokens[0]
-    if first in _ABOUT_ALL:
-        return tokens
-    if first.startswith("-"):
-        return ("export", *tokens)
     commands = [name for name in app if not name.startswith("-")]
-    if first not in commands:
-        raise UnknownName("command", first, commands)
-    return tokens
+    if first in _ABOUT_ALL or first in commands:
+        return tokens
+    if first.startswith("-") or _is_model(first):
+        return ("export", *tokens)
+    if first == "bundle":
+        raise BadInput("There is no command 'bundle' any more.", "Type: hydra-export export --zip.", field="command")
+    raise UnknownName("command", first, commands)
+
+
+def _is_model(word: str) -> bool:
+    """Whether *word*, which is no command, names a checkpoint: a file or a folder, a Hub id or timm:NAME."""
+    return word.startswith("timm:") or "/" in word or word.endswith(_MODEL_ENDINGS) or os.path.lexists(word)
 
 
 def _asked(arguments: list[str]) -> list[str]:
@@ -98,8 +169,12 @@ def _asked(arguments: list[str]) -> list[str]:
     words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
     if not _ABOUT_ALL & set(words):
         return arguments or ["--help"]
-    about_export = words[0].startswith("-") and words[0] not in _ABOUT_ALL and "--version" not in words
-    return ["export", "--help"] if about_export else words
+    about_all = words[0] in _ABOUT_ALL or set(_VERSION) & set(words)
+    return words if about_all or words[0] in app else ["export", "--help"] if _is_about_export(words[0]) else words
+
+
+def _is_about_export(word: str) -> bool:
+    return word.startswith("-") or _is_model(word)
 
 
 def call(arguments: list[str]) -> Result | None:
@@ -119,17 +194,30 @@ def call(arguments: list[str]) -> Result | None:
             refusal.check_utf8(argument)
         result: Result = app.meta(asked)
     except CycloptsError as error:
-        command = " ".join(["hydra-export", *(error.command_chain or ())])
+        chain = [*(error.command_chain or ())]
+        _refuse_old(chain, arguments)
+        command = " ".join(["hydra-export", *chain])
         argument = getattr(error, "argument", None)
         field = argument.field_info.name if argument else ""
         raise BadInput(" ".join(str(error).split()), f"See {command} --help.", field=field) from error
     return result
 
 
+def _refuse_old(chain: list[str], arguments: list[str]) -> None:
+    """Raises BadInput with today's spelling where *arguments* have an option of an earlier release."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if now := _NOW.get(chain[0] if chain else "export", {}).get(option):
+            instead = f"Type: {now}." if " " in now else f"Did you mean {now}?"
+            raise BadInput(f"Unknown option: {option}.", instead, field=option.strip("-").replace("-", "_"))
+
+
 def _complete(words: list[str]) -> None:
     """Prints what may stand in place of the last of *words*."""
     *before, begun = words or [""]
     before = [word for word in before if word not in _ABOUT_OUTPUT]
-    command = ["export"] if (before or [begun])[0].startswith("-") else []
+    first = (before or [begun])[0]
+    is_export = first.startswith("-") or (bool(before) and first not in app and _is_model(first))
+    command = ["export"] if is_export else []
     os.environ["CYCLOPTS_COMPLETION_WORDS"] = "".join(f"{word}\x1f" for word in (*command, *before, begun))
     app([_COMPLETE])

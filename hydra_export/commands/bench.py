@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App
 
-from hydra_export.commands import Result, candidates, size, table, talk, titled
+from hydra_export.commands import Flag, Result, candidates, examples, filled, size, talk, titled
 from hydra_export.commands.candidates import one_of, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from rich.table import Table
 
-    from hydra_export.bench import Comparison, Report, Timing
+    from hydra_export.bench import Report, Timing
     from hydra_export.bundle import Manifest
 
-Row = TypeVar("Row")
-_MAX_REGRESSION = 10.0  # percent
+app = App(
+    name="bench",
+    help_epilogue=examples(
+        "hydra-export bench hydra-bundle --threads 1,4",
+        "hydra-export bench compare before.json after.json",
+    ),
+)
 
 
+@app.default
 def bench(
-    *,
     bundle: Path = Path("hydra-bundle"),
+    *,
     runs: int = 50,
     threads: str = "1",
     runtime: Annotated[str | None, some_of(candidates.bench_runtimes)] = None,
-    save: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    save: Flag = False,
     device: Annotated[str | None, one_of(candidates.devices)] = None,
     profiles: Path | None = None,
-    compare: Path | None = None,
-    max_regression: float | None = None,
-    standalone: Path | None = None,
-    heads: str | None = None,
     out: Path | None = None,
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
@@ -49,13 +51,7 @@ def bench(
         save: Keep the times among your profiles, for the device that this is; profile then answers from them.
         device: With --save: the device that this is, where it is not recognised.
         profiles: With --save: the folder of your own profiles, instead of the one among your settings.
-        compare: An older output of bench --json: say how the times changed, with 95 % intervals.
-        max_regression: With --compare: percent that anything may take longer, by default 10; if it surely does, the
-            exit status is 1.
-        standalone: Time nothing here; write a folder to copy to a board, which needs only numpy and a runtime there.
-        out: A file for the result as --json prints it, for --compare and report --bench; it is written before anything
-            is compared, so that a regression does not lose what was measured.
-        heads: With --standalone: only these head counts.
+        out: A file for the result as --json prints it, for bench compare and report --bench.
         limit_memory: MiB that each artifact's process may take; by default 2 GiB, more with many cores, and three
             times the artifact's weights, or what is free. Held on Linux alone: macOS has no such limits.
         limit_seconds: Seconds that an artifact may take to load, and for its first call; by default what a slow board
@@ -68,27 +64,14 @@ def bench(
     from hydra_export.guard import Limits
 
     if not 1 <= runs <= 100_000:
-        raise BadInput(f"--runs is {runs}.", "Give a number from 1 to 100000.")
-    if max_regression is not None and not 0 <= max_regression <= 1000:
-        raise BadInput(f"--max-regression is {max_regression}.", "Give percent from 0 to 1000.")
+        raise BadInput(f"`runs` is {runs}.", "Give a number from 1 to 100000.")
     counts, limits = _threads(threads), Limits(memory_mib=limit_memory, seconds=limit_seconds)
-    for given, option, needed, name in (
-        (device, "--device", save, "--save"),
-        (profiles, "--profiles", save, "--save"),
-        (heads, "--heads", standalone, "--standalone"),
-        (max_regression, "--max-regression", compare, "--compare"),
-    ):
-        if given is not None and not needed:
-            raise BadInput(f"{option} is for {name}.", f"Add {name}, or leave it out.")
+    for argument, value in (("device", device), ("profiles", profiles)):
+        if value is not None and not save:
+            raise BadInput(f"`{argument}` is for `save`.", "Add `save`, or leave it out.")
     if out is not None:
-        _check_out(out, standalone)
-    if standalone is not None:
-        return _standalone(bundle, standalone, heads, save or compare is not None)
+        _check_out(out)
     manifest = bundles.read(bundle)
-    old = None
-    if compare is not None:  # what is wrong with it is said before minutes of measuring
-        old = measuring.read(compare)
-        measuring.check_model(old, manifest, compare, bundle)
     if device is not None:
         from hydra_export import profiles as registry
 
@@ -106,24 +89,69 @@ def bench(
         notes += [f"Now: hydra-export profile --device {known.profile.id} --bundle {bundle}"]
     if out is not None:
         _write(out, document)
-    whole = titled(_title(manifest, report, counts), shown, *notes)
-    if old is None or compare is None:
-        return Result(document, whole)
-    limit = _MAX_REGRESSION if max_regression is None else max_regression
-    return _compared(manifest, report, old, compare, limit, Result(document, whole))
+    return Result(document, titled(_title(manifest, report, counts), shown, *notes))
 
 
-def _check_out(out: Path, standalone: Path | None) -> None:
+@app.command
+def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
+    """Say how times changed from one measurement to another, with 95 % intervals.
+
+    Args:
+        old: What bench --out or a board wrote earlier.
+        new: What it wrote later, of the same model.
+        max_regression: Percent that anything may take longer; if it surely does, the exit status is 1.
+    """
+    from hydra_export import bench as measuring
+    from hydra_export.commands.bench_compare import compared
+    from hydra_export.errors import BadInput
+
+    if not 0 <= max_regression <= 1000:
+        raise BadInput(f"`max_regression` is {max_regression}.", "Give percent from 0 to 1000.")
+    before, now = measuring.read(old), measuring.read(new)
+    measuring.check_model(before, now.model, old, new)
+    return compared(now, before, old, max_regression)
+
+
+@app.command
+def standalone(bundle: Path, out: Path, *, heads: str | None = None) -> Result:
+    """Time nothing here: write a folder to copy to a board, which needs only numpy and a runtime there.
+
+    Args:
+        bundle: The bundle's folder.
+        out: The folder to write.
+        heads: Only these head counts, such as 3,6; by default all.
+    """
+    from hydra_export import bench as measuring
+    from hydra_export import bundle as bundles
+    from hydra_export.architecture import parse_heads
+    from hydra_export.bench import runtimes
+
+    model = bundles.read(bundle).model
+    wanted = () if heads is None else parse_heads(heads, model.config.heads, model.heads)
+    artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
+    needs = {runner["target"]: runner["needs"] for runner in runtimes.known().values()}
+    shown = titled(
+        f"{out}: {len(artifacts)} artifacts, {size(total)}",
+        "",
+        f"1. Copy it:           scp -r {out} BOARD:hydra-bench",
+        f"2. On the board:      pip install numpy {' '.join(dict.fromkeys(needs[a.target] for a in artifacts))}",
+        "                      python3 hydra-bench/bench.py --out bench.json",
+        "3. Take it back:      scp BOARD:bench.json .",
+        "                      hydra-export profile import bench.json",
+    )
+    files = [artifact.path for artifact in artifacts]
+    return Result({"standalone": str(out), "artifacts": files, "bytes": total}, shown)
+
+
+def _check_out(out: Path) -> None:
     from hydra_export import bench as measuring
     from hydra_export.errors import BadInput, OutputRefused
 
-    if standalone is not None:
-        raise BadInput("--standalone times nothing here.", "Leave out --out, or --standalone.")
     if out.exists():
         try:
             measuring.read(out)
         except BadInput as error:
-            raise OutputRefused(f"{out} holds something else than times.", "Choose another --out.") from error
+            raise OutputRefused(f"{out} holds something else than times.", "Choose another `out`.") from error
 
 
 def _write(out: Path, document: dict[str, object]) -> None:
@@ -140,34 +168,8 @@ def _threads(text: str) -> list[int]:
 
     counts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in counts):
-        raise BadInput(f"--threads is {text}.", "Give a number from 1 to 1024, or several: --threads 1,2.")
+        raise BadInput(f"`threads` is {text}.", "Give a number from 1 to 1024, or several: `threads=1,2`.")
     return list(dict.fromkeys(map(int, counts)))
-
-
-def _standalone(bundle: Path, out: Path, heads: str | None, measures: bool) -> Result:
-    from hydra_export import bench as measuring
-    from hydra_export import bundle as bundles
-    from hydra_export.architecture import parse_heads
-    from hydra_export.bench import runtimes
-    from hydra_export.errors import BadInput
-
-    if measures:
-        raise BadInput("--standalone times nothing here.", "Leave out --save and --compare, or --standalone.")
-    model = bundles.read(bundle).model if heads is not None else None
-    wanted = parse_heads(heads, model.config.heads, model.heads) if model and heads else ()
-    artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
-    needs = {runner["target"]: runner["needs"] for runner in runtimes.known().values()}
-    shown = titled(
-        f"{out}: {len(artifacts)} artifacts, {size(total)}",
-        "",
-        f"1. Copy it:           scp -r {out} BOARD:hydra-bench",
-        f"2. On the board:      pip install numpy {' '.join(dict.fromkeys(needs[a.target] for a in artifacts))}",
-        "                      python3 hydra-bench/bench.py --out bench.json",
-        "3. Take it back:      scp BOARD:bench.json .",
-        "                      hydra-export profile --import bench.json",
-    )
-    files = [artifact.path for artifact in artifacts]
-    return Result({"standalone": str(out), "artifacts": files, "bytes": total}, shown)
 
 
 def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
@@ -197,15 +199,7 @@ def _table(manifest: Manifest, report: Report) -> Table:
         "peak MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
         "": (lambda t: "noisy" if t.noise else "") if any(t.noise for t in report.timings) else None,
     }
-    return _filled(columns, report.timings)
-
-
-def _filled(columns: dict[str, Callable[[Row], str] | None], rows: Sequence[Row]) -> Table:
-    said = {name: tell for name, tell in columns.items() if tell is not None}
-    shown = table(*said)
-    for row in rows:
-        shown.add_row(*(tell(row) for tell in said.values()))
-    return shown
+    return filled(columns, report.timings)
 
 
 _NOISE = {
@@ -245,60 +239,3 @@ def _document(report: Report) -> dict[str, object]:
 
     document: dict[str, object] = msgspec.to_builtins(report)
     return document
-
-
-def _compared(manifest: Manifest, report: Report, old: Report, old_path: Path, limit: float, result: Result) -> Result:
-    from rich.console import Group
-
-    from hydra_export import bench as measuring
-    from hydra_export.errors import BadInput, CheckFailed
-    from hydra_export.latency.spread import rounded
-
-    both, added, gone = measuring.compare(report, old)
-    if not both:
-        raise BadInput(
-            f"{old_path}: timings: nothing in it was timed now as well.", "Time the same runtimes and threads again."
-        )
-    artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
-    rows, regressed = [], [one for one in both if one.regressed(limit / 100)]
-
-    def verdict(one: Comparison) -> str:
-        return (
-            "slower"
-            if one in regressed
-            else one.doubt(limit / 100) or ("faster" if one.high < 1 / (1 + limit / 100) else "")
-        )
-
-    runtimes, threads = ({getattr(one.timing, name) for one in both} for name in ("runtime", "threads"))
-    columns: dict[str, Callable[[Comparison], str] | None] = {
-        "artifact": lambda one: artifacts[one.timing.path].kind,
-        "k": lambda one: str(one.timing.heads),
-        "runtime": (lambda one: one.timing.runtime) if len(runtimes) > 1 else None,
-        "threads": (lambda one: str(one.timing.threads)) if len(threads) > 1 else None,
-        "was": lambda one: rounded(one.old_ms),
-        "is, ms": lambda one: rounded(one.timing.median_ms),
-        "ratio": lambda one: f"{one.ratio:.3f}",
-        "95 % interval": lambda one: f"{one.low:.3f} to {one.high:.3f}",
-        "": verdict if any(map(verdict, both)) else None,
-    }
-    shown = _filled(columns, both)
-    for one in both:
-        timing = one.timing
-        rows += [{"path": timing.path, "heads": timing.heads, "runtime": timing.runtime, "threads": timing.threads}]
-        rows[-1] |= {"ratio": one.ratio, "low": one.low, "high": one.high, "of_fastest": one.of_fastest}
-        rows[-1] |= {"regressed": one in regressed}
-    notes = [f"Only timed now: {len(added)}; only then: {len(gone)}."] if added or gone else []
-    if old.machine.says != report.machine.says:
-        then = next(iter(old.machine.says.values()), ("another machine",))[0]
-        notes += [f"It was another machine then: {then}. The ratios compare machines."]
-    whole = Group(result.shown, "", titled(f"Compared with {old_path} of {old.date}", shown, *notes))
-    if regressed:
-        talk().print(whole)
-        worst = max(regressed, key=lambda one: one.ratio)
-        raise CheckFailed(
-            f"{len(regressed)} of {len(both)} take surely more than {limit:g} % longer than in {old_path}: "
-            f"{worst.timing.path} at k = {worst.timing.heads} in {worst.timing.runtime} by "
-            f"{100 * worst.ratio - 100:.1f} %.",
-            "Repeat it on a quiet machine, or raise --max-regression.",
-        )
-    return Result(result.document | {"compared": {"with": str(old_path), "cells": rows}}, whole)

@@ -1,4 +1,4 @@
-"""What an export is asked for, on the command line: the options that ``export`` and ``bundle`` share."""
+"""What an export is asked for, on the command line, and the export itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from hydra_export import targets
-from hydra_export.commands import candidates, talk, tell
+from hydra_export.commands import Flag, candidates, talk, tell
 from hydra_export.commands.candidates import one_of, some_of
 from hydra_export.commands.target_options import target_options, with_target_options
 from hydra_export.text import lines
@@ -34,10 +34,8 @@ class Choices:
     """What to export, of what, and what it is judged by; the options of each target beside.
 
     Attributes:
-        checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
-            folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
         target: Formats, separated by commas.
-        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile --list shows them. Each
+        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile list shows them. Each
             gets the target of its best known runtime (NAME:RUNTIME: of this one) and the head count that fits.
         budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
             it, the exit status is 1.
@@ -47,7 +45,7 @@ class Choices:
         precision: Precisions, separated by commas: fp32, fp16, int8; by default the target's own.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
-        images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
+        check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
@@ -62,10 +60,9 @@ class Choices:
         max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
         accept_unchecked: int8: export it without images that it could be judged by.
         jobs: Converters that may run side by side; by default as many as there are cores and memory for.
-        memory: MiB that one converter may take; by default all that is there.
+        converter_memory_mib: MiB that one converter may take; by default all that is there.
     """
 
-    checkpoint: Path | None = None
     target: Annotated[
         str, some_of(candidates.targets), Parameter(help=f"Formats, separated by commas: {', '.join(targets.names())}.")
     ] = targets.DEFAULT
@@ -76,7 +73,7 @@ class Choices:
     precision: Annotated[str | None, some_of(candidates.precisions)] = None
     input: Literal["tensor", "image"] = "tensor"
     batch: str = "1"
-    images: Path | None = None
+    check_images: Path | None = None
     labels: Path | None = None
     architecture: str | None = None
     head_dim: int | None = None
@@ -84,15 +81,15 @@ class Choices:
     drop: str | None = None
     reference: Path | None = None
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None
-    allow_untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    allow_untrained: Flag = False
     max_drop: float = 1.0
-    accept_unchecked: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    accept_unchecked: Flag = False
     jobs: int = 0
-    memory: int = 0
+    converter_memory_mib: int = 0
 
 
-def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | None = None) -> Manifest:
-    """Exports what was *given* to *out*, and its archive to *zipped*, with progress on standard error."""
+def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None, zipped: Path | None) -> Manifest:
+    """Exports *checkpoint* as *given* to *out*, and its archive to *zipped*, with progress on standard error."""
     _check(given)  # before PyTorch is imported, which takes seconds
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
@@ -105,7 +102,7 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
     listed = _listed(given, _names("target", given.target)) if given.device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(
-        given.checkpoint,
+        checkpoint,
         head_dim=given.head_dim,
         preprocessing=given.preprocessing,
         architecture=given.architecture,
@@ -131,11 +128,11 @@ def run(given: Choices, out: Path, cache: Cache | None = None, zipped: Path | No
             out,
             listed,
             heads=heads,
-            images=None if given.images is None else partial(_read_images, given.images, loaded.info),
+            images=None if given.check_images is None else partial(_read_images, given.check_images, loaded.info),
             gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
             progress=progress,
             jobs=given.jobs,
-            converter_memory_mib=given.memory,
+            converter_memory_mib=given.converter_memory_mib,
             devices=devices,
             cache=cache,
             zipped=zipped,
@@ -158,7 +155,7 @@ def _check(given: Choices) -> None:
         targets.get(name)
 
     _check_not_negative("jobs", given.jobs)
-    _check_not_negative("memory", given.memory)
+    _check_not_negative("converter_memory_mib", given.converter_memory_mib)
     if not 0 <= given.max_drop <= 100:
         raise BadInput(f"`max_drop` is {given.max_drop}.", "Give percentage points from 0 to 100.")
     if "int8" not in (given.precision or "").split(","):

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
-from hydra_export.commands import Result, candidates, choices, table, talk, tell, titled
+from hydra_export.commands import Flag, Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
 from hydra_export.interruption import Held
@@ -27,15 +25,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    *,
     checkpoint: Path | None = None,
+    *,
     data: Annotated[str, one_of(candidates.test_sets)] = "packaged",
     heads: str | None = None,
     architecture: str | None = None,
     head_dim: int | None = None,
     image_size: str | None = None,
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None,
-    measure: Annotated[bool, Parameter(negative="")] = False,
+    measure: Flag = False,
     batch_size: int = 64,
     threads: int = 1,
     plot: Path | None = None,

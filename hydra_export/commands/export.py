@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export.commands import Result, allowed, experimental, percent, size, table, titled
+from hydra_export import archive, files
+from hydra_export.commands import Flag, Result, allowed, experimental, percent, size, table, titled
 from hydra_export.commands.choices import Choices, run
 
 if TYPE_CHECKING:
@@ -14,16 +15,53 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hydra_export.bundle import DeviceEntry, Manifest
+    from hydra_export.cache import Cache
 
 
-def export(choices: Choices | None = None, *, out: Path = Path("hydra-bundle")) -> Result:
+def export(
+    checkpoint: Path | None = None,
+    *,
+    choices: Choices | None = None,
+    out: Path = Path("hydra-bundle"),
+    zip: Flag = False,  # noqa: A002 (the option's name)
+    cache: Path | None = None,
+    no_cache: Flag = False,
+) -> Result:
     """Export a universal model, prove every artifact equal to PyTorch, and write a bundle.
 
     Args:
+        checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
+            folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
+        zip: Write one archive beside the folder, too, OUT.zip: the same bytes wherever and whenever, from the same
+            checkpoint, choices and tool versions. Artifacts that were written before are taken out of the cache.
+        cache: A folder that keeps artifacts for next time; with --zip by default one among the user's caches.
+        no_cache: With --zip: write everything anew, and keep nothing.
     """
-    manifest = run(choices or Choices(), out)
-    return Result({"out": str(out), "manifest": document(manifest)}, shown(manifest, out))
+    from rich.console import Group
+
+    kept = _cache(cache) if cache is not None or (zip and not no_cache) else None
+    zipped = archive.beside(out) if zip else None
+    manifest = run(checkpoint, choices or Choices(), out, kept, zipped)
+    lines, reused = [], None
+    if kept:
+        reused = len(kept.reused)
+        kept.prune()
+        lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were proven."]
+    found: dict[str, Any] = {"out": str(out), "archive": None, "reused": reused, "manifest": document(manifest)}
+    if zipped:
+        sha256, num_bytes = files.sha256(zipped), zipped.stat().st_size
+        found["archive"] = {"path": str(zipped), "bytes": num_bytes, "sha256": sha256}
+        lines += [f"{zipped}: {size(num_bytes)}, SHA-256 {sha256}"]
+    return Result(found, Group(shown(manifest, out), *lines))
+
+
+def _cache(folder: Path | None) -> Cache:
+    from hydra_export.cache import Cache, default_folder
+
+    cache = Cache(folder or default_folder())
+    cache.check()
+    return cache
 
 
 def document(manifest: Manifest) -> Any:

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App
 
-from hydra_export.commands import Result, candidates, talk
+from hydra_export.commands import Result, candidates, examples, talk
 from hydra_export.commands.candidates import one_of
+from hydra_export.target import Precision
 
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
     from hydra_export.commands.profile_report import Context
-    from hydra_export.latency import Advice, Evidence, Workload
+    from hydra_export.latency import Advice, Constraints, Evidence, Workload
     from hydra_export.profiles import ResolvedProfile
 
-Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+app = App(
+    name="profile",
+    help_epilogue=examples(
+        "hydra-export profile --device pixel7",
+        "hydra-export profile fleet devices.txt --bundle hydra-bundle",
+    ),
+)
+Device = Annotated[str, one_of(candidates.devices)]
+DeviceRuntime = Annotated[str | None, one_of(candidates.device_runtimes)]
 
 
+@app.default
 def profile(
     *,
-    device: Annotated[str, one_of(candidates.devices)] = "auto",
+    device: Device = "auto",
     budget_ms: float | None = None,
     max_ram_mib: float | None = None,
-    runtime: Annotated[str | None, one_of(candidates.device_runtimes)] = None,
-    precision: Literal["fp32", "fp16", "int8"] | None = None,
+    runtime: DeviceRuntime = None,
+    precision: Precision | None = None,
     bundle: Path | None = None,
     plot: Path | None = None,
-    list: Flag = False,  # noqa: A002 (the option's name)
-    show: Flag = False,
     profiles: Path | None = None,
-    fleet: Path | None = None,
-    import_: Annotated[Path | None, Parameter(name="--import")] = None,
-    heads: int | None = None,
-    date: str | None = None,
 ) -> Result:
     """Say which subnetwork fits a device: from times taken there, or estimated from the nearest that were.
 
@@ -47,40 +51,14 @@ def profile(
         precision: fp32 and fp16, which devices compute alike, or int8.
         bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
         plot: Draw time and accuracy over k into this file (.png, .svg or .pdf).
-        list: List the devices.
-        show: Show what is known of the device, with its sources.
         profiles: The folder of your own profiles, instead of the one among your settings.
-        fleet: A text file with a device a line (and a runtime, behind a comma): say it of all, and what each fetches.
-        import_: Keep times that were measured elsewhere: what a board's bench.py or bench --json wrote, the JSON of a
-            Qualcomm AI Hub profile, or what benchmark_model printed.
-        heads: With --import: the head count, where the file does not say.
-        date: With --import: the day of the measurement, YYYY-MM-DD; by default the file's own.
     """
     from hydra_export import profiles as registry
     from hydra_export.commands.profile_report import Context
-    from hydra_export.errors import BadInput
-    from hydra_export.latency import Constraints, Evidence, advise
+    from hydra_export.latency import Evidence, advise
 
-    for option, value in (("--budget-ms", budget_ms), ("--max-ram-mib", max_ram_mib)):
-        if value is not None and not 0 < value < 1e9:
-            raise BadInput(f"{option} is {value:g}.", "Give a number above 0 and below 1e9.")
-    if list or show:
-        from hydra_export.commands.profile_facts import listed, shown_device
-
-        return listed(registry.resolve(profiles)) if list else shown_device(_device(device, profiles)[0])
-    if import_ is None and (heads is not None or date is not None):
-        raise BadInput("--heads and --date are for --import.", "Add --import FILE, or leave them out.")
+    constraints = _constraints(budget_ms, max_ram_mib, runtime, precision)
     model, manifest = _model(bundle)
-    if import_ is not None:
-        from hydra_export.commands.profile_import import imported
-
-        said = {"heads": heads, "runtime": runtime or "", "precision": precision, "date": date or ""}
-        return imported(import_, device, profiles, model, bundle, manifest, **said)
-    constraints = Constraints(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
-    if fleet is not None:
-        from hydra_export.commands.profile_fleet import listed_fleet
-
-        return listed_fleet(fleet, profiles, model, bundle, manifest, constraints)
     resolved, recognised_by = _device(device, profiles)
     if plot is not None:
         from hydra_export.latency.plot import check_plot
@@ -92,6 +70,110 @@ def profile(
         _plot(plot, advice)
     context = Context(recognised_by, bundle, manifest, profiles or registry.user_folder())
     return _result(evidence, advice, context)
+
+
+@app.command(name="list")
+def list_devices(*, profiles: Path | None = None) -> Result:
+    """List the devices that are known.
+
+    Args:
+        profiles: The folder of your own profiles, instead of the one among your settings.
+    """
+    from hydra_export import profiles as registry
+    from hydra_export.commands.profile_facts import listed
+
+    return listed(registry.resolve(profiles))
+
+
+@app.command
+def show(device: Device = "auto", *, profiles: Path | None = None) -> Result:
+    """Show what is known of a device, with its sources.
+
+    Args:
+        device: Its name, such as pixel7; auto for the one that this runs on.
+        profiles: The folder of your own profiles, instead of the one among your settings.
+    """
+    from hydra_export.commands.profile_facts import shown_device
+
+    return shown_device(_device(device, profiles)[0])
+
+
+@app.command(name="import")
+def import_times(
+    file: Path,
+    *,
+    device: Device = "auto",
+    heads: str | None = None,
+    runtime: DeviceRuntime = None,
+    precision: Precision | None = None,
+    date: str | None = None,
+    bundle: Path | None = None,
+    profiles: Path | None = None,
+) -> Result:
+    """Keep times that were measured elsewhere among your own, which outrank all others.
+
+    Args:
+        file: What a board's bench.py or bench --json wrote, the JSON of a Qualcomm AI Hub profile, or what
+            benchmark_model printed.
+        device: Where it was measured, if the file does not say.
+        heads: The head count, if the file does not say.
+        runtime: What ran it, if the file does not say.
+        precision: Of the weights, if the file does not say.
+        date: The day of the measurement, YYYY-MM-DD; by default the file's own.
+        bundle: The bundle whose model was measured; by default it was hydravit_base_patch16_224.
+        profiles: The folder of your own profiles, instead of the one among your settings.
+    """
+    from hydra_export.commands.profile_import import imported
+    from hydra_export.errors import BadInput
+
+    if heads is not None and not (heads.isascii() and heads.isdigit() and len(heads) < 6):
+        raise BadInput(f"`heads` {heads!r} is not a head count.", "Give the one that was measured, such as `heads=6`.")
+    count = None if heads is None else int(heads)
+    model, manifest = _model(bundle)
+    said = {"heads": count, "runtime": runtime or "", "precision": precision, "date": date or ""}
+    return imported(file, device, profiles, model, bundle, manifest, **said)
+
+
+@app.command
+def fleet(
+    file: Path,
+    *,
+    budget_ms: float | None = None,
+    max_ram_mib: float | None = None,
+    runtime: DeviceRuntime = None,
+    precision: Precision | None = None,
+    bundle: Path | None = None,
+    profiles: Path | None = None,
+) -> Result:
+    """Say which subnetwork fits each device of a fleet, and what each fetches.
+
+    Args:
+        file: A text file with a device a line, and a runtime behind a comma where it matters.
+        budget_ms: Milliseconds that one image may take; by default each profile's own. If nothing fits a budget given
+            here on one of them, the exit status is 1.
+        max_ram_mib: Memory that it may take.
+        runtime: What runs it where the file does not say; by default the best known on each device.
+        precision: fp32 and fp16, which devices compute alike, or int8.
+        bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
+        profiles: The folder of your own profiles, instead of the one among your settings.
+    """
+    from hydra_export.commands.profile_fleet import listed_fleet
+
+    constraints = _constraints(budget_ms, max_ram_mib, runtime, precision)
+    model, manifest = _model(bundle)
+    return listed_fleet(file, profiles, model, bundle, manifest, constraints)
+
+
+def _constraints(
+    budget_ms: float | None, max_ram_mib: float | None, runtime: str | None, precision: Precision | None
+) -> Constraints:
+    from hydra_export.errors import BadInput
+    from hydra_export.latency import Constraints
+
+    for argument, value in (("budget_ms", budget_ms), ("max_ram_mib", max_ram_mib)):
+        if value is not None and not 0 < value < 1e9:
+            raise BadInput(f"`{argument}` is {value:g}.", "Give a number above 0 and below 1e9.")
+    return Constraints(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
 
 
 def _device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
@@ -107,7 +189,7 @@ def _device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
         described = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
         raise BadInput(
             f"This machine is none of the known devices: it says {described}.",
-            "Name one with --device (hydra-export profile --list shows them), or describe this one in "
+            "Name one with `device` (hydra-export profile list shows them), or describe this one in "
             f"{folder or registry.user_folder()}, as docs/device-profile.schema.json says.",
         )
     return match

@@ -1,4 +1,4 @@
-"""``hydra-export profile --list`` and ``--show``: which devices are known, and what of each."""
+"""``hydra-export profile list`` and ``show``: which devices are known, and what of each."""
 
 from __future__ import annotations
 

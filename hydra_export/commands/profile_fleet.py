@@ -1,4 +1,4 @@
-"""``hydra-export profile --fleet``: which subnetwork each of many devices runs, and what each has to fetch."""
+"""``hydra-export profile fleet``: which subnetwork each of many devices runs, and what each has to fetch."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def listed_fleet(
 
 def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
     try:
-        content = files.read(path, _FLEET_BYTES, f"--fleet {path}", "Give a text file, a device a line.").decode()
+        content = files.read(path, _FLEET_BYTES, str(path), "Give a text file, a device a line.").decode()
     except UnicodeDecodeError as error:
-        raise BadInput(f"--fleet {path} cannot be read: {error}.", "Give a text file, a device a line.") from error
+        raise BadInput(f"{path} cannot be read: {error}.", "Give a text file, a device a line.") from error
     members: list[tuple[ResolvedProfile, str]] = []
     seen: set[tuple[str, str]] = set()
     for number, line in enumerate(lines(content), start=1):

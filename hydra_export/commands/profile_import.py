@@ -1,4 +1,4 @@
-"""``hydra-export profile --import``: results that were measured elsewhere become times of a device."""
+"""``hydra-export profile import``: results that were measured elsewhere become times of a device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def imported(
     notes = []
     if isinstance(results, Report):
         if manifest is not None and bundle is not None:
-            measuring.check_model(results, manifest, path, bundle)
+            measuring.check_model(results, manifest.model, path, bundle)
         _refuse_said(path, said)
         records = measuring.records(results)
         known, file, _count = measuring.save(results, folder, "" if device == "auto" else device)
@@ -52,7 +52,7 @@ def imported(
         notes += [f"{one.runtime} did not run {one.path} there: {one.why}" for one in results.failed]
     else:
         if device == "auto":
-            raise BadInput(f"{path} does not say which device it is of.", "Say it: --device NAME.")
+            raise BadInput(f"{path} does not say which device it is of.", "Say it: `device=NAME`.")
         records = results
         profile = registry.get(device, folder).profile
         name, file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
@@ -81,7 +81,7 @@ def imported(
 def _refuse_said(path: Path, said: dict[str, Any]) -> None:
     for name, value in said.items():
         if value:
-            raise BadInput(f"{path} says its {name} itself.", f"Leave out --{name}.")
+            raise BadInput(f"{path} says its {name} itself.", f"Leave out `{name}`.")
 
 
 def _fields(record: LatencyRecord) -> Any:

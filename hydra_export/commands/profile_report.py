@@ -124,8 +124,10 @@ def _measure(advice: Advice, context: Context) -> str:
     timer = runtime.timers.get(advice.path.unit) or runtime.timers.get("", "")
     if timer and (not runtime.timer_classes or advice.profile.device_class in runtime.timer_classes):
         return timer.format(name=advice.model.name, k=k)
-    bench = f"hydra-export bench --bundle {context.bundle or 'DIR'}"
-    return f"{bench} --save" if context.recognised_by else f"{bench} --standalone FOLDER, to run on the device"
+    bundle = context.bundle or "BUNDLE"
+    if context.recognised_by:
+        return f"hydra-export bench {bundle} --save"
+    return f"hydra-export bench standalone {bundle} FOLDER, to run on the device"
 
 
 def _then(advice: Advice, context: Context) -> str:
@@ -137,7 +139,7 @@ def _then(advice: Advice, context: Context) -> str:
         return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:
         return "What you measure outranks all of this."
-    return f"Then: hydra-export profile --import FILE --device {advice.profile.id}; it outranks all of this."
+    return f"Then: hydra-export profile import FILE --device {advice.profile.id}; it outranks all of this."
 
 
 # Where a budget fails

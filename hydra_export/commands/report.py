@@ -19,8 +19,7 @@ _PAGE = Path("report.html")
 
 
 def report(
-    folder: Path,
-    /,
+    bundle: Path,
     *,
     out: Path | None = None,
     format: Literal["html", "md"] = "html",  # noqa: A002 (the option's name)
@@ -34,7 +33,7 @@ def report(
     The HTML page holds all it needs, and asks no other machine for anything.
 
     Args:
-        folder: The bundle, or an archive of it.
+        bundle: Its folder, or its archive.
         out: The file to write; report.html by default. Markdown goes to standard output unless this is given.
         format: html for a page, md for a comment on a pull request.
         against: An older bundle: say what changed, and what became worse.
@@ -49,7 +48,7 @@ def report(
     if place is not None:  # before anything takes time
         reports.check_replaceable(place)
     findings = reports.gather(
-        folder, against=against, devices=_named(device), profile_folder=profiles, bench_files=bench
+        bundle, against=against, devices=_named(device), profile_folder=profiles, bench_files=bench
     )
     text = reports.page(findings) if format == "html" else reports.markdown(findings)
     if place is not None:

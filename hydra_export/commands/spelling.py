@@ -16,7 +16,8 @@ _OPTIONS = {
     "graphs": "graph",
     "precisions": "precision",
     "side_by_side": "jobs",
-    "memory_mib": "memory",
+    "memory_mib": "converter_memory_mib",
+    "images": "check_images",
 }
 _OVERRIDE = "override"  # takes any field of a training run
 

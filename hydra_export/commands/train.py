@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hydra_export.commands import Result, candidates, table, talk, tell
+from hydra_export.commands import Flag, Result, candidates, table, talk, tell
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
 from hydra_export.interruption import Held
@@ -35,11 +35,11 @@ def train(
     batch_size: int | None = None,
     lr: float | None = None,
     train_heads: str | None = None,
-    weights: str | None = None,
+    head_weights: str | None = None,
     override: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     threads: int | None = None,
-    tensorboard: Annotated[bool, Parameter(negative="")] = False,
-    resume: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Flag = False,
+    resume: Flag = False,
 ) -> Result:
     """Train a universal model, one drawn head count per step.
 
@@ -60,7 +60,7 @@ def train(
         batch_size: Images per step, over all processes.
         lr: Peak learning rate.
         train_heads: Head counts to draw from, such as 3,6,12, or all; the others become useless.
-        weights: How often to draw each of them, such as 1,1,2, instead of all equally.
+        head_weights: How often to draw each of them, such as 1,1,2, instead of all equally.
         override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json shows all.
         threads: CPU threads; by default all cores.
         tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
@@ -76,7 +76,7 @@ def train(
         torch.set_num_threads(threads)
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
     fields = {name: value for name, value in options.items() if value is not None} | _assigned(override)
-    request = Request(recipe=recipe, start=start, train_heads=train_heads, head_weights=weights, fields=fields)
+    request = Request(recipe=recipe, start=start, train_heads=train_heads, head_weights=head_weights, fields=fields)
     resolved = resolve(request, out, resume=resume)
     quiet = int(os.environ.get("RANK", "0")) > 0
     with _silent() if quiet else _shown(resolved.config) as report:

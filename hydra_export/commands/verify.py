@@ -9,7 +9,6 @@ from hydra_export.commands import Result, allowed, experimental, table, talk, ti
 
 def verify(
     bundle: Path,
-    /,
     *,
     limit_memory: int | None = None,
     limit_seconds: float | None = None,

@@ -127,7 +127,7 @@ def _sorted(
         if old is not None and _is_of_old(report, manifest, old):
             then.append((path, report))
         else:
-            bench.check_model(report, manifest, path, folder)
+            bench.check_model(report, manifest.model, path, folder)
             now.append((path, report))
     return now, then
 
