@@ -73,7 +73,7 @@ release: $(BIN)/.installed-release
 	  echo "$(DIST) holds files that no release has. Remove them, or give DIST=/another/folder." >&2; exit 2; }
 	$(BIN)/python -m build --no-isolation --outdir "$(DIST)" .
 	$(BIN)/python scripts/make_sbom.py "$(DIST)/hydra_export-$(VERSION).cdx.json"
-	$(BIN)/hydra-export bundle --target $(TARGETS) --heads 3,6,12 --graph separate,universal --no-cache \
+	$(BIN)/hydra-export export --zip --target $(TARGETS) --heads 3,6,12 --graph separate,universal --no-cache \
 	  --out "$(DIST)/hydravit-fashion-mnist-$(VERSION)" >/dev/null
 	rm -r "$(DIST)/hydravit-fashion-mnist-$(VERSION)"
 	cd "$(DIST)" && $(SHA256SUM) -- * >SHA256SUMS

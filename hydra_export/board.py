@@ -1,9 +1,9 @@
 """Times artifacts on the machine that this runs on: load, warm-up, calls that take turns, memory.
 
 It is one file and needs Python 3.8, numpy and a runtime, nothing else. ``hydra-export bench`` runs it from its package;
-``hydra-export bench --standalone DIR`` copies it to DIR/bench.py, with what runs the artifacts (SOURCES), beside these
-and a plan of them, for a board: ``python3 bench.py`` there writes bench.json, which ``hydra-export profile --import``
-takes.
+``hydra-export bench standalone BUNDLE DIR`` copies it to DIR/bench.py, with what runs the artifacts (SOURCES), beside
+these and a plan of them, for a board: ``python3 bench.py`` there writes bench.json, which ``hydra-export profile
+import`` takes.
 
 Each artifact is loaded by a process of its own, this file again, so that the memory it takes is its own, and the
 processes take turns: a noisy spell hits all head counts alike.
@@ -564,7 +564,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.stderr.write("\r" + " " * 79 + "\r")
     sys.stdout.write("\n".join(_table(result)) + "\n\n")
-    sys.stdout.write(f"Take {out} back:  hydra-export profile --import {out.name}\n")
+    sys.stdout.write(f"Take {out} back:  hydra-export profile import {out.name}\n")
     return 1 if not result["timings"] else 0
 
 

@@ -87,7 +87,7 @@ def _verify(
     with Guard(folder, manifest, limits, worker) as guard:
         for artifact in manifest.artifacts:
             progress(f"opening {artifact.path}", len(verified), num_runs)
-            _check_described(guard, artifact)
+            check_artifact(guard, artifact)
             for k in artifact.heads:
                 progress(f"running {artifact.path}", len(verified), num_runs)
                 verified.append(Verified(artifact, k, _run(guard, artifact, k, golden)))
@@ -174,7 +174,7 @@ def _listed(tensors: Sequence[TensorInfo]) -> str:
     return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
 
 
-def _check_described(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
+def check_artifact(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
     """Raises where *artifact* is another one than the manifest says, before any runtime opens it."""
     try:
         target = targets.get(artifact.target)

@@ -1,4 +1,4 @@
-"""The steps of action.yml that take its inputs: check them, run ``hydra-export bundle``, say where the bundle is.
+"""The steps of action.yml that take its inputs: check them, run ``hydra-export export --zip``, say where the bundle is.
 
     python scripts/action.py check      refuses inputs that cannot be used, before anything is installed
     python scripts/action.py bundle     makes the bundle; writes the outputs archive, sha256 and folder
@@ -64,7 +64,7 @@ def check(given: dict[str, str]) -> None:
 
 def bundle(given: dict[str, str]) -> int:
     """Runs the command, and returns its exit status."""
-    command = ["hydra-export", "bundle", *options(given["options"]), "--out", given["out"], "--json"]
+    command = ["hydra-export", "export", "--zip", *options(given["options"]), "--out", given["out"], "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     document = json.loads(done.stdout) if done.stdout.strip() else {}
     if done.returncode:

@@ -172,7 +172,7 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     from hydra_export.cli import main
 
     out = tmp_path / "hydra-bench"
-    assert main(["bench", "--bundle", str(every), "--standalone", str(out), "--heads", "2"]) == 0
+    assert main(["bench", "standalone", str(every), str(out), "--heads", "2"]) == 0
     assert "scp -r" in capsys.readouterr().out
     assert (out / "bench.py").read_text() == standalone.program(runtimes.sources(["onnx", "tflite"]))
     assert {a["path"] for a in json.loads((out / "plan.json").read_bytes())["artifacts"]} >= {"onnx/tiny-k2.onnx"}
@@ -180,8 +180,8 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     command = [sys.executable, "bench.py", "--runs", "3", "--threads", "1", "--runtime", "onnxruntime"]
     ran = subprocess.run(command, cwd=out, capture_output=True, text=True, check=True)
     assert "onnx/tiny-k2.onnx" in ran.stdout
-    assert "hydra-export profile --import bench.json" in ran.stdout
-    assert main(["profile", "--import", str(out / "bench.json"), "--bundle", str(every)]) == 0
+    assert "hydra-export profile import bench.json" in ran.stdout
+    assert main(["profile", "import", str(out / "bench.json"), "--bundle", str(every)]) == 0
     capsys.readouterr()
     assert main(["profile", "--bundle", str(every), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""``hydra-export bundle``: a folder and its archive that come and stay together, whatever happens meanwhile."""
+"""``hydra-export export --zip``: a folder and its archive that come and stay together, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def bundled(*arguments: object) -> int:
-    return main(["bundle", *map(str, arguments)])
+    return main(["export", "--zip", *map(str, arguments)])
 
 
 def test_the_same_choices_give_the_same_bytes_in_another_folder_under_another_umask(
@@ -69,7 +69,7 @@ def test_every_target_bundled_twice_gives_the_same_bytes(tiny_checkpoint: Path, 
     chosen += ["--checkpoint", str(tiny_checkpoint)]
     first, second = tmp_path / "first", tmp_path / "some where" / "second"
     assert bundled(*chosen, "--out", first) == 0
-    again = [sys.executable, "-m", "hydra_export", "bundle", *chosen, "--out", str(second)]
+    again = [sys.executable, "-m", "hydra_export", "export", "--zip", *chosen, "--out", str(second)]
     subprocess.run(again, check=True, capture_output=True, umask=0o077)
     assert files.sha256(first.with_suffix(".zip")) == files.sha256(second.with_suffix(".zip"))
     assert contents(first) == contents(second)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import io
 import json
@@ -35,6 +34,7 @@ from hydra_export.targets.onnx import OnnxOptions
 from hydra_export.targets.tflite import TFLiteOptions
 
 COMMANDS = sorted(name for name in app.app if not name.startswith("-"))
+LINES = [*COMMANDS, *(f"{one} {other}" for one in COMMANDS for other in app.app[one] if not other.startswith("-"))]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -118,7 +118,7 @@ def test_a_remedy_keeps_what_was_given(refused: Callable[..., str], arguments: l
     assert refused(*arguments, "--out", "new").endswith(added)
 
 
-@pytest.mark.parametrize("command", ["export", "bundle", "verify", "bench", "profile", "report", "evaluate", "train"])
+@pytest.mark.parametrize("command", ["export", "verify", "bench", "profile", "report", "evaluate", "train"])
 def test_what_cannot_be_parsed_names_the_help_of_its_command(command: str, capsys: Capture) -> None:
     assert main([command, "--no-such-option"]) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"See hydra-export {command} --help.")
@@ -175,7 +175,7 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
         (["--opset", "24"], "--opset 24 is not supported. Give 17 to 23."),
         (["--opset", "new"], 'Invalid value for --opset: unable to convert "new" into int.'),
         (["--preprocessing", "imagnet"], "No preprocessing 'imagnet'. Did you mean 'imagenet'?"),
-        (["--images", "none"], "There is no folder none."),
+        (["--check-images", "none"], "There is no folder none."),
         (["--labels", "none"], "--labels none cannot be read"),
         (["--taget", "onnx"], "Unknown option: --taget. Did you mean --target?"),
         (["--heads"], "--heads requires an argument"),
@@ -507,7 +507,7 @@ def test_a_failed_check_is_status_1_in_words_and_in_json(packed: Path, capsys: C
     [
         ("unknown_name", ["--target", "onxn"]),
         ("bad_checkpoint", ["--checkpoint", "none"]),
-        ("bad_data", ["--images", "none"]),
+        ("bad_data", ["--check-images", "none"]),
         ("bad_input", ["--heads", "0"]),
         ("output_refused", ["--out", "file"]),
     ],
@@ -624,7 +624,7 @@ def test_own_images_are_what_parity_is_measured_on(tiny_checkpoint: Path, tmp_pa
     for i in range(5):
         Image.effect_noise((40, 30 + i), 90).save(tmp_path / "photos" / f"{i}.png")
     options = ["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "new")]
-    assert main([*options, "--images", str(tmp_path / "photos")]) == 0
+    assert main([*options, "--check-images", str(tmp_path / "photos")]) == 0
     manifest = json.loads((tmp_path / "new/manifest.json").read_bytes())
     assert manifest["images"] == "5 images of the folder photos, unlabelled"
     assert manifest["artifacts"][0]["parity"]["2"]["num_images"] == 5
@@ -663,6 +663,99 @@ def test_bench_of_a_damaged_bundle_is_a_failed_check(
 # Help
 
 
+def defined(command: str) -> Any:
+    found = app.app
+    for word in command.split():
+        found = found[word]
+    return found
+
+
+@pytest.mark.parametrize("command", LINES)
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_fills_its_lines_at_any_width(
+    command: str, columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, re.findall(r"^[│╭╰].*$", out, re.MULTILINE))) == columns
+    rows = re.findall(r"^│(.*)│$\n^│ ( {6,})(\S+)", out, re.MULTILINE)  # a line, and how the next of its text begins
+    for line, indent, word in rows:
+        if len(line) > len(indent) and line[len(indent)] == " ":  # both lines of one text
+            assert len(line.rstrip()) + len(word) >= columns - 4, line
+
+
+@pytest.mark.parametrize("command", LINES)
+def test_every_command_has_two_examples_that_parse(command: str, capsys: Capture) -> None:
+    from cyclopts import CycloptsError
+
+    assert main([*command.split(), "--help"]) == 0
+    lines = re.findall(r"^  (hydra-export .+)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        words = line.partition(" >> ")[0].partition(" | ")[0].split()[1:]
+        assert words[0] == command.split()[0]
+        try:
+            app.app.parse_args(words, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            pytest.fail(f"{line}: {error}")
+
+
+def test_an_option_has_one_type_and_one_group_in_all_commands() -> None:
+    from hydra_export.commands.help import GROUPS
+
+    types: dict[str, set[str]] = {}
+    for command in LINES:
+        for argument in defined(command).assemble_argument_collection():
+            if argument.name.startswith("--"):
+                types.setdefault(argument.name, set()).add(str(argument.hint).replace(" | None", ""))
+    several = {name: hints for name, hints in types.items() if len(hints) > 1}
+    assert several.keys() == {"--threads"}, "bench takes a list of them"
+    grouped = [option for options in GROUPS.values() for option in options]
+    assert len(set(grouped)) == len(grouped)
+
+
+# Earlier spellings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "now"),
+    [
+        (["--images", "photos"], "Did you mean --check-images?"),
+        (["export", "--memory=100"], "Did you mean --converter-memory-mib?"),
+        (["train", "--out", "run", "--weights", "1,2"], "Did you mean --head-weights?"),
+        (["profile", "--list"], "Type: hydra-export profile list."),
+        (["profile", "--device", "pixel7", "--show"], "Type: hydra-export profile show DEVICE."),
+        (["profile", "--import", "x.json"], "Type: hydra-export profile import FILE."),
+        (["profile", "--fleet", "x.txt"], "Type: hydra-export profile fleet FILE."),
+        (["bench", "--compare", "x.json"], "Type: hydra-export bench compare OLD NEW."),
+        (["bench", "--standalone", "x"], "Type: hydra-export bench standalone BUNDLE FOLDER."),
+        (["bundle", "--out", "x"], "Type: hydra-export export --zip."),
+    ],
+)
+def test_an_earlier_spelling_is_answered_with_todays(
+    refused: Callable[..., str], arguments: list[str], now: str
+) -> None:
+    assert refused(*arguments).endswith(now)
+
+
+@pytest.mark.parametrize("model", ["none.pth", "timm:no_such_vit", "no/such-model", "there"])
+def test_a_first_word_that_names_a_model_means_export(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "there").mkdir()
+    assert "No command" not in refused(model)
+
+
+def test_a_model_and_a_bundle_need_no_option(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = str(tmp_path / "out")
+    assert main([str(tiny_checkpoint), "--heads", "2", "--out", out]) == 0
+    assert main(["verify", "--bundle", out, "--json"]) == 0
+    assert main(["evaluate", str(tiny_checkpoint), "--data", "no-such-folder"]) == 2
+    assert "No dataset or folder 'no-such-folder'" in capsys.readouterr().err
+
+
 def test_no_argument_at_all_prints_help(capsys: Capture) -> None:
     assert main([]) == 0
     bare = capsys.readouterr()
@@ -673,16 +766,17 @@ def test_no_argument_at_all_prints_help(capsys: Capture) -> None:
     assert all(f" {command} " in bare.out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", LINES)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_documents_every_option(command: str, flag: str, capsys: Capture) -> None:
-    assert main([command, flag]) == 0
+    assert main([*command.split(), flag]) == 0
     out, err = capsys.readouterr()
     assert not err
-    function = getattr(importlib.import_module(f"hydra_export.commands.{command}"), command)
+    function = defined(command).default_command
     documented, names = inspect.getdoc(function) or "", list(inspect.signature(function).parameters)
-    if "choices" in names:  # the options that commands share
-        names = [*names[1:], *(field.name for field in dataclasses.fields(Choices.__mro__[1]))]
+    if "choices" in names:  # the options that stand in a class of their own
+        names.remove("choices")
+        names += [field.name for field in dataclasses.fields(Choices.__mro__[1])]
         documented += inspect.getdoc(Choices) or ""
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
     for name in names:
@@ -724,7 +818,10 @@ def test_every_command_is_a_module_and_every_module_a_command() -> None:
 
 
 def test_the_version_is_that_of_the_installation(capsys: Capture) -> None:
+    assert main(["-V"]) == 0
+    short = capsys.readouterr().out
     assert main(["--version"]) == 0
+    assert short == f"{version('hydra-export')}\n"
     assert capsys.readouterr().out.strip() == version("hydra-export")
 
 

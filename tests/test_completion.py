@@ -22,7 +22,7 @@ from tests.conftest import SOON
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
-COMPLETED = ("export", "bundle", "verify", "bench", "profile", "report", "evaluate", "train", "doctor", "completion")
+COMPLETED = ("export", "verify", "predict", "bench", "profile", "report", "evaluate", "train", "doctor", "completion")
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,11 @@ def offered(capfd: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["--json", "ver"], ["verify"]),
         (["--json", "--ta"], ["--target"]),
         (["verify", "--js"], ["--json"]),
-        (["bundle", "--no-c"], ["--no-cache"]),
+        (["export", "--no-c"], ["--no-cache"]),
         (["verify", "bundle", "--de"], ["--debug"]),
         (["--target", "tf"], ["tflite"]),
         (["--target", "onnx,tf"], ["onnx,tflite"]),
-        (["bundle", "--graph=sh"], ["shared"]),
+        (["export", "--graph=sh"], ["shared"]),
         (["--graph", "separate,"], ["separate,shared", "separate,universal"]),
         (["--precision", "fp"], ["fp32", "fp16"]),
         (["--input", ""], ["tensor", "image"]),
@@ -199,5 +199,5 @@ def test_a_shell_completes_what_is_typed(shell: str, tmp_path: Path) -> None:
     assert [[word.rstrip("/") for word in line] for line in lines] == [
         ["hydra-export", "verify", "my bundle"],
         ["hydra-export", "--target", "onnx,tflite"],
-        ["hydra-export", "bundle", "--graph=shared", "--out=my bundle"],
+        ["hydra-export", "export", "--graph=shared", "--out=my bundle"],
     ]

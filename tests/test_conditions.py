@@ -20,7 +20,7 @@ import pytest
 from hydra_export import refusal
 
 HERE = str(Path(__file__).parents[1])
-QUICK = {"help": ["--help"], "profile": ["profile", "--list"], "refused": ["verify", "none"]}
+QUICK = {"help": ["--help"], "profile": ["profile", "list"], "refused": ["verify", "none"]}
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("arguments", [*QUICK.values(), ["profile", "--list", "--json"]])
+@pytest.mark.parametrize("arguments", [*QUICK.values(), ["profile", "list", "--json"]])
 @pytest.mark.parametrize(
     ("redirected", "said"),
     [
@@ -84,7 +84,7 @@ with open(sys.argv[2], "w") as file:
     assert int((tmp_path / "number").read_text()) > 2
 
 
-@pytest.mark.parametrize("arguments", [["profile", "--list"], ["report", "bundle"], ["--json"]])
+@pytest.mark.parametrize("arguments", [["profile", "list"], ["report", "bundle"], ["--json"]])
 def test_a_working_directory_that_was_deleted_is_named(arguments: list[str], tmp_path: Path) -> None:
     command = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh", sys.executable, "-m", "hydra_export"]
     done = subprocess.run(
@@ -139,7 +139,7 @@ import pwd, sys
 def unknown(number):
     raise KeyError(number)
 pwd.getpwuid = unknown
-sys.argv = ["hydra-export", "profile", "--list"]
+sys.argv = ["hydra-export", "profile", "list"]
 from hydra_export.cli import run
 run()
 """
@@ -172,6 +172,6 @@ def test_a_folder_of_settings_that_cannot_be_read_is_named(tmp_path: Path) -> No
     folder = tmp_path / "config" / "hydra-export" / "profiles"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(folder.name)  # a loop, which root cannot read either
-    done = run(["profile", "--list"], tmp_path)
+    done = run(["profile", "list"], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"error: The profiles in {folder} cannot be read: " in done.stderr

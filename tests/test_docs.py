@@ -25,7 +25,7 @@ FENCE = re.compile(
     r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
-COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "bundle", "report")
+COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict")
 
 
 @dataclass(frozen=True)

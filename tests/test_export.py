@@ -747,7 +747,7 @@ def of_classes(folder: Path, names: Sequence[str], num_images: int) -> Path:
 
 def judged(tmp_path: Path, names: Sequence[str], num_images: int = 100) -> parity.ParityRecord:
     photos = of_classes(tmp_path / "photos", names, num_images)
-    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    asked = ["--heads", "3", "--precision", "int8", "--check-images", str(photos), "--out", str(tmp_path / "out")]
     assert main(asked) == 0
     return bundle.read(tmp_path / "out").artifacts[0].parity[3]
 
@@ -789,7 +789,7 @@ def test_labels_that_the_model_does_not_meet_tell_nothing_of_int8(
 
 def test_a_few_images_judge_no_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = of_classes(tmp_path / "photos", ["any"], 49)
-    asked = ["--heads", "3", "--precision", "int8", "--images", str(photos), "--out", str(tmp_path / "out")]
+    asked = ["--heads", "3", "--precision", "int8", "--check-images", str(photos), "--out", str(tmp_path / "out")]
     assert main(asked) == 2
     assert "int8 cannot be judged by 49 images" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

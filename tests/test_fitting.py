@@ -165,7 +165,7 @@ def fleet(tmp_path: Path) -> Path:
 def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     exported: Path, fleet: Path, capsys: Capture
 ) -> None:
-    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported), "--json"]) == 0
+    assert main(["profile", "fleet", str(fleet), "--bundle", str(exported), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [(row["device"], row["heads"]) for row in document["devices"]] == [
         ("fast", 4),
@@ -185,7 +185,7 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert document["devices"][0]["bytes"] == expected
     assert document["devices"][2]["bytes"] == dict.fromkeys(expected)
     assert document["devices"][3]["bytes"] == dict.fromkeys(expected), "the bundle has nothing for its runtime"
-    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 0
+    assert main(["profile", "fleet", str(fleet), "--bundle", str(exported)]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4 devices are covered by 2 head counts: k = 2, 4." in shown
     assert "No number: hailo-8." in shown
@@ -195,14 +195,14 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
 
 def test_a_fleet_of_one_is_a_device(exported: Path, fleet: Path, capsys: Capture) -> None:
     fleet.write_text("fast\n")
-    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 0
+    assert main(["profile", "fleet", str(fleet), "--bundle", str(exported)]) == 0
     shown = capsys.readouterr().out
     assert "1 of 1 device is covered by 1 head count" in shown
     assert "1 devices" not in shown
 
 
 def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path, fleet: Path, capsys: Capture) -> None:
-    asked = ["profile", "--fleet", str(fleet), "--bundle", str(exported)]
+    asked = ["profile", "fleet", str(fleet), "--bundle", str(exported)]
     assert main([*asked, "--budget-ms", "4"]) == 1
     assert "Nothing is known to fit 4 ms on hailo-8." in " ".join(capsys.readouterr().err.split())
 
@@ -218,7 +218,7 @@ def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path,
 )
 def test_a_bad_line_is_named(fleet: Path, exported: Path, capsys: Capture, content: str, told: str) -> None:
     fleet.write_text(content)
-    assert main(["profile", "--fleet", str(fleet), "--bundle", str(exported)]) == 2
+    assert main(["profile", "fleet", str(fleet), "--bundle", str(exported)]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
 
 

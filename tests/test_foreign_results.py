@@ -64,13 +64,13 @@ def results(tmp_path: Path) -> Path:
 
 
 def taken(path: Path, capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
-    assert main(["profile", "--import", str(path), *arguments, "--json"]) == 0, capsys.readouterr().err
+    assert main(["profile", "import", str(path), *arguments, "--json"]) == 0, capsys.readouterr().err
     records: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["records"]
     return records
 
 
 def refused(path: Path, capsys: Capture, *arguments: str) -> str:
-    assert main(["profile", "--import", str(path), *arguments]) == 2
+    assert main(["profile", "import", str(path), *arguments]) == 2
     return " ".join(capsys.readouterr().err.split())
 
 
@@ -213,9 +213,8 @@ def test_a_file_that_is_not_there_is_refused(results: Path, capsys: Capture) -> 
     assert f"{results} cannot be read: No such file" in refused(results, capsys, "--device", "pixel7")
 
 
-def test_options_of_the_import_are_refused_without_it(capsys: Capture) -> None:
-    assert main(["profile", "--device", "pixel7", "--heads", "3"]) == 2
-    assert "--heads and --date are for --import" in capsys.readouterr().err
+def test_the_head_count_of_a_result_is_one(results: Path, capsys: Capture) -> None:
+    assert "--heads '3,6' is not a head count" in refused(results, capsys, "--device", "pixel7", "--heads", "3,6")
 
 
 _RUN = BENCHMARK_MODEL.format(name=f"{REFERENCE}-k3.tflite", more="")

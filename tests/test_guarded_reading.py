@@ -91,10 +91,10 @@ def _commands(bundle: Path, nasty: Path, out: Path) -> dict[str, list[str]]:
         "report --against": [*report, "--against", str(nasty)],
         "report --bench": [*report, "--bench", str(nasty)],
         "report --profiles": [*report, "--profiles", str(nasty.parent)],
-        "bench --compare": ["bench", "--bundle", str(bundle), "--compare", str(nasty)],
-        "profile --import": ["profile", "--device", "pixel7", "--import", str(nasty)],
-        "profile --fleet": ["profile", "--fleet", str(nasty)],
-        "profile --profiles": ["profile", "--list", "--profiles", str(nasty.parent)],
+        "bench compare": ["bench", "compare", str(nasty), str(nasty)],
+        "profile import": ["profile", "import", str(nasty), "--device", "pixel7"],
+        "profile fleet": ["profile", "fleet", str(nasty)],
+        "profile --profiles": ["profile", "list", "--profiles", str(nasty.parent)],
         "profile --bundle": ["profile", "--device", "pixel7", "--bundle", str(nasty)],
     }
 

@@ -85,7 +85,7 @@ def test_a_converter_with_too_little_memory_stops_the_export_with_one_clear_erro
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    running = export(tiny_checkpoint, tmp_path / "out", "--memory", "150")
+    running = export(tiny_checkpoint, tmp_path / "out", "--converter-memory-mib", "150")
     _out, said = running.communicate(timeout=SOON)
     assert running.returncode == 1
     assert said.count("error:") == 1
@@ -117,7 +117,7 @@ def test_an_export_that_is_asked_to_end_clears_everything_away(
     assert not [path for path in temporary.iterdir() if path.name.startswith("hydra")]
 
 
-@pytest.mark.parametrize("option", ["--jobs", "--memory"])
+@pytest.mark.parametrize("option", ["--jobs", "--converter-memory-mib"])
 def test_options_of_converters_are_refused_where_none_is_needed(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:

@@ -35,7 +35,7 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         ".tflite": [f"{reader._FEW_ITEMS:,} entries", f"{reader._MOST_ITEMS:,} in all"],
         "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{package._FEW_FIELDS:,} fields"],
         "--labels": [f"{choices._LABELS_BYTES // MIB} MiB", f"{choices._MOST_LABELS:,} lines"],
-        "--fleet": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
+        "`profile fleet`": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
         "idx": [f"{datasets._IDX_BYTES // MIB} MiB"],
         "metrics.jsonl": [f"{record._METRICS_BYTES // MIB} MiB"],
     }

@@ -277,7 +277,7 @@ def test_a_broken_profile_is_refused_naming_file_and_field(
     path = config / "box.toml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    assert main(["profile", "--list"]) == 2
+    assert main(["profile", "list"]) == 2
     message = capsys.readouterr().err.replace("\n", "")
     assert "box.toml" in message
     assert told in message
@@ -296,7 +296,7 @@ def test_a_small_model_gets_no_number_from_times_of_large_ones(small_bundle: Pat
     shown = said("--device", "rpi5", "--bundle", str(small_bundle))
     told = " ".join(shown.split())
     assert "of models of 17.6 GMACs at 224 px" in told
-    assert f"Measure it: hydra-export bench --bundle {small_bundle} --standalone FOLDER, to run on the device" in told
+    assert f"Measure it: hydra-export bench standalone {small_bundle} FOLDER, to run on the device" in told
     assert answer("--device", "rpi5", "--bundle", str(small_bundle))["estimates"] == []
 
 
@@ -353,24 +353,24 @@ def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_every_device_is_listed(said: Said, answer: Answer) -> None:
-    shown = said("--list")
+    shown = said("list")
     assert all(name in shown for name in profiles.names())
-    listed = {one["id"]: one for one in answer("--list")["devices"]}
+    listed = {one["id"]: one for one in answer("list")["devices"]}
     assert listed.keys() == set(profiles.names())
     assert listed["pixel7"]["soc"] == "Tensor G2 (GS201)"
     assert (listed["pixel7"]["times"], listed["rpi5"]["times"]) == (0, 4)
 
 
 def test_a_device_is_shown_with_the_source_of_each_fact(said: Said, answer: Answer) -> None:
-    shown = said("--device", "rpi5", "--show")
+    shown = said("show", "rpi5")
     assert "4x A76 2.4 GHz" in shown
     assert "2 to 16" in shown
     assert "unverified" in shown
     assert "threads" in shown
     assert "unused: slower than" in " ".join(shown.split()), "the suspect time and why"
     assert "Tencent/ncnn@" in shown
-    assert answer("--device", "rpi5", "--show")["profile"]["facts"]["soc"]["value"] == "BCM2712"
-    assert "No vision transformer was timed here" in said("--device", "pixel7", "--show")
+    assert answer("show", "rpi5")["profile"]["facts"]["soc"]["value"] == "BCM2712"
+    assert "No vision transformer was timed here" in said("show", "pixel7")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
@@ -389,7 +389,7 @@ def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
     ("arguments", "told"),
     [
         (["--device", "pixle7"], "Did you mean 'pixel7'?"),
-        (["--device", "toaster"], "hydra-export profile --list"),
+        (["--device", "toaster"], "hydra-export profile list"),
         (["--device", "rpi5", "--runtime", "onyxruntime"], "Did you mean 'onnxruntime'?"),
         (["--device", "rpi5", "--precision", "int4"], "int4"),
         (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0. Give a number above 0"),

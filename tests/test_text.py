@@ -72,12 +72,12 @@ REFUSED = [
     ["export", "--labels", "no/{}"],
     ["export", "--device", "none of these {}"],
     ["export", "--preprocessing", "{}"],
-    ["bundle", "--out", "file/{}"],
+    ["export", "--zip", "--out", "file/{}"],
     ["bench", "--bundle", "no/{}"],
     ["bench", "--runtimes", "{}"],
     ["profile", "--device", "none of these {}"],
-    ["profile", "--fleet", "no/{}"],
-    ["profile", "--import", "no/{}", "--device", "pixel7"],
+    ["profile", "fleet", "no/{}"],
+    ["profile", "import", "no/{}", "--device", "pixel7"],
     ["profile", "--profiles", "no/{}"],
     ["report", "no/{}"],
     ["evaluate", "--data", "{}"],
@@ -142,7 +142,7 @@ def test_nothing_raw_is_on_any_output_of_a_hostile_checkpoint(
     monkeypatch.chdir(hostile)
     given, out = ["--checkpoint", str(hostile / "tiny.safetensors")], hostile / "bundle\x1b[2J\u202e"
     commands = [
-        ["bundle", *given, "--heads", "2", "--no-cache", "--out", str(out)],
+        ["export", "--zip", *given, "--heads", "2", "--no-cache", "--out", str(out)],
         ["verify", str(out)],
         ["bench", "--bundle", str(out), "--runs", "2"],
         ["report", str(out), "--out", "page.html"],

@@ -22,7 +22,7 @@ QUICK = ["--recipe", "digits", "--steps", "3", "--batch-size", "8"]
 def test_overrides_reach_the_run_and_its_resolved_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--override", "model.depth=1", "--override", "augmentation.shift=0", "--weights", "1,1,1,1,1,5"]
+    options = ["--override", "model.depth=1", "--override", "augmentation.shift=0", "--head-weights", "1,1,1,1,1,5"]
     assert main(["train", *QUICK, *options, "--out", str(tmp_path / "run"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     config = record.stored_config(tmp_path / "run")

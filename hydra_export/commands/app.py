@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from hydra_export import refusal, streams
 from hydra_export.commands import examples
+from hydra_export.commands.help import Formatter
 from hydra_export.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ app = App(
     version=_version,
     version_flags=_VERSION,
     help_format="plaintext",
+    help_formatter=Formatter(),
     result_action="return_value",
     help_on_error=False,
     print_error=False,
@@ -140,7 +142,7 @@ def meant(arguments: list[str]) -> list[str]:
     words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
     try:
         return [*_with_command(tuple(words))]
-    except UnknownName:
+    except BadInput:
         return []
 
 
@@ -152,10 +154,10 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     commands = [name for name in app if not name.startswith("-")]
     if first in _ABOUT_ALL or first in commands:
         return tokens
-    if first.startswith("-") or _is_model(first):
-        return ("export", *tokens)
     if first == "bundle":
         raise BadInput("There is no command 'bundle' any more.", "Type: hydra-export export --zip.", field="command")
+    if first.startswith("-") or _is_model(first):
+        return ("export", *tokens)
     raise UnknownName("command", first, commands)
 
 

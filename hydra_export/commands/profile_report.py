@@ -53,7 +53,7 @@ class Context:
 
 
 def shown(advice: Advice, context: Context) -> RenderableType:
-    """The table per head count, and below it the choice, its reasons and what would settle it."""
+    """The answer, the table per head count, and below it the reasons and what would settle it."""
     model, choice = advice.model, advice.choice
     about = f"of {context.bundle}" if context.bundle else "the reference model; --bundle DIR speaks of yours"
     recognised = f", recognised by {context.recognised_by}" if context.recognised_by else ""
@@ -87,7 +87,17 @@ def shown(advice: Advice, context: Context) -> RenderableType:
         f"{'To settle it' if unsure else 'To time yours'}: {_measure(advice, context)}",
         _then(advice, context),
     )
-    return titled(title, titled(where, rows, *lines))
+    return titled(_answer(advice), titled(title, titled(where, rows, *lines)))
+
+
+def _answer(advice: Advice) -> str:
+    """The device, the head count to run there, its time, and whether it keeps the budget: one line."""
+    name, budget = advice.profile.name, words.milliseconds(advice.budget.ms)
+    if advice.heads is None:
+        return f"{name}: nothing is known to fit {budget}"
+    best = advice.estimates[advice.heads]
+    time = words.time(best.ms, best.low, best.high, best.provenance)
+    return f"{name}: k = {advice.heads}, {time}; within {budget}: {words.fit(advice, advice.heads)}"
 
 
 def _origins(advice: Advice) -> list[str]:

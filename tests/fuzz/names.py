@@ -111,8 +111,8 @@ def _is_one_document(text: str) -> bool:
 
 def _measurements(random: Random, text: str, folder: Path) -> Iterator[tuple[Arguments, list[Path]]]:
     for kind, arguments in (
-        ("bench", ["profile", "--import"]),
-        ("ai_hub", ["profile", "--device", "rpi5", "--heads", "6", "--runtime", "qnn", "--import"]),
+        ("bench", ["profile", "import"]),
+        ("ai_hub", ["profile", "import", "--device", "rpi5", "--heads", "6", "--runtime", "qnn"]),
     ):
         path, own = folder / f"{kind}.json", folder / f"{kind}-profiles"
         own.mkdir()
@@ -126,7 +126,7 @@ def _profiles(random: Random, text: str, folder: Path) -> Iterator[tuple[Argumen
     tree = _with(random, tomllib.loads(random.choice(reader.get("device").seeds()).decode()), text)
     tree = {**tree, "id": "own", "name": f"own {text}"} if random.random() < 0.7 else tree
     (own / "own.toml").write_bytes(trees.to_toml(Random(0), tree))
-    for asked in (["--list"], ["--device", "own", "--show"], ["--device", "own"]):
+    for asked in (["list"], ["show", "own"], ["--device", "own"]):
         yield ["profile", *asked, "--profiles", str(own), *_form(random)], []
 
 

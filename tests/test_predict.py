@@ -1,0 +1,91 @@
+"""``hydra-export predict``: a bundle names what is on images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hydra_export import archive, bundle, checkpoint
+from hydra_export.cli import main
+from hydra_export.data.packaged import packaged_images
+from hydra_export.errors import BadInput
+from hydra_export.exporting import export, jobs
+from hydra_export.prediction import predict
+from hydra_export.preprocess import Preprocessing
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="session")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the packaged model."""
+    out = tmp_path_factory.mktemp("predict") / "bundle"
+    export(checkpoint.load(), out, jobs(graphs=["separate", "universal"]), heads=(3, 6))
+    return out
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[list[Path], list[str]]:
+    """Ten test images of Fashion-MNIST as files, and what is on them."""
+    preprocessing: Preprocessing = checkpoint.load().info.preprocessing
+    images = packaged_images(preprocessing, 10)
+    assert images.labels is not None
+    paths = [tmp_path / f"{index}.png" for index in range(10)]
+    for path, pixels in zip(paths, images.pixels, strict=True):
+        Image.fromarray(pixels.squeeze()).save(path)
+    return paths, [images.label_names[label] for label in images.labels]
+
+
+def test_the_model_names_most_of_what_is_on_images(
+    named: Path, pictures: tuple[list[Path], list[str]], capsys: Capture
+) -> None:
+    paths, names = pictures
+    assert main(["predict", str(named), *map(str, paths), "--top", "2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["heads"] == 6
+    assert [one["image"] for one in document["images"]] == [*map(str, paths)]
+    best = [one["classes"][0]["name"] for one in document["images"]]
+    assert sum(a == b for a, b in zip(best, names, strict=True)) >= 8
+    for one in document["images"]:
+        first, second = one["classes"]
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+        assert first["index"] != second["index"]
+
+
+def test_every_artifact_and_the_archive_answer_alike(
+    named: Path, pictures: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    paths, _ = pictures
+    manifest = bundle.read(named)
+    archive.write(named, tmp_path / "bundle.zip")
+    answers = [predict(named, paths, heads=3, artifact=entry.path) for entry in manifest.artifacts if 3 in entry.heads]
+    assert len(answers) > 1
+    answers += [predict(tmp_path / "bundle.zip", paths, heads=3)]
+    for answer in answers:
+        assert answer.heads == 3
+        for one, first in zip(answer.images, answers[0].images, strict=True):
+            assert [guess.index for guess in one.guesses[:1]] == [guess.index for guess in first.guesses[:1]]
+            theirs = [guess.probability for guess in first.guesses]
+            assert np.allclose([guess.probability for guess in one.guesses], theirs, atol=1e-4)
+
+
+def test_what_the_bundle_does_not_hold_is_refused(named: Path, pictures: tuple[list[Path], list[str]]) -> None:
+    paths, _ = pictures
+    with pytest.raises(BadInput, match="k = 3, 6") as refused:
+        predict(named, paths, heads=5)
+    assert refused.value.field == "artifact"
+    with pytest.raises(BadInput, match="holds no such artifact"):
+        predict(named, paths, target="tflite")
+    with pytest.raises(BadInput, match="`top` is 0"):
+        predict(named, paths, top=0)
+
+
+def test_an_image_that_cannot_be_read_is_named(named: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(named), str(tmp_path / "none.png")]) == 2
+    assert "none.png cannot be read" in capsys.readouterr().err
+    assert main(["predict", str(named)]) == 2
+    assert "images" in capsys.readouterr().err.lower()
