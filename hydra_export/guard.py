@@ -16,7 +16,8 @@ from hydra_export.target import Interface, TensorInfo, Work
 from hydra_export.worker import Worker, available_memory_mib
 
 _LEAST_BYTES = 0.5  # of a parameter: int8 has one, and a few parameters are folded into others
-_REMEDY = "Allow more with `limit_{}` if you trust it."
+_ARGUMENTS = {"memory": "limit_memory_mib", "seconds": "limit_seconds"}
+_REMEDY = {name: f"Allow more with `{argument}` if you trust it." for name, argument in _ARGUMENTS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.memory_mib is not None and self.memory_mib < board.LEAST_MIB:
-            raise BadInput(f"`limit_memory` is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
+            raise BadInput(f"`limit_memory_mib` is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise BadInput(f"`limit_seconds` is {self.seconds}.", "Give seconds above 0.")
 
@@ -90,14 +91,16 @@ class Guard:
         try:
             return self._worker.call(function, what=what, seconds=seconds, **arguments)
         except LimitExceeded as error:
-            raise LimitExceeded(error.message, _REMEDY.format(error.resource), error.resource) from error
+            raise LimitExceeded(error.message, _REMEDY[error.resource], error.resource) from error
         except (MissingExtra, VerificationFailed):
             raise
         except (CheckFailed, BadInput) as error:  # BadInput: the manifest says something else than the file
             named = error.message if str(path) in error.message else f"{path}: {error.message}"
             remedy = "Export it again."
             if type(error) is CheckFailed and macs:  # some runtimes do not say that memory is what they lack
-                remedy += f" Or allow more than {self.memory_mib} MiB with `limit_memory`, if that is what it lacks."
+                remedy += (
+                    f" Or allow more than {self.memory_mib} MiB with `limit_memory_mib`, if that is what it lacks."
+                )
             raise VerificationFailed(named, remedy) from error
 
     def check_work(self, artifact: ArtifactEntry, inspected: Inspected) -> None:
@@ -111,7 +114,7 @@ class Guard:
         mib = work.tensor_bytes // 2**20
         if mib > self.memory_mib:
             what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
-            raise LimitExceeded(what, _REMEDY.format("memory"))
+            raise LimitExceeded(what, _REMEDY["memory"])
         own = model.macs(artifact.heads, batch(inspected.inputs))
         if work.macs > own:
             raise VerificationFailed(

@@ -25,7 +25,10 @@ FENCE = re.compile(
     r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
-COMMANDS = ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict")
+COMMANDS = (
+    *("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict"),
+    *("bench compare", "bench standalone", "profile import", "profile fleet"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
 
 def test_every_option_of_a_command_that_is_not_run_exists(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
-        assert main([command, "--help"]) == 0
+        assert main([*command.split(), "--help"]) == 0
     known = capsys.readouterr().out
     for page in PAGES:
         shown = [block.text for block in blocks(page) if block.why] + re.findall(r"`(hydra-export [^`]+)`", text(page))

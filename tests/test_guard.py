@@ -248,5 +248,5 @@ def test_the_default_limits_follow_from_the_size(exported: Path) -> None:
 
 
 def test_limits_are_checked_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`limit_memory` is 5"):
+    with pytest.raises(BadInput, match="`limit_memory_mib` is 5"):
         verify(tmp_path / "none", limit_memory_mib=5)

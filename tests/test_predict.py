@@ -61,7 +61,7 @@ def test_every_artifact_and_the_archive_answer_alike(
 ) -> None:
     paths, _ = pictures
     manifest = bundle.read(named)
-    archive.write(named, tmp_path / "bundle.zip")
+    archive.write(named, tmp_path / "bundle.zip", "bundle")
     answers = [predict(named, paths, heads=3, artifact=entry.path) for entry in manifest.artifacts if 3 in entry.heads]
     assert len(answers) > 1
     answers += [predict(tmp_path / "bundle.zip", paths, heads=3)]

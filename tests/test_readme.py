@@ -15,8 +15,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_option_that_it_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict"):
-        assert main([command, "--help"]) == 0
+    for command in (
+        "export",
+        "verify",
+        "bench",
+        "train",
+        "evaluate",
+        "doctor",
+        "profile",
+        "report",
+        "predict",
+        "bench compare",
+    ):
+        assert main([*command.split(), "--help"]) == 0
     known = capsys.readouterr().out
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}:
         assert option in known, option

@@ -47,9 +47,7 @@ def _version() -> str:
 app = App(
     name="hydra-export",
     help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
-    help_epilogue=examples(
-        "hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"
-    ),
+    help_epilogue=examples("hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"),
     version=_version,
     version_flags=_VERSION,
     help_format="plaintext",

@@ -15,9 +15,7 @@ _OPTIONS = {
     "targets": "target",
     "graphs": "graph",
     "precisions": "precision",
-    "side_by_side": "jobs",
-    "memory_mib": "converter_memory_mib",
-    "images": "check_images",
+    "limit_memory_mib": "limit_memory",
 }
 _OVERRIDE = "override"  # takes any field of a training run
 

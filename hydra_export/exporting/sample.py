@@ -60,11 +60,11 @@ def _gate(gate: Gate, images: ImageSet, limit: int, of_the_model: bool) -> Gate:
     if not of_the_model:
         raise BadInput(
             "int8 has to be judged by images of the model's own kind, and there are none.",
-            "Give `images`, best with a folder per class; or `accept_unchecked` to go without.",
+            "Give `check_images`, best with a folder per class; or `accept_unchecked` to go without.",
         )
     if len(images) < LEAST_IMAGES:
         raise BadInput(
             f"int8 cannot be judged by {len(images)} images: an artifact that is often wrong would pass.",
-            f"Give `images` with {LEAST_IMAGES} or more; or `accept_unchecked` to go without.",
+            f"Give `check_images` with {LEAST_IMAGES} or more; or `accept_unchecked` to go without.",
         )
     return replace(gate, labels=None if images.labels is None else images.labels[:limit])
