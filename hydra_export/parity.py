@@ -196,7 +196,7 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
             f"{name} loses subnetwork {heads} to rounding{where and f' in {where}'}: its logits differ by "
             f"{record.max_abs_error:.3g} ({_figures(record)}); at least {_SMALLEST_COSINE} and "
             f"{_SMALLEST_AGREEMENT:.0%} are needed.",
-            "The export was stopped and nothing was kept. Give `precision=fp32`, or `check_images` like those it will see.",
+            "The export was stopped and nothing was kept. Give `precision=fp32`, or `check_images` like those that it sees.",
         )
 
 
