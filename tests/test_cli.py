@@ -201,7 +201,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
         (
             ["zzz"],
-            "No command 'zzz'. Known: bench, bundle, completion, doctor, evaluate, export, profile, report, train,",
+            "No command 'zzz'. Known: bench, completion, doctor, evaluate, export, predict, profile, report, train,",
         ),
         ([""], "No command ''. Known: "),
         (
@@ -211,7 +211,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["train", "--recipe", "digits"], "--out"),
         (["evaluate", "--data", "cifar"], "'cifar'"),
         (["evaluate", "--checkpoint", "none"], "There is no checkpoint at none."),
-        (["verify"], "BUNDLE"),
+        (["verify"], "--bundle"),
         (["verify", "none"], "There is no folder none."),
         (["verify", "."], ". is not a bundle: it has no manifest.json."),
         (["verify", "x", "y"], "y"),
