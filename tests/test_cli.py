@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from rich.console import Console
 
 from hydra_export import checkpoint, checkpoint_file, targets
 from hydra_export.cli import main
@@ -199,7 +201,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
         (
             ["zzz"],
-            "No command 'zzz'. Known: bench, bundle, completion, doctor, evaluate, export, profile, report, train,",
+            "No command 'zzz'. Known: bench, completion, doctor, evaluate, export, predict, profile, report, train,",
         ),
         ([""], "No command ''. Known: "),
         (
@@ -209,7 +211,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["train", "--recipe", "digits"], "--out"),
         (["evaluate", "--data", "cifar"], "'cifar'"),
         (["evaluate", "--checkpoint", "none"], "There is no checkpoint at none."),
-        (["verify"], "BUNDLE"),
+        (["verify"], "--bundle"),
         (["verify", "none"], "There is no folder none."),
         (["verify", "."], ". is not a bundle: it has no manifest.json."),
         (["verify", "x", "y"], "y"),
@@ -673,16 +675,14 @@ def defined(command: str) -> Any:
 
 @pytest.mark.parametrize("command", LINES)
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_help_fills_its_lines_at_any_width(
-    command: str, columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert main([*command.split(), "--help"]) == 0
-    out = capsys.readouterr().out
+def test_help_fills_its_lines_at_any_width(command: str, columns: int) -> None:
+    printed = io.StringIO()
+    app.app.help_print(command.split(), console=Console(file=printed, width=columns))
+    out = printed.getvalue()
     assert max(map(len, re.findall(r"^[│╭╰].*$", out, re.MULTILINE))) == columns
-    rows = re.findall(r"^│(.*)│$\n^│ ( {6,})(\S+)", out, re.MULTILINE)  # a line, and how the next of its text begins
-    for line, indent, word in rows:
-        if len(line) > len(indent) and line[len(indent)] == " ":  # both lines of one text
+    # A line, and how the next one begins where both are of one text.
+    for line, indent, word in re.findall(r"^│(.*)│$(?=\n^│( {6,})(\S+))", out, re.MULTILINE):
+        if line[len(indent) - 1] == " " != line[len(indent)]:
             assert len(line.rstrip()) + len(word) >= columns - 4, line
 
 
@@ -695,11 +695,18 @@ def test_every_command_has_two_examples_that_parse(command: str, capsys: Capture
     assert len(lines) == 2
     for line in lines:
         words = line.partition(" >> ")[0].partition(" | ")[0].split()[1:]
-        assert words[0] == command.split()[0]
+        assert words[: len(command.split())] == command.split()
         try:
             app.app.parse_args(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
             pytest.fail(f"{line}: {error}")
+
+
+def metavar(hint: Any) -> str:
+    """What help calls a type."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    is_choice = typing.get_origin(hint) is typing.Literal or any(typing.get_origin(k) is typing.Literal for k in kinds)
+    return "CHOICE" if is_choice else getattr(kinds[0] if kinds else hint, "__name__", str(hint))
 
 
 def test_an_option_has_one_type_and_one_group_in_all_commands() -> None:
@@ -709,9 +716,9 @@ def test_an_option_has_one_type_and_one_group_in_all_commands() -> None:
     for command in LINES:
         for argument in defined(command).assemble_argument_collection():
             if argument.name.startswith("--"):
-                types.setdefault(argument.name, set()).add(str(argument.hint).replace(" | None", ""))
-    several = {name: hints for name, hints in types.items() if len(hints) > 1}
-    assert several.keys() == {"--threads"}, "bench takes a list of them"
+                types.setdefault(argument.name, set()).add(metavar(argument.hint))
+    several = {name for name, hints in types.items() if len(hints) > 1}
+    assert several == {"--threads", "--precision"}, "bench and export take several, separated by commas"
     grouped = [option for options in GROUPS.values() for option in options]
     assert len(set(grouped)) == len(grouped)
 

@@ -194,7 +194,7 @@ def test_a_shell_completes_what_is_typed(shell: str, tmp_path: Path) -> None:
         tmp_path,
         "hydra-export ver\tmy\t",
         "hydra-export --ta\tonnx,tf\t",
-        "hydra-export bundle --graph=sh\t--out=my\t",
+        "hydra-export export --graph=sh\t--out=my\t",
     )
     assert [[word.rstrip("/") for word in line] for line in lines] == [
         ["hydra-export", "verify", "my bundle"],

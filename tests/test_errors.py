@@ -119,7 +119,9 @@ def test_no_text_of_the_library_spells_an_option_of_the_command_line() -> None:
 
 def test_arguments_in_messages_are_options_of_a_command() -> None:
     names = [name for name in app.app if not name.startswith("-")]
-    commands = [[name, *more] for name in names for more in ([], *([one] for one in app.app[name]))]
+    commands = [
+        [name, *more] for name in names for more in ([], *([one] for one in app.app[name] if not one.startswith("-")))
+    ]
     unknown = {
         (place, named[0])
         for place, text in _library_texts()

@@ -198,7 +198,7 @@ def call(arguments: list[str]) -> Result | None:
         _refuse_old(chain, arguments)
         command = " ".join(["hydra-export", *chain])
         parsed = getattr(error, "argument", None)
-        field = str(parsed.field_info.name) if parsed else ""
+        field = parsed.name.strip("-").replace("-", "_").lower() if parsed else ""
         raise BadInput(" ".join(str(error).split()), f"See {command} --help.", field=field) from error
     return result
 

@@ -22,7 +22,7 @@ app = App(
     name="bench",
     help_epilogue=examples(
         "hydra-export bench hydra-bundle --threads 1,4",
-        "hydra-export bench compare before.json after.json",
+        "hydra-export bench --save",
     ),
 )
 
@@ -92,7 +92,12 @@ def bench(
     return Result(document, titled(_title(manifest, report, counts), shown, *notes))
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "hydra-export bench compare before.json after.json",
+        "hydra-export bench compare before.json after.json --max-regression 5",
+    ),
+)
 def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
     """Say how times changed from one measurement to another, with 95 % intervals.
 
@@ -112,7 +117,12 @@ def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
     return compared(now, before, old, max_regression)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "hydra-export bench standalone hydra-bundle hydra-bench",
+        "hydra-export bench standalone hydra-bundle hydra-bench --heads 3,6",
+    ),
+)
 def standalone(bundle: Path, out: Path, *, heads: str | None = None) -> Result:
     """Time nothing here: write a folder to copy to a board, which needs only numpy and a runtime there.
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 GROUPS = {
     "Model": (
         *("checkpoint", "bundle", "images", "heads", "labels", "architecture", "head-dim", "image-size", "drop"),
-        *("preprocessing", "allow-untrained", "artifact", "recipe", "start", "old", "new", "file", "date"),
+        *("preprocessing", "allow-untrained", "artifact", "recipe", "start", "data", "old", "new", "file", "date"),
     ),
-    "Training": ("seed", "steps", "batch-size", "lr", "train-heads", "head-weights", "override", "resume"),
+    "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "resume"),
     "Device": ("device", "runtime", "budget-ms", "max-ram-mib", "profiles"),
     "Checks": (
-        *("check-images", "reference", "max-drop", "accept-unchecked", "max-regression", "data", "measure", "runs"),
+        *("check-images", "reference", "max-drop", "accept-unchecked", "max-regression", "measure", "runs"),
         *("against", "bench"),
     ),
     "Output": (
@@ -25,8 +25,8 @@ GROUPS = {
         *("tensorboard", "json", "debug", "shell"),
     ),
     "Resources": (
-        *("cache", "no-cache", "jobs", "converter-memory-mib", "threads", "limit-memory", "limit-seconds"),
-        "time-limit",
+        *("cache", "no-cache", "jobs", "converter-memory-mib", "batch-size", "threads"),
+        *("limit-memory", "limit-seconds", "time-limit"),
     ),
 }
 _GROUP_OF = {option: group for group, options in GROUPS.items() for option in options}

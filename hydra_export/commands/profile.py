@@ -21,7 +21,7 @@ app = App(
     name="profile",
     help_epilogue=examples(
         "hydra-export profile --device pixel7",
-        "hydra-export profile fleet devices.txt --bundle hydra-bundle",
+        "hydra-export profile --bundle hydra-bundle --budget-ms 33",
     ),
 )
 Device = Annotated[str, one_of(candidates.devices)]
@@ -72,7 +72,13 @@ def profile(
     return _result(evidence, advice, context)
 
 
-@app.command(name="list")
+@app.command(
+    name="list",
+    help_epilogue=examples(
+        "hydra-export profile list",
+        "hydra-export profile list --profiles mine --json",
+    ),
+)
 def list_devices(*, profiles: Path | None = None) -> Result:
     """List the devices that are known.
 
@@ -85,7 +91,12 @@ def list_devices(*, profiles: Path | None = None) -> Result:
     return listed(registry.resolve(profiles))
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "hydra-export profile show pixel7",
+        "hydra-export profile show",
+    ),
+)
 def show(device: Device = "auto", *, profiles: Path | None = None) -> Result:
     """Show what is known of a device, with its sources.
 
@@ -98,7 +109,13 @@ def show(device: Device = "auto", *, profiles: Path | None = None) -> Result:
     return shown_device(_device(device, profiles)[0])
 
 
-@app.command(name="import")
+@app.command(
+    name="import",
+    help_epilogue=examples(
+        "hydra-export profile import bench.json --bundle dist",
+        "hydra-export profile import s24.json --device galaxy-s24 --heads 6",
+    ),
+)
 def import_times(
     file: Path,
     *,
@@ -134,7 +151,12 @@ def import_times(
     return imported(file, device, profiles, model, bundle, manifest, **said)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "hydra-export profile fleet devices.txt",
+        "hydra-export profile fleet devices.txt --bundle dist --budget-ms 33",
+    ),
+)
 def fleet(
     file: Path,
     *,
