@@ -28,18 +28,18 @@ LIMIT = "300"
 TARGET = """
 import os, time
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra
+from hydra_export.target import Target
 
-class Example:
-    name = {name!r}
+class Example(Target):
+    name = title = {name!r}
     graphs = ("separate",)
     precisions = ("fp32",)
     packages = ("{name}-converter",)
-    isolated = False
 
     def requires(self):
         {requires}
 
-    def check(self, spec):
+    def check(self, spec, model=None):
         {check}
 
 TARGET = Example()
