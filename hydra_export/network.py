@@ -44,7 +44,7 @@ class Operations(Protocol[V]):
         """GELU."""
 
     def residual(self, x: V, y: V, place: str) -> V:
-        """*x* plus what the branch at *place* makes of it."""
+        """*x* plus *y*, which the branch at *place* made of it."""
 
     def select(self, x: V, place: str) -> V:
         """The first token of each image, the class token."""

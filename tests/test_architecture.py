@@ -38,7 +38,7 @@ def test_every_public_name_exists(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["hydra_export", "hydra_export.errors", "hydra_export.files", "hydra_export.architecture", "hydra_export.cli"],
+    ["hydra_export", "hydra_export.errors", "hydra_export.files", "hydra_export.network", "hydra_export.cli"],
 )
 def test_importing_it_loads_nothing_heavy(name: str) -> None:
     program = f"import sys, {name}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
