@@ -30,7 +30,7 @@ from hydra_export import checkpoint, checkpoint_file, targets
 from hydra_export.cli import main
 from hydra_export.commands import app
 from hydra_export.commands.choices import Choices
-from hydra_export.commands.target_options import target_options
+from hydra_export.commands.target_options import options_of
 from hydra_export.exporting import export as export_bundle
 from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.onnx import OnnxOptions
@@ -453,8 +453,8 @@ BENCHED = {"bundle", "date", "failed", "kind", "machine", "model", "not_timed", 
 @pytest.mark.parametrize(
     ("arguments", "keys"),
     [
-        (["export", "--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "manifest"}),
-        (["--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "manifest"}),
+        (["export", "--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "archive", "reused", "manifest"}),
+        (["--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "archive", "reused", "manifest"}),
         (["verify", "{packed}"], {"folder", "artifacts"}),
         (["bench", "--bundle", "{packed}", "--runs", "2"], BENCHED),
     ],
@@ -694,7 +694,7 @@ def test_every_command_has_two_examples_that_parse(command: str, capsys: Capture
     lines = re.findall(r"^  (hydra-export .+)$", capsys.readouterr().out, re.MULTILINE)
     assert len(lines) == 2
     for line in lines:
-        words = line.partition(" >> ")[0].partition(" | ")[0].split()[1:]
+        words = line.removesuffix(" --json").partition(" >> ")[0].partition(" | ")[0].split()[1:]
         assert words[: len(command.split())] == command.split()
         try:
             app.app.parse_args(words, exit_on_error=False, print_error=False)
@@ -810,9 +810,9 @@ def test_every_target_s_options_stand_in_a_group_of_its_own(capsys: Capture) -> 
 def test_options_of_targets_reach_their_targets() -> None:
     given = dataclasses.replace(Choices(), onnx_opset=20, tflite_overlap=True, coreml_classifier=True)  # type: ignore[call-arg]
     assert {OnnxOptions(opset=20), TFLiteOptions(overlap=False), CoreMLOptions(classifier=True)} == set(
-        target_options(given)
+        options_of(given)
     )
-    assert {each == type(each)() for each in target_options(Choices())} == {True}
+    assert {each == type(each)() for each in options_of(Choices())} == {True}
 
 
 def test_every_command_is_a_module_and_every_module_a_command() -> None:

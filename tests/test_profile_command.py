@@ -87,8 +87,9 @@ def own(folder: Path, *times: dict[str, Any], id: str = "box", **fields: str) ->
     (folder / f"{id}.toml").write_text(header + "".join(TIME.format(**REFERENCE | time) for time in times))
 
 
-def test_without_a_bundle_the_first_line_says_which_model_this_is_about(said: Said) -> None:
-    first, second = said("--device", "pixel7").splitlines()[:2]
+def test_the_first_line_is_the_answer_and_without_a_bundle_the_next_says_which_model_this_is_about(said: Said) -> None:
+    answer, first, second = said("--device", "pixel7").splitlines()[:3]
+    assert answer == "Google Pixel 7: nothing is known to fit 33 ms"
     assert first == "hydravit_base_patch16_224 (the reference model; --bundle DIR speaks of yours)"
     assert second == "on Google Pixel 7: litert, float, CPU"
 
@@ -315,7 +316,9 @@ def test_a_small_model_is_answered_from_its_own_times(
     assert found["estimates"][1]["ms"] == 0.5
     assert found["choice"]["heads"] == 4
     assert found["estimates"][1]["least_ram_mib"] == pytest.approx(90e6 / 2**20)
-    assert said("--device", "box", "--bundle", str(small_bundle)).startswith(f"{model.name} (of {small_bundle})")
+    first, second = said("--device", "box", "--bundle", str(small_bundle)).splitlines()[:2]
+    assert first == "The Box: k = 4, 0.5 ms (0.476 to 0.526 ms, measured); within 100 ms: yes (more than 99 %)"
+    assert second == f"{model.name} (of {small_bundle})"
 
 
 def test_a_smaller_head_count_than_the_bundle_holds_is_named_where_it_would_fit(

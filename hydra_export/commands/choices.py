@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from hydra_export import targets
 from hydra_export.commands import Flag, candidates, talk, tell
 from hydra_export.commands.candidates import one_of, some_of
-from hydra_export.commands.target_options import target_options, with_target_options
+from hydra_export.commands.target_options import options_of, with_target_options
 from hydra_export.text import lines
 
 _LABELS_BYTES, _MOST_LABELS = 8 * 2**20, 100_000
@@ -184,7 +184,7 @@ def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
         _names("precision", given.precision) if given.precision is not None else (),
         input=given.input,
         batch=_batch(given.batch),
-        options=target_options(given),
+        options=options_of(given),
     )
 
 

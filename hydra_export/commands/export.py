@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_export import archive, files
 from hydra_export.commands import Flag, Result, allowed, experimental, percent, size, table, titled
 from hydra_export.commands.choices import Choices, run
 
@@ -39,6 +38,8 @@ def export(
         no_cache: With --zip: write everything anew, and keep nothing.
     """
     from rich.console import Group
+
+    from hydra_export import archive, files
 
     kept = _cache(cache) if cache is not None or (zip and not no_cache) else None
     zipped = archive.beside(out) if zip else None

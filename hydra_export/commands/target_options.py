@@ -24,7 +24,7 @@ def with_target_options(choices: type[T]) -> type[T]:
     return make_dataclass(choices.__name__, fields, bases=(choices,), namespace=namespace, frozen=True, kw_only=True)
 
 
-def target_options(choices: object) -> list[Options]:
+def options_of(choices: object) -> list[Options]:
     """What *choices* has of each target."""
     return [_options(choices, name, targets.get(name).options) for name in targets.names()]
 
