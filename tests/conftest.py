@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Seconds within which anything ends that a test waits for, on a busy machine too; reached by failing tests alone.
 SOON = 600.0
+
+# A shell ignores it in what it starts in the background, and the processes of tests that are to be interrupted would.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch and onnxruntime are loaded: several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
