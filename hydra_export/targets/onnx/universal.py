@@ -54,6 +54,8 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
+    for k in heads:
+        checkpoint.info.config.classifier(k)  # one that is missing is refused before anything is written
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
     written = shells.write(weights, heads, {heads[-1]: _location(checkpoint, spec)}, out)
     artifacts = planned(checkpoint, heads, spec, opset)
