@@ -204,8 +204,9 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle's README and its programs need to know of a target.
 
     Attributes:
-        imports, code: Python that runs one artifact, the latter a format string of path, image, chosen, function and
-            output. ``function`` is the name of a head count's function within a universal artifact, in quotation marks.
+        imports, code: Python that runs one artifact, the latter a format string of path, image, chosen, function, last
+            and output. ``function`` is the name of a head count's function within a universal artifact, in quotation
+            marks; ``last`` the same as one more argument.
         image: by input form, what makes of golden data what *code* takes.
         choice: how the head count of a universal artifact is chosen.
         python: the package by which ``run.py`` runs the artifacts; empty where it does not.

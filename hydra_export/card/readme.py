@@ -153,7 +153,8 @@ def _snippet(entry: ArtifactEntry) -> str:
     image = golden + card.image.get(entry.input, "")
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
     function = f'"k{entry.heads[0]}"' if entry.graph == "universal" else ""
-    code = card.code.format(path=entry.path, image=image, chosen=chosen, function=function, output=output)
+    last = f", {function}" if function else ""  # as the last of several arguments
+    code = card.code.format(path=entry.path, image=image, chosen=chosen, function=function, last=last, output=output)
     return f"""```python
 {card.imports}
 

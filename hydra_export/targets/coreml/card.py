@@ -5,7 +5,7 @@ from hydra_export.target import Card, Program
 # Core ML's own runtime is on Apple's systems alone; our evaluator runs anywhere.
 CARD = Card(
     imports="from pathlib import Path\n\nimport numpy as np\n\nfrom hydra_export import mil",
-    code='package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}}{function})["{output}"]',
+    code='package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}}{last})["{output}"]',
     image={"image": ".transpose(0, 3, 1, 2)"},
     choice=(
         "functions `k3`, ... are the head counts, the default is the largest; experimental: proven as a file, function "
