@@ -132,8 +132,8 @@ def test_without_a_wish_nothing_is_measured() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"threads": -1}, "--threads -1"),
+        ({"batch_size": 0}, "`batch_size` 0"),
+        ({"threads": -1}, "`threads` -1"),
         ({"plot": Path("x.jpeg2")}, "no format"),
     ],
 )

@@ -125,7 +125,7 @@ def make(target: str, dist: Path) -> subprocess.CompletedProcess[str]:
 def test_a_release_has_every_target_and_both_graph_kinds() -> None:
     command = ["make", "--dry-run", "release", "TARGETS=onnx,tflite,coreml"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "bundle --target onnx,tflite,coreml --heads 3,6,12 --graph separate,universal" in said
+    assert "export --zip --target onnx,tflite,coreml --heads 3,6,12 --graph separate,universal" in said
 
 
 @pytest.mark.slow

@@ -38,10 +38,10 @@ def test_overrides_reach_the_run_and_its_resolved_configuration(
         ({"override": ("drop_pth=0.1",)}, "'drop_path'"),
         ({"override": ("drop_path",)}, "sets nothing"),
         ({"override": ("drop_path=much",)}, "drop_path=much"),
-        ({"weights": "1,2"}, "2 sampling weights"),
-        ({"weights": "1,0,1,1,1,1"}, "positive numbers"),
+        ({"head_weights": "1,2"}, "2 sampling weights"),
+        ({"head_weights": "1,0,1,1,1,1"}, "positive numbers"),
         ({"start": "nowhere.pth"}, "There is no checkpoint at nowhere.pth"),
-        ({"recipe": "finetune"}, "Give --data FOLDER"),
+        ({"recipe": "finetune"}, "Give `data`, a folder"),
         ({"recipe": "imagenet-base", "data": "nowhere"}, "There is no folder or .tar file nowhere"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_finetune_of_photographs_asks_what_to_start_from(
     assert main(arguments) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"of {size}x{size} pixels, and without --start training would begin with hydravit-fashion-mnist" in said
-    assert "grey ones of 28x28. Give --start with a checkpoint for such images; or --start packaged" in said
+    assert "grey ones of 28x28. Give a --start checkpoint for such images; or --start packaged" in said
     assert not (tmp_path / "run").exists()
     assert main([*arguments, "--start", "packaged", "--batch-size", "2"]) == 0
 
