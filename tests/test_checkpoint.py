@@ -586,7 +586,7 @@ def test_a_module_is_held_to_what_it_computes_itself() -> None:
     module = copy.deepcopy(module)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     with pytest.raises(ParityFailed, match="does not compute what the VisionTransformer says"):
         held_to_module(held, module)
 
