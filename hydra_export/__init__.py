@@ -1,4 +1,4 @@
-"""hydra-export: one Vision Transformer that holds many, exported to phones and boards and proven equal.
+"""hydra-export: one Vision Transformer that holds many, exported to phones and boards, each file verified.
 
 Importing this is quick: torch and timm are loaded with the first name that needs them.
 """

@@ -4,7 +4,7 @@
     <folder>/files/<sha256>        a file's content
 
 Everything is copied in and out, never linked, and hashed on the way: what was damaged meanwhile is made anew. What an
-entry may restore is said by who asks, and nothing that comes out is trusted further: an export lints and proves it like
+entry may restore is said by who asks, and nothing that comes out is trusted further: an export verifies it like
 what it wrote. What does not belong into a cache, such as a link or a device, is never opened: it counts as missing.
 """
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
 
 TIME_LIMIT_SECONDS = 300.0
-# What every target is made and proven with; targets name what they need themselves.
+# What every target is made and verified with; targets name what they need themselves.
 _BASE = ("torch", "torchvision", "timm", "safetensors", "numpy")
 _FURTHER = (("matplotlib", "charts", "plot"),)
 State = Literal["works", "fails", "not installed", "not available"]

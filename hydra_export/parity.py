@@ -234,7 +234,7 @@ def _why_agreement(record: ParityRecord, gate: Gate) -> tuple[str, str]:
     return "", "give labelled images, whose accuracy decides"
 
 
-def prove(
+def verify(
     target: Target,
     path: Path,
     heads: int,

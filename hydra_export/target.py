@@ -129,7 +129,7 @@ class Runtime(msgspec.Struct, frozen=True):
 
     Attributes:
         exact: it computes in float32, so that it is held to float32's own noise; others round on the way.
-        timed: how long it takes means something; an evaluator that only proves takes what it takes.
+        timed: how long it takes means something; an evaluator that only verifies takes what it takes.
     """
 
     name: str

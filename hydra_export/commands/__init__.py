@@ -78,7 +78,7 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
 
 
 def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
-    """What has to be said of artifacts that were proven as files and never run where they belong."""
+    """What has to be said of artifacts that were verified as files and never run where they belong."""
     from hydra_export import targets
 
     notes = []

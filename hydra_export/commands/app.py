@@ -46,7 +46,7 @@ def _version() -> str:
 
 app = App(
     name="hydra-export",
-    help="Train one Vision Transformer that holds many, export each to phones and boards, and prove them equal.",
+    help="Train one Vision Transformer that holds many, export each to phones and boards, and verify every file.",
     help_epilogue=examples("hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"),
     version=_version,
     version_flags=_VERSION,
@@ -61,7 +61,7 @@ app = App(
 for _name, _help, *_examples in (
     (
         "export",
-        "Export a universal model and prove every artifact equal to PyTorch.",
+        "Export a universal model and verify every artifact against PyTorch.",
         "hydra-export export deit.pth --heads 3,6,12 --out dist",
         "hydra-export export --device pixel7,rpi5 --budget-ms 33 --zip",
     ),

@@ -26,7 +26,7 @@ def export(
     cache: Path | None = None,
     no_cache: Flag = False,
 ) -> Result:
-    """Export a universal model, prove every artifact equal to PyTorch, and write a bundle.
+    """Export a universal model, verify every artifact against PyTorch, and write a bundle.
 
     Args:
         checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
@@ -48,7 +48,7 @@ def export(
     if kept:
         reused = len(kept.reused)
         kept.prune()
-        lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were proven."]
+        lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were verified."]
     found: dict[str, Any] = {"out": str(out), "archive": None, "reused": reused, "manifest": document(manifest)}
     if zipped:
         sha256, num_bytes = files.sha256(zipped), zipped.stat().st_size

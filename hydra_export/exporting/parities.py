@@ -80,7 +80,9 @@ def _compared(
         return session.run(images)
 
     try:
-        return parity.prove(target, folder / artifact.path, heads, precision, expected, run, artifact.path, sample.gate)
+        return parity.verify(
+            target, folder / artifact.path, heads, precision, expected, run, artifact.path, sample.gate
+        )
     except ParityFailed as failed:
         if precision == "int8":
             raise _with_layers(failed, checkpoint, heads, sample.pixels["fp32"]) from failed

@@ -5,9 +5,9 @@
 
 It needs neither coremltools nor Apple's software: numpy, scipy and protobuf.
 
-What it proves: that the saved file, its weights included, computes a function; that types and shapes are declared as
+What it verifies: that the saved file, its weights included, computes a function; that types and shapes are declared as
 they follow; that nothing in it is unknown here: an unknown message field, operation, parameter or mode is an error,
-never ignored. What it does not prove: what Apple's compiler, its scheduling, or the arithmetic of a GPU or of the
+never ignored. What it does not verify: what Apple's compiler, its scheduling, or the arithmetic of a GPU or of the
 Neural Engine make of that file. With ``compute="fp16"`` results are rounded where the program declares fp16: that shows
 how large such errors are, not which they are.
 

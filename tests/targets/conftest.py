@@ -72,7 +72,7 @@ class Case:
         )
         return conversion.artifacts_of(written, self.spec(**choices))
 
-    def prove(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
+    def verify(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch.
 
         On noise through random weights no accuracy says anything of int8, so the direction of the logits has to hold.
@@ -87,7 +87,7 @@ class Case:
                     for precision in {"fp32", self.precision}
                 }
                 path = folder / artifact.path
-                record, _agreed = parity.prove(
+                record, _agreed = parity.verify(
                     self.target, path, k, self.precision, expected, lambda session: session.run(image), gate=_OPEN
                 )
                 assert record.cosine > _SMALLEST_COSINE[self.precision]

@@ -29,7 +29,7 @@ def test_every_head_count_computes_its_subnetwork(
         return
     checkpoint = make_checkpoint()
     artifacts = case.write(checkpoint, (1, 2, 3, 4), tmp_path / "out", input=form, batch=batch)
-    case.prove(checkpoint, artifacts, tmp_path / "out")
+    case.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 @pytest.mark.parametrize("heads", [(1,), (4,), (1, 4), (2, 3)])
@@ -39,7 +39,7 @@ def test_any_list_of_head_counts_will_do(
     checkpoint = make_checkpoint()
     artifacts = case.write(checkpoint, heads, tmp_path / "out")
     assert {k for artifact in artifacts for k in artifact.heads} == set(heads)
-    case.prove(checkpoint, artifacts, tmp_path / "out")
+    case.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_every_architecture_is_exported(
 ) -> None:
     checkpoint = make_checkpoint(**architecture)
     artifacts = case.write(checkpoint, heads, tmp_path / "out", input=form)
-    case.prove(checkpoint, artifacts, tmp_path / "out")
+    case.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 def test_a_dynamic_batch_gives_each_image_the_logits_that_it_has_alone(
@@ -143,7 +143,7 @@ def test_the_listed_files_are_all_that_a_device_must_fetch(
         for name in artifact.files:
             (device / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tmp_path / "out" / name, device / name)
-        case.prove(checkpoint, [artifact], device)
+        case.verify(checkpoint, [artifact], device)
 
 
 def test_the_same_bytes_are_written_twice(case: Case, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

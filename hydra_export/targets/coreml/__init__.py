@@ -1,4 +1,4 @@
-"""Core ML: ML Program packages, emitted with coremltools' builder, proven by our own evaluator."""
+"""Core ML: ML Program packages, emitted with coremltools' builder, verified by our own evaluator."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CoreMLTarget(Target):
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
     options: ClassVar[type[Options]] = CoreMLOptions
     experimental: ClassVar[dict[GraphKind, str]] = {
-        "universal": "proven as a file, function by function, not run on Apple hardware"
+        "universal": "verified as a file, function by function, not run on Apple hardware"
     }
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "CVPixelBuffer"}
     card: ClassVar[Card] = CARD

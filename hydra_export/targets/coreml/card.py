@@ -8,8 +8,8 @@ CARD = Card(
     code='package = mil.load(Path("{path}"))\n{output} = package.run({{"image": {image}}}{last})["{output}"]',
     image={"image": ".transpose(0, 3, 1, 2)"},
     choice=(
-        "functions `k3`, ... are the head counts, the default is the largest; experimental: proven as a file, function "
-        "by function, but not run on Apple hardware"
+        "functions `k3`, ... are the head counts, the default is the largest; experimental: verified as a file, "
+        "function by function, but not run on Apple hardware"
     ),
     programs=(
         Program(

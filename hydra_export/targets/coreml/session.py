@@ -22,7 +22,7 @@ _DTYPES = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
 
 class EvaluatorSession:
-    """Our evaluator: it runs anywhere, and proves the file.
+    """Our evaluator: it runs anywhere, and verifies the file.
 
     One thread by default: attention's products are so small that BLAS spends more on waking its threads than they
     save, and twenty times the work itself where other processes want the cores.

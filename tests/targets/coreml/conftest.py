@@ -88,7 +88,7 @@ class Proof:
             parity.check(str(path), self.heads, record)
             return record
         run = lambda session: session.run(self.image)  # noqa: E731
-        return parity.prove(COREML, path, self.heads, self.precision, self.expected, run)[0]
+        return parity.verify(COREML, path, self.heads, self.precision, self.expected, run)[0]
 
 
 def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[str, NDArray[np.float32]]:

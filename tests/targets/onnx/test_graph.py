@@ -66,7 +66,7 @@ def test_every_opset_computes_the_subnetwork(
     case = Case(ONNX, kind, "fp32")
     for batch in (1, "dynamic"):
         artifacts = case.write(checkpoint, (1, 4), out / str(batch), opset=opset, input=form, batch=batch)
-        case.prove(checkpoint, artifacts, out / str(batch))
+        case.verify(checkpoint, artifacts, out / str(batch))
 
 
 @OPSETS

@@ -76,7 +76,7 @@ def test_fp16_computes_the_rounded_subnetworks_of_every_kind(
     artifacts = case.write(checkpoint, (1, 2, 4), tmp_path / "out", input=form, opset=opset)
     for artifact in artifacts:
         ONNX.lint(tmp_path / "out" / artifact.path)
-    case.prove(checkpoint, artifacts, tmp_path / "out")
+    case.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 def test_fp16_weights_are_the_rounded_ones_whichever_form_images_have(

@@ -61,7 +61,7 @@ def test_every_list_of_head_counts_computes_its_subnetworks(
     artifacts = SHARED.write(checkpoint, heads, tmp_path / "out", input=form, weight_files=weight_files)
     for artifact in artifacts:
         ONNX.lint(tmp_path / "out" / artifact.path)
-    SHARED.prove(checkpoint, artifacts, tmp_path / "out")
+    SHARED.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 @LISTS
@@ -85,7 +85,7 @@ def test_separate_classifiers_are_shared_too(
 ) -> None:
     checkpoint = make_checkpoint(separate_classifiers=(2, 3, 4), layer_scale=0.5)
     artifacts = SHARED.write(checkpoint, heads, tmp_path / "out", weight_files=weight_files)
-    SHARED.prove(checkpoint, artifacts, tmp_path / "out")
+    SHARED.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 @LISTS
@@ -137,7 +137,7 @@ def test_a_device_with_the_first_graph_and_shell_alone_runs_the_first_subnetwork
     for path in (tmp_path / "out").iterdir():
         if path.name not in {*kept, second.path}:
             path.unlink()
-    SHARED.prove(checkpoint, [first], tmp_path / "out")
+    SHARED.verify(checkpoint, [first], tmp_path / "out")
     with pytest.raises(CheckFailed, match=r"cannot load .*tiny-shared-k6\.onnx"):
         ONNX.load(tmp_path / "out" / second.path, 6)
 
@@ -155,7 +155,7 @@ def test_separate_classifiers_lie_in_the_shell_of_their_own_head_count(
 ) -> None:
     checkpoint = twelve_heads(make_checkpoint, separate_classifiers=(3, 6, 12))
     artifacts = SHARED.write(checkpoint, (3, 12), tmp_path / "out")
-    SHARED.prove(checkpoint, artifacts, tmp_path / "out")
+    SHARED.verify(checkpoint, artifacts, tmp_path / "out")
     classifiers = {
         location: sorted(name for _at, _length, name in ranges if name.startswith("head"))
         for location, ranges in extents(artifacts, tmp_path / "out").items()

@@ -57,10 +57,10 @@ def twelve_heads(make_checkpoint: MakeCheckpoint, **overrides: object) -> Checkp
     return make_checkpoint(heads=12, head_dim=4, **overrides)
 
 
-def prove(checkpoint: Checkpoint, artifacts: list[Artifact], out: Path) -> None:
+def verify_all(checkpoint: Checkpoint, artifacts: list[Artifact], out: Path) -> None:
     for artifact in artifacts:
         ONNX.lint(out / artifact.path)
-    UNIVERSAL.prove(checkpoint, artifacts, out)
+    UNIVERSAL.verify(checkpoint, artifacts, out)
 
 
 def graph_of(path: Path) -> onnx.ModelProto:
@@ -87,7 +87,7 @@ def test_every_list_of_head_counts_computes_its_subnetworks(
     artifacts = UNIVERSAL.write(checkpoint, heads, tmp_path / "out", input=image_form)
     assert artifacts[0].heads == heads
     assert [artifact.heads for artifact in artifacts[1:]] == ([(k,) for k in heads] if len(heads) > 1 else [])
-    prove(checkpoint, artifacts, tmp_path / "out")
+    verify_all(checkpoint, artifacts, tmp_path / "out")
 
 
 @OPSETS
@@ -97,7 +97,7 @@ def test_every_opset_and_batch_computes_the_subnetworks(
 ) -> None:
     checkpoint = make_checkpoint()
     artifacts = UNIVERSAL.write(checkpoint, (1, 2, 4), tmp_path / "out", opset=opset, batch=batch)
-    prove(checkpoint, artifacts, tmp_path / "out")
+    verify_all(checkpoint, artifacts, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_every_architecture_computes_its_subnetworks(
 ) -> None:
     checkpoint = make_checkpoint(**architecture)
     artifacts = UNIVERSAL.write(checkpoint, (2, 4), tmp_path / "out", batch=batch, input="image")
-    prove(checkpoint, artifacts, tmp_path / "out")
+    verify_all(checkpoint, artifacts, tmp_path / "out")
 
 
 def test_the_features_of_a_backbone_are_as_wide_as_the_chosen_subnetwork(

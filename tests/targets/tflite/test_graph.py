@@ -146,7 +146,7 @@ def test_a_backbone_returns_its_features(make_checkpoint: MakeCheckpoint, tmp_pa
     ]
     for artifact in artifacts:
         TFLITE.lint(tmp_path / "out" / artifact.path)
-    case.prove(checkpoint, artifacts, tmp_path / "out")
+    case.verify(checkpoint, artifacts, tmp_path / "out")
 
 
 def test_the_oldest_release_is_that_of_the_newest_operator(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

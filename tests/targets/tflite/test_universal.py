@@ -325,7 +325,7 @@ def test_a_backbone_has_signatures_and_no_run(make_checkpoint: MakeCheckpoint, t
     assert artifact.outputs[0].shape == (1, "width")
     for k in (1, 4):
         assert TFLITE.load(path, k).run(given(checkpoint, artifact.spec)).shape == (5, 8 * k)
-    UNIVERSAL.prove(checkpoint, [artifact], tmp_path / "out")
+    UNIVERSAL.verify(checkpoint, [artifact], tmp_path / "out")
 
 
 def test_a_head_count_without_a_classifier_is_refused_and_nothing_is_written(
