@@ -213,8 +213,8 @@ def test_its_types_are_seen_by_those_who_import_it(installed: Path, tmp_path: Pa
 from pathlib import Path
 import hydra_export
 checkpoint = hydra_export.load_checkpoint()
-manifest = hydra_export.export_bundle(checkpoint, Path("out"), hydra_export.jobs(["onnx"]), heads=(3,))
-reveal_type(manifest.artifacts[0].path)
+bundle = hydra_export.export(checkpoint, Path("out"), targets="onnx", heads=[3])
+reveal_type(bundle.artifacts[0].target)
 """
     (tmp_path / "consumer.py").write_text(consumer)
     # Ours are read in full; theirs would take a minute.

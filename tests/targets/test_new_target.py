@@ -101,10 +101,10 @@ def test_it_is_timed_here_and_on_a_board(exported: Path, installed: Path) -> Non
         ("pickled/tiny-k2.pt", "pytorch"),
         ("pickled/tiny-k4.pt", "pytorch"),
     }
-    call(installed, exported, "bench", "--bundle", "hydra-bundle", "--standalone", "board")
+    call(installed, exported, "bench", "standalone", "hydra-bundle", "board")
     done = ran(installed, exported, "board/bench.py", "--runs", "3", "--threads", "1", "--out", "bench.json")
     assert done.returncode == 0, done.stderr
-    call(installed, exported, "profile", "--import", "bench.json", "--bundle", "hydra-bundle")
+    call(installed, exported, "profile", "import", "bench.json", "--bundle", "hydra-bundle")
     advice = call(installed, exported, "profile", "--bundle", "hydra-bundle", "--runtime", "pytorch")
     assert advice["estimates"][0]["provenance"] == "measured"
 
