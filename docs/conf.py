@@ -46,7 +46,7 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!hydra_export).*"),
-    ("py:class", r"hydra_export\.device\.Value"),  # a type variable
+    ("py:class", r"hydra_export\.(device\.Value|network\.V)"),  # type variables
     ("py:class", r"hydra_export\.mil\.(types|constants|program)\.(TensorType|ListType|DictionaryType|Constant|Step)"),
 ]
 

@@ -23,6 +23,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hydra_export.errors import BadInput
+
 JudgedBy = Literal["bound", "top-1", "top-1 and agreement", "agreement", "nothing"]
 
 LEAST_IMAGES = 50
@@ -44,6 +46,10 @@ class Gate:
     labels: NDArray[np.int64] | None = None
     max_drop: float = 1.0
     open: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop <= 100:
+            raise BadInput(f"`max_drop` is {self.max_drop}.", "Give percentage points from 0 to 100.")
 
 
 @dataclass(frozen=True)

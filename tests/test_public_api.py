@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,23 @@ def test_the_options_of_a_target_are_its_own(tiny_checkpoint: Path, tmp_path: Pa
 
     bundle = hydra_export.export(tiny_checkpoint, tmp_path / "out", options=OnnxOptions(opset=20))
     assert {artifact.entry.needs["opset"] for artifact in bundle.artifacts} == {"20"}
-    with pytest.raises(hydra_export.BadInput, match=r"opset.? 99"):
+    with pytest.raises(hydra_export.BadInput, match=r"`opset` 99") as refused:
         hydra_export.export(tiny_checkpoint, tmp_path / "out", options=OnnxOptions(opset=99))
+    assert refused.value.field == "opset"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"targets": "onx"}, "targets"), ({"graphs": "universl"}, "graphs"), ({"max_drop": 101}, "max_drop")],
+)
+def test_a_wrong_argument_is_named_as_python_names_it(
+    tiny_checkpoint: Path, tmp_path: Path, wrong: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(hydra_export.BadInput) as refused:
+        hydra_export.export(tiny_checkpoint, tmp_path / "out", **wrong)
+    assert refused.value.field == field
+    assert "--" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_device_gets_its_choice(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -150,14 +150,14 @@ def _read_images(folder: Path, info: CheckpointInfo, limit: int) -> ImageSet:
 
 def _check(given: Choices) -> None:
     from hydra_export.errors import BadInput
+    from hydra_export.gate import Gate
 
     for name in _names("target", given.target):
         targets.get(name)
 
     _check_not_negative("jobs", given.jobs)
     _check_not_negative("converter_memory_mib", given.converter_memory_mib)
-    if not 0 <= given.max_drop <= 100:
-        raise BadInput(f"`max_drop` is {given.max_drop}.", "Give percentage points from 0 to 100.")
+    Gate(max_drop=given.max_drop)  # refuses what is no number of points
     if "int8" not in (given.precision or "").split(","):
         for argument, value, default in (
             ("max_drop", given.max_drop, Choices.max_drop),

@@ -26,7 +26,7 @@ def _in(folders: tuple[str, ...]) -> tuple[str, ...]:
 def get(name: str) -> Target:
     """The target called *name*; UnknownName with the nearest otherwise."""
     if name not in names():
-        raise UnknownName("target", name, names())
+        raise UnknownName("target", name, names(), field="targets")
     return cast(Target, importlib.import_module(f"{__name__}.{name}").TARGET)
 
 
