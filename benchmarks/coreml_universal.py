@@ -8,7 +8,9 @@ Every package is proven first. Every figure is read in a process of its own, one
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ _SMALLEST_COSINE = {"fp16": 0.99999, "int8": 0.998}  # of random weights
 
 
 def step_write(work: Path, graph: str, precision: str, heads: str) -> dict[str, float]:
-    """Writes with the target, which lets coremltools read it back; seconds, peak of memory, bytes, seconds of lint."""
+    """Writes with the target; seconds, peak of memory, bytes, seconds of lint."""
     import torch
 
     from hydra_export import checkpoint, targets
@@ -55,33 +57,32 @@ def step_write(work: Path, graph: str, precision: str, heads: str) -> dict[str, 
 
 
 def step_coremltools(work: Path, cut: str, precision: str, heads: str) -> dict[str, float]:
-    """Our own programs, cut into shells or whole, in packages that coremltools wrote: joined by save_multifunction.
+    """Our own programs, cut into shells or whole, in a package for each, joined by coremltools' save_multifunction.
 
-    Seconds and memory are those of joining alone; *parts* are the seconds that the packages took.
+    Seconds and memory are those of joining alone.
     """
     import itertools
 
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # it and coremltools cannot share a process
     import torch
+    import torchvision  # noqa: F401 (before coremltools: in the other order their native parts crash)
+
+    ct = importlib.import_module("coremltools")
 
     from hydra_export import checkpoint
     from hydra_export.target import ExportSpec
-    from hydra_export.targets.coreml import graph, package
-    from hydra_export.targets.coreml.weights import Weights
+    from hydra_export.targets.coreml import package
 
     torch.set_num_threads(1)
     listed = [int(k) for k in heads.split(",")]
     loaded, spec = checkpoint.load(work / "vit-b.safetensors"), ExportSpec(precision=precision)  # type: ignore[arg-type]
-    weights, spans = Weights(loaded, spec), list(itertools.pairwise((0, *listed)))
-    with package.quiet_coremltools() as ct, tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+    spans = list(itertools.pairwise((0, *listed)))
+    with tempfile.TemporaryDirectory() as folder:
         for count, k in enumerate(listed, start=1):
-            shells = spans[:count] if cut == "shells" else ((0, k),)
-            program = graph.build(shells, spec, loaded.info.preprocessing, weights)
-            options = {"compute_precision": ct.precision.FLOAT32, "pass_pipeline": ct.PassPipeline.EMPTY}
-            options |= {"minimum_deployment_target": ct.target.iOS18, "skip_model_load": True}
-            ct.convert(program, source="milinternal", **options).save(f"{folder}/k{k}.mlpackage")
-            del program
-        parts = time.perf_counter() - start
+            shells = spans[:count] if cut == "shells" else [(0, k)]
+            planned = package.planned(loaded, (k,), spec, f"k{k}")
+            package.write(loaded, planned, Path(folder), [(package.ALONE, shells)], "a part")
+            Path(folder, planned.path).rename(f"{folder}/k{k}.mlpackage")
         out = work / f"theirs-{cut}-{precision}-{len(listed)}.mlpackage"
         before = restart_memory_peak()
         start = time.perf_counter()
@@ -91,7 +92,7 @@ def step_coremltools(work: Path, cut: str, precision: str, heads: str) -> dict[s
         descriptor.default_function_name = f"k{listed[-1]}"
         ct.utils.save_multifunction(descriptor, str(out))
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "parts": parts, "own_bytes": memory_bytes("VmHWM") - before, "bytes": _size(out)}
+    return {"seconds": seconds, "own_bytes": memory_bytes("VmHWM") - before, "bytes": _size(out)}
 
 
 def step_prove(work: Path, precision: str, heads: str, k: int) -> dict[str, float]:
@@ -129,13 +130,13 @@ def report(work: Path) -> None:
             print(
                 f"| {precision}, k = {label} | {ours['bytes']:,} | {ratios} | {ours['lint_seconds']:.1f} |", flush=True
             )
-    print("\n| save_multifunction | bytes | over k = 12 alone | its seconds | and of its parts | memory |")
-    print("|---|---|---|---|---|---|")
+    print("\n| save_multifunction | bytes | over k = 12 alone | its seconds | memory |")
+    print("|---|---|---|---|---|")
     for cut, precision, label in _joined():
         alone = _size(next((work / f"separate-{precision}-1").glob("*.mlpackage")))
         theirs = isolated(__file__, work, "coremltools", cut, precision, _text(LISTS[label]))
         cells = [f"{theirs['bytes']:,}", f"{theirs['bytes'] / alone:.4f}", f"{theirs['seconds']:.1f}"]
-        cells += [f"{theirs['parts']:.1f}", f"{theirs['own_bytes'] / model:.2f}"]
+        cells += [f"{theirs['own_bytes'] / model:.2f}"]
         print(f"| {cut}, {precision}, k = {label} | {' | '.join(cells)} |", flush=True)
     print("\n| largest difference to float64; int8: cosine | " + " | ".join(f"k = {k}" for k in COMPARED) + " |")
     print("|---|---|---|---|")

@@ -16,31 +16,11 @@ from pathlib import Path
 
 from measuring import make_checkpoint
 
-from hydra_export import checkpoint, conversion, targets
+from hydra_export import checkpoint, targets
 from hydra_export.errors import BadInput
 from hydra_export.target import Artifact, ExportSpec, Target
-from hydra_export.worker import Worker
 
 LISTS = {"3, 6, 12": (3, 6, 12), "3..12": tuple(range(3, 13))}
-
-
-def written(
-    worker: Worker, path: Path, target: Target, heads: Sequence[int], spec: ExportSpec, out: Path
-) -> list[Artifact]:
-    """What one kind's artifacts are, by a process of its own as some converters need it."""
-    artifacts: list[Artifact] = []
-    for chosen in [(k,) for k in heads] if target.isolated and spec.graph == "separate" else [tuple(heads)]:
-        found = worker.call(
-            "hydra_export.conversion:convert",
-            checkpoint=str(path),
-            sha256=checkpoint.load(path).sha256,
-            target=target.name,
-            heads=list(chosen),
-            **conversion.plain_spec(spec),
-            out=str(out),
-        )
-        artifacts += conversion.artifacts_of(found, spec)
-    return artifacts
 
 
 def fetched(artifacts: Sequence[Artifact], out: Path, wanted: Sequence[int]) -> list[int]:
@@ -67,14 +47,13 @@ def main() -> None:
         make_checkpoint(path)
         for name in chosen:
             target = targets.get(name)
-            with Worker() as worker:
-                for spec in specs(target):
-                    for listed, heads in LISTS.items():
-                        out = Path(folder) / "out"
-                        out.mkdir()
-                        artifacts = written(worker, path, target, heads, spec, out)
-                        print(row(target, spec, listed, heads, artifacts, out), flush=True)
-                        shutil.rmtree(out)
+            for spec in specs(target):
+                for listed, heads in LISTS.items():
+                    out = Path(folder) / "out"
+                    out.mkdir()
+                    artifacts = target.write(checkpoint.load(path), heads, spec, out)
+                    print(row(target, spec, listed, heads, artifacts, out), flush=True)
+                    shutil.rmtree(out)
 
 
 def specs(target: Target) -> list[ExportSpec]:

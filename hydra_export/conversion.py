@@ -1,26 +1,21 @@
-"""Checkpoints into artifacts: which writes there are, in which process each runs, and what was written before."""
+"""Checkpoints into artifacts: which writes there are, and what was written before."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 
-from hydra_export import board, bundle, checkpoint_file, files, targets, worker
-from hydra_export import checkpoint as checkpoints
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
-from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Options, Target, described
+from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Target, described
 
-# What a converter needs: the packages that it loads, and the model so many times.
-_CONVERTER_MIB, _CONVERTER_COPIES = 900, 4
 # More than any file of an artifact has: float32 weights of every head count, and a graph around them.
 _MOST_BYTES_PER_PARAM, _MOST_GRAPH_BYTES = 8, 2**26
 
@@ -46,11 +41,6 @@ class Write:
         spec, counts = self.job.spec, ", ".join(map(str, self.heads))
         return f"writing {self.job.target.name} {spec.graph} {spec.precision}, k = {counts}"
 
-    @property
-    def converter(self) -> str:
-        """What does it, for messages."""
-        return f"The {self.job.target.name} converter for k = {', '.join(map(str, self.heads))}"
-
 
 def writes(listed: Sequence[Job], heads: tuple[int, ...]) -> list[Write]:
     """What has to be written; what is self-contained is written for itself, so that it can be kept for itself."""
@@ -66,9 +56,6 @@ def written(
     checkpoint: Checkpoint,
     folder: Path,
     progress: Callable[[str, int], None],
-    *,
-    jobs: int = 0,
-    converter_memory_mib: int = 0,
     cache: Cache | None = None,
 ) -> list[Artifact]:
     """Writes everything into *folder*, or copies it out of *cache*, and lints it; paths come back relative to it."""
@@ -79,24 +66,18 @@ def written(
         place.mkdir(exist_ok=True)
         if cache and (artifacts := _reused(write, checkpoint, cache, keys[write], place)):
             found[write] = artifacts
-    here = [write for write in listed if write not in found and not write.job.target.isolated]
-    apart = [write for write in listed if write not in found and write.job.target.isolated]
     done = len(found)
-    for write in here:
+    for write in listed:
+        if write in found:
+            continue
         progress(write.what, done)
-        found[write] = write.job.target.write(checkpoint, write.heads, write.job.spec, folder / write.job.target.name)
-        done += 1
-    if apart:
-        progress(apart[0].converter, done)
-        converted = _converted(
-            apart, checkpoint, folder, lambda what, more, _: progress(what, done + more), jobs, converter_memory_mib
-        )
-        found |= zip(apart, converted, strict=True)
-    for write in [*here, *apart]:
+        target, place = write.job.target, folder / write.job.target.name
+        found[write] = target.write(checkpoint, write.heads, write.job.spec, place)
         for artifact in found[write]:
-            write.job.target.lint(folder / write.job.target.name / artifact.path)
-    for write in [*here, *apart] if cache else ():
-        cast(Cache, cache).keep(keys[write], found[write], folder / write.job.target.name)
+            target.lint(place / artifact.path)
+        if cache:
+            cache.keep(keys[write], found[write], place)
+        done += 1
     return [_below(write.job.target.name, artifact) for write in listed for artifact in found[write]]
 
 
@@ -156,76 +137,3 @@ def _keys(listed: Sequence[Write], checkpoint: Checkpoint) -> dict[Write, str]:
         return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
 
     return {write: key(write) for write in listed}
-
-
-def _converted(
-    listed: Sequence[Write],
-    checkpoint: Checkpoint,
-    folder: Path,
-    progress: bundle.Progress,
-    jobs: int,
-    converter_memory_mib: int,
-) -> list[list[Artifact]]:
-    """The same in processes of their own, which read the model from a file."""
-    config = checkpoint.info.config
-    weights_mib = 4 * config.num_params(config.heads) // 2**20
-    with files.temporary_folder() as place:
-        path = place / "checkpoint.safetensors"
-        checkpoint_file.write(path, checkpoint.model.state_dict(), checkpoint.info)
-        calls = [
-            worker.Call(
-                function=f"{__name__}:convert",
-                arguments={
-                    "checkpoint": str(path),
-                    "sha256": checkpoint.sha256,
-                    "target": write.job.target.name,
-                    "heads": list(write.heads),
-                    **plain_spec(write.job.spec),
-                    "out": str(folder / write.job.target.name),
-                },
-                what=write.converter,
-            )
-            for write in listed
-        ]
-        results = worker.run_side_by_side(
-            calls,
-            jobs=jobs or board.usable_cores(),
-            memory_mib_each=converter_memory_mib or _CONVERTER_MIB + _CONVERTER_COPIES * weights_mib,
-            memory_cap_mib=converter_memory_mib,
-            progress=progress,
-        )
-    return [artifacts_of(result, write.job.spec) for result, write in zip(results, listed, strict=True)]
-
-
-def plain_spec(spec: ExportSpec) -> dict[str, Any]:
-    """The arguments *spec* and *options* of ``convert``."""
-    without = msgspec.structs.replace(spec, options=None)
-    return {"spec": msgspec.to_builtins(without), "options": msgspec.to_builtins(spec.options or Options())}
-
-
-def artifacts_of(plain: Sequence[dict[str, Any]], spec: ExportSpec) -> list[Artifact]:
-    """What ``convert`` returned, of what was asked for."""
-    return [msgspec.structs.replace(msgspec.convert(each, Artifact), spec=spec) for each in plain]
-
-
-def convert(
-    checkpoint: str,
-    sha256: str,
-    target: str,
-    heads: Sequence[int],
-    spec: dict[str, Any],
-    options: dict[str, Any],
-    out: str,
-) -> list[dict[str, Any]]:
-    """What a worker runs: the target's ``write``, with everything as plain data.
-
-    Args:
-        checkpoint: a file of ours, made for this.
-        sha256: of the file that the user gave.
-        spec: without *options*, whose type is the target's.
-    """
-    loaded = replace(checkpoints.load(Path(checkpoint)), sha256=sha256)
-    writer, plain = targets.get(target), msgspec.convert(spec, ExportSpec)
-    chosen = msgspec.structs.replace(plain, options=msgspec.convert(options, writer.options))
-    artifacts = writer.write(loaded, heads, chosen, Path(out))
-    return [msgspec.to_builtins(msgspec.structs.replace(artifact, spec=plain)) for artifact in artifacts]

@@ -259,7 +259,6 @@ class Target(Protocol):
         device_runtimes: what runs its artifacts on phones and boards.
         packages: the distributions whose versions shape its artifacts.
         further: distributions that add to it: name, what for, and the extra that brings it, or "".
-        isolated: ``write`` runs a converter that must not share a process with others.
     """
 
     name: ClassVar[str]
@@ -274,7 +273,6 @@ class Target(Protocol):
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = ()
     packages: ClassVar[tuple[str, ...]]
     further: ClassVar[tuple[tuple[str, str, str], ...]] = ()
-    isolated: ClassVar[bool] = False
 
     def requires(self) -> None:
         """Raises MissingExtra where packages that it needs are not installed, or BadInput where they cannot be."""

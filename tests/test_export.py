@@ -190,10 +190,7 @@ def test_the_card_is_for_whoever_finds_the_folder(tiny_checkpoint: Path, tmp_pat
         assert said in card
 
 
-@pytest.mark.parametrize(
-    "target",
-    [pytest.param(each, marks=[pytest.mark.slow] * targets.get(each).isolated) for each in available_targets()],
-)
+@pytest.mark.parametrize("target", available_targets())
 def test_the_code_in_the_card_runs(tiny_checkpoint: Path, tmp_path: Path, target: str) -> None:
     graphs = targets.get(target).graphs
     for number, (form, batch) in enumerate((("tensor", 1), ("image", 1), ("tensor", 3), ("tensor", "dynamic"))):

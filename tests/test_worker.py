@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import itertools
 import os
 import resource
 import select
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ import pytest
 from hydra_export import errors
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, UnknownName
 from hydra_export.installation import install_command
-from hydra_export.worker import Call, Progress, Worker, available_memory_mib, run_side_by_side
-from hydra_export.worker.side_by_side import _num_at_once
+from hydra_export.worker import Progress, Worker, available_memory_mib
 from tests.conftest import SOON
 
 ROOT = Path(__file__).parents[1]
@@ -686,118 +684,3 @@ def test_available_memory_here_is_less_than_there_is() -> None:
 
 
 # Side by side
-
-
-def calls(*listed: tuple[Callable[..., object], dict[str, Any]]) -> list[Call]:
-    return [
-        Call(function=f"{HERE}:{function.__name__}", arguments=arguments, what=f"Task {index}")
-        for index, (function, arguments) in enumerate(listed)
-    ]
-
-
-def fifos(folder: Path, *names: str) -> list[str]:
-    for name in names:
-        os.mkfifo(folder / name)
-    return [str(folder / name) for name in names]
-
-
-def test_results_are_in_order_whoever_ends_first(tmp_path: Path) -> None:
-    (path,) = fifos(tmp_path, "met")
-    listed = calls(
-        (times, {}), (meet, {"path": path, "mode": "rb"}), (meet, {"path": path, "mode": "wb"}), (echo, {"value": 5})
-    )
-    seen: list[tuple[str, int, int]] = []
-    results = run_side_by_side(listed, jobs=3, package="tests", progress=lambda *step: seen.append(step))
-    assert results[1:] == ["rb", "wb", 5]
-    assert [done for _, done, _ in seen] == [1, 2, 3, 4]
-    assert {what for what, _, _ in seen} == {"Task 0", "Task 1", "Task 2", "Task 3"}
-    assert {total for _, _, total in seen} == {4}
-
-
-def test_progress_says_whose_it_is_and_comes_in_the_thread_that_waits() -> None:
-    seen: list[tuple[str, int, int]] = []
-    threads = set()
-
-    def see(what: str, done: int, total: int) -> None:
-        seen.append((what, done, total))
-        threads.add(threading.current_thread())
-
-    listed = calls((tell_steps, {"num_steps": 2}), (tell_steps, {"num_steps": 1}))
-    assert run_side_by_side(listed, jobs=1, package="tests", progress=see) == [2, 1]
-    first, second = "Task 0: counting", "Task 1: counting"
-    assert seen == [(first, 0, 2), (first, 0, 2), ("Task 0", 1, 2), (second, 1, 2), ("Task 1", 2, 2)]
-    assert threads == {threading.current_thread()}
-
-
-def test_no_more_run_at_once_than_are_allowed() -> None:
-    intervals = run_side_by_side(calls(*[(times, {})] * 3), jobs=1, package="tests")
-    assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(intervals))
-    more_than_there_is = 2**40
-    intervals = run_side_by_side(calls(*[(times, {})] * 3), jobs=3, memory_mib_each=more_than_there_is, package="tests")
-    if sys.platform == "linux":
-        assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(intervals))
-
-
-@pytest.mark.parametrize(
-    ("num_calls", "jobs", "each", "available", "at_once"),
-    [
-        (6, 4, 0, 1000, 4),
-        (3, 4, 0, 1000, 3),
-        (6, 4, 300, 1000, 3),
-        (6, 4, 2000, 1000, 1),
-        (6, 4, 300, None, 4),
-        (6, 0, 0, None, 1),
-        (6, 4, 300, 0, 1),
-    ],
-)
-def test_jobs_and_memory_say_how_many_run_at_once(
-    num_calls: int, jobs: int, each: int, available: int | None, at_once: int
-) -> None:
-    assert _num_at_once(num_calls, jobs, each, available) == at_once
-
-
-def test_the_first_failure_ends_the_others_and_is_raised(tmp_path: Path) -> None:
-    held, never = fifos(tmp_path, "held", "never")
-    fifo = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
-    os.close(os.open(never, os.O_RDWR))
-    steps: list[str] = []
-
-    def go(what: str, _done: int, _total: int) -> None:
-        steps.append(what)
-        if what == "Task 0: holding":  # only now may the other one fail
-            os.close(os.open(never, os.O_WRONLY))
-
-    listed = calls((hold, {"path": held}), (fail_at, {"path": never}), (echo, {"value": 1}))
-    with pytest.raises(BadInput, match="It is wrong"):
-        run_side_by_side(listed, jobs=2, package="tests", progress=go)
-    assert await_end(fifo)
-    assert steps == ["Task 0: holding"]
-
-
-def test_an_interrupt_ends_all(tmp_path: Path) -> None:
-    paths = fifos(tmp_path, "first", "second")
-    open_fifos = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
-    holding: list[str] = []
-
-    def interrupt(what: str, _done: int, _total: int) -> None:
-        holding.append(what)
-        if len(holding) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_side_by_side(
-            calls(*[(hold, {"path": path}) for path in paths]), jobs=2, package="tests", progress=interrupt
-        )
-    for fifo in open_fifos:
-        assert await_end(fifo)
-
-
-@linux
-def test_a_cap_holds_for_each() -> None:
-    listed = calls((allocate, {"mib": 300}), (allocate, {"mib": 600}))
-    with pytest.raises(CheckFailed, match="Task 1 needs more than the 512 MiB"):
-        run_side_by_side(listed, jobs=1, memory_cap_mib=512, package="tests")
-
-
-def test_nothing_to_do_is_nothing_done() -> None:
-    assert run_side_by_side([], jobs=2) == []

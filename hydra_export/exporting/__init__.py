@@ -53,8 +53,6 @@ def export(
     images: ImageSet | Callable[[int], ImageSet] | None = None,
     gate: Gate | None = None,
     progress: bundle.Progress = bundle.silent,
-    jobs: int = 0,
-    converter_memory_mib: int = 0,
     cache: Cache | None = None,
     zipped: Path | None = None,
     devices: Sequence[bundle.DeviceEntry] = (),
@@ -67,8 +65,6 @@ def export(
         images: what parity is measured on, or what reads so many of them; by default the packaged images, fitted to
             the model.
         gate: how much accuracy int8 may lose; its labels are those of *images* where they are the model's own.
-        jobs: converters that may run at once; 0 for as many as there are cores and memory for.
-        converter_memory_mib: what one converter may take; 0 for all that is there.
         cache: of what was written before; everything is verified again.
         zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
@@ -79,9 +75,7 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
-    plan = planned(
-        checkpoint, listed or _default(), heads, devices, jobs=jobs, converter_memory_mib=converter_memory_mib
-    )
+    plan = planned(checkpoint, listed or _default(), heads, devices)
     sample = sampled(plan, images, gate or Gate())
     with _written(Path(out), zipped, checkpoint.info.name) as folder:
         artifacts = conversion.written(
@@ -89,9 +83,7 @@ def export(
             checkpoint,
             folder,
             lambda what, done: progress(what, done, plan.num_steps),
-            jobs=jobs,
-            converter_memory_mib=converter_memory_mib,
-            cache=cache,
+            cache,
         )
         parities = measured(plan, artifacts, sample, folder, progress)
         progress("sealing", plan.num_steps, plan.num_steps)

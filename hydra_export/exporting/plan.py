@@ -55,9 +55,6 @@ def planned(
     listed: Sequence[Job],
     heads: Sequence[int],
     devices: Sequence[DeviceEntry],
-    *,
-    jobs: int = 0,
-    converter_memory_mib: int = 0,
 ) -> Plan:
     """The plan for what ``export`` is asked for, whose arguments these are.
 
@@ -66,7 +63,6 @@ def planned(
     """
     config = checkpoint.info.config
     _check_exportable(checkpoint, listed)
-    _check_converters(listed, jobs, converter_memory_mib)
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     run_by = _run_by(devices, heads)
     heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
@@ -97,15 +93,6 @@ def _num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dic
 
 def _affordable(macs: float, each: int, counts: range) -> int:
     return max(counts[0], min(counts[-1], int(macs / each)))
-
-
-def _check_converters(listed: Sequence[Job], jobs: int, converter_memory_mib: int) -> None:
-    if any(job.target.isolated for job in listed):
-        return
-    for argument, value in (("jobs", jobs), ("converter_memory_mib", converter_memory_mib)):
-        if value:
-            names = " and ".join(dict.fromkeys(job.target.name for job in listed))
-            raise BadInput(f"`{argument}` {value} is for converters, and {names} needs none.", "Leave it out.")
 
 
 def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:

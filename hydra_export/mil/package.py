@@ -26,8 +26,8 @@ SPECIFICATIONS = {6: 15, 7: 16, 8: 17, 9: 18}
 _MANIFEST_BYTES = 2**20
 _FEW_FIELDS = 1_200_000  # 24 blocks at 16 head counts, a function each; protobuf makes 60 bytes of an empty message
 _ELEMENTS_AT_ONCE = 2**26  # of several runs side by side: 256 MiB
-_ARRAY_DTYPES = {65552: "fp16", 65568: "fp32", 131104: "int32"}
-_COLOR_SPACES = {10: ("grey", 1), 20: ("rgb", 3), 30: ("bgr", 3)}
+ARRAY_DTYPES = {65552: "fp16", 65568: "fp32", 131104: "int32"}
+COLOR_SPACES = {10: ("grey", 1), 20: ("rgb", 3), 30: ("bgr", 3)}
 
 
 @dataclass(frozen=True)
@@ -289,12 +289,12 @@ def _feature(message: Any, actual: Any) -> Feature:
     text = {"name": message.name, "description": message.shortDescription}
     if kind == "multiArrayType":
         array = message.type.multiArrayType
-        dtype = _ARRAY_DTYPES.get(array.dataType, f"data type {array.dataType}")
+        dtype = ARRAY_DTYPES.get(array.dataType, f"data type {array.dataType}")
         found = Feature(kind="tensor", dtype=dtype, shape=tuple(array.shape), **text)
         agrees = actual == TensorType(dtype, found.shape)
     elif kind == "imageType":
         image = message.type.imageType
-        color, channels = _COLOR_SPACES.get(image.colorSpace, (f"color space {image.colorSpace}", 0))
+        color, channels = COLOR_SPACES.get(image.colorSpace, (f"color space {image.colorSpace}", 0))
         shape = (1, channels, int(image.height), int(image.width))
         dtype = actual.dtype if isinstance(actual, TensorType) else ""
         found = Feature(kind="image", dtype=dtype, shape=shape, color=color, **text)

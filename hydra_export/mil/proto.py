@@ -95,9 +95,19 @@ def _unknown_fields(message: Message) -> Iterator[str]:
                 yield from _unknown_fields(item)
 
 
-@functools.cache
 def model_class() -> Any:
-    """The class of Model messages, from which all others can be reached."""
+    """The class of Model messages."""
+    return message_class("Model")
+
+
+@functools.cache
+def message_class(name: str) -> Any:
+    """The class of the messages that the table calls *name*."""
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+
+
+@functools.cache
+def _pool() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="hydra_export/mil.proto", package=_PACKAGE, syntax="proto3")
     for line in _TABLE.strip().replace("\n  ", " ").split("\n"):
         name, _, fields = line.partition(":")
@@ -106,7 +116,7 @@ def model_class() -> Any:
             _add_field(message, *field.split())
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Model"))
+    return pool
 
 
 def _add_field(message: Any, number: str, name: str, kind: str) -> None:

@@ -46,6 +46,7 @@ DTYPES = {
     39: Dtype("uint3", np.uint8, 3, 12),
 }
 NAMED = {dtype.name: dtype for dtype in DTYPES.values()}
+NUMBERS = {dtype.name: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)

@@ -225,27 +225,22 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def universal(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our own package of int8 weights that several functions share; only where coremltools is, as *converted* says."""
+def universal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own package of int8 weights that several functions share."""
     import torch
 
-    from hydra_export import checkpoint_file
+    from hydra_export import checkpoint_file, targets
     from hydra_export.architecture import HydraConfig
-    from hydra_export.conversion import plain_spec
+    from hydra_export.checkpoint import load
     from hydra_export.model import HydraViT
     from hydra_export.preprocess import imagenet
     from hydra_export.target import ExportSpec
-    from hydra_export.worker import Worker
 
     torch.manual_seed(0)
     config = HydraConfig(heads=3, head_dim=4, depth=1, patch_size=8, image_size=16, num_classes=5)
     info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=imagenet(16))
     out = tmp_path_factory.mktemp("universal")
     checkpoint_file.write(out / "tiny.safetensors", HydraViT(config).state_dict(), info)
-    spec = plain_spec(ExportSpec(graph="universal", precision="int8"))
-    arguments = {"target": "coreml", "heads": [1, 3], "out": str(out), **spec}
-    with Worker() as worker:
-        worker.call(
-            "hydra_export.conversion:convert", checkpoint=str(out / "tiny.safetensors"), sha256="0" * 64, **arguments
-        )
+    checkpoint = load(out / "tiny.safetensors")
+    targets.get("coreml").write(checkpoint, (1, 3), ExportSpec(graph="universal", precision="int8"), out)
     return out / "tiny-universal-int8.mlpackage"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,12 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hydra_export import conversion, parity, targets
+from hydra_export import parity, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput, MissingExtra
 from hydra_export.gate import Gate
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Target
-from hydra_export.worker import Worker
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -59,18 +57,7 @@ class Case:
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], out: Path, **choices: Any) -> list[Artifact]:
         """Writes into the folder *out*, which is made."""
         out.mkdir(parents=True)
-        if not self.target.isolated:
-            return self.target.write(checkpoint, heads, self.spec(**choices), out)
-        written = _worker().call(
-            "hydra_export.conversion:convert",
-            checkpoint=str(checkpoint.path),
-            sha256=checkpoint.sha256,
-            target=self.target.name,
-            heads=list(heads),
-            **conversion.plain_spec(self.spec(**choices)),
-            out=str(out),
-        )
-        return conversion.artifacts_of(written, self.spec(**choices))
+        return self.target.write(checkpoint, heads, self.spec(**choices), out)
 
     def verify(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch.
@@ -91,12 +78,6 @@ class Case:
                     self.target, path, k, self.precision, expected, lambda session: session.run(image), gate=_OPEN
                 )
                 assert record.cosine > _SMALLEST_COSINE[self.precision]
-
-
-@functools.cache
-def _worker() -> Worker:
-    """One for all tests: what its converters import takes seconds. It ends with this process."""
-    return Worker()
 
 
 def pixels(config: HydraConfig, count: int = NUM_IMAGES) -> NDArray[np.uint8]:

@@ -1,15 +1,14 @@
-"""Core ML: ML Program packages, emitted with coremltools' builder, verified by our own evaluator."""
+"""Core ML: ML Program packages, written and verified here by our own code, without Apple's."""
 
 from __future__ import annotations
 
 import importlib.util
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from hydra_export.errors import BadInput, MissingExtra, UnknownName
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.target import (
     Artifact,
     Card,
@@ -75,18 +74,11 @@ class CoreMLTarget(Target):
     card: ClassVar[Card] = CARD
     runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
-    packages: ClassVar[tuple[str, ...]] = ("coremltools",)
-    isolated: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("protobuf",)
+    further: ClassVar[tuple[tuple[str, str, str], ...]] = (("coremltools", "runs packages on a Mac", "coreml"),)
 
     def requires(self) -> None:
-        """Coremltools, to write; running needs none of it."""
-        if (sys.platform, platform.machine()) == ("linux", "aarch64"):
-            raise BadInput(
-                "coremltools, which writes Core ML packages, is not available for Linux on ARM.",
-                "Export on macOS or on x86 Linux; a bundle that was made there can be verified here.",
-            )
-        if not _has_coremltools():
-            raise MissingExtra("Target 'coreml'", "coremltools", "coreml")
+        """Nothing that hydra-export does not bring."""
 
     def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
         """Our evaluator, and on macOS Core ML itself."""
@@ -126,7 +118,7 @@ class CoreMLTarget(Target):
             )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
-        """Writes ``<model>-k3.mlpackage``, ... or ``<model>-universal.mlpackage`` into *out*; imports coremltools."""
+        """Writes ``<model>-k3.mlpackage``, ... or ``<model>-universal.mlpackage`` into *out*."""
         from hydra_export.targets.coreml import separate, universal
 
         self.check(spec)

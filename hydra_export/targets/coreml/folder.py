@@ -10,6 +10,7 @@ MANIFEST = "Manifest.json"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 FILES = (MANIFEST, MODEL, WEIGHTS)
+WEIGHTS_NAME = "@model_path/weights/weight.bin"  # what programs call it
 
 
 def manifest(model_sha256: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The ML Program of one subnetwork, emitted operation by operation with coremltools' builder.
+"""The ML Program of one subnetwork, emitted operation by operation.
 
 Weights may be cut into *shells*: what each of several listed head counts adds to the one before. A Linear is then one
 product for the rows that a shell adds, of all columns so far, and one for the columns that it adds to the older rows.
@@ -10,39 +10,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
+from hydra_export.mil.builder import Builder, Labels, Store
+from hydra_export.mil.types import TensorType
 from hydra_export.network import Operations, Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec
 from hydra_export.targets.coreml import CoreMLOptions
 from hydra_export.targets.coreml.weights import Quantized, Weights
+from hydra_export.text import kept
 
-LOGITS, FEATURES = "logits", "features"
-LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # what coremltools calls them, and Xcode expects
-# The output that becomes LABEL and PROBABILITIES when coremltools adds its classify operation.
-SHARES = "probabilities"
+if TYPE_CHECKING:  # linting a package needs no torch
+    from hydra_export.checkpoint_file import CheckpointInfo
+
+IMAGE, LOGITS, FEATURES = "image", "logits", "features"
+LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # as Vision and Xcode expect
 
 
-def build(spans: Sequence[Span], spec: ExportSpec, data: Preprocessing, weights: Weights) -> Any:
-    """The program of the subnetwork that the shells of *spans* make up, with one function, ``main``."""
-    import coremltools as ct
-    from coremltools.converters.mil import Builder as mb  # noqa: N813 (its documented name)
-    from coremltools.converters.mil.mil import types
-
+def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights: Weights, store: Store) -> Any:
+    """The function of the subnetwork that the shells of *spans* make up; its large constants go to *store*."""
     config = weights.config
-    size = config.image_size
-    given = mb.TensorSpec(shape=(spec.batch, config.channels, size, size), dtype=types.fp32)
-
-    @mb.program(input_specs=[given], opset_version=getattr(ct.target, f"iOS{CoreMLOptions.of(spec).ios}"))  # type: ignore[untyped-decorator]
-    def program(image: Any) -> Any:
-        return Emitter(mb, spans, spec, weights).emit(image, data)
-
-    return program
+    assert isinstance(spec.batch, int)
+    mb = Builder(CoreMLOptions.of(spec).ios, store)
+    image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, config.image_size, config.image_size)))
+    return mb.function(Emitter(mb, spans, spec, weights).emit(image, info))
 
 
 def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
@@ -58,7 +54,7 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
 class Emitter(Operations[Any]):
     """The operations of the subnetwork that ends with the last of *spans*, as those of MIL."""
 
-    def __init__(self, mb: Any, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
+    def __init__(self, mb: Builder, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
         self.mb, self.spans, self.spec, self.weights = mb, spans, spec, weights
         self.options = CoreMLOptions.of(spec)
         assert isinstance(spec.batch, int)
@@ -66,17 +62,21 @@ class Emitter(Operations[Any]):
         self.width, self.dtype = self.config.width(self.heads), weights.dtype
         self._made: dict[str, Any] = {}  # what several operations take, by name
 
-    def emit(self, image_BCHW: Any, data: Preprocessing) -> Any:
+    def emit(self, image_BCHW: Any, info: CheckpointInfo) -> list[Any]:
         """From the input to the outputs, which are float32 whatever the precision."""
         mb = self.mb
         if self.spec.input == "image":
-            image_BCHW = self._normalised(image_BCHW, data)
+            image_BCHW = self._normalised(image_BCHW, info.preprocessing)
         if self.dtype == np.float16:
             image_BCHW = mb.cast(x=image_BCHW, dtype="fp16", name="image_fp16")
         result = network.run(self, self.config, image_BCHW, self.heads)
         if not self.config.num_classes:
-            return self._output(result, FEATURES)
-        return (result, mb.softmax(x=result, axis=-1, name=SHARES)) if self.options.classifier else result
+            return [self._output(result, FEATURES)]
+        if not self.options.classifier:
+            return [result]
+        shares, labels = mb.softmax(x=result, axis=-1, name="probabilities"), Labels(map(kept, info.labels))
+        outputs = [LABEL, PROBABILITIES]
+        return [*mb.classify(probabilities=shares, classes=labels, name="classify_0", outputs=outputs), result]
 
     def classifier(self, features_BD: Any, weights: str) -> Any:
         if self.dtype == np.float32:
@@ -110,6 +110,8 @@ class Emitter(Operations[Any]):
             bias=self.weights.vector("patch_embed.bias", span),
             strides=[config.patch_size] * 2,
             pad_type="valid",
+            pad=[0, 0, 0, 0],
+            dilations=[1, 1],
             name=f"patch_embed{label}",
         )
         width = config.width(span[1] - span[0])

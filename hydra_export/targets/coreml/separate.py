@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.coreml import graph, package
-from hydra_export.targets.coreml.weights import Weights
+from hydra_export.targets.coreml import package
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -22,14 +21,15 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> l
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*, one at a time."""
     package.check_labels(checkpoint, spec)
-    info, weights = checkpoint.info, Weights(checkpoint, spec)
-    size, artifacts = info.config.image_size, []
-    with package.quiet_coremltools() as ct:
-        for k, artifact in zip(heads, planned(checkpoint, heads, spec), strict=True):
-            text = (
-                f"{info.name}, subnetwork of {k} of {info.config.heads} attention heads: a Vision Transformer of width "
-                f"{info.config.width(k)} for images of {size} x {size} pixels."
-            )
-            programs = (("main", graph.build(((0, k),), spec, info.preprocessing, weights)) for _ in range(1))
-            artifacts.append(package.write(ct, checkpoint, artifact, out, programs, text))
-    return artifacts
+    return [
+        package.write(checkpoint, artifact, out, [(package.ALONE, [(0, k)])], _description(checkpoint, k))
+        for k, artifact in zip(heads, planned(checkpoint, heads, spec), strict=True)
+    ]
+
+
+def _description(checkpoint: Checkpoint, heads: int) -> str:
+    info, size = checkpoint.info, checkpoint.info.config.image_size
+    return (
+        f"{info.name}, subnetwork of {heads} of {info.config.heads} attention heads: a Vision Transformer of width "
+        f"{info.config.width(heads)} for images of {size} x {size} pixels."
+    )

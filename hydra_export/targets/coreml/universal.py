@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_export.target import Artifact, ExportSpec
-from hydra_export.targets.coreml import graph, package
-from hydra_export.targets.coreml.weights import Weights
+from hydra_export.targets.coreml import package
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
@@ -31,7 +30,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     Its functions are ``k3``, ``k6``, ...; the one that runs where none is named is the largest.
     """
     package.check_labels(checkpoint, spec)
-    info, weights = checkpoint.info, Weights(checkpoint, spec)
+    info = checkpoint.info
     spans = list(itertools.pairwise((0, *heads)))
     size, listed = info.config.image_size, ", ".join(map(str, heads))
     text = (
@@ -40,9 +39,5 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
         f"has not been run on Apple hardware."
     )
     (artifact,) = planned(checkpoint, heads, spec)
-    with package.quiet_coremltools() as ct:
-        programs = (
-            (f"k{k}", graph.build(spans[:count], spec, info.preprocessing, weights))
-            for count, k in enumerate(heads, start=1)
-        )
-        return [package.write(ct, checkpoint, artifact, out, programs, text)]
+    programs = [(f"k{k}", spans[:count]) for count, k in enumerate(heads, start=1)]
+    return [package.write(checkpoint, artifact, out, programs, text)]

@@ -1,14 +1,14 @@
-"""Core ML packages of ours, linted and run: coremltools writes the seeds, which takes a while."""
+"""Core ML packages of ours, linted and run."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
-from hydra_export import conversion, targets
+from hydra_export import targets
+from hydra_export.checkpoint import load
 from hydra_export.target import ExportSpec
 from hydra_export.targets.coreml import CoreMLOptions
-from hydra_export.worker import Worker
 from tests.fuzz import checkpoints, packages
 from tests.fuzz.reader import Reader
 from tests.mil import mutants
@@ -22,21 +22,12 @@ _SPECS = (
 
 @functools.cache
 def _seeds() -> list[bytes]:
-    seeds = []
-    with Worker() as worker:
-        for name, heads, spec in _SPECS:
-            out = checkpoints.folder() / "coreml" / name
-            out.mkdir(parents=True)
-            worker.call(
-                "hydra_export.conversion:convert",
-                checkpoint=str(checkpoints.checkpoint()),
-                sha256="0" * 64,
-                target="coreml",
-                heads=list(heads),
-                **conversion.plain_spec(spec),
-                out=str(out),
-            )
-            seeds += [packages.of(path) for path in out.glob("*.mlpackage")]
+    seeds, checkpoint = [], load(checkpoints.checkpoint())
+    for name, heads, spec in _SPECS:
+        out = checkpoints.folder() / "coreml" / name
+        out.mkdir(parents=True)
+        written = targets.get("coreml").write(checkpoint, heads, spec, out)
+        seeds += [packages.of(out / artifact.path) for artifact in written]
     return seeds
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy as np
 import pytest
 
 from hydra_export import mil
-from hydra_export.conversion import plain_spec
-from hydra_export.errors import BadInput, MissingExtra
-from hydra_export.installation import install_command
+from hydra_export.checkpoint import load
+from hydra_export.errors import BadInput
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, GraphKind, Precision
 from hydra_export.targets.coreml import TARGET
@@ -211,6 +209,46 @@ def test_coremltools_opens_a_package_and_leaves_its_bytes_alone(write: Write) ->
     assert {each: each.read_bytes() for each in path.rglob("*") if each.is_file()} == before
 
 
+_READ_BACK = """
+import sys
+sys.modules["tensorflow"] = None
+import torch, torchvision
+import coremltools
+from coremltools.converters.mil.frontend.milproto.load import load
+for path in sys.argv[1:]:
+    spec = coremltools.models.MLModel(path, skip_model_load=True).get_spec()
+    for name in list(spec.mlProgram.functions):
+        alone = type(spec)(specificationVersion=spec.specificationVersion)
+        alone.mlProgram.version = 1
+        alone.mlProgram.functions[name].CopyFrom(spec.mlProgram.functions[name])
+        load(alone, alone.specificationVersion, f"{path}/Data/com.apple.CoreML/weights")
+        print(name)
+"""
+
+
+@pytest.mark.slow
+def test_coremltools_reads_back_every_kind_of_package_and_infers_the_same_types(write: Write, tmp_path: Path) -> None:
+    """Its reader infers the type of every operation anew, and raises where the file declares another."""
+    paths = []
+    for ios, precision, image, classifier in itertools.product(
+        (15, 16, 17, 18), TARGET.precisions, (False, True), (0, 1)
+    ):
+        choices = {"ios": ios, "precision": precision, "classifier": bool(classifier)}
+        choices |= {"input": "image" if image else "tensor"}
+        for graph in ("separate", "universal"):
+            if offered(graph, **choices):
+                _, _, path = write(heads=(1, 2, 4) if graph == "universal" else 2, graph=graph, **choices)
+                paths.append(str(path.rename(tmp_path / f"{len(paths)}.mlpackage")))
+    done = subprocess.run([sys.executable, "-c", _READ_BACK, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(done.stdout.split()) == {"main", "k1", "k2", "k4"}
+    assert len(done.stdout.split()) > len(paths) > 50
+
+
+def offered(graph: GraphKind, **choices: Any) -> bool:
+    return not Case(TARGET, graph, choices.pop("precision")).refuses(**choices)
+
+
 def test_precisions_lie_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     checkpoint, out = make_checkpoint(), tmp_path / "out"
     names = []
@@ -241,17 +279,14 @@ def spec(graph: GraphKind = "separate", precision: Precision = "fp16", **choices
 
 def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) -> None:
     """Writes in a process that nothing else was written in."""
-    with Worker() as worker:
-        worker.call(
-            "hydra_export.conversion:convert",
-            checkpoint=str(checkpoint.path),
-            sha256=checkpoint.sha256,
-            target="coreml",
-            heads=list(heads),
-            **plain_spec(spec(**choices)),
-            out=str(out),
-        )
-        assert worker.output_tail() == ""  # coremltools talks of Macs, versions and progress
+    with Worker(package="tests") as worker:
+        arguments = {"path": str(checkpoint.path), "out": str(out), "heads": list(heads), "choices": choices}
+        worker.call(f"{__name__}:converted", **arguments)
+        assert worker.output_tail() == ""
+
+
+def converted(path: str, out: str, heads: list[int], choices: dict[str, Any]) -> None:
+    TARGET.write(load(Path(path)), heads, spec(**choices), Path(out))
 
 
 @pytest.mark.parametrize(
@@ -301,19 +336,6 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(make_checkpoint: MakeCheckpoi
     with pytest.raises(BadInput, match=r"blocks\.1\.mlp\.fc2\.bias holds 1e\+05, and fp16 ends at 65504") as refused:
         convert(checkpoint, tmp_path, [2])
     assert refused.value.remedy == "Give `precision=fp32`."
-
-
-def test_without_coremltools_the_extra_is_named_and_on_arm_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    TARGET.requires()
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match="Target 'coreml' needs coremltools") as missing:
-        TARGET.requires()
-    assert missing.value.remedy == f"Run: {install_command('coreml')}"
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(BadInput, match="not available for Linux on ARM") as refused:
-        TARGET.requires()
-    assert "can be verified here" in refused.value.remedy
 
 
 def test_core_ml_itself_runs_packages_on_a_mac_alone(monkeypatch: pytest.MonkeyPatch) -> None:
