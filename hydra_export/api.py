@@ -200,8 +200,6 @@ def export(
     allow_untrained: bool = False,
     zip: bool = False,  # noqa: A002 (likewise)
     cache: bool | str | Path = False,
-    jobs: int = 0,
-    converter_memory_mib: int = 0,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Bundle:
@@ -226,8 +224,6 @@ def export(
         allow_untrained: exports head counts that were not trained.
         zip: writes OUT.zip beside *out*.
         cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
-        jobs: converters that run at once; 0 for as many as there are cores and memory for.
-        converter_memory_mib: of each converter; 0 for all that is there.
         progress: is called with what is being done, the steps done and the steps in all.
         tell: is called with what was assumed of the model, and with warnings.
 
@@ -264,8 +260,6 @@ def export(
         images=_images(check_images, info, tell),
         gate=Gate(max_drop=max_drop, open=accept_unchecked),
         progress=progress,
-        jobs=jobs,
-        converter_memory_mib=converter_memory_mib,
         cache=kept,
         zipped=archive.beside(Path(out)) if zip else None,
     )

@@ -730,7 +730,6 @@ def test_an_option_has_one_type_and_one_group_in_all_commands() -> None:
     ("arguments", "now"),
     [
         (["--images", "photos"], "Did you mean --check-images?"),
-        (["export", "--memory=100"], "Did you mean --converter-memory-mib?"),
         (["train", "--out", "run", "--weights", "1,2"], "Did you mean --head-weights?"),
         (["profile", "--list"], "Type: hydra-export profile list."),
         (["profile", "--device", "pixel7", "--show"], "Type: hydra-export profile show DEVICE."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import pytest
 from hydra_export import checkpoint
 from hydra_export.cli import main
 from hydra_export.exporting import export, jobs
+from tests.conftest import SOON, available_targets
 
 # Each takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_INTERRUPTIONS", "8"))
@@ -65,7 +67,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing(number: int, bundled: Path, tmp_path: Path) -> None:
     rng = random.Random(number)
     commands = [
-        ["export", "--target", "onnx", "--heads", "3", "--out", "out"],
+        ["export", "--target", ",".join(available_targets()), "--heads", "3", "--out", "out"],
         ["verify", str(bundled)],
         ["profile", "--device", "pixel7"],
         ["train", "--recipe", "digits", "--steps", "5000", "--threads", "1", "--out", "run"],
@@ -89,6 +91,27 @@ def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing(number: int, bund
 
 
 # One moment each
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGHUP))],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_an_export_that_is_asked_to_end_clears_everything_away(tmp_path: Path, asked: signal.Signals) -> None:
+    running = start(SCRIPT, "export", "--target", ",".join(available_targets()), "--json", place=tmp_path)
+    deadline = time.monotonic() + SOON
+    while not [path for path in tmp_path.rglob("*") if path.suffix in {".onnx", ".tflite", ".mlpackage"}]:
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.001)
+    running.send_signal(asked)
+    out, _err = running.communicate(timeout=SOON)
+    assert running.returncode == 128 + asked
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    left = {path.name for path in tmp_path.glob("*")} | {path.name for path in tmp_path.glob("tmp/*")}
+    assert left - _OF_LIBRARIES <= {"tmp"}
+
 
 WATCHED = """
 import os, sys, time

@@ -22,7 +22,7 @@ _COMPLETE = "__complete"  # reserved by cyclopts for the scripts of ``hydra-expo
 _MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # What was spelled otherwise before 0.4, by command.
 _NOW = {
-    "export": {"--images": "--check-images", "--memory": "--converter-memory-mib"},
+    "export": {"--images": "--check-images"},
     "train": {"--weights": "--head-weights"},
     "profile": {
         "--list": "hydra-export profile list",

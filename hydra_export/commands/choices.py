@@ -59,8 +59,6 @@ class Choices:
         allow_untrained: Export head counts that were not trained.
         max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
         accept_unchecked: int8: export it without images that it could be judged by.
-        jobs: Converters that may run side by side; by default as many as there are cores and memory for.
-        converter_memory_mib: MiB that one converter may take; by default all that is there.
     """
 
     target: Annotated[
@@ -84,8 +82,6 @@ class Choices:
     allow_untrained: Flag = False
     max_drop: float = 1.0
     accept_unchecked: Flag = False
-    jobs: int = 0
-    converter_memory_mib: int = 0
 
 
 def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None, zipped: Path | None) -> Manifest:
@@ -131,8 +127,6 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
             images=None if given.check_images is None else partial(_read_images, given.check_images, loaded.info),
             gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
             progress=progress,
-            jobs=given.jobs,
-            converter_memory_mib=given.converter_memory_mib,
             devices=devices,
             cache=cache,
             zipped=zipped,
@@ -155,8 +149,6 @@ def _check(given: Choices) -> None:
     for name in _names("target", given.target):
         targets.get(name)
 
-    _check_not_negative("jobs", given.jobs)
-    _check_not_negative("converter_memory_mib", given.converter_memory_mib)
     Gate(max_drop=given.max_drop)  # refuses what is no number of points
     if "int8" not in (given.precision or "").split(","):
         for argument, value, default in (

@@ -25,7 +25,7 @@ GROUPS = {
         *("tensorboard", "json", "debug", "shell"),
     ),
     "Resources": (
-        *("cache", "no-cache", "jobs", "converter-memory-mib", "batch-size", "threads"),
+        *("cache", "no-cache", "batch-size", "threads"),
         *("limit-memory", "limit-seconds", "time-limit"),
     ),
 }

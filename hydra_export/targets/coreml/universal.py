@@ -1,7 +1,7 @@
 """One package that holds every listed subnetwork: a function for each, over weights that are stored once.
 
-Experimental until it is run on Apple hardware. What is verified of each function is what it computes, by our evaluator,
-and that coremltools reads it back; not what Core ML makes of many products of small constant blocks, which stand for
+Experimental until it is run on Apple hardware. What is verified of each function is what it computes, by our evaluator;
+not what Core ML makes of many products of small constant blocks, which stand for
 each Linear (see ``graph``), nor that it loads a block once for several functions.
 """
 
