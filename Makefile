@@ -11,8 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 REQUIRED := pyproject.toml requirements/constraints.txt
 
 COMMA := ,
-# There is no coremltools for Linux on ARM.
-TARGETS ?= $(if $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m)),onnx$(COMMA)tflite,onnx$(COMMA)tflite$(COMMA)coreml)
+TARGETS ?= onnx$(COMMA)tflite$(COMMA)coreml
 OLDEST := .venv-oldest
 
 SHA256SUM = $(shell command -v sha256sum || echo shasum -a 256)
@@ -130,7 +129,7 @@ $(BIN)/.created:
 
 $(BIN)/.installed: $(BIN)/.created $(REQUIRED)
 	@echo "Installing hydra-export into $(VENV) (PyTorch is large; this is done once) ..."
-	@$(PIP) --editable '.[tflite,coreml]'
+	@$(PIP) --editable '.[tflite]'
 	@touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.created $(REQUIRED)
