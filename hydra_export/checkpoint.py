@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 
-from hydra_export import checkpoint_file
+from hydra_export import checkpoint_file, normalised
 from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 from hydra_export.errors import BadInput
-from hydra_export.importing import sources
-from hydra_export.model import HydraViT
+from hydra_export.importing import sources, tensors
+from hydra_export.normalised import Weight
+from hydra_export.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from hydra_export.model import HydraViT
 
 
 @dataclass(frozen=True)
@@ -22,17 +28,28 @@ class Checkpoint:
     """A loaded universal model and what is known of it.
 
     Attributes:
-        model: in eval mode; its float32 weights may be mapped from the file, so clone before training in place.
+        state: the parameters, under timm's names, in float32; they may be mapped from the file.
         path: of the file, ``timm:NAME``, or the class of a module.
         sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
     """
 
-    model: HydraViT
+    state: Mapping[str, Tensor]
     info: CheckpointInfo
     path: Path
     sha256: str
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def model(self) -> HydraViT:
+        """In eval mode; it shares the tensors of *state*, so clone before training in place."""
+        from hydra_export.model import HydraViT
+
+        return HydraViT.of(CheckpointFile(self.info, self.state, self.path, self.sha256))
+
+    def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
+        """The normalised form of all parameters (see ``normalised.weights``)."""
+        return normalised.weights(self.info.config, self.state, pixels)
 
 
 def packaged_path() -> Path:
@@ -67,12 +84,8 @@ def load(
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
-    if isinstance(path, HydraViT):
-        state = {name: tensor.detach() for name, tensor in path.state_dict().items()}
-        info = path.description("hydravit")
-        notes = (checkpoint_file.assumed_note(info),) if info.assumed else ()
-        file = CheckpointFile(info, state, Path("HydraViT"), sources.digest(state), notes)
-        return _of(file)
+    if isinstance(path, nn.Module) and (own := _of_own_model(path)):
+        return own
     file = checkpoint_file.read(
         packaged_path() if path is None else path,
         head_dim=head_dim,
@@ -85,7 +98,24 @@ def load(
 
 
 def _of(file: CheckpointFile) -> Checkpoint:
-    return Checkpoint(HydraViT.of(file), file.info, file.path, file.sha256, file.notes)
+    if file.original is not None:  # which the model has to be equal to
+        from hydra_export.model import HydraViT
+
+        HydraViT.of(file)
+    with checkpoint_file.naming(file.path):
+        state = tensors.as_float32(file.state)
+    return Checkpoint(state, file.info, file.path, file.sha256, file.notes)
+
+
+def _of_own_model(module: nn.Module) -> Checkpoint | None:
+    from hydra_export.model import HydraViT
+
+    if not isinstance(module, HydraViT):
+        return None
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    info = module.description("hydravit")
+    notes = (checkpoint_file.assumed_note(info),) if info.assumed else ()
+    return _of(CheckpointFile(info, state, Path("HydraViT"), sources.digest(state), notes))
 
 
 def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:

@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hydra_export import files
+from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
-from hydra_export.importing import bare, names, shapes, sources, tensors, timm_form, transformers_form
+from hydra_export.importing import bare, names, places, shapes, sources, tensors, transformers_form
 from hydra_export.importing.described import PREPROCESSING, Described, without
 from hydra_export.preprocess import Preprocessing, imagenet, named
 
@@ -127,7 +127,7 @@ def read(
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
-    source = sources.read(path)
+    source = places.read(path)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     notes: list[str] = []
     original = None
@@ -144,6 +144,7 @@ def read(
         _check_agrees(info.config, head_dim, size)
         if source.description and preprocessing is not None:
             info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
+        tensors.check_shapes(network.shapes(info.config), state)
     if info.assumed:
         notes.append(assumed_note(info))
     return CheckpointFile(info, state, source.path, source.sha256, tuple(notes), original)
@@ -164,11 +165,13 @@ class _Hints:
 
 def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) -> Described:
     """What is said of a checkpoint of others, by whoever knows most of it."""
+    from hydra_export.importing import timm_form
+
     arguments = timm_form.arguments_of(source.content)
     timm_name = timm_form.of_config(source.config) or timm_form.of_arguments(arguments)
     if source.module is not None:
         weights = replace(timm_form.of_option(source.name), of_these_weights=True)
-        if not str(source.path).startswith(sources.TIMM):  # a module in memory, which may have been trained further
+        if not str(source.path).startswith(places.TIMM):  # a module in memory, which may have been trained further
             size: Any = source.module.patch_embed
             weights = replace(weights, of_these_weights=False, image_size=tuple(size.img_size))
         return timm_form.described(state, weights, source.module)

@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
+from hydra_export.normalised import array
 from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Target, described
 
 # More than any file of an artifact has: float32 weights of every head count, and a graph around them.
@@ -121,9 +123,9 @@ def _below(name: str, artifact: Artifact) -> Artifact:
 def _keys(listed: Sequence[Write], checkpoint: Checkpoint) -> dict[Write, str]:
     """What each write is made from: the model, the choices, and every program that has a part in it."""
     model = hashlib.sha256(msgspec.json.encode([checkpoint.info, checkpoint.sha256]))
-    for name, tensor in sorted(checkpoint.model.state_dict().items()):
+    for name, tensor in sorted(checkpoint.state.items()):
         model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        model.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        model.update(array(tensor).reshape(-1).view(np.uint8).data)
     ours = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         ours.update(path.read_bytes())

@@ -3,29 +3,27 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, P prefix tokens
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
-from numpy.typing import NDArray
 from timm.layers.norm import LayerNorm
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file, files, network
+from hydra_export import checkpoint_file, files, network, normalised
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
-from hydra_export.importing import sources, tensors, timm_form
-from hydra_export.network import Cut, Operations, Span
+from hydra_export.importing import remote, tensors, timm_form
+from hydra_export.network import Operations
+from hydra_export.normalised import Weight
 from hydra_export.preprocess import Preprocessing, imagenet
 
 if TYPE_CHECKING:
@@ -43,46 +41,6 @@ _TIMM_ARGUMENTS = {
     "proj_drop_rate",
     "weight_init",
 }
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One tensor of the normalised form, and how subnetworks are cut from it.
-
-    The weight is *full* times *factor*: so that no copy is made before a part is asked for.
-    """
-
-    full: Tensor
-    cut: Cut
-    factor: float = 1.0
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether it is that of a Linear."""
-        return self.full.ndim == 2
-
-    def permuted(self, *axes: int) -> Weight:
-        """With its axes in another order."""
-        units = tuple(self.cut.units[axis] for axis in axes)
-        return Weight(self.full.permute(axes), replace(self.cut, units=units), self.factor)
-
-    def part(self, spans: Sequence[Span]) -> Tensor:
-        """The block between two head counts per axis; axes that all head counts share are whole."""
-        view: Tensor = self.cut.block(self.full, spans)
-        return view if self.factor == 1.0 else view * self.factor
-
-    def first(self, heads: int) -> Tensor:
-        """What subnetwork *heads* uses: a view where there is no factor."""
-        return self.part(self.cut.spans(heads))
-
-    def shape(self, spans: Sequence[Span]) -> tuple[int, ...]:
-        """Shape of the block between two head counts per axis."""
-        return self.cut.shape(self.full.shape, spans)
-
-
-def array(tensor: Tensor) -> NDArray[np.float32]:
-    """*tensor* as files hold it: contiguous, little-endian float32; a view where it is that already."""
-    return np.asarray(tensor.detach().to(torch.float32).contiguous().numpy(), dtype="<f4")
 
 
 class HydraViT(VisionTransformer, ModelHubMixin):
@@ -126,11 +84,10 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         """The model that *file* holds, in eval mode; its float32 weights may be mapped from the file.
 
         Raises:
-            BadCheckpoint: the tensors are not those of its configuration, or timm's own module computes something else.
+            BadCheckpoint: timm's own module computes something else.
         """
         with checkpoint_file.naming(file.path):
             model = cls(file.info.config, weight_init="skip", device="meta")
-            _check_tensors({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, file.state)
             model.load_state_dict(tensors.as_float32(file.state), assign=True)
             model.eval()
             if file.original is not None:
@@ -179,7 +136,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     ) -> HydraViT:
         path = Path(model_id)
         if not path.is_dir():
-            path = sources.fetched(
+            path = remote.fetched(
                 model_id,
                 revision=revision,
                 cache_dir=cache_dir,
@@ -219,33 +176,9 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         dense.load_state_dict(state, assign=True)
         return dense.train(self.training)
 
-    @torch.no_grad()
     def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
-        """Everything that a target emits from, and what fp16 and int8 round.
-
-        q, k and v are apart and q carries the attention's scale; LayerScale is folded into the Linear before it.
-        Linears keep torch's layout [out, in]. ``tokens`` [1, N, E] is what is added to a zero token and the embedded
-        patches: the class token at its position, then the other positions. With *pixels*, the patch embedding takes
-        raw pixels in 0-255: its weights and bias absorb that normalisation, computed in float64.
-        """
-        config, own, weights = self.config, self.state_dict(), dict[str, Weight]()
-        for layer in network.layers(config):
-            weight, bias = own[f"{layer.name}.weight"], own[f"{layer.name}.bias"]
-            if pixels is not None and layer.parts == ("patch_embed",):
-                weight, bias = _fold_normalisation(weight, bias, pixels)
-            if layer.scale:
-                gamma = own[f"{layer.scale}.gamma"]
-                weight, bias = weight * gamma[:, None], bias * gamma
-            count = len(layer.parts)
-            for name, part, part_bias in zip(layer.parts, weight.chunk(count), bias.chunk(count), strict=True):
-                factor = config.attention_scale if name.endswith(".attn.q") else 1.0
-                weights[f"{name}.weight"] = Weight(part, layer.cut, factor)
-                weights[f"{name}.bias"] = Weight(part_bias, layer.cut.along(0), factor)
-            if layer.parts == ("patch_embed",):
-                prefix_1PE = torch.cat([own[token] for token in config.prefix_tokens], dim=1)
-                tokens_1NE = F.pad(prefix_1PE, (0, 0, 0, config.num_patches)) + own["pos_embed"]
-                weights["tokens"] = Weight(tokens_1NE, self.cuts["pos_embed"])
-        return weights
+        """The normalised form of all parameters (see ``normalised.weights``)."""
+        return normalised.weights(self.config, self.state_dict(), pixels)
 
     def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
         """The normalised form of subnetwork *heads*, views where nothing is computed; its classifier is ``head``."""
@@ -256,21 +189,6 @@ class HydraViT(VisionTransformer, ModelHubMixin):
             for name, weight in self.normalised_weights(pixels).items()
             if weight.cut.used_by((heads,))
         }
-
-
-def _check_tensors(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
-    for name, shape in wanted.items():
-        if name not in state:
-            raise BadInput(
-                f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration."
-            )
-        if tuple(state[name].shape) != shape:
-            raise BadInput(
-                f"tensor {name} has shape {list(state[name].shape)}, the configuration asks for {list(shape)}.",
-                "Use the matching configuration.",
-            )
-    if unknown := sorted(state.keys() - wanted.keys()):
-        raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
 
 
 class _Slices(Operations[Tensor]):
@@ -378,13 +296,6 @@ def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
         "init_values": config.layer_scale,
         "norm_layer": partial(LayerNorm, eps=config.layer_norm_eps),
     }
-
-
-def _fold_normalisation(patch: Tensor, bias: Tensor, pixels: Preprocessing) -> tuple[Tensor, Tensor]:
-    """(x / 255 - mean) / std, then the patch embedding, as one embedding of x; exact as there is no padding."""
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (pixels.mean, pixels.std))
-    wide = patch.double() / std
-    return (wide / 255).to(patch.dtype), (bias.double() - (wide * mean).sum((1, 2, 3))).to(bias.dtype)
 
 
 def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]) -> HydraViT:

@@ -22,7 +22,7 @@ class Operations(Protocol[V]):
     """What a subnetwork is made of, on values *V* of whatever kind.
 
     A *place* such as ``blocks.3/attn/q`` says where in the network an operation is. With dots for slashes it is the
-    name of the operation's weights in the normalised form (``HydraViT.normalised_weights``).
+    name of the operation's weights in the normalised form (``normalised.weights``).
     """
 
     def embed(self, image: V) -> V:
@@ -160,24 +160,40 @@ class Layer:
     Attributes:
         name: timm's.
         cut: of the weight.
+        fixed: the lengths of the weight's axes that every head count has whole.
         parts: the layers of the normalised form that lie stacked in it, one where it is its own.
         scale: the LayerScale behind it, which the normalised form folds into it; "" for none.
     """
 
     name: str
     cut: Cut
+    fixed: tuple[int, ...]
     parts: tuple[str, ...]
     scale: str = ""
+
+    def shape(self, heads: int) -> tuple[int, ...]:
+        """Of the weight of the universal model, which has *heads*."""
+        fixed = iter(self.fixed)
+        first, *others = (unit * heads or next(fixed) for unit in self.cut.units)
+        return len(self.parts) * first, *others
 
 
 def layers(config: HydraConfig) -> list[Layer]:
     """Everything that has a weight and a bias, in the order of the network."""
     C, M = config.head_dim, config.hidden_per_head
-    table = [Layer("patch_embed.proj", Cut((C, 0, 0, 0)), ("patch_embed",))]
+    patches = (config.channels, config.patch_size, config.patch_size)
+    table = [Layer("patch_embed.proj", Cut((C, 0, 0, 0)), patches, ("patch_embed",))]
 
-    def add(name: str, *units: int, scale: str = "", parts: str = "", owner: int | None = None) -> None:
+    def add(
+        name: str,
+        *units: int,
+        fixed: tuple[int, ...] = (),
+        scale: str = "",
+        parts: str = "",
+        owner: int | None = None,
+    ) -> None:
         names = tuple(f"{name.removesuffix(parts)}{part}" for part in parts) or (name,)
-        table.append(Layer(name, Cut(units, owner=owner), names, scale))
+        table.append(Layer(name, Cut(units, owner=owner), fixed, names, scale))
 
     for i in range(config.depth):
         block = f"blocks.{i}"
@@ -190,9 +206,9 @@ def layers(config: HydraConfig) -> list[Layer]:
         add(f"{block}.mlp.fc2", C, M, scale=scales[1])
     add("norm", C)
     for k in config.separate_classifiers:
-        add(f"head.k{k}", 0, 0, owner=k)
+        add(f"head.k{k}", 0, 0, fixed=(config.num_classes, config.width(k)), owner=k)
     if config.num_classes and not config.separate_classifiers:
-        add("head", 0, C)
+        add("head", 0, C, fixed=(config.num_classes,))
     return table
 
 
@@ -204,4 +220,17 @@ def cuts(config: HydraConfig) -> dict[str, Cut]:
         table[f"{layer.name}.weight"], table[f"{layer.name}.bias"] = cut, cut.along(0)
         if layer.scale:
             table[f"{layer.scale}.gamma"] = cut.along(0)
+    return table
+
+
+def shapes(config: HydraConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of the universal model, by timm's name."""
+    width = config.width(config.heads)
+    table: dict[str, tuple[int, ...]] = {name: (1, count, width) for name, count in config.prefix_tokens.items()}
+    table["pos_embed"] = (1, config.num_tokens, width)
+    for layer in layers(config):
+        shape = layer.shape(config.heads)
+        table[f"{layer.name}.weight"], table[f"{layer.name}.bias"] = shape, shape[:1]
+        if layer.scale:
+            table[f"{layer.scale}.gamma"] = shape[:1]
     return table

@@ -159,7 +159,7 @@ def test_as_many_images_are_read_as_the_plan_says(tiny_checkpoint: Path, tmp_pat
 def test_images_are_as_many_as_the_head_counts_that_devices_run_can_afford() -> None:
     model = HydraViT(HydraConfig(heads=12), weight_init="skip", device="meta")
     info = checkpoint_file.CheckpointInfo(name="base", config=model.config, preprocessing=imagenet(224))
-    source, small = checkpoint.Checkpoint(model, info, Path("base"), "0" * 64), _device(heads=3)
+    source, small = checkpoint.Checkpoint(model.state_dict(), info, Path("base"), "0" * 64), _device(heads=3)
     whole, cut = (planned(source, jobs(), (3, 12), [*devices]) for devices in ((), (small,)))
     assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 11})
     assert (cut.heads, cut.num_images) == ((3,), {"fp32": 128})
@@ -402,7 +402,7 @@ def test_a_model_whose_name_cannot_name_files_is_refused(tiny_checkpoint: Path, 
     loaded = checkpoint.load(tiny_checkpoint)
     before = snapshot(tmp_path)
     renamed = checkpoint.Checkpoint(
-        loaded.model, msgspec.structs.replace(loaded.info, name=name), loaded.path, loaded.sha256
+        loaded.state, msgspec.structs.replace(loaded.info, name=name), loaded.path, loaded.sha256
     )
     with pytest.raises(BadInput, match="cannot name files"):
         export(renamed, tmp_path / "out", jobs(["onnx"], ["separate"], ["fp32"]))

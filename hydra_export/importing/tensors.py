@@ -148,3 +148,18 @@ def _unpickled(path: Path, zipped: bool) -> Any:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Copy or download it again.") from error
+
+
+def check_shapes(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    for name, shape in wanted.items():
+        if name not in state:
+            raise BadInput(
+                f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration."
+            )
+        if tuple(state[name].shape) != shape:
+            raise BadInput(
+                f"tensor {name} has shape {list(state[name].shape)}, the configuration asks for {list(shape)}.",
+                "Use the matching configuration.",
+            )
+    if unknown := sorted(state.keys() - wanted.keys()):
+        raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")

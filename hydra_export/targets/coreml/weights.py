@@ -38,7 +38,7 @@ class Weights:
 
     def __init__(self, checkpoint: Checkpoint, spec: ExportSpec) -> None:
         self.config, self._name = checkpoint.info.config, checkpoint.info.name
-        self._normalised = checkpoint.model.normalised_weights()
+        self._normalised = checkpoint.normalised_weights()
         self._quantized = spec.precision == "int8"
         self.dtype: type[np.float16 | np.float32] = np.float32 if spec.precision == "fp32" else np.float16
 
@@ -57,7 +57,7 @@ class Weights:
         return _quantized(_scaled(part, factor)) if self._quantized else _scaled(rounded, factor)
 
     def _part(self, name: str, spans: tuple[Span, ...]) -> NDArray[np.float32]:
-        from hydra_export.model import array
+        from hydra_export.normalised import array
 
         return array(self._normalised[name].part(spans))
 

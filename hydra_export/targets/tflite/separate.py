@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hydra_export.model import Weight
 from hydra_export.network import Span
+from hydra_export.normalised import Weight
 from hydra_export.target import Artifact, ExportSpec, TensorInfo, described, image_info, output_info
 from hydra_export.targets.tflite import metadata
 from hydra_export.targets.tflite.file import FileBuilder

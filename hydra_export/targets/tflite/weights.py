@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hydra_export import stored_weight
-from hydra_export.model import Weight
+from hydra_export.normalised import Weight
 from hydra_export.stored_weight import DTYPES, LARGEST_INT8, StoredWeight
 from hydra_export.target import ExportSpec, Precision
 from hydra_export.targets.tflite import TFLiteOptions

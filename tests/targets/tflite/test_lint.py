@@ -524,7 +524,7 @@ def test_the_reader_knows_the_largest_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = HydraConfig(heads=1, head_dim=2, depth=256, patch_size=4, image_size=4, num_classes=2)
     info = CheckpointInfo(name="deep", config=config, preprocessing=imagenet(4))
-    checkpoint = Checkpoint(HydraViT(config).eval(), info, tmp_path / "deep", "")
+    checkpoint = Checkpoint(HydraViT(config).state_dict(), info, tmp_path / "deep", "")
     (artifact,) = TFLITE.write(checkpoint, (1,), ExportSpec(), tmp_path)
     TFLITE.lint(tmp_path / artifact.path)
 
