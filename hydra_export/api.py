@@ -200,6 +200,7 @@ def export(
     allow_untrained: bool = False,
     zip: bool = False,  # noqa: A002 (likewise)
     cache: bool | str | Path = False,
+    verify_with: Sequence[str] | str = (),
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Bundle:
@@ -223,6 +224,7 @@ def export(
         accept_unchecked: exports int8 without images that it could be judged by.
         allow_untrained: exports head counts that were not trained.
         zip: writes OUT.zip beside *out*.
+        verify_with: runtimes that verify beside each target's own, such as "tensorflow".
         cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
         progress: is called with what is being done, the steps done and the steps in all.
         tell: is called with what was assumed of the model, and with warnings.
@@ -261,6 +263,7 @@ def export(
         gate=Gate(max_drop=max_drop, open=accept_unchecked),
         progress=progress,
         cache=kept,
+        verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
         zipped=archive.beside(Path(out)) if zip else None,
     )
     if kept:

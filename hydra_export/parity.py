@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,10 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hydra_export.arrays import Array, Pixels
-from hydra_export.errors import ParityFailed
+from hydra_export.errors import ParityFailed, UnknownName
 from hydra_export.gate import LEAST_AGREEMENT, Gate, JudgedBy, judgement
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Precision, Session, Target
+from hydra_export.target import Precision, Runtime, Session, Target
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BATCH = 8  # activations of larger ones would need more memory than the weights
 # Of runtimes that round on the way. fp16's rounding leaves the direction of the logits alone; a wrong graph does not.
-_SMALLEST_AGREEMENT = 0.99
+_SMALLEST_AGREEMENT = 0.99  # or all images but one
 _SMALLEST_COSINE = 0.999
 _ROUNDING = 1e-6  # of accuracies in percent, which have four digits
 
@@ -190,7 +190,8 @@ def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
 
 def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
     """Raises ParityFailed where *record*, of a runtime that rounds on the way, says something else than the model."""
-    passes = record.top1_agreement >= _SMALLEST_AGREEMENT and record.cosine >= _SMALLEST_COSINE
+    agrees = record.top1_agreement >= min(_SMALLEST_AGREEMENT, 1 - 1 / record.num_images)
+    passes = agrees and record.cosine >= _SMALLEST_COSINE
     if not (passes and record.max_abs_error < math.inf):
         raise ParityFailed(
             f"{name} loses subnetwork {heads} to rounding{where and f' in {where}'}: its logits differ by "
@@ -234,6 +235,19 @@ def _why_agreement(record: ParityRecord, gate: Gate) -> tuple[str, str]:
     return "", "give labelled images, whose accuracy decides"
 
 
+def verifying(target: Target, precision: Precision, further: Collection[str] = ()) -> tuple[Runtime, ...]:
+    """The runtimes here that verify an artifact: the target's own, and those of *further* that it has as well."""
+    return tuple(each for each in target.runtimes(precision) if not each.further or each.name in further)
+
+
+def check_further(names: Iterable[str], among: Iterable[Target]) -> None:
+    """Raises UnknownName for a runtime that none of the targets has as a further one here."""
+    known = {each.name for target in among for precision in target.precisions for each in target.runtimes(precision)}
+    for name in names:
+        if name not in known:
+            raise UnknownName("runtime here that could verify as well,", name, sorted(known), field="verify_with")
+
+
 def verify(
     target: Target,
     path: Path,
@@ -243,38 +257,55 @@ def verify(
     run: Callable[[Session], Array],
     name: str = "",
     gate: Gate | None = None,
+    further: Collection[str] = (),
 ) -> tuple[ParityRecord, NDArray[np.bool_]]:
-    """Runs the artifact at *path* in every runtime that is here.
+    """Runs the artifact at *path* in every runtime that verifies it here; *run* gives the images to a session.
+
+    The other arguments, and what is returned and raised, are those of ``judged``.
+
+    Raises:
+        CheckFailed: one of them cannot run it.
+    """
+    runtimes = verifying(target, precision, further)
+    outputs = ((each, run(target.load(path, heads, runtime=each.name))) for each in runtimes)
+    return judged(outputs, heads, precision, expected, name or str(path), gate)
+
+
+def judged(
+    outputs: Iterable[tuple[Runtime, Array]],
+    heads: int,
+    precision: Precision,
+    expected: Mapping[Precision, Reference],
+    name: str,
+    gate: Gate | None = None,
+) -> tuple[ParityRecord, NDArray[np.bool_]]:
+    """What the *outputs* of each runtime say of an artifact.
 
     Args:
         expected: the reference of *precision*, and for fp16 that of fp32 as well, for runtimes that round on the way.
-        run: gives the images to a session.
-        name: what messages call the artifact; *path* by default.
+        name: what messages call the artifact.
         gate: for int8; by default it has to agree with the model.
 
     Returns:
         The record, and per image whether every runtime agreed with the model on the largest logit.
 
     Raises:
-        ParityFailed: in one of them it does not compute subnetwork *heads*.
-        CheckFailed: one of them cannot run it.
+        ParityFailed: one of them did not compute subnetwork *heads*.
     """
     records: dict[str, ParityRecord] = {}
     held: list[ParityRecord] = []  # to the bound, if there is one
     agreed = np.ones(len(expected[precision].exact), np.bool_)
-    for runtime in target.runtimes(precision):
-        logits = run(target.load(path, heads, runtime=runtime.name))
+    for runtime, logits in outputs:
         wanted = expected[precision if runtime.exact or precision == "int8" else "fp32"]
-        record = compare(logits, wanted)
-        called, where = name or str(path), runtime.name
+        record, where = compare(logits, wanted), runtime.name
         if precision == "int8":
             record = _with_accuracy(record, logits, wanted, gate or Gate())
-            check_quantized(called, heads, record, gate or Gate(), where)
+            check_quantized(name, heads, record, gate or Gate(), where)
         else:
-            (check if runtime.exact else check_rounding)(called, heads, record, where)
+            (check if runtime.exact else check_rounding)(name, heads, record, where)
         if runtime.exact:
             held.append(record)
-        records[runtime.name] = record
+        records[where] = record
         agreed &= agreement(logits, wanted)
     return _combined(records, held), agreed
 

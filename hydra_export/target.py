@@ -130,11 +130,13 @@ class Runtime(msgspec.Struct, frozen=True):
     Attributes:
         exact: it computes in float32, so that it is held to float32's own noise; others round on the way.
         timed: how long it takes means something; an evaluator that only verifies takes what it takes.
+        further: one more opinion, which takes seconds to import: it verifies where it is asked for.
     """
 
     name: str
     exact: bool = True
     timed: bool = True
+    further: bool = False
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ def verify(
     *,
     limit_memory_mib: int | None = None,
     limit_seconds: float | None = None,
+    verify_with: Sequence[str] = (),
 ) -> tuple[Verified, ...]:
     """Checks hashes, then runs everything in a process of its own.
 
@@ -52,6 +53,7 @@ def verify(
         limit_memory_mib: what the process may allocate, by default what its largest artifact can be expected to need;
             held on Linux alone.
         limit_seconds: what each artifact may take at each head count, by default what a slow board would.
+        verify_with: runtimes that run it beside each target's own.
 
     Raises:
         BadInput: *path* is no bundle at all.
@@ -60,11 +62,11 @@ def verify(
     """
     path, limits = Path(path), Limits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
-        return _verify(path, progress, limits)
+        return _verify(path, progress, limits, verify_with)
     progress("unpacking", 0, 1)
     with archive.unpacked(path) as folder:
         try:
-            return _verify(folder, progress, limits)
+            return _verify(folder, progress, limits, verify_with)
         except (LimitExceeded, VerificationFailed) as error:  # nobody knows the temporary folder
             message = error.message.replace(str(folder), str(path))
             if isinstance(error, LimitExceeded):
@@ -73,7 +75,11 @@ def verify(
 
 
 def _verify(
-    folder: Path, progress: bundle.Progress, limits: Limits, worker: Worker | None = None
+    folder: Path,
+    progress: bundle.Progress,
+    limits: Limits,
+    verify_with: Sequence[str],
+    worker: Worker | None = None,
 ) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)
@@ -83,6 +89,7 @@ def _verify(
         raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
     golden = bundle.read_golden(folder, manifest)
     num_runs = sum(len(artifact.heads) for artifact in manifest.artifacts)
+    parity.check_further(verify_with, {each.target: targets.get(each.target) for each in manifest.artifacts}.values())
     verified: list[Verified] = []
     with Guard(folder, manifest, limits, worker) as guard:
         for artifact in manifest.artifacts:
@@ -90,7 +97,7 @@ def _verify(
             check_artifact(guard, artifact)
             for k in artifact.heads:
                 progress(f"running {artifact.path}", len(verified), num_runs)
-                verified.append(Verified(artifact, k, _run(guard, artifact, k, golden)))
+                verified.append(Verified(artifact, k, _run(guard, artifact, k, golden, verify_with)))
     progress("done", num_runs, num_runs)
     return tuple(verified)
 
@@ -193,10 +200,13 @@ def check_artifact(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
     guard.check_work(artifact, inspected)
 
 
-def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden) -> parity.ParityRecord:
+def _run(
+    guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundle.Golden, verify_with: Sequence[str]
+) -> parity.ParityRecord:
     path, images = guard.folder / artifact.path, golden.pixels if artifact.input == "image" else golden.image
     wanted: dict[Precision, parity.Reference] = golden.expected[heads]
-    num_runs = max(len(images), artifact.batch) * len(targets.get(artifact.target).runtimes(artifact.precision))
+    runtimes = parity.verifying(targets.get(artifact.target), artifact.precision, verify_with)
+    num_runs = max(len(images), artifact.batch) * len(runtimes)
     record = guard.call(
         artifact,
         f"Running {path} at k = {heads}",
@@ -208,17 +218,26 @@ def _run(guard: Guard, artifact: bundle.ArtifactEntry, heads: int, golden: bundl
         heads=heads,
         precision=artifact.precision,
         images=images,
+        verify_with=list(verify_with),
         expected={name: [wanted[name].exact, wanted[name].torch_fp32] for name in {"fp32", artifact.precision}},
     )
     return msgspec.convert(record, parity.ParityRecord)
 
 
 def run(
-    target: str, path: str, name: str, heads: int, precision: Precision, images: Array, expected: dict[Precision, Any]
+    target: str,
+    path: str,
+    name: str,
+    heads: int,
+    precision: Precision,
+    images: Array,
+    verify_with: list[str],
+    expected: dict[Precision, Any],
 ) -> dict[str, Any]:
     """What the process does to run one head count of an artifact."""
-    references = {wanted: parity.Reference(*arrays) for wanted, arrays in expected.items()}
+    references = {kind: parity.Reference(*arrays) for kind, arrays in expected.items()}
     of_golden = lambda session: session.run(images)  # noqa: E731
-    record, _agreed = parity.verify(targets.get(target), Path(path), heads, precision, references, of_golden, name)
+    of, place = targets.get(target), Path(path)
+    record, _agreed = parity.verify(of, place, heads, precision, references, of_golden, name, None, verify_with)
     answer: dict[str, Any] = msgspec.to_builtins(record)
     return answer

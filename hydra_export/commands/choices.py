@@ -46,6 +46,7 @@ class Choices:
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
         check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
+        verify_with: Runtimes that verify beside each target's own, separated by commas: tensorflow.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
@@ -72,6 +73,7 @@ class Choices:
     input: Literal["tensor", "image"] = "tensor"
     batch: str = "1"
     check_images: Path | None = None
+    verify_with: str | None = None
     labels: Path | None = None
     architecture: str | None = None
     head_dim: int | None = None
@@ -95,7 +97,7 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
     from hydra_export.gate import Gate
 
     console = talk()
-    listed = _listed(given, _names("target", given.target)) if given.device is None else []
+    listed = _listed(given, listed_names("target", given.target)) if given.device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(
         checkpoint,
@@ -103,7 +105,7 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
         preprocessing=given.preprocessing,
         architecture=given.architecture,
         image_size=image_size(given.image_size),
-        drop=() if given.drop is None else _names("drop", given.drop),
+        drop=listed_names("drop", given.drop),
     )
     if given.reference is not None:
         from hydra_export.reference import held_to
@@ -129,6 +131,7 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
             progress=progress,
             devices=devices,
             cache=cache,
+            verify_with=listed_names("verify_with", given.verify_with),
             zipped=zipped,
         )
 
@@ -146,7 +149,7 @@ def _check(given: Choices) -> None:
     from hydra_export.errors import BadInput
     from hydra_export.gate import Gate
 
-    for name in _names("target", given.target):
+    for name in listed_names("target", given.target):
         targets.get(name)
 
     Gate(max_drop=given.max_drop)  # refuses what is no number of points
@@ -172,26 +175,29 @@ def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
 
     return jobs(
         names,
-        _names("graph", given.graph),
-        _names("precision", given.precision) if given.precision is not None else (),
+        listed_names("graph", given.graph),
+        listed_names("precision", given.precision),
         input=given.input,
         batch=_batch(given.batch),
         options=options_of(given),
     )
 
 
-def _names(argument: str, text: str) -> list[str]:
+def listed_names(argument: str, text: str | None) -> list[str]:
+    """The names that *text*, the value of *argument*, lists by commas; none where it is not given."""
     from hydra_export.errors import BadInput
 
-    names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        listed = ",".join(filter(None, names)) or "NAME"
+    if text is None:
+        return []
+    listed = [name.strip() for name in text.split(",")]
+    if "" in listed:
+        example = ",".join(filter(None, listed)) or "NAME"
         raise BadInput(
-            f"`{argument}` {text!r} has an empty name.", f"Separate names by single commas: `{argument}={listed}`."
+            f"`{argument}` {text!r} has an empty name.", f"Separate names by single commas: `{argument}={example}`."
         )
-    if len(set(names)) < len(names):
+    if len(set(listed)) < len(listed):
         raise BadInput(f"`{argument}` {text!r} lists a name twice.", "List each once.")
-    return names
+    return listed
 
 
 def _check_devices(device: str | None, budget_ms: float | None, target: str) -> None:
@@ -209,7 +215,7 @@ def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: 
     from hydra_export.errors import CheckFailed
     from hydra_export.fitting import fit, workload
 
-    devices = fit(_names("device", names), workload(info, heads), budget_ms)
+    devices = fit(listed_names("device", names), workload(info, heads), budget_ms)
     missed = [entry for entry in devices if not entry.fits]
     too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
     if too_slow and budget_ms is not None:

@@ -17,7 +17,16 @@ GROUPS = {
     "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "resume"),
     "Device": ("device", "runtime", "budget-ms", "max-ram-mib", "profiles"),
     "Checks": (
-        *("check-images", "reference", "max-drop", "accept-unchecked", "max-regression", "measure", "runs"),
+        *(
+            "check-images",
+            "reference",
+            "verify-with",
+            "max-drop",
+            "accept-unchecked",
+            "max-regression",
+            "measure",
+            "runs",
+        ),
         *("against", "bench"),
     ),
     "Output": (

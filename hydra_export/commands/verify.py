@@ -12,6 +12,7 @@ def verify(
     *,
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
+    verify_with: str | None = None,
 ) -> Result:
     """Check a bundle: every file listed and hashed, every artifact run on its golden input.
 
@@ -21,12 +22,20 @@ def verify(
             three times the weights of the largest artifact, or what is free. Held on Linux alone: macOS has no such
             limits.
         limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
+        verify_with: Runtimes that run artifacts beside each target's own, separated by commas: tensorflow.
     """
+    from hydra_export.commands.choices import listed_names
     from hydra_export.commands.progress import shown_progress
     from hydra_export.verification import verify as verify_bundle
 
     with shown_progress(talk()) as progress:
-        verified = verify_bundle(bundle, progress, limit_memory_mib=limit_memory, limit_seconds=limit_seconds)
+        verified = verify_bundle(
+            bundle,
+            progress,
+            limit_memory_mib=limit_memory,
+            limit_seconds=limit_seconds,
+            verify_with=listed_names("verify_with", verify_with),
+        )
     shown = table("artifact", "k", "error", "allowed", "run in")
     for run in verified:
         errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))

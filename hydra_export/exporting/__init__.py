@@ -20,6 +20,7 @@ from hydra_export.exporting.plan import planned
 from hydra_export.exporting.sample import sampled
 from hydra_export.exporting.sealing import sealed
 from hydra_export.gate import Gate
+from hydra_export.running import Runs
 
 __all__ = ["export", "jobs"]
 
@@ -54,6 +55,7 @@ def export(
     gate: Gate | None = None,
     progress: bundle.Progress = bundle.silent,
     cache: Cache | None = None,
+    verify_with: Sequence[str] = (),
     zipped: Path | None = None,
     devices: Sequence[bundle.DeviceEntry] = (),
 ) -> bundle.Manifest:
@@ -66,6 +68,7 @@ def export(
             the model.
         gate: how much accuracy int8 may lose; its labels are those of *images* where they are the model's own.
         cache: of what was written before; everything is verified again.
+        verify_with: runtimes that verify beside each target's own: "tensorflow", where it is installed.
         zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
 
@@ -75,9 +78,9 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
-    plan = planned(checkpoint, listed or _default(), heads, devices)
+    plan = planned(checkpoint, listed or _default(), heads, devices, verify_with)
     sample = sampled(plan, images, gate or Gate())
-    with _written(Path(out), zipped, checkpoint.info.name) as folder:
+    with _written(Path(out), zipped, checkpoint.info.name) as folder, Runs(sample.given(plan)) as runs:
         artifacts = conversion.written(
             plan.writes,
             checkpoint,
@@ -85,7 +88,7 @@ def export(
             lambda what, done: progress(what, done, plan.num_steps),
             cache,
         )
-        parities = measured(plan, artifacts, sample, folder, progress)
+        parities = measured(plan, artifacts, sample, folder, runs, progress)
         progress("sealing", plan.num_steps, plan.num_steps)
         return sealed(plan, artifacts, parities, sample, folder)
 

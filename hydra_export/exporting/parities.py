@@ -16,7 +16,8 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import ParityFailed
 from hydra_export.exporting.plan import Plan
 from hydra_export.exporting.sample import Sample
-from hydra_export.target import Artifact, Precision, Session
+from hydra_export.running import Runs
+from hydra_export.target import Artifact, Precision, Runtime
 
 _WORST_LAYERS = 4  # that a message names
 
@@ -36,8 +37,10 @@ class Parities:
     agreed: NDArray[np.bool_]
 
 
-def measured(plan: Plan, artifacts: Sequence[Artifact], sample: Sample, folder: Path, progress: Progress) -> Parities:
-    """Runs the *artifacts*, which lie in *folder*.
+def measured(
+    plan: Plan, artifacts: Sequence[Artifact], sample: Sample, folder: Path, runs: Runs, progress: Progress
+) -> Parities:
+    """Has *runs* run the *artifacts*, which lie in *folder*, and computes references meanwhile.
 
     Raises:
         ParityFailed: one of them does not compute its subnetwork.
@@ -45,44 +48,44 @@ def measured(plan: Plan, artifacts: Sequence[Artifact], sample: Sample, folder: 
     records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
     references: dict[int, dict[Precision, parity.Reference]] = {k: {} for k in plan.heads}
     agreed = np.ones(len(sample.pixels["fp32"]), np.bool_)
-    runs = [(k, artifact) for k in plan.heads for artifact in artifacts if k in artifact.heads]
-    for step, (k, artifact) in enumerate(runs, start=len(plan.writes)):
+    listed = [(k, artifact) for k in plan.heads for artifact in artifacts if k in artifact.heads]
+    outputs = [
+        runs.of(artifact, k, folder, _runtimes(plan, artifact), len(sample.pixels[artifact.spec.precision]))
+        for k, artifact in listed
+    ]
+    for step, (k, artifact) in enumerate(listed, start=len(plan.writes)):
         progress(f"verifying {artifact.path}, k = {k}", step, plan.num_steps)
         precision: Precision = artifact.spec.precision
         for needed in ("fp32", precision):
             if needed not in references[k]:
                 references[k][needed] = _reference(plan.checkpoint, k, sample.pixels[needed], needed)
-        record, agreeing = _compared(plan.checkpoint, artifact, k, references[k], sample, folder)
+        by_runtime = outputs[step - len(plan.writes)].result()
+        pairs = [(runtime, by_runtime[runtime.name]) for runtime in _runtimes(plan, artifact)]
+        record, agreeing = _judged(plan.checkpoint, artifact, k, references[k], pairs, sample)
         records[artifact.path][k] = record
         agreed &= agreeing[: len(agreed)]
     return Parities(records, references, agreed)
+
+
+def _runtimes(plan: Plan, artifact: Artifact) -> tuple[Runtime, ...]:
+    return parity.verifying(targets.get(artifact.target), artifact.spec.precision, plan.verify_with)
 
 
 def _reference(checkpoint: Checkpoint, heads: int, pixels: Pixels, precision: Precision) -> parity.Reference:
     return parity.reference(checkpoint.model, heads, pixels, checkpoint.info.preprocessing, precision)
 
 
-def _compared(
+def _judged(
     checkpoint: Checkpoint,
     artifact: Artifact,
     heads: int,
     expected: Mapping[Precision, parity.Reference],
+    outputs: Sequence[tuple[Runtime, Array]],
     sample: Sample,
-    folder: Path,
 ) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
-    target, precision = targets.get(artifact.target), artifact.spec.precision
-    pixels = sample.pixels[precision]
-    images = pixels if artifact.spec.input == "image" else checkpoint.info.preprocessing.normalise(pixels)
-
-    def run(session: Session) -> Array:
-        if artifact.spec.batch == "dynamic":  # two sizes
-            return np.concatenate([session.run(images[:1]), session.run(images[1:])])
-        return session.run(images)
-
+    precision = artifact.spec.precision
     try:
-        return parity.verify(
-            target, folder / artifact.path, heads, precision, expected, run, artifact.path, sample.gate
-        )
+        return parity.judged(outputs, heads, precision, expected, artifact.path, sample.gate)
     except ParityFailed as failed:
         if precision == "int8":
             raise _with_layers(failed, checkpoint, heads, sample.pixels["fp32"]) from failed

@@ -6,18 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra_export import conversion, files
+from hydra_export import conversion, files, parity, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.bundle import DeviceEntry
 from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.conversion import Job, Write
 from hydra_export.errors import BadInput
-from hydra_export.target import Precision
+from hydra_export.parity import check_further
+from hydra_export.target import Artifact, Precision
 
-# Parity takes as many images as cost this much at the largest head count: seconds, whatever the model. The accuracy of
-# int8 needs more of them.
-_PARITY_MACS, _GATE_MACS = 2e11, 4e12
-_PARITY_IMAGES, _GATE_IMAGES = range(4, 129), range(64, 1001)
+# All runs of all artifacts together may take so much: seconds, whatever is exported. A wrong graph is wrong on any
+# image; the accuracy of int8, which takes so much at the largest head count, needs more of them.
+_PROOF_MACS, _GATE_MACS = 3e11, 4e12
+_PROOF_IMAGES, _GATE_IMAGES = range(4, 17), range(64, 1001)
+_REFERENCES = 3  # what float32 and float64 of PyTorch take, in runs of an artifact
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 
 
@@ -29,6 +31,7 @@ class Plan:
         heads: every head count that any target is written for, ascending.
         num_runs: of an artifact at a head count, to verify it.
         num_images: how many images each precision takes, the same ones first.
+        verify_with: runtimes that verify beside each target's own.
         devices: whom the head counts were chosen for; empty where all targets have all.
     """
 
@@ -37,6 +40,7 @@ class Plan:
     writes: tuple[Write, ...]
     num_runs: int
     num_images: dict[Precision, int]
+    verify_with: tuple[str, ...]
     devices: tuple[DeviceEntry, ...]
 
     @property
@@ -55,6 +59,7 @@ def planned(
     listed: Sequence[Job],
     heads: Sequence[int],
     devices: Sequence[DeviceEntry],
+    verify_with: Sequence[str] = (),
 ) -> Plan:
     """The plan for what ``export`` is asked for, whose arguments these are.
 
@@ -63,6 +68,7 @@ def planned(
     """
     config = checkpoint.info.config
     _check_exportable(checkpoint, listed)
+    check_further(verify_with, [job.target for job in listed])
     heads = check_heads(heads or default_heads(checkpoint.info), config.heads)
     run_by = _run_by(devices, heads)
     heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
@@ -71,7 +77,8 @@ def planned(
     writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
     artifacts = [each for w in writes for each in w.job.target.planned(checkpoint, w.heads, w.job.spec)]
     num_runs = sum(len(artifact.heads) for artifact in artifacts)
-    return Plan(checkpoint, heads, tuple(writes), num_runs, _num_images(config, heads[-1], listed), tuple(devices))
+    num_images = _num_images(config, artifacts, verify_with)
+    return Plan(checkpoint, heads, tuple(writes), num_runs, num_images, tuple(verify_with), tuple(devices))
 
 
 def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -82,12 +89,18 @@ def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, t
     return {target: tuple(sorted(chosen)) for target, chosen in run.items()}
 
 
-def _num_images(config: HydraConfig, largest: int, listed: Sequence[Job]) -> dict[Precision, int]:
-    """As many as are a few seconds' work at the *largest* head count; a share of right answers needs more of them."""
-    parity = _affordable(_PARITY_MACS, config.macs(largest), _PARITY_IMAGES)
-    by_precision: dict[Precision, int] = {"fp32": parity, **{job.spec.precision: parity for job in listed}}
+def _num_images(config: HydraConfig, artifacts: Sequence[Artifact], further: Sequence[str]) -> dict[Precision, int]:
+    """As many as the whole proof can afford; int8's share of right answers needs more of them."""
+    largest = config.macs(max(k for artifact in artifacts for k in artifact.heads))
+    of_an_image = sum(
+        config.macs(k) * (_REFERENCES + len(parity.verifying(targets.get(each.target), each.spec.precision, further)))
+        for each in artifacts
+        for k in each.heads
+    )
+    few = _affordable(_PROOF_MACS, of_an_image, _PROOF_IMAGES)
+    by_precision: dict[Precision, int] = {"fp32": few, **{each.spec.precision: few for each in artifacts}}
     if "int8" in by_precision:
-        by_precision["int8"] = _affordable(_GATE_MACS, config.macs(largest), _GATE_IMAGES)
+        by_precision["int8"] = _affordable(_GATE_MACS, largest, _GATE_IMAGES)
     return by_precision
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hydra_export.arrays import Pixels
+from hydra_export.arrays import Array, Pixels
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, packaged_images
 from hydra_export.errors import BadInput
 from hydra_export.exporting.plan import Plan
 from hydra_export.gate import LEAST_IMAGES, Gate
-from hydra_export.target import Precision
+from hydra_export.target import InputForm, Precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,14 @@ class Sample:
         """What they are, in words."""
         used = max(map(len, self.pixels.values()))
         return f"{self.images.source} ({used} used)" if used < len(self.images) else self.images.source
+
+    def given(self, plan: Plan) -> dict[InputForm, Array]:
+        """The images in each input form that an artifact of *plan* takes."""
+        pixels = self.images.pixels[: plan.most_images]
+        forms = {write.job.spec.input for write in plan.writes}
+        return {
+            form: pixels if form == "image" else plan.checkpoint.info.preprocessing.normalise(pixels) for form in forms
+        }
 
 
 def sampled(plan: Plan, images: ImageSet | Callable[[int], ImageSet] | None, gate: Gate) -> Sample:

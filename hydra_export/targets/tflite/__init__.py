@@ -75,7 +75,7 @@ class TFLiteTarget(Target):
         # The others run in a process of their own, so that a call takes longer than the work.
         found = [Runtime("litert"), Runtime("litert-compiled", timed=False)]
         if importlib.util.find_spec("tensorflow") is not None:
-            found.append(Runtime("tensorflow", timed=False))
+            found.append(Runtime("tensorflow", timed=False, further=True))
         return tuple(found)
 
     def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
