@@ -79,6 +79,10 @@ def arithmetic(precision: str) -> str:
     return _ARITHMETIC.get(precision, precision)
 
 
+def path_of(record: LatencyRecord) -> ExecutionPath:
+    return ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
+
+
 @dataclass(frozen=True)
 class UsableRecord:
     """A record that estimates may rest on. *own*: the user's, which outranks others."""
@@ -96,9 +100,8 @@ class Evidence:
         for name, entry in profiles.items():
             for record in entry.profile.latency:
                 if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
-                    path = ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
                     usable = UsableRecord(record, own=record in entry.own)
-                    self._usable.setdefault(name, {}).setdefault(path, []).append(usable)
+                    self._usable.setdefault(name, {}).setdefault(path_of(record), []).append(usable)
 
     def paths(self, device: str) -> list[ExecutionPath]:
         """The execution paths that were timed on a device."""
@@ -107,13 +110,8 @@ class Evidence:
     def records(self, device: str, path: ExecutionPath, model: Workload) -> list[UsableRecord]:
         """The records that speak for *model*, the best of their kind alone: the user's, else of its own shape."""
         speaking = [usable for usable in self._usable.get(device, {}).get(path, ()) if speaks_for(usable.record, model)]
-        for best in (
-            [usable for usable in speaking if usable.own],
-            [usable for usable in speaking if usable.record.k is not None],
-        ):
-            if best:
-                return best
-        return speaking
+        own = [usable for usable in speaking if usable.own]
+        return own or [usable for usable in speaking if usable.record.k is not None] or speaking
 
     def sizes(self, model: Workload) -> list[tuple[float, int]]:
         """GMACs and resolution of the whole models that were timed anywhere; empty where some speak for *model*."""
@@ -121,16 +119,6 @@ class Evidence:
         if any(speaks_for(record, model) for record in records):
             return []
         return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
-
-    def without(self, device: str, path: ExecutionPath | None = None, k: int | None = None) -> Evidence:
-        """All records but those of a device, or of one path there, or of one head count on that path."""
-        rest = Evidence({})
-        rest.profiles = self.profiles
-        rest._usable = {**self._usable, device: {}}
-        for other, usable in self._usable.get(device, {}).items():
-            if path is not None and (other != path or k is not None):
-                rest._usable[device][other] = [u for u in usable if other != path or u.record.k != k]
-        return rest
 
     def relatives(self, device: str, path: ExecutionPath) -> list[tuple[str, float]]:
         """Devices whose time on the same *path* says something of this one's, and the factor that it takes.
@@ -144,7 +132,8 @@ class Evidence:
         if path.unit != "cpu":
             family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
             npu = mine.facts.npu if path.unit == "npu" else None
-            return [(name, 1.0) for name in family if npu is None or _is_npu(self.profiles[name], npu.value)]
+            theirs = {name: self.profiles[name].facts.npu for name in family}
+            return [(n, 1.0) for n, fact in theirs.items() if npu is None or (fact and fact.value == npu.value)]
         working = _working(mine)
         return [
             (name, _clock(theirs) / _clock(working))
@@ -169,10 +158,6 @@ def speaks_for(record: LatencyRecord, model: Workload) -> bool:
     if record.resolution == model.resolution:
         return True
     return record.k is None and record.tokens is not None and 0.5 <= model.tokens / record.tokens <= 2
-
-
-def _is_npu(profile: DeviceProfile, name: str) -> bool:
-    return profile.facts.npu is not None and profile.facts.npu.value == name
 
 
 def _working(profile: DeviceProfile) -> list[Cluster]:
