@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -526,7 +527,7 @@ def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
 
 def test_what_is_left_out_does_not_say_a_word() -> None:
     def predictions(
-        known: dict[str, ResolvedProfile], *, whole: bool
+        known: Mapping[str, ResolvedProfile], *, whole: bool
     ) -> dict[tuple[str, ExecutionPath, int], Spread | None]:
         return {(c.device, c.path, c.k): c.predicted for c in leave_one_out.cases(known, whole_device=whole)}
 
@@ -536,7 +537,7 @@ def test_what_is_left_out_does_not_say_a_word() -> None:
     )
     changed = msgspec.structs.replace(entry, latency=shifted)
     ours = profiles.packaged()
-    other = ours | {"hailo-8": ResolvedProfile(changed)}
+    other = {**ours, "hailo-8": ResolvedProfile(changed)}
     path = ExecutionPath("hailort", "int8", "npu")
     before, after = (predictions(known, whole=False) for known in (ours, other))
     assert before["hailo-8", path, 6] == after["hailo-8", path, 6]
