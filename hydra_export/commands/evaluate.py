@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra_export.commands import Flag, Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
-from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
+from hydra_export.errors import BadData, BadInput, UnknownName
 from hydra_export.interruption import Held
 
 if TYPE_CHECKING:
@@ -124,14 +124,10 @@ def evaluate(
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
     if min(batch_size, threads) < 1:
         raise BadInput(f"`batch_size` {batch_size} and `threads` {threads} cannot be.", "Give 1 or more of each.")
-    if plot is None:
-        return
-    if plot.suffix not in (".png", ".pdf", ".svg"):
-        raise BadInput(f"`plot` {plot} names no format.", "Give a .png, .pdf or .svg file.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("`plot`", "matplotlib", "plot") from None
+    if plot is not None:
+        from hydra_export.latency.plot import check_plot
+
+        check_plot(plot)
 
 
 def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:

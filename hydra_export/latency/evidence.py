@@ -37,13 +37,7 @@ class Workload:
     params: Mapping[int, int]
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        config: HydraConfig,
-        heads: Iterable[int],
-        accuracy: Mapping[int, float],
-    ) -> Workload:
+    def of(cls, name: str, config: HydraConfig, heads: Iterable[int], accuracy: Mapping[int, float]) -> Workload:
         """The subnetworks *heads* of a model with architecture *config*."""
         heads = list(heads)
         gmacs = {k: config.macs(k) / 1e9 for k in heads}
@@ -132,20 +126,19 @@ class Evidence:
         if path.unit != "cpu":
             family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
             npu = mine.facts.npu if path.unit == "npu" else None
-            theirs = {name: self.profiles[name].facts.npu for name in family}
-            return [(n, 1.0) for n, fact in theirs.items() if npu is None or (fact and fact.value == npu.value)]
+            npus = {name: self.profiles[name].facts.npu for name in family}
+            return [(n, 1.0) for n, fact in npus.items() if npu is None or (fact and fact.value == npu.value)]
         working = _working(mine)
         return [
             (name, _clock(theirs) / _clock(working))
             for name in others
-            if working and (theirs := _working(self.profiles[name])) and _alike(working, theirs)
+            if working and (theirs := _working(self.profiles[name])) and _kind(working) == _kind(theirs)
         ]
 
-    def phones(self, device: str) -> list[tuple[str, float]]:
+    def phones(self, device: str) -> list[str]:
         """All other phones, for a phone."""
-        if self.profiles[device].device_class != "phone":
-            return []
-        return [(n, 1.0) for n in self._usable if n != device and self.profiles[n].device_class == "phone"]
+        phones = [name for name in self._usable if self.profiles[name].device_class == "phone"]
+        return [name for name in phones if name != device and self.profiles[device].device_class == "phone"]
 
 
 def speaks_for(record: LatencyRecord, model: Workload) -> bool:
@@ -172,9 +165,6 @@ def _clock(cores: list[Cluster]) -> float:
     return sum(core.ghz or 0 for core in cores)
 
 
-def _alike(cores: list[Cluster], others: list[Cluster]) -> bool:
-    return cores[0].core == others[0].core and _num_little(cores) == _num_little(others)
-
-
-def _num_little(cores: list[Cluster]) -> int:
-    return sum(core.core.startswith(_LITTLE_CORES) for core in cores)
+def _kind(cores: list[Cluster]) -> tuple[str, int]:
+    """The largest core, and the number of little ones."""
+    return cores[0].core, sum(core.core.startswith(_LITTLE_CORES) for core in cores)
