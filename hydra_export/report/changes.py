@@ -254,9 +254,11 @@ def _latency(compared: Comparison) -> LatencyChange:
 
 def _less_accurate(accuracies: Sequence[AccuracyChange]) -> Iterator[str]:
     for each in accuracies:
-        if each.before is not None and each.after is None:
+        if each.before is None:
+            continue
+        if each.after is None:
             yield f"Top-1 at k = {each.heads} is not known any more; it was {words.accuracy(each.before)}."
-        elif each.before is not None and each.after is not None and _fell(each.before, each.after):
+        elif _fell(each.before, each.after):
             fall = f"{words.accuracy(each.before)} to {words.accuracy(each.after)}"
             yield f"Top-1 at k = {each.heads} went from {fall} ({words.points(each.after - each.before)})."
 
@@ -286,9 +288,11 @@ def _worse_artifacts(artifacts: Sequence[ArtifactChange]) -> Iterator[str]:
 
 def _smaller_choices(choices: Sequence[ChoiceChange]) -> Iterator[str]:
     for each in choices:
-        if each.before is not None and each.after is None:
+        if each.before is None:
+            continue
+        if each.after is None:
             yield f"{each.device} has no choice any more; it was k = {each.before}."
-        elif each.before is not None and each.after is not None and each.after < each.before:
+        elif each.after < each.before:
             yield f"{each.device} is to run k = {each.after}, not k = {each.before}."
 
 
