@@ -107,21 +107,17 @@ def diagnose(progress: Progress = silent, seconds: float = TIME_LIMIT_SECONDS) -
     progress("done", len(names) + 1, len(names) + 1)
     return Diagnosis(
         hydra_export=VERSION,
-        machine=_machine(),
+        machine=Machine(
+            python=platform.python_version(),
+            system=platform.platform(),
+            architecture=platform.machine(),
+            cores=board.usable_cores(),
+            memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
+            available_memory_mib=available_memory_mib(),
+        ),
         accelerators=accelerators,
         packages=tuple(_packages()),
         targets=tuple(states),
-    )
-
-
-def _machine() -> Machine:
-    return Machine(
-        python=platform.python_version(),
-        system=platform.platform(),
-        architecture=platform.machine(),
-        cores=board.usable_cores(),
-        memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
-        available_memory_mib=available_memory_mib(),
     )
 
 

@@ -11,8 +11,6 @@ from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, arithmetic
 from hydra_export.target import ComputeUnit, DeviceRuntime
 
-__all__ = ["PathEstimates", "known_paths", "usual_path"]
-
 _HANDHELD = ("phone", "tablet")
 
 

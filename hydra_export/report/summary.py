@@ -39,8 +39,7 @@ def _parity(findings: Findings) -> str:
     if not bounded:
         return "no artifact is held to an error bound"
     product, worst, share = max(bounded, key=lambda each: each[2])
-    failed = sum(each[2] > 1 for each in bounded)
-    if failed:
+    if failed := sum(each[2] > 1 for each in bounded):
         return f"over the bound are {failed} of {len(bounded)} checks; the worst is {product.path} at k = {worst.heads}"
     count = words.counted(len(bounded), "check")
     return f"{count} within bounds; the worst error is {words.share(share)} of what is allowed"
@@ -68,21 +67,19 @@ def _agreement(check: ParityCheck) -> str:
 
 
 def _subnetworks(findings: Findings) -> str:
-    known = [entry for entry in findings.subnetworks if entry.accuracy is not None]
+    known = findings.model.accuracy.values()
     counts = words.heads(entry.heads for entry in findings.subnetworks)
     if not known:
         return f"{counts}; top-1 is not known"
-    accuracies = [entry.accuracy or 0 for entry in known]
-    low, high = min(accuracies), max(accuracies)
+    low, high = min(known), max(known)
     span = words.accuracy(low) if low == high else f"{low:.2f} to {words.accuracy(high)}"
     return f"{counts}; top-1 {span}"
 
 
 def _artifacts(findings: Findings) -> str:
+    count = words.counted(len(findings.artifacts), "artifact")
     precisions = words.enumerated(dict.fromkeys(product.precision for product in findings.artifacts))
-    return (
-        f"{words.counted(len(findings.artifacts), 'artifact')} for {words.enumerated(findings.targets)}, {precisions}"
-    )
+    return f"{count} for {words.enumerated(findings.targets)}, {precisions}"
 
 
 def _sizes(findings: Findings) -> str:
