@@ -150,14 +150,14 @@ def find_accelerators() -> dict[str, list[str]]:
 
 def _packages() -> Iterator[Package]:
     """Every distribution once, those of targets with what the target says of their absence."""
+    every = [targets.get(name) for name in targets.names()]
     known = {name: _package(name, "every export", f"Run: {install_command()}") for name in _BASE}
-    for target in map(targets.get, targets.names()):
+    for target in every:
         refusal = _refusal(target)
         remedy = refusal.remedy if refusal else f"Run: {install_command()}"
         for name in target.packages:
             known.setdefault(name, _package(name, f"target {target.name}", remedy))
-    further = [each for target in map(targets.get, targets.names()) for each in target.further]
-    for name, purpose, extra in (*further, *_FURTHER):
+    for name, purpose, extra in (*(each for target in every for each in target.further), *_FURTHER):
         how = install_command(extra) if extra else f"pip install {name}"
         known.setdefault(name, _package(name, purpose, f"Run: {how}"))
     yield from known.values()

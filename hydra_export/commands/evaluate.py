@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
 
-    from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
     from hydra_export.data.datasets import Images
@@ -58,9 +57,12 @@ def evaluate(
         threads: CPU threads while measuring.
         plot: Draw accuracy over GMACs and over measured throughput into this file, such as tradeoff.png.
     """
+    import msgspec
+
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.evaluation.accuracy import accuracy
+    from hydra_export.evaluation.cost import measure as cost
     from hydra_export.gate import chance
 
     _check(batch_size, threads, plot)
@@ -98,7 +100,7 @@ def evaluate(
             "top5": found[k].top5,
             "params": info.config.num_params(k),
             "macs": info.config.macs(k),
-            **(_cost(loaded, k, batch_size, threads) if measure or plot else {}),
+            **(msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads)) if measure or plot else {}),
         }
         for k in chosen
     ]
@@ -128,14 +130,6 @@ def _check(batch_size: int, threads: int, plot: Path | None) -> None:
         from hydra_export.latency.plot import check_plot
 
         check_plot(plot)
-
-
-def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:
-    import msgspec
-
-    from hydra_export.evaluation.cost import measure
-
-    return dict(msgspec.to_builtins(measure(loaded, heads, batch_size=batch_size, threads=threads)))
 
 
 def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:

@@ -11,14 +11,13 @@ from hydra_export import files, targets
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.latency import Constraints, Evidence, advise, describe_fit
+from hydra_export.latency import Advice, Constraints, Evidence, Workload, advise, describe_fit
 from hydra_export.latency.spread import rounded
+from hydra_export.profiles import ResolvedProfile
 from hydra_export.text import lines
 
 if TYPE_CHECKING:
     from hydra_export.bundle import ArtifactEntry, Manifest
-    from hydra_export.latency import Advice, Workload
-    from hydra_export.profiles import ResolvedProfile
 
 _FLEET_BYTES = 2**18
 _GRAPHS = ("separate", "shared", "universal")

@@ -12,11 +12,11 @@ from hydra_export import profiles as registry
 from hydra_export.bench import Asked, Report
 from hydra_export.commands import Result, table, titled
 from hydra_export.errors import BadInput
+from hydra_export.latency import Workload
 from hydra_export.latency.spread import rounded
 
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
-    from hydra_export.latency import Workload
 
 
 def imported(

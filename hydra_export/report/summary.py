@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.report import words
-from hydra_export.report.facts import ParityCheck, checks
+from hydra_export.report.facts import ParityCheck, checks, grouped
 from hydra_export.report.findings import Findings
 
 
@@ -26,11 +26,9 @@ def glance(findings: Findings) -> dict[str, str]:
 
 def _warnings(findings: Findings) -> str:
     """What the export warned of, and of which artifacts."""
-    of: dict[str, list[str]] = {}
-    for product in findings.artifacts:
-        for warning in product.warnings:
-            of.setdefault(warning, []).append(product.path)
-    return " ".join(f"{warning} ({', '.join(paths)})" for warning, paths in of.items())
+    warned = [(warning, product.path) for product in findings.artifacts for warning in product.warnings]
+    groups = grouped(warned, lambda pair: pair[0])
+    return " ".join(f"{warning} ({', '.join(path for _, path in pairs)})" for warning, pairs in groups.items())
 
 
 def _parity(findings: Findings) -> str:
