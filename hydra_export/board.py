@@ -65,15 +65,11 @@ class CannotRunError(Exception):
 def says() -> dict[str, tuple[str, ...]]:
     """What this machine says of itself, under the names of a device profile's ``[match]``."""
     if hasattr(sys, "getandroidapilevel") or Path("/system/build.prop").exists():
-        keys = {
-            "android_model": _asked("getprop", "ro.product.model"),
-            "android_soc_model": _asked("getprop", "ro.soc.model"),
-        }
+        properties = {"android_model": "ro.product.model", "android_soc_model": "ro.soc.model"}
+        keys = {name: _asked("getprop", of) for name, of in properties.items()}
     elif sys.platform == "darwin":
-        keys = {
-            "ios_machine": _asked("sysctl", "-n", "hw.machine"),
-            "cpu_name": _asked("sysctl", "-n", "machdep.cpu.brand_string"),
-        }
+        properties = {"ios_machine": "hw.machine", "cpu_name": "machdep.cpu.brand_string"}
+        keys = {name: _asked("sysctl", "-n", of) for name, of in properties.items()}
     else:
         named = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
         keys = {
@@ -468,16 +464,12 @@ def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
     artifact = task["artifact"]
     wall = [clock for clock, _cpu in cell.calls_ms]
     cpu = statistics.median(work for _clock, work in cell.calls_ms)
-    p10, p90, p99 = (float(np.percentile(wall, share)) for share in (10, 90, 99))
     names = ("path", "target", "graph", "precision", "input", "batch", "bytes")
     return {
         **{name: artifact[name] for name in names},
+        **{name: task[name] for name in ("runtime", "unit", "compute", "threads")},
         "heads": cell.heads,
-        "runtime": task["runtime"],
         "runtime_version": opened["version"],
-        "unit": task["unit"],
-        "compute": task["compute"],
-        "threads": task["threads"],
         "load_ms": opened["load_ms"],
         "peak_mib": peak_mib,
         "base_mib": opened["base_mib"],
@@ -487,9 +479,7 @@ def _timing(cell: _Cell, peak_mib: float | None) -> Timing:
         "median_ms": statistics.median(wall),
         "mean_ms": statistics.mean(wall),
         "min_ms": min(wall),
-        "p10_ms": p10,
-        "p90_ms": p90,
-        "p99_ms": p99,
+        **{f"p{share}_ms": float(np.percentile(wall, share)) for share in (10, 90, 99)},
         "cpu_ms": cpu,
         "cpu_min_ms": min(work for _clock, work in cell.calls_ms),
         "noise": list(noise(wall, cpu if task["threads"] == 1 and task["unit"] == "cpu" else None)),

@@ -107,21 +107,17 @@ def diagnose(progress: Progress = silent, seconds: float = TIME_LIMIT_SECONDS) -
     progress("done", len(names) + 1, len(names) + 1)
     return Diagnosis(
         hydra_export=VERSION,
-        machine=_machine(),
+        machine=Machine(
+            python=platform.python_version(),
+            system=platform.platform(),
+            architecture=platform.machine(),
+            cores=board.usable_cores(),
+            memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
+            available_memory_mib=available_memory_mib(),
+        ),
         accelerators=accelerators,
         packages=tuple(_packages()),
         targets=tuple(states),
-    )
-
-
-def _machine() -> Machine:
-    return Machine(
-        python=platform.python_version(),
-        system=platform.platform(),
-        architecture=platform.machine(),
-        cores=board.usable_cores(),
-        memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
-        available_memory_mib=available_memory_mib(),
     )
 
 
@@ -154,14 +150,14 @@ def find_accelerators() -> dict[str, list[str]]:
 
 def _packages() -> Iterator[Package]:
     """Every distribution once, those of targets with what the target says of their absence."""
+    every = [targets.get(name) for name in targets.names()]
     known = {name: _package(name, "every export", f"Run: {install_command()}") for name in _BASE}
-    for target in map(targets.get, targets.names()):
+    for target in every:
         refusal = _refusal(target)
         remedy = refusal.remedy if refusal else f"Run: {install_command()}"
         for name in target.packages:
             known.setdefault(name, _package(name, f"target {target.name}", remedy))
-    further = [each for target in map(targets.get, targets.names()) for each in target.further]
-    for name, purpose, extra in (*further, *_FURTHER):
+    for name, purpose, extra in (*(each for target in every for each in target.further), *_FURTHER):
         how = install_command(extra) if extra else f"pip install {name}"
         known.setdefault(name, _package(name, purpose, f"Run: {how}"))
     yield from known.values()

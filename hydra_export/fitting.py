@@ -14,10 +14,7 @@ from hydra_export.latency.spread import rounded
 
 
 def fit(
-    names: Sequence[str],
-    model: Workload,
-    budget_ms: float | None = None,
-    folder: Path | None = None,
+    names: Sequence[str], model: Workload, budget_ms: float | None = None, folder: Path | None = None
 ) -> list[DeviceEntry]:
     """The choice for every device.
 
@@ -52,6 +49,9 @@ def _entry(advice: Advice, smallest: int) -> DeviceEntry:
     choice, path = advice.choice, advice.path
     heads = (choice.heads or smallest) if choice else None
     estimate = advice.estimates[heads] if heads is not None else None
+    unknown = "it gets every head count"
+    if advice.constraints.budget_ms is not None:
+        unknown = f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
     return DeviceEntry(
         id=advice.profile.id,
         name=advice.profile.name,
@@ -62,17 +62,10 @@ def _entry(advice: Advice, smallest: int) -> DeviceEntry:
         fits=advice.heads is not None,
         sure=choice is not None and choice.sure,
         chance=choice.chance if choice else None,
-        why=choice.why if choice else f"no number: {advice.why_unknown}; {_consequence(advice)}",
+        why=choice.why if choice else f"no number: {advice.why_unknown}; {unknown}",
         budget_ms=advice.budget.ms,
         ms=estimate.ms if estimate else None,
         low=estimate.low if estimate else None,
         high=estimate.high if estimate else None,
         provenance=estimate.provenance if estimate else None,
     )
-
-
-def _consequence(advice: Advice) -> str:
-    """What becomes of a device of which nothing is known."""
-    if advice.constraints.budget_ms is not None:
-        return f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
-    return "it gets every head count"

@@ -228,4 +228,4 @@ def test_a_folder_for_a_board_replaces_its_own_kind_alone(every: Path, tmp_path:
         bench.write_standalone(every, tmp_path / "out")
     assert (tmp_path / "out/thesis.txt").exists()
     with pytest.raises(BadInput, match="holds nothing of what was asked for"):
-        bench.write_standalone(every, tmp_path / "new", targets=("coreml",))
+        bench.write_standalone(every, tmp_path / "new", heads=(9,))

@@ -16,6 +16,7 @@ import numpy as np
 
 from hydra_export import documents, files, targets
 from hydra_export.bench.report import Report, decode
+from hydra_export.bench.save import time_fields
 from hydra_export.board import KIND
 from hydra_export.device import LatencyRecord, NumberFormat, Ops, Statistic, is_date
 from hydra_export.errors import BadInput, UnknownName
@@ -94,21 +95,17 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
             raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
         if document.get("kind") == KIND:
             return decode(content, path)
-        if "execution_summary" in document:
-            measured = [_ai_hub(document, path)]
-        else:
-            raise BadInput(f"{path}: {_NONE}", _FORMS)
+        measured = [_ai_hub(document, path)] if "execution_summary" in document else []
     else:
         runs = _benchmark_model(content.decode("utf-8", errors="replace"), path)
         measured = list(itertools.islice(runs, _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
             raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
-        if not measured:
-            raise BadInput(f"{path}: {_NONE}", _FORMS)
+    if not measured:
+        raise BadInput(f"{path}: it holds no results that are known here.", _FORMS)
     return [_record(one, path, asked) for one in measured]
 
 
-_NONE = "it holds no results that are known here."
 _FORMS = (
     "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile "
     "(download_profile), or all that benchmark_model printed."
@@ -122,38 +119,35 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     summary = document["execution_summary"]
     if not isinstance(summary, dict):
         raise BadInput(f"{path}: execution_summary: it is no table.", _FORMS)
-    counts = {"npu": 0, "gpu": 0, "cpu": 0}
+    counts: dict[ComputeUnit, int] = {"npu": 0, "gpu": 0, "cpu": 0}
     for at, layer in enumerate(_listed(document, "execution_detail", path)):
-        unit = layer.get("compute_unit") if isinstance(layer, dict) else None
-        unit = unit.lower() if isinstance(unit, str) else ""
-        if unit not in counts:
+        said = layer.get("compute_unit") if isinstance(layer, dict) else None
+        said = said.lower() if isinstance(said, str) else ""
+        if said not in counts:
             raise BadInput(
-                f"{path}: execution_detail[{at}].compute_unit: {unit[:80]!r} is not NPU, GPU or CPU.", _FORMS
+                f"{path}: execution_detail[{at}].compute_unit: {said[:80]!r} is not NPU, GPU or CPU.", _FORMS
             )
-        counts[unit] += 1
+        counts[said] += 1
     runs = _listed({**document, **summary}, "all_inference_times", path)
     peak = summary.get("estimated_inference_peak_memory")
-    unit = next((one for one in ("npu", "gpu", "cpu") if counts[one]), "")
-    if not unit:
+    unit = next((one for one, count in counts.items() if count), None)
+    if unit is None:
         raise BadInput(f"{path}: execution_detail: it does not say on which compute unit it ran.", _FORMS)
+    field = "execution_summary.estimated_inference"
+    low = high = None
     if runs:
         times = [_positive(us, f"all_inference_times[{at}]", path) / 1e3 for at, us in enumerate(runs)]
         low, ms, high = (float(np.percentile(times, share)) for share in (10, 50, 90))
-        spread: tuple[float, float | None, float | None, Statistic] = ms, low, high, "median"
     else:
-        us = _positive(summary.get("estimated_inference_time"), "execution_summary.estimated_inference_time", path)
-        spread = us / 1e3, None, None, "unknown"
-    ms, low_ms, high_ms, statistic = spread
+        ms = _positive(summary.get("estimated_inference_time"), f"{field}_time", path) / 1e3
     return Measured(
         ms=ms,
-        low=low_ms,
-        high=high_ms,
-        statistic=statistic,
-        unit=unit,  # type: ignore[arg-type]  # one of the three
+        low=low,
+        high=high,
+        statistic="median" if runs else "unknown",
+        unit=unit,
         source=AI_HUB,
-        peak_memory_mb=_positive(peak, "execution_summary.estimated_inference_peak_memory", path) / 1e6
-        if peak
-        else None,
+        peak_memory_mb=_positive(peak, f"{field}_peak_memory", path) / 1e6 if peak else None,
         ops=Ops(**counts),
     )
 
@@ -261,9 +255,7 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
         precision=asked.precision or precision,
         unit=measured.unit,
         threads=measured.threads,
-        ms=_digits(measured.ms),
-        low=None if measured.low is None else _digits(min(measured.low, measured.ms)),
-        high=None if measured.high is None else _digits(max(measured.high, measured.ms)),
+        **time_fields(measured.ms, measured.low, measured.high),
         statistic=measured.statistic,
         peak_memory_mb=None if measured.peak_memory_mb is None else round(measured.peak_memory_mb, 1),
         ops=measured.ops,
@@ -303,7 +295,3 @@ def _date(path: Path, asked: Asked) -> str:
     if not is_date(asked.date):
         raise BadInput(f"`date` {asked.date} is not a date.", "Give YYYY-MM-DD.")
     return asked.date
-
-
-def _digits(ms: float) -> float:
-    return float(f"{ms:.5g}")

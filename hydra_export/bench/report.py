@@ -154,10 +154,8 @@ def decode(content: bytes, path: Path) -> Report:
 def check_model(report: Report, ours: ModelEntry | ModelFacts, path: Path, place: Path) -> None:
     """Raises BadInput where the report in *path* is of another model than *ours*, which *place* is of."""
     theirs = report.model
-    for field, given, expected in (
-        ("checkpoint_sha256", theirs.checkpoint_sha256, ours.checkpoint_sha256),
-        ("name", theirs.name, ours.name),
-    ):
+    for field in ("checkpoint_sha256", "name"):
+        given, expected = (getattr(model, field) for model in (theirs, ours))
         if given != expected:
             raise BadInput(
                 f"{path}: model.{field}: it is of another model, {theirs.name} ({given[:19]}), "

@@ -94,11 +94,7 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
         },
         "artifacts": [
             {
-                "path": artifact.path,
-                "target": artifact.target,
-                "graph": artifact.graph,
-                "precision": artifact.precision,
-                "input": artifact.input,
+                **{name: getattr(artifact, name) for name in ("path", "target", "graph", "precision", "input")},
                 "layout": targets.get(artifact.target).layouts[artifact.input],
                 "batch": artifact.batch,
                 "bytes": manifest.fetch_bytes(artifact),

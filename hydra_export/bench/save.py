@@ -10,7 +10,7 @@ import msgspec
 from hydra_export import profiles
 from hydra_export.bench import runtimes
 from hydra_export.bench.report import Report, Timing
-from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match
+from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match, NumberFormat
 from hydra_export.errors import BadInput
 from hydra_export.profiles import ResolvedProfile
 
@@ -25,12 +25,12 @@ _MIB_IN_MB = 2**20 / 1e6
 def records(report: Report) -> list[LatencyRecord]:
     """One record per runtime, arithmetic, head count and number of threads."""
     known = runtimes.known()
-    found: dict[tuple[object, ...], Timing] = {}
-    for timing in sorted(report.timings, key=_plainness):
-        how = (_times(timing, known), timing.unit, timing.precision == "int8")
-        if not timing.wrong:
-            found.setdefault((how, timing.heads, timing.threads), timing)
-    return [_record(report, timing, _times(timing, known)) for timing in found.values()]
+    found: dict[tuple[object, ...], LatencyRecord] = {}
+    for timing in sorted((timing for timing in report.timings if not timing.wrong), key=_plainness):
+        runtime = str(known[timing.runtime]["times"]) if timing.runtime in known else timing.runtime
+        how = (runtime, timing.unit, timing.precision == "int8", timing.heads, timing.threads)
+        found.setdefault(how, _record(report, timing, runtime))
+    return [*found.values()]
 
 
 def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[ResolvedProfile, Path, int]:
@@ -75,16 +75,15 @@ def _device(report: Report, folder: Path | None) -> DeviceProfile:
 
 
 def _plainness(timing: Timing) -> tuple[int, ...]:
-    precision = timing.compute if timing.compute == "bf16" else timing.precision
-    return _GRAPHS.index(timing.graph), _PRECISIONS.index(precision), timing.input == "image"
+    return _GRAPHS.index(timing.graph), _PRECISIONS.index(_precision(timing)), timing.input == "image"
 
 
-def _times(timing: Timing, known: dict[str, dict[str, Any]]) -> str:
-    """The runtime of devices that a time is of."""
-    return str(known[timing.runtime]["times"]) if timing.runtime in known else timing.runtime
+def _precision(timing: Timing) -> NumberFormat:
+    return timing.compute if timing.compute == "bf16" else timing.precision
 
 
 def _record(report: Report, timing: Timing, runtime: str) -> LatencyRecord:
+    """*runtime*: of devices, which the time is of."""
     images, model = timing.batch, report.model
     return LatencyRecord(
         model=model.name,
@@ -95,13 +94,11 @@ def _record(report: Report, timing: Timing, runtime: str) -> LatencyRecord:
         tokens=model.tokens,
         runtime=runtime,
         runtime_version=timing.runtime_version,
-        precision=timing.compute if timing.compute == "bf16" else timing.precision,
+        precision=_precision(timing),
         unit=timing.unit,
         threads=timing.threads,
         batch=images,
-        ms=_digits(timing.median_ms / images),
-        low=_digits(min(timing.p10_ms, timing.median_ms) / images),
-        high=_digits(max(timing.p90_ms, timing.median_ms) / images),
+        **time_fields(timing.median_ms / images, timing.p10_ms / images, timing.p90_ms / images),
         statistic="median",
         peak_memory_mb=round(timing.peak_mib * _MIB_IN_MB, 1) if timing.peak_mib else None,
         date=report.date,
@@ -118,5 +115,7 @@ def _note(timing: Timing) -> str:
     return ", ".join(said)
 
 
-def _digits(ms: float) -> float:
-    return float(f"{ms:.5g}")
+def time_fields(ms: float, low: float | None, high: float | None) -> dict[str, Any]:
+    """The fields of a record that are times, to five digits."""
+    times = {"ms": ms, "low": None if low is None else min(low, ms), "high": None if high is None else max(high, ms)}
+    return {name: None if time is None else float(f"{time:.5g}") for name, time in times.items()}

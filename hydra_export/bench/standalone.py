@@ -9,8 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from hydra_export import board, bundle, files
-from hydra_export import targets as registry
+from hydra_export import board, bundle, files, targets
 from hydra_export.bench.run import plan
 from hydra_export.errors import BadInput, OutputRefused
 
@@ -18,13 +17,8 @@ PROGRAM = "bench.py"
 _MARK = "SOURCES: dict[str, str] = {}"  # in the program
 
 
-def write_standalone(
-    source: Path, out: Path, *, heads: Sequence[int] = (), targets: Sequence[str] = ()
-) -> tuple[list[bundle.ArtifactEntry], int]:
-    """Writes the folder *out* from the bundle *source*.
-
-    Args:
-        heads: only artifacts of these; *targets*: only these.
+def write_standalone(source: Path, out: Path, *, heads: Sequence[int] = ()) -> tuple[list[bundle.ArtifactEntry], int]:
+    """Writes the folder *out* from the bundle *source*, with all artifacts or only those of *heads*.
 
     Returns:
         the artifacts in it, and its bytes.
@@ -34,11 +28,11 @@ def write_standalone(
         OutputRefused: *out* holds something else than such a folder.
     """
     manifest = bundle.read(source)
-    takes = {name for name in registry.names() if registry.get(name).runners}
+    takes = {name for name in targets.names() if targets.get(name).runners}
     chosen = [
         artifact
         for artifact in manifest.artifacts
-        if artifact.target in (set(targets) or takes) and (not heads or set(artifact.heads) & set(heads))
+        if artifact.target in takes and (not heads or set(artifact.heads) & set(heads))
     ]
     if not chosen:
         held = ", ".join(sorted({f"{a.target} k = {', '.join(map(str, a.heads))}" for a in manifest.artifacts}))
@@ -72,7 +66,7 @@ def _check_replaceable(out: Path) -> None:
             f"{out} holds a result, {board.RESULT}, which would be lost.",
             f"Run: hydra-export profile import {out / board.RESULT}; then move it away, or choose another folder.",
         )
-    foreign = present - {PROGRAM, board.PLAN, "golden", *registry.names(), "__pycache__"}
+    foreign = present - {PROGRAM, board.PLAN, "golden", *targets.names(), "__pycache__"}
     if foreign or (present and PROGRAM not in present):
         raise OutputRefused(
             f"{out} holds something else than a folder made by bench standalone.", "Choose another, or move it away."

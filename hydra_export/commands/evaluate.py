@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra_export.commands import Flag, Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
-from hydra_export.errors import BadData, BadInput, MissingExtra, UnknownName
+from hydra_export.errors import BadData, BadInput, UnknownName
 from hydra_export.interruption import Held
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
 
-    from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
     from hydra_export.data.datasets import Images
@@ -58,9 +57,12 @@ def evaluate(
         threads: CPU threads while measuring.
         plot: Draw accuracy over GMACs and over measured throughput into this file, such as tradeoff.png.
     """
+    import msgspec
+
     from hydra_export import checkpoint as checkpoints
     from hydra_export.architecture import parse_heads
     from hydra_export.evaluation.accuracy import accuracy
+    from hydra_export.evaluation.cost import measure as cost
     from hydra_export.gate import chance
 
     _check(batch_size, threads, plot)
@@ -98,7 +100,7 @@ def evaluate(
             "top5": found[k].top5,
             "params": info.config.num_params(k),
             "macs": info.config.macs(k),
-            **(_cost(loaded, k, batch_size, threads) if measure or plot else {}),
+            **(msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads)) if measure or plot else {}),
         }
         for k in chosen
     ]
@@ -124,22 +126,10 @@ def evaluate(
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
     if min(batch_size, threads) < 1:
         raise BadInput(f"`batch_size` {batch_size} and `threads` {threads} cannot be.", "Give 1 or more of each.")
-    if plot is None:
-        return
-    if plot.suffix not in (".png", ".pdf", ".svg"):
-        raise BadInput(f"`plot` {plot} names no format.", "Give a .png, .pdf or .svg file.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("`plot`", "matplotlib", "plot") from None
+    if plot is not None:
+        from hydra_export.latency.plot import check_plot
 
-
-def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict[str, Any]:
-    import msgspec
-
-    from hydra_export.evaluation.cost import measure
-
-    return dict(msgspec.to_builtins(measure(loaded, heads, batch_size=batch_size, threads=threads)))
+        check_plot(plot)
 
 
 def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:

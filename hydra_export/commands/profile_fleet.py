@@ -11,14 +11,13 @@ from hydra_export import files, targets
 from hydra_export import profiles as registry
 from hydra_export.commands import Result, size, table, talk, titled
 from hydra_export.errors import BadInput, CheckFailed
-from hydra_export.latency import Constraints, Evidence, advise, describe_fit
+from hydra_export.latency import Advice, Constraints, Evidence, Workload, advise, describe_fit
 from hydra_export.latency.spread import rounded
+from hydra_export.profiles import ResolvedProfile
 from hydra_export.text import lines
 
 if TYPE_CHECKING:
     from hydra_export.bundle import ArtifactEntry, Manifest
-    from hydra_export.latency import Advice, Workload
-    from hydra_export.profiles import ResolvedProfile
 
 _FLEET_BYTES = 2**18
 _GRAPHS = ("separate", "shared", "universal")
@@ -65,8 +64,7 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
         content = files.read(path, _FLEET_BYTES, str(path), "Give a text file, a device a line.").decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} cannot be read: {error}.", "Give a text file, a device a line.") from error
-    members: list[tuple[ResolvedProfile, str]] = []
-    seen: set[tuple[str, str]] = set()
+    members: dict[tuple[str, str], ResolvedProfile] = {}
     for number, line in enumerate(lines(content), start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
@@ -74,37 +72,33 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
         if runtime and runtime not in targets.formats():
             raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(targets.formats())}.")
         try:
-            one = registry.get(name, folder), runtime
+            device = registry.get(name, folder)
         except BadInput as error:
             raise BadInput(f"{path} line {number}: {error.message}", error.remedy) from error
-        if (one[0].profile.id, runtime) in seen:
+        if (device.profile.id, runtime) in members:
             raise BadInput(f"{path} line {number}: {name} is listed twice.", "List each device and runtime once.")
-        seen.add((one[0].profile.id, runtime))
-        members.append(one)
+        members[device.profile.id, runtime] = device
     if not members:
         raise BadInput(
             f"{path} lists no device.",
             f"Write a device a line, such as pixel7, or rpi5, {next(iter(targets.formats()))}.",
         )
-    return members
+    return [(device, runtime) for (_, runtime), device in members.items()]
 
 
 def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactEntry]:
     """By graph kind, what the device would run."""
     if manifest is None or advice.heads is None:
         return {}
-    precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp32", "fp16")
-    fitting = [
-        artifact
+    precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp16", "fp32")  # the last counts
+    return {
+        artifact.graph: artifact
         for precision in precisions
-        for artifact in manifest.artifacts
-        if artifact.target == advice.target and artifact.precision == precision
-    ]
-    by_graph: dict[str, ArtifactEntry] = {}
-    for artifact in fitting:
-        if advice.heads in artifact.heads and not artifact.fixes_heads:  # beside the one that takes k
-            by_graph.setdefault(artifact.graph, artifact)
-    return by_graph
+        for artifact in reversed(manifest.artifacts)
+        if (artifact.target, artifact.precision) == (advice.target, precision)
+        and advice.heads in artifact.heads
+        and not artifact.fixes_heads  # beside the one that takes k
+    }
 
 
 def _shown(
@@ -118,16 +112,10 @@ def _shown(
         if k is not None and advice.choice is not None:
             one, fits = advice.estimates[k], describe_fit(advice.choice.sure, advice.choice.chance)
             row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
-        fetched = [_fetched(member, graph, manifest) for graph in graphs]
+        counts = [_fetched(member, graph, manifest) for graph in graphs]
+        fetched = ["-" if count is None else size(count) for count in counts]
         runtime = f"{advice.path.runtime} {advice.path.unit.upper()}"
-        shown.add_row(
-            member.name,
-            runtime,
-            str(k or "-"),
-            rounded(advice.budget.ms),
-            *row,
-            *(size(count) if count is not None else "-" for count in fetched),
-        )
+        shown.add_row(member.name, runtime, str(k or "-"), rounded(advice.budget.ms), *row, *fetched)
     if graphs:
         published = [size(_published(members, graph, manifest)) for graph in graphs]
         shown.add_section()
@@ -168,18 +156,11 @@ def _published(members: list[_Member], graph: str, manifest: Manifest | None) ->
 def _document(members: list[_Member], chosen: list[int], manifest: Manifest | None) -> dict[str, Any]:
     rows = []
     for member in members:
-        advice, k = member.advice, member.advice.heads
-        row: dict[str, Any] = {
-            "device": member.name,
-            "runtime": advice.path.runtime,
-            "unit": advice.path.unit,
-            "heads": k,
-        }
-        row |= {"budget_ms": advice.budget.ms}
+        advice, path, k = member.advice, member.advice.path, member.advice.heads
+        row: dict[str, Any] = {"device": member.name, "runtime": path.runtime, "unit": path.unit, "heads": k}
+        row["budget_ms"] = advice.budget.ms
         if k is not None and advice.choice is not None:
-            one = advice.estimates[k]
-            row |= {"ms": one.ms, "low": one.low, "high": one.high, "provenance": one.provenance}
-            row |= {"sure": advice.choice.sure, "chance": advice.choice.chance}
+            row |= {**advice.estimates[k].times, "sure": advice.choice.sure, "chance": advice.choice.chance}
         row["bytes"] = {graph: _fetched(member, graph, manifest) for graph in _GRAPHS}
         rows.append(row)
     return {"devices": rows, "heads": chosen, "covered": sum(member.advice.heads is not None for member in members)}

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hydra_export import bench as measuring
 from hydra_export import profiles as registry
 from hydra_export.bench import Asked, Report
 from hydra_export.commands import Result, table, titled
 from hydra_export.errors import BadInput
+from hydra_export.latency import Workload
 from hydra_export.latency.spread import rounded
 
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
-    from hydra_export.device import LatencyRecord
-    from hydra_export.latency import Workload
 
 
 def imported(
@@ -44,7 +45,9 @@ def imported(
     if isinstance(results, Report):
         if manifest is not None and bundle is not None:
             measuring.check_model(results, manifest.model, path, bundle)
-        _refuse_said(path, said)
+        for name, value in said.items():
+            if value:
+                raise BadInput(f"{path} says its {name} itself.", f"Leave out `{name}`.")
         records = measuring.records(results)
         known, file, _count = measuring.save(results, folder, "" if device == "auto" else device)
         wrong = sorted({timing.path for timing in results.timings if timing.wrong})
@@ -66,25 +69,6 @@ def imported(
     notes += [f"{noisy} of {len(records)} are noisy: repeat them on a quiet, cool device."] if noisy else []
     where = f" --bundle {bundle}" if bundle else ""
     profile = known.profile
-    return Result(
-        {"device": profile.id, "file": str(file), "records": [_fields(record) for record in records]},
-        titled(
-            f"{records[0].model} on {profile.name} ({profile.id})",
-            shown,
-            *notes,
-            f"Kept in {file}.",
-            f"Now: hydra-export profile --device {profile.id}{where}",
-        ),
-    )
-
-
-def _refuse_said(path: Path, said: dict[str, Any]) -> None:
-    for name, value in said.items():
-        if value:
-            raise BadInput(f"{path} says its {name} itself.", f"Leave out `{name}`.")
-
-
-def _fields(record: LatencyRecord) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(record)
+    notes += [f"Kept in {file}.", f"Now: hydra-export profile --device {profile.id}{where}"]
+    document = {"device": profile.id, "file": str(file), "records": msgspec.to_builtins(records)}
+    return Result(document, titled(f"{records[0].model} on {profile.name} ({profile.id})", shown, *notes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +196,7 @@ def document(advice: Advice, context: Context) -> dict[str, Any]:
     return {
         "model": {"name": model.name, "bundle": bundle, "gmacs": model.full},
         "device": summary(advice.resolved) | {"recognised_by": context.recognised_by or None},
-        "way": _path(advice.path),
+        "way": asdict(advice.path),
         "budget": {"ms": budget.ms, "given": advice.constraints.budget_ms is not None, "reason": budget.reason},
         "estimates": [
             {
@@ -211,13 +211,9 @@ def document(advice: Advice, context: Context) -> dict[str, Any]:
             for k, estimate in advice.estimates.items()
         ],
         "choice": _choice(advice.choice),
-        "other_ways": [{**_path(one.path), "heads": one.whole.k, **_estimate(one.whole)} for one in advice.others],
+        "other_ways": [{**asdict(one.path), "heads": one.whole.k, **_estimate(one.whole)} for one in advice.others],
         "measure": _measure(advice, context),
     }
-
-
-def _path(path: ExecutionPath) -> dict[str, str]:
-    return {"runtime": path.runtime, "arithmetic": path.arithmetic, "unit": path.unit}
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
@@ -228,5 +224,4 @@ def _choice(choice: HeadChoice | None) -> dict[str, Any] | None:
     if choice is None:
         return None
     larger = {"heads": choice.larger[0], "chance": choice.larger[1]} if choice.larger else None
-    fields = {"heads": choice.heads, "sure": choice.sure, "chance": choice.chance, "why": choice.why}
-    return fields | {"larger": larger, "nearest": choice.nearest}
+    return asdict(choice) | {"larger": larger}

@@ -86,10 +86,10 @@ def choose(
     chosen = estimates[best]
     before = by_accuracy[: by_accuracy.index(best)]
     larger = next(((k, estimates[k].spread.chance_within(budget_ms)) for k in before if k in perhaps), None)
-    reason = _accuracy_reason(model, estimates)
-    if surely:
-        why = f"the {reason} whose high bound, {rounded(chosen.high)} ms, is within {rounded(budget_ms)} ms"
-    else:
+    known = all(k in model.accuracy for k in estimates)
+    reason = "most accurate k" if known else "largest k (taken for the most accurate)"
+    why = f"the {reason} whose high bound, {rounded(chosen.high)} ms, is within {rounded(budget_ms)} ms"
+    if not surely:
         why = (
             f"a guess: no high bound is within {rounded(budget_ms)} ms, and this is the {reason} whose central "
             f"estimate, {rounded(chosen.ms)} ms, is"
@@ -103,10 +103,6 @@ def ranked(model: Workload, heads: Iterable[int]) -> list[int]:
     if all(k in model.accuracy for k in ascending):
         return sorted(ascending, key=lambda k: (-model.accuracy[k], k))
     return ascending[::-1]
-
-
-def _accuracy_reason(model: Workload, heads: Iterable[int]) -> str:
-    return "most accurate k" if all(k in model.accuracy for k in heads) else "largest k (taken for the most accurate)"
 
 
 def _none(estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float) -> str:

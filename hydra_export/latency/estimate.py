@@ -117,7 +117,10 @@ def estimates(evidence: Evidence, device: str, path: ExecutionPath, model: Workl
     routes = _routes(evidence, device, path, model)
     if not routes:
         return {}
-    route = routes[0] if _outranks(evidence, device, path, model, routes[0]) else _narrowest(routes, model)
+    # Where this very path was timed, by the user or at a head count of the model, no ratio displaces that.
+    timed = any(anchor.record.k in model.gmacs for anchor in routes[0].own)
+    outranks = timed or _is_own(evidence, device, path, model)
+    route = routes[0] if outranks else min(routes, key=lambda route: _log_width(route, model))
     whole = route.at(model.full)
     return {k: _estimate(route, k, gmacs, whole) for k, gmacs in sorted(model.gmacs.items())}
 
@@ -130,17 +133,12 @@ def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
     return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
 
 
-def _outranks(evidence: Evidence, device: str, path: ExecutionPath, model: Workload, first: _Route) -> bool:
-    """Was this very path timed, by the user or at a head count of the model? No ratio then displaces it."""
-    return _is_own(evidence, device, path, model) or any(anchor.record.k in model.gmacs for anchor in first.own)
-
-
 def _is_own(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> bool:
     return any(usable.own for usable in evidence.records(device, path, model))
 
 
-def _narrowest(routes: Sequence[_Route], model: Workload) -> _Route:
-    return min(routes, key=lambda route: sum(math.log(route.at(gmacs).width) for gmacs in model.gmacs.values()))
+def _log_width(route: _Route, model: Workload) -> float:
+    return sum(math.log(route.at(gmacs).width) for gmacs in model.gmacs.values())
 
 
 def _routes(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> list[_Route]:
@@ -168,13 +166,12 @@ def _direct(evidence: Evidence, device: str, path: ExecutionPath, model: Workloa
     profile = evidence.profiles[device]
     likely, least, most = _OVERHEAD[path.unit]
     alone = f"with an overhead share of {likely:.2f} ({least:.2f} to {most:.2f})"
-    formula = f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}"
     own = _is_own(evidence, device, path, model)
     return _Route(
         distance=0,
         at=lambda gmacs: _along(sizes, gmacs, model, path.unit, own),
         anchors=tuple(Anchor(device, profile.name, r, profile.sources.get(r.source, "")) for r in records),
-        formula=formula,
+        formula=f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}",
     )
 
 
@@ -196,7 +193,7 @@ def _by_ratio(
     return replace(
         route,
         distance=1,
-        at=lambda gmacs: route.at(gmacs).times(ratio.ms).widened(ratio.up),
+        at=lambda gmacs: route.at(gmacs).times(ratio.ms).blurred(ratio.down, ratio.up),
         formula=f"{route.formula}, x {ratio.ms:.2g} as {path} takes of {other} on {len(ratios)} other {family} devices",
     )
 
@@ -208,7 +205,7 @@ def _other_runtime(route: _Route | None, path: ExecutionPath, other: ExecutionPa
     return replace(
         route,
         distance=max(1, route.distance),
-        at=lambda gmacs: route.at(gmacs).widened(_OTHER_RUNTIME),
+        at=lambda gmacs: route.at(gmacs).blurred(_OTHER_RUNTIME, _OTHER_RUNTIME),
         formula=f"{route.formula}, {path.runtime} taken for as fast as {other.runtime}",
     )
 
@@ -221,35 +218,28 @@ def _by_relatives(evidence: Evidence, device: str, path: ExecutionPath, model: W
         if (route := _direct(evidence, name, path, model))
     ]
     if path.unit == "cpu":
-        least = alone = _SAME_CORES
-        formula = "by the clocks of the four fastest cores, from a CPU of the same cores"
-    else:
-        least, alone = _LEAST_FAMILY, _LONE_RELATIVE
-        family = evidence.profiles[device].family
-        formula = (
-            f"the mean of {len(related)} {family} devices" if len(related) > 1 else f"from one other {family} device"
-        )
-    if related:
-        formula = f"{related[0][0].formula}, {formula}"
-    return _common(related, least, alone, formula)
+        how = "by the clocks of the four fastest cores, from a CPU of the same cores"
+        return _common(related, _SAME_CORES, _SAME_CORES, how)
+    family = evidence.profiles[device].family
+    how = f"the mean of {len(related)} {family} devices" if len(related) > 1 else f"from one other {family} device"
+    return _common(related, _LEAST_FAMILY, _LONE_RELATIVE, how)
 
 
 def _by_phones(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
     """From all phones on whose CPU anything did the same arithmetic."""
     related = [
-        (route, factor)
-        for name, factor in evidence.phones(device)
+        (route, 1.0)
+        for name in evidence.phones(device)
         for other in evidence.paths(name)
         if (other.unit, other.arithmetic) == (path.unit, path.arithmetic)
         and (route := _direct(evidence, name, other, model))
     ]
     if len(related) < 3:
         return None
-    formula = f"{related[0][0].formula}, the mean of {len(related)} other phones"
-    return _common(related, _SAME_CORES, _LONE_RELATIVE, formula)
+    return _common(related, _SAME_CORES, _LONE_RELATIVE, f"the mean of {len(related)} other phones")
 
 
-def _common(related: list[tuple[_Route, float]], least: float, alone: float, formula: str) -> _Route | None:
+def _common(related: list[tuple[_Route, float]], least: float, alone: float, how: str) -> _Route | None:
     if not related:
         return None
 
@@ -257,23 +247,18 @@ def _common(related: list[tuple[_Route, float]], least: float, alone: float, for
         each = [route.at(gmacs).times(factor) for route, factor in related]
         together = predicted([spread.ms for spread in each], least, alone)
         # Each was carried along GMACs by the same formula: their errors of shape are one error.
-        return Spread(
-            together.ms,
-            math.hypot(together.down, min(spread.down for spread in each)),
-            math.hypot(together.up, min(spread.up for spread in each)),
-        )
+        return together.blurred(min(spread.down for spread in each), min(spread.up for spread in each))
 
     anchors = tuple(anchor for route, _ in related for anchor in route.anchors)
-    return _Route(distance=2, at=at, anchors=anchors, formula=formula)
+    return _Route(distance=2, at=at, anchors=anchors, formula=f"{related[0][0].formula}, {how}")
 
 
 def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Workload, unit: str, own: bool) -> Spread:
     """The time at *gmacs* on the line through the nearest two anchors, or of the likely slope through the only one."""
     points = sorted((mass, mean_ms(records)) for mass, records in sizes.items())
     nearest = min(points, key=lambda point: abs(math.log(point[0] / gmacs)))
-    record = _noise(sizes[nearest[0]], own)
     if len(points) == 1:
-        (mass, ms) = points[0]
+        mass, ms = nearest
         likely, least, most = (_slope(share, gmacs, mass, model.full) for share in _OVERHEAD[unit])
         first, last = sorted((least, most))
         shaped = Spread(ms * likely, math.log(likely / first), math.log(last / likely))
@@ -281,7 +266,7 @@ def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Workloa
         distance = abs(math.log(nearest[0] / gmacs)) / _STEP
         half = _BETWEEN[unit] * min(distance, 2)
         shaped = Spread(_on_line(points, gmacs), half, half)
-    return Spread(shaped.ms, math.hypot(shaped.down, record.down), math.hypot(shaped.up, record.up))
+    return shaped.blurred(*_noise(sizes[nearest[0]], own))
 
 
 def _slope(share: float, gmacs: float, anchor: float, full: float) -> float:
@@ -323,21 +308,19 @@ def _fastest(records: list[LatencyRecord]) -> list[LatencyRecord]:
 
 
 def mean_ms(records: list[LatencyRecord]) -> float:
-    product = math.prod(record.ms for record in records)
-    return product ** (1 / len(records))
+    return math.prod(record.ms for record in records) ** (1 / len(records))
 
 
-def _noise(records: list[LatencyRecord], own: bool) -> Spread:
-    """How far the record itself may be off on the user's device."""
-    ms = mean_ms(records)
+def _noise(records: list[LatencyRecord], own: bool) -> tuple[float, float]:
+    """How far down and up the record itself may be off on the user's device."""
     if own:
         down = max((math.log(record.ms / record.low) for record in records if record.low), default=0)
         up = max((math.log(record.high / record.ms) for record in records if record.high), default=0)
-        return Spread(ms, max(_OWN, down), max(_OWN, up))
+        return max(_OWN, down), max(_OWN, up)
     doubts = [_RECORD]
     doubts += [_UNSTATED] if any(record.precision == "unknown" for record in records) else []
     doubts += [_OTHER_MODEL] if any(record.k is None for record in records) else []
-    return Spread(ms).widened(*doubts)
+    return math.hypot(*doubts), math.hypot(*doubts)
 
 
 def soc_name(evidence: Evidence, device: str) -> str:

@@ -37,13 +37,7 @@ class Workload:
     params: Mapping[int, int]
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        config: HydraConfig,
-        heads: Iterable[int],
-        accuracy: Mapping[int, float],
-    ) -> Workload:
+    def of(cls, name: str, config: HydraConfig, heads: Iterable[int], accuracy: Mapping[int, float]) -> Workload:
         """The subnetworks *heads* of a model with architecture *config*."""
         heads = list(heads)
         gmacs = {k: config.macs(k) / 1e9 for k in heads}
@@ -79,6 +73,10 @@ def arithmetic(precision: str) -> str:
     return _ARITHMETIC.get(precision, precision)
 
 
+def path_of(record: LatencyRecord) -> ExecutionPath:
+    return ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
+
+
 @dataclass(frozen=True)
 class UsableRecord:
     """A record that estimates may rest on. *own*: the user's, which outranks others."""
@@ -96,9 +94,8 @@ class Evidence:
         for name, entry in profiles.items():
             for record in entry.profile.latency:
                 if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
-                    path = ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
                     usable = UsableRecord(record, own=record in entry.own)
-                    self._usable.setdefault(name, {}).setdefault(path, []).append(usable)
+                    self._usable.setdefault(name, {}).setdefault(path_of(record), []).append(usable)
 
     def paths(self, device: str) -> list[ExecutionPath]:
         """The execution paths that were timed on a device."""
@@ -107,13 +104,8 @@ class Evidence:
     def records(self, device: str, path: ExecutionPath, model: Workload) -> list[UsableRecord]:
         """The records that speak for *model*, the best of their kind alone: the user's, else of its own shape."""
         speaking = [usable for usable in self._usable.get(device, {}).get(path, ()) if speaks_for(usable.record, model)]
-        for best in (
-            [usable for usable in speaking if usable.own],
-            [usable for usable in speaking if usable.record.k is not None],
-        ):
-            if best:
-                return best
-        return speaking
+        own = [usable for usable in speaking if usable.own]
+        return own or [usable for usable in speaking if usable.record.k is not None] or speaking
 
     def sizes(self, model: Workload) -> list[tuple[float, int]]:
         """GMACs and resolution of the whole models that were timed anywhere; empty where some speak for *model*."""
@@ -121,16 +113,6 @@ class Evidence:
         if any(speaks_for(record, model) for record in records):
             return []
         return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
-
-    def without(self, device: str, path: ExecutionPath | None = None, k: int | None = None) -> Evidence:
-        """All records but those of a device, or of one path there, or of one head count on that path."""
-        rest = Evidence({})
-        rest.profiles = self.profiles
-        rest._usable = {**self._usable, device: {}}
-        for other, usable in self._usable.get(device, {}).items():
-            if path is not None and (other != path or k is not None):
-                rest._usable[device][other] = [u for u in usable if other != path or u.record.k != k]
-        return rest
 
     def relatives(self, device: str, path: ExecutionPath) -> list[tuple[str, float]]:
         """Devices whose time on the same *path* says something of this one's, and the factor that it takes.
@@ -144,19 +126,19 @@ class Evidence:
         if path.unit != "cpu":
             family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
             npu = mine.facts.npu if path.unit == "npu" else None
-            return [(name, 1.0) for name in family if npu is None or _is_npu(self.profiles[name], npu.value)]
+            npus = {name: self.profiles[name].facts.npu for name in family}
+            return [(n, 1.0) for n, fact in npus.items() if npu is None or (fact and fact.value == npu.value)]
         working = _working(mine)
         return [
             (name, _clock(theirs) / _clock(working))
             for name in others
-            if working and (theirs := _working(self.profiles[name])) and _alike(working, theirs)
+            if working and (theirs := _working(self.profiles[name])) and _kind(working) == _kind(theirs)
         ]
 
-    def phones(self, device: str) -> list[tuple[str, float]]:
+    def phones(self, device: str) -> list[str]:
         """All other phones, for a phone."""
-        if self.profiles[device].device_class != "phone":
-            return []
-        return [(n, 1.0) for n in self._usable if n != device and self.profiles[n].device_class == "phone"]
+        phones = [name for name in self._usable if self.profiles[name].device_class == "phone"]
+        return [name for name in phones if name != device and self.profiles[device].device_class == "phone"]
 
 
 def speaks_for(record: LatencyRecord, model: Workload) -> bool:
@@ -171,10 +153,6 @@ def speaks_for(record: LatencyRecord, model: Workload) -> bool:
     return record.k is None and record.tokens is not None and 0.5 <= model.tokens / record.tokens <= 2
 
 
-def _is_npu(profile: DeviceProfile, name: str) -> bool:
-    return profile.facts.npu is not None and profile.facts.npu.value == name
-
-
 def _working(profile: DeviceProfile) -> list[Cluster]:
     """The four fastest cores, which do the work of a model; none where a clock is not known."""
     clusters = profile.facts.cpu.value if profile.facts.cpu else ()
@@ -187,9 +165,6 @@ def _clock(cores: list[Cluster]) -> float:
     return sum(core.ghz or 0 for core in cores)
 
 
-def _alike(cores: list[Cluster], others: list[Cluster]) -> bool:
-    return cores[0].core == others[0].core and _num_little(cores) == _num_little(others)
-
-
-def _num_little(cores: list[Cluster]) -> int:
-    return sum(core.core.startswith(_LITTLE_CORES) for core in cores)
+def _kind(cores: list[Cluster]) -> tuple[str, int]:
+    """The largest core, and the number of little ones."""
+    return cores[0].core, sum(core.core.startswith(_LITTLE_CORES) for core in cores)

@@ -11,8 +11,6 @@ from hydra_export.latency.estimate import Estimate, estimates
 from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, arithmetic
 from hydra_export.target import ComputeUnit, DeviceRuntime
 
-__all__ = ["PathEstimates", "known_paths", "usual_path"]
-
 _HANDHELD = ("phone", "tablet")
 
 
@@ -52,8 +50,7 @@ def known_paths(
     candidates = dict.fromkeys([*usual, *evidence.paths(device), *(_paths_in(runtime, usual) if runtime else ())])
     both = [ExecutionPath(path.runtime, kind, path.unit) for path in candidates for kind in kinds]
     paths = [path for path in dict.fromkeys(both) if not runtime or path.runtime == runtime]
-    each = ((path, estimates(evidence, device, path, model)) for path in paths)
-    options = [PathEstimates(path, by_heads) for path, by_heads in each if by_heads]
+    options = [PathEstimates(p, by_heads) for p in paths if (by_heads := estimates(evidence, device, p, model))]
 
     def rank(option: PathEstimates) -> tuple[bool, bool, bool, int, int, float]:
         path, distance = option.path, option.whole.distance
@@ -99,15 +96,11 @@ def _usual(profile: DeviceProfile) -> list[ExecutionPath]:
     here = sorted((runtime for runtime in known if kind in runtime.usual), key=lambda runtime: runtime.usual[kind])
     if kind == "handheld":
         units: tuple[ComputeUnit, ...] = ("npu", "cpu") if profile.family == "Qualcomm" else ("cpu",)
-        return [_float_path(runtime.name, unit) for unit in units for runtime in here]
-    return [_float_path(runtime.name, runtime.unit) for runtime in here]
+        return [ExecutionPath(runtime.name, FLOAT, unit) for unit in units for runtime in here]
+    return [ExecutionPath(runtime.name, FLOAT, runtime.unit) for runtime in here]
 
 
 def _paths_in(runtime: str, usual: list[ExecutionPath]) -> list[ExecutionPath]:
     """Where *runtime* runs, if this device is none of those that it is usual on."""
     unit = targets.device_runtimes()[runtime].unit
-    return [path for path in usual if path.runtime == runtime] or [_float_path(runtime, unit)]
-
-
-def _float_path(runtime: str, unit: ComputeUnit) -> ExecutionPath:
-    return ExecutionPath(runtime, FLOAT, unit)
+    return [path for path in usual if path.runtime == runtime] or [ExecutionPath(runtime, FLOAT, unit)]

@@ -65,26 +65,15 @@ def plot(
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     timed = [k for k in heads if estimates[k].provenance != "estimated"]
-    axes.fill_between(
-        heads,
-        [e.low for e in estimates.values()],
-        [e.high for e in estimates.values()],
-        color=_TIME,
-        alpha=0.18,
-        linewidth=0,
-        label="80 % interval",
-    )
-    axes.plot(
-        heads, [e.ms for e in estimates.values()], color=_TIME, marker="o", markerfacecolor="white", label="estimated"
-    )
+    ms, low, high = zip(*((e.ms, e.low, e.high) for e in estimates.values()), strict=True)
+    axes.fill_between(heads, low, high, color=_TIME, alpha=0.18, linewidth=0, label="80 % interval")
+    axes.plot(heads, ms, color=_TIME, marker="o", markerfacecolor="white", label="estimated")
     axes.plot(timed, [estimates[k].ms for k in timed], "o", color=_TIME, label="timed")
     axes.axhline(budget_ms, color=_BUDGET, linestyle="--", label=f"budget, {budget_ms:g} ms")
     if choice is not None and choice.heads is not None:
-        word = "choice" if choice.sure else "best guess"
-        place = (choice.heads, estimates[choice.heads].ms)
-        axes.plot(
-            *place, "o", color=_BUDGET, markersize=15, markerfacecolor="none", label=f"{word}: k = {choice.heads}"
-        )
+        label = f"{'choice' if choice.sure else 'best guess'}: k = {choice.heads}"
+        ring: dict[str, Any] = {"color": _BUDGET, "markersize": 15, "markerfacecolor": "none"}
+        axes.plot(choice.heads, estimates[choice.heads].ms, "o", **ring, label=label)
     axes.set_yscale("log")
     plain_log_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

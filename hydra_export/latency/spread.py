@@ -32,9 +32,9 @@ class Spread:
         """high / low."""
         return math.exp(self.down + self.up)
 
-    def widened(self, *by: float) -> Spread:
-        """With further errors, independent of those so far."""
-        return Spread(self.ms, math.hypot(self.down, *by), math.hypot(self.up, *by))
+    def blurred(self, down: float, up: float) -> Spread:
+        """With a further error, independent of those so far."""
+        return Spread(self.ms, math.hypot(self.down, down), math.hypot(self.up, up))
 
     def times(self, factor: float) -> Spread:
         return Spread(self.ms * factor, self.down, self.up)

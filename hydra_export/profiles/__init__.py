@@ -10,9 +10,10 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,7 +22,6 @@ from hydra_export.device import DeviceProfile, LatencyRecord, Match
 from hydra_export.errors import BadInput, UnknownName
 
 MEASURED = "measured"
-_HERE = Path(__file__).parent
 _MATCH_KEYS = ("android_model", "ios_machine", "devicetree_model", "android_soc_model", "cpu_name")  # surest first
 _PATIENCE_SECONDS = 60.0  # with others who add records, each in milliseconds
 _TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
@@ -62,16 +62,18 @@ def resolve(folder: Path | None = None) -> dict[str, ResolvedProfile]:
     """
     if folder is not None and not folder.is_dir():
         raise BadInput(f"`profiles` {folder} is not a folder.", "Give a folder of device profiles (TOML).")
-    place, entries = folder or user_folder(), packaged()
+    place, entries = folder or user_folder(), dict(packaged())
     for part in (place, place / MEASURED):
-        own = read_folder(part)
+        own = _read_folder(part)
         entries |= {name: _merged(entries.get(name), profile, path) for name, (profile, path) in own.items()}
     return entries
 
 
-def packaged() -> dict[str, ResolvedProfile]:
+@functools.cache
+def packaged() -> Mapping[str, ResolvedProfile]:
     """Every profile of ours by id, without the user's."""
-    return {name: ResolvedProfile(profile, (), (path,)) for name, (profile, path) in _packaged().items()}
+    ours = _read_folder(Path(__file__).parent)
+    return MappingProxyType({name: ResolvedProfile(profile, (), (path,)) for name, (profile, path) in ours.items()})
 
 
 def get(name: str, folder: Path | None = None) -> ResolvedProfile:
@@ -89,7 +91,7 @@ def get(name: str, folder: Path | None = None) -> ResolvedProfile:
     if len(meant) == 1:
         return entries[meant[0]]
     if meant:
-        raise BadInput(f"'{name}' could be {_or(meant)}.", "Give one of these.")
+        raise BadInput(f"'{name}' could be {', '.join(meant[:-1])} or {meant[-1]}.", "Give one of these.")
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1)
     if near:
         raise UnknownName("device", name, near)
@@ -101,8 +103,9 @@ def match(keys: Match, folder: Path | None = None) -> tuple[ResolvedProfile, str
     """The profile of the device with these *keys*, and the key that decided, which is the surest that fits one."""
     entries = resolve(folder).values()
     for key in _MATCH_KEYS:
+        values = [(value, entry) for entry in entries for value in getattr(entry.profile.match, key)]
         for own in getattr(keys, key):
-            fits = [(len(value), entry) for entry in entries for value in _values(entry, key) if _is(key, own, value)]
+            fits = [(len(value), entry) for value, entry in values if _is(key, own, value)]
             if fits:
                 return max(fits, key=lambda pair: (pair[0], bool(pair[1].own)))[1], key
     return None
@@ -178,31 +181,7 @@ def _same(record: LatencyRecord) -> tuple[object, ...]:
     return record.model, record.k, record.runtime, record.precision, record.unit, record.threads, record.batch
 
 
-def problems(folder: Path | None = None) -> list[str]:
-    """What is wrong with the profiles of a folder (ours by default) taken together: who could be taken for whom.
-
-    Raises:
-        BadInput: a file is not a profile, or two have the same id.
-    """
-    wrong = []
-    meaning: dict[tuple[str, str], str] = {}
-    for name, (profile, path) in read_folder(folder or _HERE).items():
-        if path.stem != name:
-            wrong.append(f"{path}: id: '{name}' is not the file's name")
-        keys = [("name", _letters(text)) for text in (name, profile.name, *profile.aliases)]
-        # Phones may share a chip; nothing else means two devices.
-        keys += [
-            (key, text) for key in _MATCH_KEYS if key != "android_soc_model" for text in getattr(profile.match, key)
-        ]
-        wrong += [
-            f"{path}: {pair[0]}: '{pair[1]}' also means {meaning[pair]}"
-            for pair in keys
-            if meaning.setdefault(pair, name) != name
-        ]
-    return wrong
-
-
-def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
+def _read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
     """The profiles of a folder by id; none where it does not exist."""
     by_id: dict[str, tuple[DeviceProfile, Path]] = {}
     try:
@@ -221,11 +200,6 @@ def read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
             )
         by_id[profile.id] = profile, path
     return by_id
-
-
-@functools.cache
-def _packaged() -> dict[str, tuple[DeviceProfile, Path]]:
-    return read_folder(_HERE)
 
 
 def _merged(before: ResolvedProfile | None, own: DeviceProfile, path: Path) -> ResolvedProfile:
@@ -255,11 +229,6 @@ def _merged(before: ResolvedProfile | None, own: DeviceProfile, path: Path) -> R
     return ResolvedProfile(profile, (*before.own, *own.latency), (*before.files, path))
 
 
-def _values(entry: ResolvedProfile, key: str) -> tuple[str, ...]:
-    values: tuple[str, ...] = getattr(entry.profile.match, key)
-    return values
-
-
 def _is(key: str, own: str, value: str) -> bool:
     own, value = (" ".join(_TRADEMARKS.sub("", text).lower().split()) for text in (own, value))
     begins = value.endswith("*") or key == "devicetree_model"
@@ -270,9 +239,5 @@ def _letters(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
-def _words(text: str) -> Iterator[str]:
-    yield from re.findall(r"[a-z]+\d*\w*|\d+\w*", text.lower())
-
-
-def _or(texts: list[str]) -> str:
-    return f"{', '.join(texts[:-1])} or {texts[-1]}"
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+\d*\w*|\d+\w*", text.lower())

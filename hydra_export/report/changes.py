@@ -182,10 +182,8 @@ def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
         was = moved.pop((now[place].kind, now[place].heads), None)
         if was is not None:
             then[place] = then.pop(was)
-    for place in dict.fromkeys([*now, *then]):
+    for place, either in {**now, **then, **now}.items():  # as in _choices
         before, after = then.get(place), now.get(place)
-        either = after or before
-        assert either is not None
         yield ArtifactChange(
             path=either.path,
             kind=either.kind,
@@ -202,12 +200,9 @@ def _artifacts(old: Manifest, new: Manifest) -> Iterator[ArtifactChange]:
 
 def _choices(old: Manifest, new: Manifest, devices: Sequence[tuple[Advice, Advice]]) -> Iterator[ChoiceChange]:
     then, now = ({(e.id, e.runtime): e for e in manifest.devices} for manifest in (old, new))
-    for key in dict.fromkeys([*now, *then]):
-        was, one = then.get(key), now.get(key)
-        before, after = (entry.heads if entry else None for entry in (was, one))
+    for key, either in {**now, **then, **now}.items():  # today's order, and today's entry where both have one
+        before, after = (entries[key].heads if key in entries else None for entries in (then, now))
         if before != after:
-            either = one or was
-            assert either is not None
             yield ChoiceChange(device=f"{either.name} ({either.runtime})", before=before, after=after)
     chosen = {device for device, _ in (*then, *now)}
     for then_here, now_here in devices:
@@ -254,9 +249,11 @@ def _latency(compared: Comparison) -> LatencyChange:
 
 def _less_accurate(accuracies: Sequence[AccuracyChange]) -> Iterator[str]:
     for each in accuracies:
-        if each.before is not None and each.after is None:
+        if each.before is None:
+            continue
+        if each.after is None:
             yield f"Top-1 at k = {each.heads} is not known any more; it was {words.accuracy(each.before)}."
-        elif each.before is not None and each.after is not None and _fell(each.before, each.after):
+        elif _fell(each.before, each.after):
             fall = f"{words.accuracy(each.before)} to {words.accuracy(each.after)}"
             yield f"Top-1 at k = {each.heads} went from {fall} ({words.points(each.after - each.before)})."
 
@@ -279,16 +276,18 @@ def _worse_artifacts(artifacts: Sequence[ArtifactChange]) -> Iterator[str]:
         then, now = each.share_before, each.share_after
         if then is not None and now is not None and now > PARITY_SHARE and now > 2 * then:
             yield f"{each.path} is off by {words.share(now)} of what parity allows, not by {words.share(then)}."
-        drops = each.accuracy_before, each.accuracy_after
-        if drops[0] is not None and drops[1] is not None and _fell(drops[0], drops[1]):
-            yield f"{each.path} changes top-1 by {words.points(drops[1])}, not by {words.points(drops[0])}."
+        was, drop = each.accuracy_before, each.accuracy_after
+        if was is not None and drop is not None and _fell(was, drop):
+            yield f"{each.path} changes top-1 by {words.points(drop)}, not by {words.points(was)}."
 
 
 def _smaller_choices(choices: Sequence[ChoiceChange]) -> Iterator[str]:
     for each in choices:
-        if each.before is not None and each.after is None:
+        if each.before is None:
+            continue
+        if each.after is None:
             yield f"{each.device} has no choice any more; it was k = {each.before}."
-        elif each.before is not None and each.after is not None and each.after < each.before:
+        elif each.after < each.before:
             yield f"{each.device} is to run k = {each.after}, not k = {each.before}."
 
 

@@ -39,29 +39,17 @@ class Series:
 
 
 def scatter(
-    ident: str,
-    title: str,
-    description: str,
-    series: Sequence[Series],
-    levels: Mapping[int, float],
-    x_title: str,
+    ident: str, title: str, description: str, series: Sequence[Series], levels: Mapping[int, float], x_title: str
 ) -> Markup:
     """Top-1 over something; *levels*: the accuracy of each head count, which the right edge names."""
     points = [point for each in series for point in each.points]
     values = [v for p in points for v in (p.x, p.low, p.high) if v is not None]
     x = over(values, _LEFT, _WIDTH - _RIGHT, from_zero=True)
     y = over([*(p.y for p in points), *levels.values()], _HEIGHT - _BOTTOM, _TOP)
-    return _figure(
-        ident,
-        title,
-        description,
-        (_WIDTH, _HEIGHT),
-        _x_axis(x, x_title),
-        _y_axis(y),
-        _levels(levels, y),
-        [_line(each, x, y) for each in series],
-        [_mark(each, point, x, y) for each in series for point in each.points],
-    )
+    axes = [*_x_axis(x, x_title), *_y_axis(y), *_levels(levels, y)]
+    lines = [_line(each, x, y) for each in series]
+    marks = [_mark(each, point, x, y) for each in series for point in each.points]
+    return _figure(ident, title, description, (_WIDTH, _HEIGHT), axes, lines, marks)
 
 
 def intervals(ident: str, title: str, advice: Advice) -> Markup:
@@ -114,19 +102,12 @@ def swatch(precision: str | None = None, graph: str | None = None) -> Markup:
     return tag("svg", line, mark, viewBox="0 0 28 16", width=28, height=16, class_="swatch", aria_hidden="true")
 
 
-def bar(part: float, failed: bool = False) -> Markup:
+def bar(part: float, failed: bool) -> Markup:
     """A share of what is allowed, under its number."""
-    filled = max(1.0, 56 * min(part, 1.0))
-    return tag(
-        "svg",
-        tag("rect", x=0, y=0, width=56, height=5, class_="track"),
-        tag("rect", x=0, y=0, width=_n(filled), height=5, class_="over" if failed else "filled"),
-        viewBox="0 0 56 5",
-        width=56,
-        height=5,
-        class_="bar",
-        aria_hidden="true",
-    )
+    filled = _n(max(1.0, 56 * min(part, 1.0)))
+    track = tag("rect", x=0, y=0, width=56, height=5, class_="track")
+    share = tag("rect", x=0, y=0, width=filled, height=5, class_="over" if failed else "filled")
+    return tag("svg", track, share, viewBox="0 0 56 5", width=56, height=5, class_="bar", aria_hidden="true")
 
 
 def _figure(ident: str, title: str, description: str, size: tuple[int, int], *parts: object) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -131,10 +131,8 @@ def accuracy_of(product: Product, heads: int, levels: Mapping[int, float]) -> fl
     return None if check.accuracy_change is None else levels[heads] + check.accuracy_change
 
 
-def checks(products: Iterable[Product]) -> Iterator[tuple[Product, ParityCheck]]:
-    for product in products:
-        for check in product.checks:
-            yield product, check
+def checks(products: Iterable[Product]) -> list[tuple[Product, ParityCheck]]:
+    return [(product, check) for product in products for check in product.checks]
 
 
 def _share(error: float, bound: float) -> float:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hydra_export import archive, bench, bundle, profiles
+from hydra_export import targets as registry
 from hydra_export.bench import Report
 from hydra_export.bundle import DeviceEntry, Manifest, ModelEntry, SubnetworkEntry
-from hydra_export.latency import Advice, Constraints, Evidence
+from hydra_export.latency import Advice, Constraints, Evidence, advise
 from hydra_export.report.changes import Changes, changes
-from hydra_export.report.devices import constraints_of, on_devices
-from hydra_export.report.devices import document as device_document
 from hydra_export.report.facts import Product, accuracy_of, products
 from hydra_export.report.timings import Measurement, is_of, of_report, saved, without_repeats
+
+_MOST_OTHERS = 4
+_MOST_MS = 1e9  # a manifest may claim anything
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,41 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 def document(findings: Findings) -> dict[str, Any]:
     """All of it as JSON takes it."""
     rest: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(findings, devices=()))
-    return rest | {"devices": [device_document(advice, findings.targets) for advice in findings.devices]}
+    return rest | {"devices": [_device_document(advice, findings.targets) for advice in findings.devices]}
+
+
+def _device_document(advice: Advice, targets: Collection[str]) -> dict[str, Any]:
+    """The advice in a report's JSON document; *targets*: those that the bundle holds files for."""
+    profile, choice = advice.profile, advice.choice
+    heads, chance = (choice.larger if choice else None) or (None, None)
+    return {
+        "id": profile.id,
+        "name": profile.name,
+        "soc": profile.facts.soc.value if profile.facts.soc else "",
+        "way": str(advice.path),
+        "budget_ms": advice.budget.ms,
+        "budget_reason": advice.budget.reason,
+        "times": [
+            {"heads": k, **estimate.times, "fits": advice.verdicts[k], "chance": advice.chance(k)}
+            for k, estimate in advice.estimates.items()
+        ],
+        "unknown": "" if choice else advice.why_unknown,
+        "choice": advice.heads,
+        "sure": choice is not None and choice.sure,
+        "chance": choice.chance if choice else None,
+        "why": choice.why if choice else "",
+        "larger": heads,
+        "larger_chance": chance,
+        "formula": advice.formula,
+        "anchors": advice.origins,
+        "sources": advice.sources,
+        "lacks": "" if advice.target in targets else advice.target,
+        "inferred": advice.inferred,
+        "others": [
+            {"way": str(option.path), "heads": option.whole.k, **option.whole.times}
+            for option in advice.others[:_MOST_OTHERS]
+        ],
+    }
 
 
 def gather(
@@ -84,17 +120,21 @@ def gather(
     name, gmacs = manifest.model.name, manifest.model.gmacs
     chosen = [(profiles.get(each, profile_folder), Constraints()) for each in devices]
     if not devices:
-        chosen = [(resolved[entry.id], constraints_of(entry)) for entry in manifest.devices if entry.id in resolved]
+        chosen = [(resolved[entry.id], _constraints_of(entry)) for entry in manifest.devices if entry.id in resolved]
         there = {entry.profile.id for entry, _ in chosen}
         measured_here = [e for e in resolved.values() if any(is_of(record, name, gmacs) for record in e.own)]
         chosen += [(entry, Constraints()) for entry in measured_here if entry.profile.id not in there]
     chosen = list({(entry.profile.id, constraints): (entry, constraints) for entry, constraints in chosen}.values())
     evidence = Evidence(resolved)
-    times = on_devices(manifest, chosen, evidence)
+
+    def advice_of(each: Manifest) -> tuple[Advice, ...]:
+        return tuple(advise(evidence, entry, each.model.workload, constraints) for entry, constraints in chosen)
+
+    devices_now = advice_of(manifest)
     measured = [one for path, report in now for one in of_report(report, path, artifacts)]
     differences = None
     if old is not None and against is not None:
-        pairs = list(zip(on_devices(old, chosen, evidence), times, strict=True))
+        pairs = list(zip(advice_of(old), devices_now, strict=True))
         reports = (then[0][1], now[0][1]) if then and now else None
         differences = changes(str(against), old, manifest, pairs, reports)
     return Findings(
@@ -105,9 +145,15 @@ def gather(
         artifacts=artifacts,
         chosen=manifest.devices,
         measured=_with_accuracy(without_repeats([*measured, *saved(manifest, resolved.values())]), artifacts, manifest),
-        devices=times,
+        devices=devices_now,
         changes=differences,
     )
+
+
+def _constraints_of(entry: DeviceEntry) -> Constraints:
+    """Those within which the bundle's own choice was made."""
+    budget = entry.budget_ms if 0 < entry.budget_ms < _MOST_MS else None
+    return Constraints(runtime=entry.runtime if entry.runtime in registry.formats() else "", budget_ms=budget)
 
 
 def _read(place: Path) -> Manifest:

@@ -28,7 +28,9 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     Children are texts, elements, None, or iterables of such.
     """
     pairs = "".join(
-        f' {_attribute(key)}="{escaped(str(value))}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{escaped(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     if name in _VOID:
         return Markup(f"<{name}{pairs}>")
@@ -65,15 +67,10 @@ def anchor(text: str) -> str:
 
 
 def _link(match: re.Match[str]) -> Markup:
-    named = match.groupdict()
-    where = match[0]
-    if named:
-        where = f"https://github.com/{named['repository']}/blob/{named['commit']}/{named['path']}"
-    return tag("a", match[0], href=where, rel="noreferrer noopener external")
-
-
-def _attribute(key: str) -> str:
-    return key.rstrip("_").replace("_", "-")
+    url = match[0]
+    if match.re is _GITHUB:
+        url = f"https://github.com/{match['repository']}/blob/{match['commit']}/{match['path']}"
+    return tag("a", match[0], href=url, rel="noreferrer noopener external")
 
 
 def _one(child: object) -> str:

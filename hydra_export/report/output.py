@@ -22,7 +22,8 @@ def check_replaceable(out: Path) -> None:
         raise OutputRefused(f"{out} is {what}.", remedy)
     with files.refusing(out), files.opened(out) as file:
         head = file.read(_HEAD_BYTES)
-    if not head.startswith((b"<!doctype html>\n", as_markdown.MARK.encode())) or not _is_ours(head):
+    is_page = head.startswith(b"<!doctype html>\n") and as_html.MARK.encode() in head
+    if not (is_page or head.startswith(as_markdown.MARK.encode())):
         raise OutputRefused(f"{out} is not a report of ours and would be lost.", remedy)
 
 
@@ -31,7 +32,3 @@ def write(out: Path, text: str) -> None:
     check_replaceable(out)
     with files.replaced_file(out) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _is_ours(head: bytes) -> bool:
-    return any(mark.encode() in head for mark in (as_html.MARK, as_markdown.MARK))

@@ -113,20 +113,15 @@ def _over_latency(findings: Findings) -> Iterator[Markup]:
     """A panel for each device and execution path: what was measured."""
     note = "Median of one image; bars hold 80 % of the calls. "
     for number, (where, group) in enumerate(_by_path(findings.measured).items()):
-        series = [
-            Series(
-                each.precision,
-                each.graph,
-                tuple(
-                    Point(m.ms, m.accuracy, f"{each.kind}, k = {m.heads}: {_time(m)}", m.low, m.high)
-                    for m in each.moments
-                    if m.accuracy is not None
-                ),
-            )
-            for each in group
-        ]
+        series = [Series(each.precision, each.graph, tuple(_times_of(each))) for each in group]
         title = f"Accuracy over measured latency: {where}"
         yield from _panel(f"measured-{number}", title, note, series, findings.model.accuracy, "milliseconds")
+
+
+def _times_of(measured: Measurement) -> Iterator[Point]:
+    for m in measured.moments:
+        if m.accuracy is not None:
+            yield Point(m.ms, m.accuracy, f"{measured.kind}, k = {m.heads}: {_time(m)}", m.low, m.high)
 
 
 def _by_path(measured: Sequence[Measurement]) -> dict[str, list[Measurement]]:
@@ -204,21 +199,9 @@ def _every_check(findings: Findings) -> Table:
         ]
         for product, check in checks(findings.artifacts)
     ]
-    columns = (
-        "artifact",
-        "k",
-        "error",
-        "allowed",
-        "share",
-        "top-1",
-        "agreement",
-        "judged",
-        "least cosine",
-        "images",
-        "error in",
-    )
+    columns = ("artifact", "k", "error", "allowed", "share", "top-1", "agreement", "judged", "least cosine", "images")
     caption = "Every artifact at every head count."
-    return Table("parity-figures", caption, columns, rows, folded="Every figure")
+    return Table("parity-figures", caption, (*columns, "error in"), rows, folded="Every figure")
 
 
 def _check(check: ParityCheck) -> object:

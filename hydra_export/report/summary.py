@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydra_export.report import words
-from hydra_export.report.facts import ParityCheck, checks
+from hydra_export.report.facts import ParityCheck, checks, grouped
 from hydra_export.report.findings import Findings
 
 
@@ -26,11 +26,9 @@ def glance(findings: Findings) -> dict[str, str]:
 
 def _warnings(findings: Findings) -> str:
     """What the export warned of, and of which artifacts."""
-    of: dict[str, list[str]] = {}
-    for product in findings.artifacts:
-        for warning in product.warnings:
-            of.setdefault(warning, []).append(product.path)
-    return " ".join(f"{warning} ({', '.join(paths)})" for warning, paths in of.items())
+    warned = [(warning, product.path) for product in findings.artifacts for warning in product.warnings]
+    groups = grouped(warned, lambda pair: pair[0])
+    return " ".join(f"{warning} ({', '.join(path for _, path in pairs)})" for warning, pairs in groups.items())
 
 
 def _parity(findings: Findings) -> str:
@@ -39,8 +37,7 @@ def _parity(findings: Findings) -> str:
     if not bounded:
         return "no artifact is held to an error bound"
     product, worst, share = max(bounded, key=lambda each: each[2])
-    failed = sum(each[2] > 1 for each in bounded)
-    if failed:
+    if failed := sum(each[2] > 1 for each in bounded):
         return f"over the bound are {failed} of {len(bounded)} checks; the worst is {product.path} at k = {worst.heads}"
     count = words.counted(len(bounded), "check")
     return f"{count} within bounds; the worst error is {words.share(share)} of what is allowed"
@@ -68,21 +65,19 @@ def _agreement(check: ParityCheck) -> str:
 
 
 def _subnetworks(findings: Findings) -> str:
-    known = [entry for entry in findings.subnetworks if entry.accuracy is not None]
+    known = findings.model.accuracy.values()
     counts = words.heads(entry.heads for entry in findings.subnetworks)
     if not known:
         return f"{counts}; top-1 is not known"
-    accuracies = [entry.accuracy or 0 for entry in known]
-    low, high = min(accuracies), max(accuracies)
+    low, high = min(known), max(known)
     span = words.accuracy(low) if low == high else f"{low:.2f} to {words.accuracy(high)}"
     return f"{counts}; top-1 {span}"
 
 
 def _artifacts(findings: Findings) -> str:
+    count = words.counted(len(findings.artifacts), "artifact")
     precisions = words.enumerated(dict.fromkeys(product.precision for product in findings.artifacts))
-    return (
-        f"{words.counted(len(findings.artifacts), 'artifact')} for {words.enumerated(findings.targets)}, {precisions}"
-    )
+    return f"{count} for {words.enumerated(findings.targets)}, {precisions}"
 
 
 def _sizes(findings: Findings) -> str:

@@ -8,6 +8,7 @@ from hydra_export.latency.words import interval as interval
 from hydra_export.latency.words import milliseconds as milliseconds
 
 UNKNOWN = "unknown"
+_MOST_LETTERS = 200
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -63,10 +64,10 @@ def enumerated(texts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def clipped(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else f"{text[:most]} ..."
+def clipped(text: str) -> str:
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."
 
 
-def counted(number: int, one: str, many: str = "") -> str:
+def counted(number: int, one: str) -> str:
     """``1 file``, ``2 files``."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+    return f"{number:,} {one}{'s' * (number != 1)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from hydra_export import device, profiles
 from hydra_export.device import Match
 from hydra_export.errors import BadInput, UnknownName
+from hydra_export.profiles import ResolvedProfile
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT.parent / "shared" / "devices"
@@ -67,8 +69,28 @@ def test_the_users_own_are_where_settings_are(monkeypatch: pytest.MonkeyPatch, t
     assert profiles.user_folder() == tmp_path / ".config" / "hydra-export" / "profiles"
 
 
+def problems(entries: Iterable[ResolvedProfile]) -> list[str]:
+    """What is wrong with profiles taken together: who could be taken for whom."""
+    wrong = []
+    meaning: dict[tuple[str, str], str] = {}
+    for profile, path in ((entry.profile, entry.files[0]) for entry in entries):
+        if path.stem != profile.id:
+            wrong.append(f"{path}: id: '{profile.id}' is not the file's name")
+        names = (profile.id, profile.name, *profile.aliases)
+        keys = [("name", "".join(filter(str.isalnum, text.lower()))) for text in names]
+        # Phones may share a chip; nothing else means two devices.
+        fields = set(Match.__struct_fields__) - {"source", "android_soc_model"}
+        keys += [(key, text) for key in fields for text in getattr(profile.match, key)]
+        wrong += [
+            f"{path}: {pair[0]}: '{pair[1]}' also means {meaning[pair]}"
+            for pair in keys
+            if meaning.setdefault(pair, profile.id) != profile.id
+        ]
+    return wrong
+
+
 def test_all_of_ours_are_sound_and_none_is_taken_for_another() -> None:
-    assert profiles.problems() == []
+    assert problems(profiles.packaged().values()) == []
     assert len(profiles.names()) >= 48
 
 
@@ -233,7 +255,8 @@ def test_a_source_that_means_two_things_is_refused(tmp_path: Path) -> None:
 def test_the_validator_sees_who_could_be_taken_for_whom(tmp_path: Path) -> None:
     write(tmp_path, "a.toml", own="a", title="One name")
     write(tmp_path, "c.toml", own="b", title="one NAME")
-    told = "\n".join(profiles.problems(tmp_path))
+    found = profiles.resolve(tmp_path)
+    told = "\n".join(problems([found["a"], found["b"]]))
     assert "id: 'b' is not the file's name" in told
     assert "name: 'onename' also means a" in told
     assert "cpu_name: 'MyCPU 9' also means a" in told

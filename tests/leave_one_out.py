@@ -1,21 +1,26 @@
-"""How good are the estimates? Each published time is left out, predicted from the rest and compared."""
+"""How good are the estimates? Each published time is left out, predicted from the rest and compared.
+
+python -m tests.leave_one_out       renews the tables of docs/latency-model.md
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from hydra_export import profiles
-from hydra_export.errors import BadInput
 from hydra_export.latency.estimate import by_size, estimates, mean_ms, soc_name
-from hydra_export.latency.evidence import FLOAT, INT8, REFERENCE, Evidence, ExecutionPath
+from hydra_export.latency.evidence import FLOAT, INT8, REFERENCE, Evidence, ExecutionPath, path_of
 from hydra_export.latency.spread import Spread
+from hydra_export.profiles import ResolvedProfile
 
 FAMILIES = ("Hailo", "Axera", "Qualcomm", "Jetson", "Raspberry Pi")
-DOCUMENT = "docs/latency-model.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "latency-model.md"
 _HEADINGS = {"One time left out": False, "Everything of the device left out": True}
 _TABLE = re.compile(r"^\|.*\|$(?:\n\|.*\|$)*", re.MULTILINE)
 
@@ -57,13 +62,13 @@ class Row:
     width: float
 
 
-def cases(evidence: Evidence, *, whole_device: bool) -> list[Case]:
+def cases(known: Mapping[str, ResolvedProfile], *, whole_device: bool) -> list[Case]:
     """Every time of a subnetwork's shape in float or int8, predicted without it.
 
     Args:
         whole_device: without anything of that device and of others with the same SoC.
     """
-    left_out = []
+    evidence, left_out = Evidence(known), []
     for device, profile in evidence.profiles.items():
         if profile.stand_in:
             continue
@@ -75,18 +80,24 @@ def cases(evidence: Evidence, *, whole_device: bool) -> list[Case]:
                 k = records[0].k
                 if k is None or not math.isclose(gmacs, REFERENCE.gmacs[k], rel_tol=0.02):
                     continue
-                rest = _without_soc(evidence, soc) if whole_device else evidence.without(device, path, k)
-                estimate = estimates(rest, device, path, REFERENCE).get(k)
+                same_soc = {name for name in known if soc_name(evidence, name) == soc}
+                rest = without(known, same_soc) if whole_device else without(known, {device}, path, k)
+                estimate = estimates(Evidence(rest), device, path, REFERENCE).get(k)
                 spread = estimate.spread if estimate else None
                 left_out.append(Case(profile.family, soc, device, path, k, mean_ms(records), spread))
     return left_out
 
 
-def _without_soc(evidence: Evidence, soc: str) -> Evidence:
-    for device in evidence.profiles:
-        if soc_name(evidence, device) == soc:
-            evidence = evidence.without(device)
-    return evidence
+def without(
+    known: Mapping[str, ResolvedProfile], devices: set[str], path: ExecutionPath | None = None, k: int | None = None
+) -> dict[str, ResolvedProfile]:
+    """All records but those of *devices*, or of one path there, or of one head count on that path."""
+    rest = dict(known)
+    for name in devices:
+        profile = known[name].profile
+        kept = tuple(r for r in profile.latency if path and (path_of(r) != path or (k is not None and r.k != k)))
+        rest[name] = replace(known[name], profile=msgspec.structs.replace(profile, latency=kept))
+    return rest
 
 
 def rows(cases: Sequence[Case]) -> list[Row]:
@@ -134,25 +145,16 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def write() -> None:
-    """Computes the tables of the document anew, in the repository that this is run from.
-
-    Raises:
-        BadInput: it is run from elsewhere.
-    """
-    path = Path(DOCUMENT)
-    if not path.is_file():
-        raise BadInput(f"There is no {path} here.", "Run it in the repository.")
-    path.write_text(document(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 def document(text: str) -> str:
     """docs/latency-model.md, of which this is the *text*, with the tables below ``_HEADINGS`` as they are today."""
-    evidence = Evidence(profiles.packaged())
     for heading, whole_device in _HEADINGS.items():
         before, mark, after = text.partition(f"\n## {heading}\n")
         old = _TABLE.search(after)
         assert old, f"no table below {heading!r}"
-        today = table(rows(cases(evidence, whole_device=whole_device)))
+        today = table(rows(cases(profiles.packaged(), whole_device=whole_device)))
         text = f"{before}{mark}{after[: old.start()]}{today}{after[old.end() :]}"
     return text
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
