@@ -75,13 +75,13 @@ def evaluate(
     usual = checkpoints.default_heads(info)
     chosen = usual if heads is None else parse_heads(heads, info.config.heads, usual)
     unreadable: list[Path] = []
-    labelled = _images(data, info, unreadable)
-    images, source, by_chance = labelled.images, labelled.source, chance(labelled.labels)
+    test_set = _images(data, info, unreadable)
+    images, source, by_chance = test_set.images, test_set.source, chance(test_set.labels)
     console = talk()
-    notes = (*loaded.notes, *filter(None, [labelled.note]))
+    notes = (*loaded.notes, *filter(None, [test_set.note]))
     tell(console, notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
     with Held(), console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
-        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=labelled.classes)
+        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=test_set.classes)
     if at_chance := _at_chance(found, by_chance):
         counts = ", ".join(map(str, at_chance))
         same = f"always the same answer would be right on {by_chance:.1%}"
@@ -118,7 +118,7 @@ def evaluate(
         "plot": None if plot is None else plot.as_posix(),
         "subnetworks": subnetworks,
     }
-    return Result(document, shown_subnetworks(subnetworks, title))
+    return Result(document, subnetwork_table(subnetworks, title))
 
 
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
@@ -142,7 +142,7 @@ def _cost(loaded: Checkpoint, heads: int, batch_size: int, threads: int) -> dict
     return dict(msgspec.to_builtins(measure(loaded, heads, batch_size=batch_size, threads=threads)))
 
 
-def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
+def subnetwork_table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
     columns = {"top-1 %": "top1", "top-5 %": "top5", "parameters": "params", "GMACs": "macs"}
     columns |= {"images/s": "images_per_second", "peak MiB": "peak_mib", "load ms": "load_ms"}
@@ -150,11 +150,11 @@ def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> Rend
     shown = table("heads", *there)
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
-        shown.add_row(f"{row['heads']}{untrained}", *(_shown(field, row[field]) for field in there.values()))
+        shown.add_row(f"{row['heads']}{untrained}", *(_render(field, row[field]) for field in there.values()))
     return titled(title, shown)
 
 
-def _shown(field: str, value: float | None) -> str:
+def _render(field: str, value: float | None) -> str:
     if value is None:
         return "-"
     if field == "macs":
@@ -164,7 +164,7 @@ def _shown(field: str, value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _LabelledImages:
     """Labelled images: the classes that they are of where not all, what to call them, and what was assumed of them."""
 
     images: Images
@@ -174,7 +174,7 @@ class _Labelled:
     note: str = ""
 
 
-def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelled:
+def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _LabelledImages:
     """The labelled images called *name*; BadInput where their labels are not the model's own."""
     from hydra_export.data.classes import IMAGENET_CLASSES
     from hydra_export.data.datasets import Split
@@ -186,10 +186,10 @@ def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelle
             images, classes = imagenet.images(Path(name), found)
             of = f"{len(classes or found.names)} classes {found.known_by}"
             source = f"{len(images):,} images of the folder {Path(name).resolve().name}, {of}"
-            return _Labelled(images, images.labels, source, classes, found.note)
+            return _LabelledImages(images, images.labels, source, classes, found.note)
     fitted = _fitted(name, info, unreadable)
     assert fitted.labels is not None
-    return _Labelled(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
+    return _LabelledImages(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
 
 
 def _at_chance(found: Mapping[int, Accuracy], by_chance: float) -> list[int]:

@@ -65,10 +65,10 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
 def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
     """Refuses a checkpoint whose weights are of other shapes than head counts and classes account for."""
     for field in _MUST_AGREE:
-        given, wanted = getattr(theirs, field), getattr(ours, field)
-        if given != wanted:
+        given, required = getattr(theirs, field), getattr(ours, field)
+        if given != required:
             raise BadInput(
-                f"{name} has {field} {given}, the model to train has {wanted}.",
+                f"{name} has {field} {given}, the model to train has {required}.",
                 f"Start from another checkpoint, or set model.{field} to {given}.",
             )
     if (theirs.layer_scale is None) != (ours.layer_scale is None):

@@ -109,7 +109,7 @@ def run(
             if world.is_first and not resume:
                 record.refuse_filled(out)  # by now another run may be there
                 record.write_config(out, config, distributed.launch_id())
-            seconds = _restored(trainer, out) if resume else 0.0
+            seconds = _restore(trainer, out) if resume else 0.0
             world.barrier()
             return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
@@ -173,7 +173,7 @@ def _check_shares(config: TrainConfig, world: World) -> None:
         raise BadInput("Mixing needs an even number of images in each part of a batch.", "Change batch_size.")
 
 
-def _restored(trainer: Trainer, out: Path) -> float:
+def _restore(trainer: Trainer, out: Path) -> float:
     """Puts the saved state, if there is one yet, into *trainer*; the seconds spent until then."""
     state = record.read_state(out, trainer.world.device)
     if state is None:
@@ -212,8 +212,8 @@ class _Run:
     def _train(self, started: float, metrics: record.Metrics | None) -> None:
         config, trainer, losses = self._config, self._trainer, []
         while trainer.step < config.steps:
-            done = self._step()
-            losses.append(done.loss)
+            result = self._step()
+            losses.append(result.loss)
             step, measured = trainer.step, None
             last = step == config.steps
             if metrics is not None and (step % config.log_every == 0 or last):
@@ -221,14 +221,14 @@ class _Run:
                 metrics.add(step, loss=float(np.mean(losses)), lr=trainer.lr, seconds=spent)
                 losses.clear()
             if step % config.monitor_every == 0 and not last:
-                measured = self._monitored()
+                measured = self._monitor()
                 if metrics is not None:
                     metrics.add(step, accuracy=measured)
             if step % config.save_every == 0 or last:
                 self._save(time.monotonic() - started)
             if self._world.is_first:
                 unreadable = len(self._batches.unreadable)
-                self._report(Progress(step, config.steps, done.heads, done.loss, measured, unreadable))
+                self._report(Progress(step, config.steps, result.heads, result.loss, measured, unreadable))
 
     def _step(self) -> Any:
         try:
@@ -237,7 +237,7 @@ class _Run:
             kept = f"The state of step {self._saved_step} is kept in {self._out}." if self._saved_step else ""
             raise CheckFailed(f"{error.message} {kept}".strip(), error.remedy) from error
 
-    def _monitored(self) -> dict[int, float]:
+    def _monitor(self) -> dict[int, float]:
         config, trainer = self._config, self._trainer
         heads = sorted({config.trained_heads[0], *config.export_heads} & {*self._measurable()})
         found = accuracy(
@@ -303,7 +303,7 @@ class _Run:
             if not record.is_measured(self._out, config.steps):  # a finished run may be continued, to no effect
                 metrics.add(config.steps, accuracy=top1)
             self._write_checkpoint(state, top1, measured_on, seconds)
-            outcome = replace(outcome, plot=_plotted(self._out))
+            outcome = replace(outcome, plot=_plot(self._out))
         self._world.barrier()
         return outcome
 
@@ -351,7 +351,7 @@ class _Run:
         }
 
 
-def _plotted(out: Path) -> Path | None:
+def _plot(out: Path) -> Path | None:
     try:
         from hydra_export.train import plot
     except ImportError:  # matplotlib is an extra
