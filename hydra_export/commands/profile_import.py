@@ -31,7 +31,7 @@ def import_results(
 
     Args:
         device: "auto" for the one that the file names.
-        said: what else the user says of it, as ``Asked`` has it.
+        details: what the user states about the results, under the field names of ``Asked``.
     """
     graphs = {
         PurePosixPath(artifact.path).name: (artifact.heads[0], artifact.precision)

@@ -33,8 +33,7 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
         width = shape.width
         if width not in WIDTHS_OF_USUAL_HEADS:
             raise BadInput(
-                f"the checkpoint does not state its head width, and {USUAL_HEAD_DIM} is not usual for timm's ViTs of width "
-                f"{width}.",
+                f"the checkpoint does not state its head width, and {USUAL_HEAD_DIM} is unusual at width {width}.",
                 "Give `head_dim`, its timm name as `architecture`, or its config.json.",
             )
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")

@@ -183,7 +183,7 @@ def _of_timm(name: str) -> Source:
     with _quiet("timm"):
         try:
             with _without_waiting(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)):
-                module = timm.create_model(name, timm_config=True)
+                module = timm.create_model(name, pretrained=True)
         except Exception as error:  # of torch, timm, huggingface_hub and the network: they share no base
             raise BadCheckpoint(
                 f"timm's {name} cannot be loaded: {_reason(error)}.",

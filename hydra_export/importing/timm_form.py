@@ -121,7 +121,7 @@ def imported_model(
     own_module: nn.Module | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> ImportedModel:
-    """The ViT of *state*, as timm's module of that name defines it; *own_module* is that module, where it exists already.
+    """The ViT of *state*, as timm's module of that name defines it; *own_module* is that module if it exists.
 
     Raises:
         BadInput: timm has no such ViT, it is not a supported kind, or its metadata contradicts the tensors.

@@ -1,4 +1,4 @@
-"""ViTs of Hugging Face transformers: their config.json, settings.json and names of tensors."""
+"""ViTs of Hugging Face transformers: their config.json, preprocessor_config.json and names of tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hydra_export.preprocess import Preprocessing
 
 _ONLY = "Only transformers' ViT (model_type vit) with exact GELU and a qkv bias is supported."
 _EXACT_GELU = ("gelu", "gelu_python")
-# PIL's numbers, as settings.json has them; the others are no interpolation that every device has.
+# PIL's numbers, as preprocessor_config.json has them; the others are no interpolation that every device has.
 _RESAMPLE: dict[Any, str] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 _NAMES = (
     ("embeddings.cls_token", "cls_token"),
@@ -136,7 +136,7 @@ def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Pr
         for values in (mean, std)
     )
     if not floats or not rescales or interpolation is None or settings.get("do_flip_channel_order"):
-        raise BadInput("settings.json makes images ready in a way that is not supported.", "")
+        raise BadInput("preprocessor_config.json makes images ready in a way that is not supported.", "")
     return (
         Preprocessing(
             image_size=config.image_size,
@@ -172,7 +172,7 @@ def _crop(settings: Mapping[str, Any], side: int) -> tuple[float, tuple[str, ...
         or not square
         or crop_size != (side, side)
     ):
-        raise BadInput(f"settings.json does not make images of {side}x{side} as timm does.", "")
+        raise BadInput(f"preprocessor_config.json does not make images of {side}x{side} as timm does.", "")
     assumption = f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
     return side / height, (f"{PREPROCESSING}: {assumption}",) if shortest is None else ()
 

@@ -32,9 +32,9 @@ def source(config: TrainConfig) -> Checkpoint | None:
     if not config.start:
         return None
     path = None if config.start == "packaged" else config.start
-    found = checkpoint.load(path, head_dim=config.model.head_dim)
-    check(found.info.config, config.model, found.info.name)
-    return found
+    start = checkpoint.load(path, head_dim=config.model.head_dim)
+    check(start.info.config, config.model, found.info.name)
+    return start
 
 
 def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:

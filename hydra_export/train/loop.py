@@ -192,13 +192,13 @@ def leaves(parameters: Mapping[str, Tensor], cuts: Mapping[str, Cut], heads: Col
     Gradients then have the size of that subnetwork. Slicing inside the graph instead would fill and add a gradient of
     the universal model's size for each parameter.
     """
-    largest, found = max(heads), {}
+    largest, copies = max(heads), {}
     for name, parameter in parameters.items():
         cut = cuts[name]
         if cut.used_by(heads):
             whole = cut.first(parameter.detach(), largest).clone(memory_format=torch.contiguous_format)
-            found[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
-    return found
+            copies[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
+    return copies
 
 
 def _mixer(config: TrainConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

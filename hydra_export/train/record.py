@@ -68,7 +68,7 @@ def alone(out: Path) -> contextlib.AbstractContextManager[None]:
     return files.alone_in(out, _PATIENCE_SECONDS)
 
 
-def refuse_filled(out: Path) -> None:
+def refuse_nonempty(out: Path) -> None:
     """Refuses a folder for a new run that holds something."""
     with files.refusing(out):
         if out.exists() and not out.is_dir():

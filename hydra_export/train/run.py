@@ -94,7 +94,7 @@ def run(
         record.require_tensorboard()
     with distributed.joined(device) as world:
         if world.is_first and not resume:
-            record.refuse_filled(out)
+            record.refuse_nonempty(out)
         start = initial.source(config)
         found = _dataset(config, data_folder)
         if start is not None and start_is_default:
@@ -107,7 +107,7 @@ def run(
         trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world, dataset.label_names)
         with record.alone(out) if world.is_first else contextlib.nullcontext():
             if world.is_first and not resume:
-                record.refuse_filled(out)  # by now another run may be there
+                record.refuse_nonempty(out)  # by now another run may be there
                 record.write_config(out, config, distributed.launch_id())
             seconds = _restore(trainer, out) if resume else 0.0
             world.barrier()
@@ -240,7 +240,7 @@ class _Run:
     def _monitor(self) -> dict[int, float]:
         config, trainer = self._config, self._trainer
         heads = sorted({config.trained_heads[0], *config.export_heads} & {*self._measurable()})
-        found = accuracy(
+        accuracies = accuracy(
             trainer.result(),
             config.preprocessing,
             self._dataset.test,
@@ -252,7 +252,7 @@ class _Run:
             workers=config.workers,
         )
         trainer.model.train()
-        return {k: row.top1 for k, row in found.items()}
+        return {k: row.top1 for k, row in accuracies.items()}
 
     def _save(self, seconds: float) -> None:
         if not self._world.is_first:
@@ -275,7 +275,7 @@ class _Run:
         model = HydraViT(config.model, weight_init="skip", device="meta")
         model.load_state_dict(state, assign=True)
         heads = sorted({*config.trained_heads, *config.export_heads} & {*self._measurable()})
-        found = accuracy(
+        accuracies = accuracy(
             model.to(self._world.device).eval(),
             config.preprocessing,
             test,
@@ -285,8 +285,8 @@ class _Run:
             total=self._world.sum,
             workers=config.workers,
         )
-        top1 = {k: row.top1 for k, row in found.items()}
-        num_images = found[heads[0]].num_images
+        top1 = {k: row.top1 for k, row in accuracies.items()}
+        num_images = accuracies[heads[0]].num_images
         self._batches.unreadable = self._world.union(self._batches.unreadable)
         measured_on = f"{num_images:,} test images of {self._dataset.title}"
         path = self._out / record.CHECKPOINT
@@ -375,12 +375,12 @@ def command(config: TrainConfig) -> str:
 
 
 def _differences(recipe: dict[str, Any], config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
+    differences = []
     for name, value in config.items():
         if prefix + name in ("seed", "data", "start", "recipe"):
             continue
         if isinstance(value, dict):
-            found += _differences(recipe[name], value, f"{prefix}{name}.")
+            differences += _differences(recipe[name], value, f"{prefix}{name}.")
         elif value != recipe[name]:
-            found.append((prefix + name, value))
-    return found
+            differences.append((prefix + name, value))
+    return differences
