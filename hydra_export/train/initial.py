@@ -33,7 +33,7 @@ def source(config: TrainConfig) -> Checkpoint | None:
         return None
     path = None if config.start == "packaged" else config.start
     start = checkpoint.load(path, head_dim=config.model.head_dim)
-    check(start.info.config, config.model, found.info.name)
+    check(start.info.config, config.model, start.info.name)
     return start
 
 
