@@ -19,7 +19,7 @@ from hydra_export.errors import (
     Unreadable,
     VerificationFailed,
 )
-from hydra_export.guard import Guard, Limits
+from hydra_export.guard import Guard, RunLimits
 from hydra_export.target import METADATA_PREFIX, Interface, Precision, TensorInfo, described
 from hydra_export.worker import Worker
 
@@ -58,7 +58,7 @@ def verify(
         LimitExceeded: an artifact takes more memory or time than it may.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
-    path, limits = Path(path), Limits(memory_mib=limit_memory_mib, seconds=limit_seconds)
+    path, limits = Path(path), RunLimits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
         return _verify(path, progress, limits)
     progress("unpacking", 0, 1)
@@ -73,7 +73,7 @@ def verify(
 
 
 def _verify(
-    folder: Path, progress: bundle.Progress, limits: Limits, worker: Worker | None = None
+    folder: Path, progress: bundle.Progress, limits: RunLimits, worker: Worker | None = None
 ) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)

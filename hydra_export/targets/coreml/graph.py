@@ -40,7 +40,7 @@ def build(spans: Sequence[Span], spec: ExportSpec, data: Preprocessing, weights:
 
     @mb.program(input_specs=[given], opset_version=getattr(ct.target, f"iOS{CoreMLOptions.of(spec).ios}"))  # type: ignore[untyped-decorator]
     def program(image: Any) -> Any:
-        return Emitter(mb, spans, spec, weights).emit(image, data)
+        return CoreMLEmitter(mb, spans, spec, weights).emit(image, data)
 
     return program
 
@@ -55,7 +55,7 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
     return CoreMLOptions.of(spec).ios >= 18 and root**2 == config.head_dim and root & (root - 1) == 0
 
 
-class Emitter(Operations[Any]):
+class CoreMLEmitter(Operations[Any]):
     """The operations of the subnetwork that ends with the last of *spans*, as those of MIL."""
 
     def __init__(self, mb: Any, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.target import Artifact, ExportSpec, described, image_info, output_info
 from hydra_export.targets.coreml import MACOS, TARGET, CoreMLOptions, folder, graph
-from hydra_export.targets.coreml.weight_file import WeightFile
+from hydra_export.targets.coreml.weight_file import WeightFileWriter
 from hydra_export.text import kept
 from hydra_export.version import VERSION
 
@@ -83,7 +83,7 @@ def write(
     heads, spec, place = artifact.heads, artifact.spec, out / artifact.path
     (place / folder.WEIGHTS).parent.mkdir(parents=True)
     models = {}
-    with WeightFile(place / folder.WEIGHTS) as weights:
+    with WeightFileWriter(place / folder.WEIGHTS) as weights:
         for function, program in programs:
             models[function] = _converted(ct, program, checkpoint, spec, weights)
             del program
@@ -95,7 +95,7 @@ def write(
     return artifact
 
 
-def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, weights: WeightFile) -> Any:
+def _converted(ct: Any, program: Any, checkpoint: Checkpoint, spec: ExportSpec, weights: WeightFileWriter) -> Any:
     """*program* as coremltools serialises it, unchanged: no pass runs over it. Its weights go to *weights*."""
     options: dict[str, Any] = {}
     if spec.input == "image":

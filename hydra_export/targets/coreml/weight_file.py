@@ -15,7 +15,7 @@ from hydra_export.mil.weights import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSIO
 _CHUNK_BYTES = 2**24  # that a disk is given at once
 
 
-class WeightFile:
+class WeightFileWriter:
     """Takes over the records of other weight files. Equal ones are one, and whatever uses them points there."""
 
     def __init__(self, path: Path) -> None:
