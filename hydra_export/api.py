@@ -393,13 +393,13 @@ def train_model(
         CheckFailed: the loss is not finite.
     """
     from hydra_export.train import run
-    from hydra_export.train.request import Request, resolve
+    from hydra_export.train.request import TrainingRequest, resolve
 
     asked = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
     fields = {name: value for name, value in asked.items() if value is not None} | dict(override or {})
     if "data" in fields:
         fields["data"] = str(fields["data"])
-    request = Request(
+    request = TrainingRequest(
         recipe=recipe,
         start=None if start is None else str(start),
         train_heads=train_heads,

@@ -18,7 +18,7 @@ from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.importing import bare, names, places, shapes, sources, tensors, transformers_form
-from hydra_export.importing.described import PREPROCESSING, Described, without
+from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, without
 from hydra_export.preprocess import Preprocessing, imagenet, named
 
 
@@ -137,7 +137,7 @@ def read(
         if source.description:
             info = _decoded(source.description)
         else:
-            vit = _described(source, state, _Hints(head_dim, architecture, size))
+            vit = _imported_model(source, state, _Hints(head_dim, architecture, size))
             state, original, info = vit.state, vit.module, _imported(vit, source.name, preprocessing)
             if not info.config.num_classes:
                 notes.append(f"{source.name} has no classifier: it gives features, not logits.")
@@ -163,7 +163,7 @@ class _Hints:
     image_size: tuple[int, int] | None
 
 
-def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) -> Described:
+def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hints) -> ImportedModel:
     """What is said of a checkpoint of others, by whoever knows most of it."""
     from hydra_export.importing import timm_form
 
@@ -174,7 +174,7 @@ def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) 
         if not str(source.path).startswith(places.TIMM):  # a module in memory, which may have been trained further
             size: Any = source.module.patch_embed
             weights = replace(weights, of_these_weights=False, image_size=tuple(size.img_size))
-        return timm_form.described(state, weights, source.module)
+        return timm_form.imported_model(state, weights, source.module)
     if hints.architecture is not None:
         if timm_name is not None and timm_name.name.partition(".")[0] != hints.architecture.partition(".")[0]:
             raise BadInput(
@@ -183,17 +183,17 @@ def _described(source: sources.Source, state: dict[str, Tensor], hints: _Hints) 
             )
         timm_name = timm_name or timm_form.of_option(hints.architecture)
     if timm_name is not None:
-        vit = timm_form.described(state, timm_name, image_size=hints.image_size)
+        vit = timm_form.imported_model(state, timm_name, image_size=hints.image_size)
         return replace(vit, universal=_HYDRAVIT in timm_name.name)
     if transformers_form.is_form(source.config):
-        return transformers_form.described(state, source.config, source.preprocessor)
+        return transformers_form.imported_model(state, source.config, source.preprocessor)
     if bare.is_official(arguments):
         return bare.official(state)
-    vit = bare.described(state, hints.head_dim, hints.image_size)
+    vit = bare.imported_model(state, hints.head_dim, hints.image_size)
     return replace(vit, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
-def _imported(vit: Described, name: str, preprocessing: str | None) -> CheckpointInfo:
+def _imported(vit: ImportedModel, name: str, preprocessing: str | None) -> CheckpointInfo:
     """What is kept of it, with the preprocessing that the caller, or else the checkpoint, says, or an assumed one."""
     config, assumed = vit.config, vit.assumed
     if preprocessing is not None:

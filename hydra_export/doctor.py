@@ -31,7 +31,7 @@ _FURTHER = (("matplotlib", "charts", "plot"),)
 State = Literal["works", "fails", "not installed", "not available"]
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Where this runs. ``cores`` are those that this process may use; ``available_memory_mib`` is None if unknown."""
 
     python: str
@@ -50,7 +50,7 @@ class Accelerators(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class Package(msgspec.Struct, frozen=True, kw_only=True):
+class PackageState(msgspec.Struct, frozen=True, kw_only=True):
     """A distribution that matters; where it is not installed, *version* is None and *remedy* says what to do."""
 
     name: str
@@ -85,9 +85,9 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """All that ``hydra-export doctor`` finds."""
 
     hydra_export: str
-    machine: Machine
+    machine: HostInfo
     accelerators: Accelerators
-    packages: tuple[Package, ...]
+    packages: tuple[PackageState, ...]
     targets: tuple[TargetState, ...]
 
 
@@ -107,7 +107,7 @@ def diagnose(progress: Progress = silent, seconds: float = TIME_LIMIT_SECONDS) -
     progress("done", len(names) + 1, len(names) + 1)
     return Diagnosis(
         hydra_export=VERSION,
-        machine=Machine(
+        machine=HostInfo(
             python=platform.python_version(),
             system=platform.platform(),
             architecture=platform.machine(),
@@ -148,7 +148,7 @@ def find_accelerators() -> dict[str, list[str]]:
     return {"gpus": gpus, "onnxruntime_providers": providers}
 
 
-def _packages() -> Iterator[Package]:
+def _packages() -> Iterator[PackageState]:
     """Every distribution once, those of targets with what the target says of their absence."""
     every = [targets.get(name) for name in targets.names()]
     known = {name: _package(name, "every export", f"Run: {install_command()}") for name in _BASE}
@@ -163,11 +163,11 @@ def _packages() -> Iterator[Package]:
     yield from known.values()
 
 
-def _package(name: str, purpose: str, remedy: str) -> Package:
+def _package(name: str, purpose: str, remedy: str) -> PackageState:
     try:
-        return Package(name=name, version=version(name), purpose=purpose)
+        return PackageState(name=name, version=version(name), purpose=purpose)
     except PackageNotFoundError:
-        return Package(name=name, version=None, purpose=purpose, remedy=remedy)
+        return PackageState(name=name, version=None, purpose=purpose, remedy=remedy)
 
 
 def _refusal(target: Target) -> BadInput | None:

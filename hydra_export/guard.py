@@ -21,7 +21,7 @@ _REMEDY = {name: f"Allow more with `{argument}` if you trust it." for name, argu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class RunLimits:
     """What an artifact may take, in mebibytes of memory and in seconds of one call; None for what fits its size."""
 
     memory_mib: int | None = None
@@ -54,7 +54,7 @@ class Guard:
         worker: one that goes on to other bundles, and has limits of its own; by default there is one for this alone.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, limits: Limits, worker: Worker | None = None) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, limits: RunLimits, worker: Worker | None = None) -> None:
         self.folder, self.manifest, self._seconds = folder, manifest, limits.seconds
         self.memory_mib = limits.memory_mib or board.default_memory_mib(
             max(map(manifest.weight_bytes, manifest.artifacts)), available_memory_mib()

@@ -15,7 +15,7 @@ from hydra_export.arrays import Array
 from hydra_export.bundle import ArtifactEntry, Manifest, Progress
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadInput, MissingExtra
-from hydra_export.guard import Guard, Limits
+from hydra_export.guard import Guard, RunLimits
 from hydra_export.verification import check_artifact
 
 
@@ -54,7 +54,7 @@ def predict(
     top: int = 5,
     target: str | None = None,
     artifact: str | None = None,
-    limits: Limits | None = None,
+    limits: RunLimits | None = None,
     progress: Progress = bundle.silent,
 ) -> Predictions:
     """Runs one artifact, in a process of its own, on *images*, which are preprocessed as the manifest says.
@@ -81,7 +81,7 @@ def predict(
         candidates = _candidates(manifest, heads, target, artifact)
         preprocessing = manifest.model.preprocessing
         pixels_BHWC = np.stack([preprocessing.fit(decoded(image)) for image in images])
-        guard = stack.enter_context(Guard(folder, manifest, limits or Limits()))
+        guard = stack.enter_context(Guard(folder, manifest, limits or RunLimits()))
         for index, entry in enumerate(candidates):
             k, runtime = heads or max(entry.heads), targets.get(entry.target).runtimes(entry.precision)[0].name
             progress(f"running {entry.path}", 0, len(images))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hydra_export import files, npz, parity
 from hydra_export.errors import BadData, BadInput, ParityFailed
-from hydra_export.importing.described import PREPROCESSING
+from hydra_export.importing.imported_model import PREPROCESSING
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from hydra_export.errors import (
     Unreadable,
     VerificationFailed,
 )
-from hydra_export.guard import Guard, Limits
+from hydra_export.guard import Guard, RunLimits
 from hydra_export.target import METADATA_PREFIX, Interface, Precision, TensorInfo, described
 from hydra_export.worker import Worker
 
@@ -60,7 +60,7 @@ def verify(
         LimitExceeded: an artifact takes more memory or time than it may.
         VerificationFailed: it is one, and a file is damaged, missing, not listed, or computes something else.
     """
-    path, limits = Path(path), Limits(memory_mib=limit_memory_mib, seconds=limit_seconds)
+    path, limits = Path(path), RunLimits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
         return _verify(path, progress, limits, verify_with)
     progress("unpacking", 0, 1)
@@ -77,7 +77,7 @@ def verify(
 def _verify(
     folder: Path,
     progress: bundle.Progress,
-    limits: Limits,
+    limits: RunLimits,
     verify_with: Sequence[str],
     worker: Worker | None = None,
 ) -> tuple[Verified, ...]:

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
-    from hydra_export.targets.tflite.graph import Emitter, Value
+    from hydra_export.targets.tflite.graph import TFLiteEmitter, Value
 
 Nodes = list[onnx.NodeProto]
-Emit = Callable[["Emitter", "Value"], "Value"]
+Emit = Callable[["TFLiteEmitter", "Value"], "Value"]
 NUM_PRODUCTS = 300  # of 4096 x 4096 matrices: minutes
 
 
@@ -132,18 +132,18 @@ def write_tflite(path: Path, checkpoint: Checkpoint, emit: Emit) -> None:
     from hydra_export import targets
     from hydra_export.target import ExportSpec
     from hydra_export.targets.tflite import separate
-    from hydra_export.targets.tflite.graph import Emitter
+    from hydra_export.targets.tflite.graph import TFLiteEmitter
 
-    class Hostile(Emitter):
+    class Hostile(TFLiteEmitter):
         def emit(self, image_BHWC: Value) -> Value:
             return self._part(emit(self, image_BHWC), 1, (0, 7), "logits", "logits")
 
-    with patch.object(separate, "Emitter", Hostile):
+    with patch.object(separate, "TFLiteEmitter", Hostile):
         (artifact,) = targets.get("tflite").write(checkpoint, (2,), ExportSpec(), path.parent)
     assert path.name == artifact.path
 
 
-def tflite_outer_product(emitter: Emitter, image_BHWC: Value) -> Value:
+def tflite_outer_product(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     """1.7 GiB of the 768 numbers of an image."""
     shapes = {"tall": [1, 768, 1], "wide": [1, 1, 768], "taller": [1, 768 * 768, 1]}
     tall, wide = (emitter._reshape(image_BHWC, name, f"{name}/shape", shapes[name]) for name in ("tall", "wide"))
@@ -155,7 +155,7 @@ def tflite_outer_product(emitter: Emitter, image_BHWC: Value) -> Value:
     )
 
 
-def tflite_products(emitter: Emitter, image_BHWC: Value) -> Value:
+def tflite_products(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     """Of matrices of 768 x 768, again and again."""
     shapes = {"tall": [1, 768, 1], "wide": [1, 1, 768]}
     tall, wide = (emitter._reshape(image_BHWC, name, f"{name}/shape", shape) for name, shape in shapes.items())
@@ -165,7 +165,7 @@ def tflite_products(emitter: Emitter, image_BHWC: Value) -> Value:
     return emitter._reshape(square, "flat", "flat/shape", [768**2])
 
 
-def tflite_steps(emitter: Emitter, image_BHWC: Value) -> Value:
+def tflite_steps(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     """Without a product: so many steps over a few megabytes that they take minutes."""
     x = _with_much(emitter, image_BHWC)
     for step in range(6000):
@@ -173,7 +173,7 @@ def tflite_steps(emitter: Emitter, image_BHWC: Value) -> Value:
     return x
 
 
-def tflite_kept(emitter: Emitter, image_BHWC: Value) -> Value:
+def tflite_kept(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     """The same, of which 2000 results are needed at the end: 8 GiB."""
     steps = [_with_much(emitter, image_BHWC)]
     for step in range(2000):
@@ -184,7 +184,7 @@ def tflite_kept(emitter: Emitter, image_BHWC: Value) -> Value:
     return total
 
 
-def _with_much(emitter: Emitter, image_BHWC: Value) -> Value:
+def _with_much(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     """A mebi of numbers of the file, to each of which one of the image is added."""
     much = emitter.g.constant("much", np.ones((1, 2**20), np.float32))
     flat = emitter._reshape(image_BHWC, "flat", "flat/shape", [768])
@@ -192,5 +192,5 @@ def _with_much(emitter: Emitter, image_BHWC: Value) -> Value:
     return emitter._add(much, one, "begin")
 
 
-def _last(emitter: Emitter) -> Value:
+def _last(emitter: TFLiteEmitter) -> Value:
     return emitter.g.constant("last", [3])

@@ -121,3 +121,13 @@ def test_no_module_bears_the_name_of_a_function_beside_it() -> None:
         package = importlib.import_module(name)
         beside = {module.name for module in pkgutil.iter_modules(package.__path__)}
         assert not beside & {*getattr(package, "__all__", ())}, name
+
+
+def test_every_class_name_has_one_meaning() -> None:
+    """A name that two classes share, private or not, means two things to a reader of messages and reviews."""
+    root, places = Path(hydra_export.__path__[0]), dict[str, list[str]]()
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(path.relative_to(root).as_posix())
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

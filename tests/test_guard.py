@@ -21,7 +21,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, MissingExtra, VerificationFailed
 from hydra_export.exporting import export, jobs
-from hydra_export.guard import Guard, Limits
+from hydra_export.guard import Guard, RunLimits
 from hydra_export.verification import verify
 from tests import hostile
 from tests.conftest import children
@@ -244,7 +244,7 @@ def test_the_default_limits_follow_from_the_size(exported: Path) -> None:
     assert board.default_seconds(0, 0) == 60
     assert board.default_seconds(10**9, 100) == 60 + 200 + 200
     assert board.default_seconds(10**12, 0) == board.default_seconds(0, 10**9) == 3600
-    assert Guard(exported, bundle.read(exported), Limits(memory_mib=700)).memory_mib == 700
+    assert Guard(exported, bundle.read(exported), RunLimits(memory_mib=700)).memory_mib == 700
 
 
 def test_limits_are_checked_before_anything_is_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hydra_export import bundle, checkpoint, files
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, CheckFailed, VerificationFailed
 from hydra_export.exporting import export, jobs
-from hydra_export.guard import Limits, new_worker
+from hydra_export.guard import RunLimits, new_worker
 from hydra_export.verification import _verify, verify
 from tests.conftest import available_targets
 
@@ -330,7 +330,7 @@ def test_a_manifest_mutated_and_sealed_again_is_verified_or_refused_but_never_an
         hashes = {**sealed, "manifest.json": hashlib.sha256(content).hexdigest()}
         (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
         try:
-            _verify(folder, bundle.silent, Limits(), worker)
+            _verify(folder, bundle.silent, RunLimits(), worker)
             outcomes["passed"] += 1
         except (BadInput, CheckFailed):
             outcomes["refused"] += 1
@@ -348,7 +348,7 @@ def test_a_graph_mutated_and_sealed_again_is_verified_or_refused_but_never_an_er
         path.write_bytes(content)
         reseal(folder)
         try:
-            _verify(folder, bundle.silent, Limits(), worker)
+            _verify(folder, bundle.silent, RunLimits(), worker)
         except CheckFailed:
             refused += 1
     worker.close()
@@ -459,6 +459,6 @@ def test_an_artifact_of_many_head_counts_is_linted_and_parsed_once(
     linting = importlib.import_module(f"hydra_export.targets.{target}.lint")
     lints = counted(monkeypatch, *((linting.linted, "_read") if target == "tflite" else (linting, "lint")))
     parses = counted(monkeypatch, *((linting, "read") if target == "tflite" else (linting.opened, "_read")))
-    verified = _verify(tmp_path / "out", bundle.silent, Limits(), cast(Any, Here()))
+    verified = _verify(tmp_path / "out", bundle.silent, RunLimits(), cast(Any, Here()))
     assert [run.heads for run in verified] == [1, 2, 3, 4]
     assert lints == parses == [tmp_path / "out" / artifact.path]

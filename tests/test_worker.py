@@ -371,9 +371,7 @@ def test_a_death_is_told_with_the_last_words_and_the_next_call_starts_anew(
         pid, _, _, folder = worker.call(f"{HERE}:identify")
         with pytest.raises(CheckFailed) as caught:
             worker.call(f"{HERE}:die", how=how, what="The converter for k = 3", seconds=SOON)
-        assert caught.value.message.startswith(
-            f"The converter for k = 3 {said}. The last that it said: a first line | "
-        )
+        assert caught.value.message.startswith(f"The converter for k = 3 {said}. Its last output: a first line | ")
         assert "from Python" in caught.value.message
         assert "a first line\nfrom Python" in caught.value.__notes__[0]
         assert ("out of memory" in caught.value.remedy) == ("SIGKILL" in said)
@@ -578,7 +576,7 @@ def test_control_characters_of_the_output_stay_out_of_messages() -> None:
     words = "one\ntwo\n \x1b[31mred\x1b[0m ☃\r\n\n\x07three\n"
     with own_worker() as worker, pytest.raises(CheckFailed) as caught:
         worker.call(f"{HERE}:die", how="exit", words=words)
-    assert caught.value.message.endswith("The last that it said: two | [31mred[0m ☃ | three")
+    assert caught.value.message.endswith("Its last output: two | [31mred[0m ☃ | three")
 
 
 # Memory

@@ -12,7 +12,7 @@ from hydra_export import board, bundle, targets
 from hydra_export.bench import runtimes as runners
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
-from hydra_export.guard import Guard, Limits
+from hydra_export.guard import Guard, RunLimits
 
 
 def bench(
@@ -22,7 +22,7 @@ def bench(
     threads: Sequence[int] = (1,),
     runtimes: Sequence[str] = (),
     progress: bundle.Progress = bundle.silent,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    limits: RunLimits = RunLimits(),  # noqa: B008 (frozen)
 ) -> Report:
     """Times every artifact of a bundle at every head count, in every runtime that is installed.
 

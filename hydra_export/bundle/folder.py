@@ -11,7 +11,7 @@ import msgspec
 
 from hydra_export import documents, files
 from hydra_export.bundle.manifest import MANIFEST, Manifest
-from hydra_export.bundle.reading import Versioned
+from hydra_export.bundle.reading import ManifestHeader
 from hydra_export.bundle.sums import SUMS, file_entry, hashed, read_sums, sums, tree
 from hydra_export.errors import OutputRefused, Unreadable
 
@@ -34,7 +34,7 @@ def check_replaceable(out: Path) -> None:
     if not present:
         return
     try:
-        generator = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), Versioned).generator
+        generator = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), ManifestHeader).generator
         own = {MANIFEST, SUMS, *read_sums(out)}
     except (Unreadable, ValueError, msgspec.DecodeError):
         raise OutputRefused(f"{out} holds something that is not a bundle of ours.", remedy) from None

@@ -183,7 +183,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def batch(inputs: Sequence[TensorInfo]) -> int:
     """Images a call: the graph's own number, or one where any number will do."""
-    size = next((size for taken in inputs[:1] for size in taken.shape), 1)
+    size = next((size for tensor in inputs[:1] for size in tensor.shape), 1)
     return size if isinstance(size, int) and size > 0 else 1
 
 

@@ -34,7 +34,7 @@ def read(folder: Path) -> Manifest:
     check_present(folder)
     try:
         content = files.read(folder / MANIFEST, documents.JSON_BYTES)
-        version = documents.decode_json(content, Versioned).schema_version
+        version = documents.decode_json(content, ManifestHeader).schema_version
         if version != SCHEMA_VERSION:
             raise VerificationFailed(
                 f"{folder / MANIFEST} has schema version {version}; this release reads {SCHEMA_VERSION}.",
@@ -51,7 +51,7 @@ def read(folder: Path) -> Manifest:
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
-    """What is said of an artifact has to be about listed files and head counts, so that all were hashed and run."""
+    """Every artifact must refer to listed files and head counts only, so that all of them are hashed and run."""
     yield from _model_contradictions(manifest.model)
     for entry in manifest.files:
         if problem := files.unportable(entry.path):
@@ -132,8 +132,8 @@ def _few(numbers: Sequence[int]) -> str:
     return f"{list(numbers[:20])}{' and more' if len(numbers) > 20 else ''}"
 
 
-class Versioned(msgspec.Struct):
-    """What every release can read of a manifest."""
+class ManifestHeader(msgspec.Struct):
+    """The fields of a manifest that every release can read."""
 
     schema_version: int
     generator: str

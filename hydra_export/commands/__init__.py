@@ -30,7 +30,7 @@ class Result:
 
 
 def examples(*lines: str) -> str:
-    """What stands below the help of a command."""
+    """The examples below the help of a command."""
     return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
 
@@ -78,7 +78,7 @@ def titled(title: str, shown: RenderableType, *notes: str) -> RenderableType:
 
 
 def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
-    """What has to be said of artifacts that were verified as files and never run where they belong."""
+    """Notes on artifacts that were verified as files but never run on their own platform."""
     from hydra_export import targets
 
     notes = []
@@ -89,7 +89,7 @@ def experimental(artifacts: Iterable[ArtifactEntry]) -> list[str]:
 
 
 def allowed(record: ParityRecord) -> str:
-    """What was held against an artifact."""
+    """The bound that an artifact was verified against."""
     if record.bound is not None:
         return f"{record.bound:.1e}"
     agrees = f"agrees {record.top1_agreement:.1%}"

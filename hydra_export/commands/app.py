@@ -135,7 +135,7 @@ def _launch(
     return app(_with_command(tokens))
 
 
-def meant(arguments: list[str]) -> list[str]:
+def with_command(arguments: list[str]) -> list[str]:
     """*arguments* with the command first; nothing where there is none."""
     words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
     try:
@@ -164,8 +164,8 @@ def _is_model(word: str) -> bool:
     return word.startswith("timm:") or "/" in word or word.endswith(_MODEL_ENDINGS) or os.path.lexists(word)
 
 
-def _asked(arguments: list[str]) -> list[str]:
-    """Nothing asks for help; ``--heads 3 --help`` for help on the export, whose option that is."""
+def _with_help(arguments: list[str]) -> list[str]:
+    """An empty command line becomes ``--help``; ``--heads 3 --help`` shows help on export, which owns the option."""
     words = [argument for argument in arguments if argument.partition("=")[0] not in _ABOUT_OUTPUT]
     if not _ABOUT_ALL & set(words):
         return arguments or ["--help"]
@@ -183,22 +183,22 @@ def call(arguments: list[str]) -> Result | None:
         with streams.results():
             _complete(arguments[1:])
         return None
-    asked = _asked(arguments)
+    command_line = _with_help(arguments)
     try:
-        if _ABOUT_ALL & set(asked):
+        if _ABOUT_ALL & set(command_line):
             with streams.results():
-                app.meta(asked)
+                app.meta(command_line)
             return None
         refusal.check_working_directory()
         for argument in arguments:
             refusal.check_utf8(argument)
-        result: Result = app.meta(asked)
+        result: Result = app.meta(command_line)
     except CycloptsError as error:
         chain = [*(error.command_chain or ())]
         _refuse_old(chain, arguments)
         command = " ".join(["hydra-export", *chain])
-        parsed = getattr(error, "argument", None)
-        field = parsed.name.strip("-").replace("-", "_").lower() if parsed else ""
+        culprit = getattr(error, "argument", None)
+        field = culprit.name.strip("-").replace("-", "_").lower() if culprit else ""
         raise BadInput(" ".join(str(error).split()), f"See {command} --help.", field=field) from error
     return result
 
@@ -214,10 +214,10 @@ def _refuse_old(chain: list[str], arguments: list[str]) -> None:
 
 def _complete(words: list[str]) -> None:
     """Prints what may stand in place of the last of *words*."""
-    *before, begun = words or [""]
+    *before, incomplete = words or [""]
     before = [word for word in before if word not in _ABOUT_OUTPUT]
-    first = (before or [begun])[0]
+    first = (before or [incomplete])[0]
     is_export = first.startswith("-") or (bool(before) and first not in app and _is_model(first))
     command = ["export"] if is_export else []
-    os.environ["CYCLOPTS_COMPLETION_WORDS"] = "".join(f"{word}\x1f" for word in (*command, *before, begun))
+    os.environ["CYCLOPTS_COMPLETION_WORDS"] = "".join(f"{word}\x1f" for word in (*command, *before, incomplete))
     app([_COMPLETE])

@@ -61,11 +61,11 @@ def bench(
     from hydra_export import bundle as bundles
     from hydra_export.commands.progress import shown_progress
     from hydra_export.errors import BadInput
-    from hydra_export.guard import Limits
+    from hydra_export.guard import RunLimits
 
     if not 1 <= runs <= 100_000:
         raise BadInput(f"`runs` is {runs}.", "Give a number from 1 to 100000.")
-    counts, limits = _threads(threads), Limits(memory_mib=limit_memory, seconds=limit_seconds)
+    counts, limits = _threads(threads), RunLimits(memory_mib=limit_memory, seconds=limit_seconds)
     for argument, value in (("device", device), ("profiles", profiles)):
         if value is not None and not save:
             raise BadInput(f"`{argument}` is for `save`.", "Add `save`, or leave it out.")

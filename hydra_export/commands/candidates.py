@@ -21,11 +21,11 @@ def one_of(names: Names) -> Parameter:
 def some_of(names: Names) -> Parameter:
     """An option that takes several of *names*, separated by commas: each is offered behind those that are there."""
 
-    def offered(context: CompletionContext) -> list[str]:
-        *before, _begun = context.incomplete.split(",")
+    def complete(context: CompletionContext) -> list[str]:
+        *before, _incomplete = context.incomplete.split(",")
         return [",".join([*before, name]) for name in names() if name not in before]
 
-    return Parameter(completer=offered)
+    return Parameter(completer=complete)
 
 
 def targets() -> Iterable[str]:

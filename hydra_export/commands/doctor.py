@@ -31,26 +31,26 @@ def doctor(*, time_limit: float = 300.0) -> Result:
     console = talk()
     with shown_progress(console) as progress:
         diagnosis = diagnose(progress, time_limit)
-    shown = _shown(diagnosis)
-    if failing := [target for target in diagnosis.targets if target.state == "fails"]:
+    shown = _render(diagnosis)
+    if failures := [target for target in diagnosis.targets if target.state == "fails"]:
         console.print(shown, soft_wrap=True)
-        raise _failure(failing)
+        raise _failure(failures)
     document: dict[str, Any] = msgspec.to_builtins(diagnosis)
     return Result(document, shown)
 
 
-def _failure(failing: list[TargetState]) -> Exception:
+def _failure(failures: list[TargetState]) -> Exception:
     from hydra_export.errors import CheckFailed
 
-    said = " ".join(f"Target '{target.name}' does not work here: {target.message}" for target in failing)
-    remedies = " ".join(dict.fromkeys(target.remedy for target in failing if target.remedy))
-    error = CheckFailed(said, remedies or "Run it again with `debug` to see more.")
-    for target in failing:
+    problems = " ".join(f"Target '{target.name}' does not work here: {target.message}" for target in failures)
+    remedies = " ".join(dict.fromkeys(target.remedy for target in failures if target.remedy))
+    error = CheckFailed(problems, remedies or "Run it again with `debug` to see more.")
+    for target in failures:
         error.add_note(f"{target.name}:\n{target.detail}")
     return error
 
 
-def _shown(diagnosis: Diagnosis) -> RenderableType:
+def _render(diagnosis: Diagnosis) -> RenderableType:
     from rich.console import Group
 
     machine, accelerators = diagnosis.machine, diagnosis.accelerators
@@ -63,9 +63,9 @@ def _shown(diagnosis: Diagnosis) -> RenderableType:
     packages = table("package", "version", "for", "note")
     for package in diagnosis.packages:
         packages.add_row(package.name, package.version or "-", package.purpose, package.remedy)
-    tried = table("target", "state", "precision", "s", "runtimes and their errors", "note")
+    trials = table("target", "state", "precision", "s", "runtimes and their errors", "note")
     for target in diagnosis.targets:
-        tried.add_row(
+        trials.add_row(
             target.name,
             target.state,
             target.precision,
@@ -73,8 +73,8 @@ def _shown(diagnosis: Diagnosis) -> RenderableType:
             ", ".join(f"{name} {error:.0e}" for name, error in target.runtimes.items()) or "-",
             f"{target.message} {target.remedy}".strip(),
         )
-    for listed in (packages, tried):
+    for listed in (packages, trials):
         for column in listed.columns:
             column.justify = "left"
         listed.columns[-1].no_wrap, listed.columns[-1].overflow = False, "fold"
-    return Group(titled(title, packages, hardware, *about), "", tried)
+    return Group(titled(title, packages, hardware, *about), "", trials)

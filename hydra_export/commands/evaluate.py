@@ -75,20 +75,20 @@ def evaluate(
     )
     info = loaded.info
     usual = checkpoints.default_heads(info)
-    chosen = usual if heads is None else parse_heads(heads, info.config.heads, usual)
+    head_counts = usual if heads is None else parse_heads(heads, info.config.heads, usual)
     unreadable: list[Path] = []
-    labelled = _images(data, info, unreadable)
-    images, source, by_chance = labelled.images, labelled.source, chance(labelled.labels)
+    test_set = _images(data, info, unreadable)
+    images, source, by_chance = test_set.images, test_set.source, chance(test_set.labels)
     console = talk()
-    notes = (*loaded.notes, *filter(None, [labelled.note]))
-    tell(console, notes, checkpoints.check_trained(info, chosen, allow_untrained=True))
-    with Held(), console.status(f"{len(images):,} images through {len(chosen)} subnetworks"):
-        found = accuracy(loaded.model, info.preprocessing, images, chosen, classes=labelled.classes)
-    if at_chance := _at_chance(found, by_chance):
+    notes = (*loaded.notes, *filter(None, [test_set.note]))
+    tell(console, notes, checkpoints.check_trained(info, head_counts, allow_untrained=True))
+    with Held(), console.status(f"{len(images):,} images through {len(head_counts)} subnetworks"):
+        accuracies = accuracy(loaded.model, info.preprocessing, images, head_counts, classes=test_set.classes)
+    if at_chance := _at_chance(accuracies, by_chance):
         counts = ", ".join(map(str, at_chance))
         same = f"always the same answer would be right on {by_chance:.1%}"
         tell(console, (), f"Top-1 at k = {counts} is not clearly above chance ({same}): are the labels the model's?")
-    num_images = found[chosen[0]].num_images
+    num_images = accuracies[head_counts[0]].num_images
     if left_out := len(images) + len(unreadable) - num_images:
         such = f", such as {unreadable[0]}" if unreadable else ""
         tell(console, (), f"{left_out} of the images cannot be read and were left out{such}.")
@@ -96,13 +96,13 @@ def evaluate(
         {
             "heads": k,
             "trained": k in info.trained_heads if info.trained_heads else None,
-            "top1": found[k].top1,
-            "top5": found[k].top5,
+            "top1": accuracies[k].top1,
+            "top5": accuracies[k].top5,
             "params": info.config.num_params(k),
             "macs": info.config.macs(k),
             **(msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads)) if measure or plot else {}),
         }
-        for k in chosen
+        for k in head_counts
     ]
     title = f"{info.name} on {source}"
     if plot is not None:
@@ -120,7 +120,7 @@ def evaluate(
         "plot": None if plot is None else plot.as_posix(),
         "subnetworks": subnetworks,
     }
-    return Result(document, shown_subnetworks(subnetworks, title))
+    return Result(document, subnetwork_table(subnetworks, title))
 
 
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
@@ -132,7 +132,7 @@ def _check(batch_size: int, threads: int, plot: Path | None) -> None:
         check_plot(plot)
 
 
-def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
+def subnetwork_table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
     columns = {"top-1 %": "top1", "top-5 %": "top5", "parameters": "params", "GMACs": "macs"}
     columns |= {"images/s": "images_per_second", "peak MiB": "peak_mib", "load ms": "load_ms"}
@@ -140,11 +140,11 @@ def shown_subnetworks(subnetworks: Sequence[dict[str, Any]], title: str) -> Rend
     shown = table("heads", *there)
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
-        shown.add_row(f"{row['heads']}{untrained}", *(_shown(field, row[field]) for field in there.values()))
+        shown.add_row(f"{row['heads']}{untrained}", *(_render(field, row[field]) for field in there.values()))
     return titled(title, shown)
 
 
-def _shown(field: str, value: float | None) -> str:
+def _render(field: str, value: float | None) -> str:
     if value is None:
         return "-"
     if field == "macs":
@@ -154,7 +154,7 @@ def _shown(field: str, value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _LabelledImages:
     """Labelled images: the classes that they are of where not all, what to call them, and what was assumed of them."""
 
     images: Images
@@ -164,30 +164,32 @@ class _Labelled:
     note: str = ""
 
 
-def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelled:
+def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _LabelledImages:
     """The labelled images called *name*; BadInput where their labels are not the model's own."""
     from hydra_export.data.classes import IMAGENET_CLASSES
     from hydra_export.data.datasets import Split
     from hydra_export.evaluation import imagenet
 
     if info.config.num_classes == IMAGENET_CLASSES and Path(name).is_dir():
-        found = imagenet.folder_classes(Path(name), info.labels)
-        if found is not None:
-            images, classes = imagenet.images(Path(name), found)
-            of = f"{len(classes or found.names)} classes {found.known_by}"
+        folder_classes = imagenet.folder_classes(Path(name), info.labels)
+        if folder_classes is not None:
+            images, classes = imagenet.images(Path(name), folder_classes)
+            of = f"{len(classes or folder_classes.names)} classes {folder_classes.known_by}"
             source = f"{len(images):,} images of the folder {Path(name).resolve().name}, {of}"
-            return _Labelled(images, images.labels, source, classes, found.note)
+            return _LabelledImages(images, images.labels, source, classes, folder_classes.note)
     fitted = _fitted(name, info, unreadable)
     assert fitted.labels is not None
-    return _Labelled(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
+    return _LabelledImages(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
 
 
-def _at_chance(found: Mapping[int, Accuracy], by_chance: float) -> list[int]:
+def _at_chance(accuracies: Mapping[int, Accuracy], by_chance: float) -> list[int]:
     """The head counts whose accuracy tells nothing: always the same answer may score as much."""
     from hydra_export.gate import above_chance
 
     return [
-        k for k, a in found.items() if not above_chance(round(a.top1 * a.num_images / 100), a.num_images, by_chance)
+        k
+        for k, a in accuracies.items()
+        if not above_chance(round(a.top1 * a.num_images / 100), a.num_images, by_chance)
     ]
 
 

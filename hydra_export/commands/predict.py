@@ -39,7 +39,7 @@ def predict(
 
     from hydra_export.commands.progress import shown_progress
     from hydra_export.errors import BadInput
-    from hydra_export.guard import Limits
+    from hydra_export.guard import RunLimits
     from hydra_export.prediction import predict as predicted
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and 0 < len(heads) < 6):
@@ -52,7 +52,7 @@ def predict(
             top=top,
             target=target,
             artifact=artifact,
-            limits=Limits(memory_mib=limit_memory, seconds=limit_seconds),
+            limits=RunLimits(memory_mib=limit_memory, seconds=limit_seconds),
             progress=progress,
         )
     shown = table("image", "class", "probability")

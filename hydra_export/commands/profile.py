@@ -86,9 +86,9 @@ def list_devices(*, profiles: Path | None = None) -> Result:
         profiles: The folder of your own profiles, instead of the one among your settings.
     """
     from hydra_export import profiles as registry
-    from hydra_export.commands.profile_facts import listed
+    from hydra_export.commands.profile_facts import list_devices
 
-    return listed(registry.resolve(profiles))
+    return list_devices(registry.resolve(profiles))
 
 
 @app.command(
@@ -140,15 +140,15 @@ def import_times(
         bundle: The bundle whose model was measured; by default it was hydravit_base_patch16_224.
         profiles: The folder of your own profiles, instead of the one among your settings.
     """
-    from hydra_export.commands.profile_import import imported
+    from hydra_export.commands.profile_import import import_results
     from hydra_export.errors import BadInput
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and len(heads) < 6):
         raise BadInput(f"`heads` {heads!r} is not a head count.", "Give the one that was measured, such as `heads=6`.")
     count = None if heads is None else int(heads)
     model, manifest = _model(bundle)
-    said = {"heads": count, "runtime": runtime or "", "precision": precision, "date": date or ""}
-    return imported(file, device, profiles, model, bundle, manifest, **said)
+    details = {"heads": count, "runtime": runtime or "", "precision": precision, "date": date or ""}
+    return import_results(file, device, profiles, model, bundle, manifest, **details)
 
 
 @app.command(
@@ -208,9 +208,9 @@ def _device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
     match = registry.match(keys, folder)
     if match is None:
         values = {key: getattr(keys, key) for key in keys.__struct_fields__ if key != "source" and getattr(keys, key)}
-        described = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
+        properties = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
         raise BadInput(
-            f"This machine is none of the known devices: it says {described}.",
+            f"This machine is none of the known devices: it says {properties}.",
             "Name one with `device` (hydra-export profile list shows them), or describe this one in "
             f"{folder or registry.user_folder()}, as docs/device-profile.schema.json says.",
         )

@@ -26,7 +26,7 @@ def summary(resolved: ResolvedProfile) -> dict[str, Any]:
     }
 
 
-def listed(devices: Mapping[str, ResolvedProfile]) -> Result:
+def list_devices(devices: Mapping[str, ResolvedProfile]) -> Result:
     shown = _folding(table("device", "name", "SoC", "times"), 1, 2)
     rows = []
     for name, resolved in sorted(devices.items(), key=lambda pair: (pair[1].profile.device_class, pair[0])):

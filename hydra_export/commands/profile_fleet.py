@@ -47,8 +47,8 @@ def listed_fleet(
         own = dataclasses.replace(constraints, runtime=runtime or constraints.runtime)
         advice = advise(evidence, resolved, model, own)
         members.append(_Member(resolved.profile.id, advice, _artifacts(advice, manifest)))
-    chosen = sorted({member.advice.heads for member in members if member.advice.heads is not None})
-    result = Result(_document(members, chosen, manifest), _shown(members, chosen, manifest, model, bundle))
+    head_counts = sorted({member.advice.heads for member in members if member.advice.heads is not None})
+    result = Result(_document(members, head_counts, manifest), _render(members, head_counts, manifest, model, bundle))
     without = [member.name for member in members if member.advice.heads is None]
     if constraints.budget_ms is not None and without:
         talk().print(result.shown)
@@ -101,8 +101,8 @@ def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactE
     }
 
 
-def _shown(
-    members: list[_Member], chosen: list[int], manifest: Manifest | None, model: Workload, bundle: Path | None
+def _render(
+    members: list[_Member], head_counts: list[int], manifest: Manifest | None, model: Workload, bundle: Path | None
 ) -> Any:
     graphs = [graph for graph in _GRAPHS if any(graph in member.artifacts for member in members)]
     shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
@@ -112,28 +112,28 @@ def _shown(
         if k is not None and advice.choice is not None:
             one, fits = advice.estimates[k], describe_fit(advice.choice.sure, advice.choice.chance)
             row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
-        counts = [_fetched(member, graph, manifest) for graph in graphs]
+        counts = [_download_bytes(member, graph, manifest) for graph in graphs]
         fetched = ["-" if count is None else size(count) for count in counts]
         runtime = f"{advice.path.runtime} {advice.path.unit.upper()}"
         shown.add_row(member.name, runtime, str(k or "-"), rounded(advice.budget.ms), *row, *fetched)
     if graphs:
-        published = [size(_published(members, graph, manifest)) for graph in graphs]
+        totals = [size(_total_bytes(members, graph, manifest)) for graph in graphs]
         shown.add_section()
-        shown.add_row("all together", *[""] * 5, *published)
+        shown.add_row("all together", *[""] * 5, *totals)
     about = f"of {bundle}" if bundle else "the reference model; --bundle DIR speaks of yours, and of bytes"
-    return titled(f"{model.name} ({about}) on {_devices(len(members))}", shown, *_notes(members, chosen, graphs))
+    return titled(f"{model.name} ({about}) on {_devices(len(members))}", shown, *_notes(members, head_counts, graphs))
 
 
-def _notes(members: list[_Member], chosen: list[int], graphs: list[str]) -> list[str]:
-    covered = sum(member.advice.heads is not None for member in members)
-    heads = f"k = {', '.join(map(str, chosen))}" if chosen else "nothing"
-    count = f"{len(chosen)} head count{'s' * (len(chosen) != 1)}: {heads}"
-    lines = [f"{covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
+def _notes(members: list[_Member], head_counts: list[int], graphs: list[str]) -> list[str]:
+    num_covered = sum(member.advice.heads is not None for member in members)
+    heads = f"k = {', '.join(map(str, head_counts))}" if head_counts else "nothing"
+    count = f"{len(head_counts)} head count{'s' * (len(head_counts) != 1)}: {heads}"
+    lines = [f"{num_covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
     unknown = [member.name for member in members if member.advice.choice is None]
-    nothing = [member.name for member in members if member.advice.choice and member.advice.heads is None]
+    misfits = [member.name for member in members if member.advice.choice and member.advice.heads is None]
     if unknown:
         lines += [f"No number: {', '.join(unknown)}. How to measure it: hydra-export profile --device {unknown[0]}."]
-    lines += [f"Nothing is known to fit: {', '.join(nothing)}."] if nothing else []
+    lines += [f"Nothing is known to fit: {', '.join(misfits)}."] if misfits else []
     if graphs:
         lines += ["Bytes are what the device fetches; all together: what has to be published."]
     return lines
@@ -143,17 +143,17 @@ def _devices(count: int) -> str:
     return f"{count} device{'s' * (count != 1)}"
 
 
-def _fetched(member: _Member, graph: str, manifest: Manifest | None) -> int | None:
+def _download_bytes(member: _Member, graph: str, manifest: Manifest | None) -> int | None:
     artifact = member.artifacts.get(graph)
     return manifest.fetch_bytes(artifact) if artifact and manifest else None
 
 
-def _published(members: list[_Member], graph: str, manifest: Manifest | None) -> int:
+def _total_bytes(members: list[_Member], graph: str, manifest: Manifest | None) -> int:
     artifacts = [member.artifacts[graph] for member in members if graph in member.artifacts]
     return manifest.fetch_bytes(*artifacts) if manifest else 0
 
 
-def _document(members: list[_Member], chosen: list[int], manifest: Manifest | None) -> dict[str, Any]:
+def _document(members: list[_Member], head_counts: list[int], manifest: Manifest | None) -> dict[str, Any]:
     rows = []
     for member in members:
         advice, path, k = member.advice, member.advice.path, member.advice.heads
@@ -161,6 +161,10 @@ def _document(members: list[_Member], chosen: list[int], manifest: Manifest | No
         row["budget_ms"] = advice.budget.ms
         if k is not None and advice.choice is not None:
             row |= {**advice.estimates[k].times, "sure": advice.choice.sure, "chance": advice.choice.chance}
-        row["bytes"] = {graph: _fetched(member, graph, manifest) for graph in _GRAPHS}
+        row["bytes"] = {graph: _download_bytes(member, graph, manifest) for graph in _GRAPHS}
         rows.append(row)
-    return {"devices": rows, "heads": chosen, "covered": sum(member.advice.heads is not None for member in members)}
+    return {
+        "devices": rows,
+        "heads": head_counts,
+        "covered": sum(member.advice.heads is not None for member in members),
+    }

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
 
 
-def imported(
+def import_results(
     path: Path,
     device: str,
     folder: Path | None,
     model: Workload,
     bundle: Path | None,
     manifest: Manifest | None,
-    **said: Any,
+    **details: Any,
 ) -> Result:
-    """Reads *path* and keeps what it says.
+    """Imports the results in *path*.
 
     Args:
         device: "auto" for the one that the file names.
-        said: what else the user says of it, as ``Asked`` has it.
+        details: what the user states about the results, under the field names of ``Asked``.
     """
     graphs = {
         PurePosixPath(artifact.path).name: (artifact.heads[0], artifact.precision)
@@ -40,14 +40,14 @@ def imported(
         if len(artifact.heads) == 1
     }
     named = f"{model.name} in {bundle}" if bundle else f"{model.name}, the reference model"
-    results = measuring.read_results(path, Asked(model=model, named=named, graphs=graphs, **said))
+    results = measuring.read_results(path, Asked(model=model, named=named, graphs=graphs, **details))
     notes = []
     if isinstance(results, Report):
         if manifest is not None and bundle is not None:
             measuring.check_model(results, manifest.model, path, bundle)
-        for name, value in said.items():
+        for name, value in details.items():
             if value:
-                raise BadInput(f"{path} says its {name} itself.", f"Leave out `{name}`.")
+                raise BadInput(f"{path} already states its {name}.", f"Leave out `{name}`.")
         records = measuring.records(results)
         known, file, _count = measuring.save(results, folder, "" if device == "auto" else device)
         wrong = sorted({timing.path for timing in results.timings if timing.wrong})
@@ -55,7 +55,7 @@ def imported(
         notes += [f"{one.runtime} did not run {one.path} there: {one.why}" for one in results.failed]
     else:
         if device == "auto":
-            raise BadInput(f"{path} does not say which device it is of.", "Say it: `device=NAME`.")
+            raise BadInput(f"{path} does not name its device.", "Give it: `device=NAME`.")
         records = results
         profile = registry.get(device, folder).profile
         name, file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)

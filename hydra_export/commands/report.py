@@ -48,7 +48,7 @@ def report(
     if place is not None:  # before anything takes time
         reports.check_replaceable(place)
     findings = reports.gather(
-        bundle, against=against, devices=_named(device), profile_folder=profiles, bench_files=bench
+        bundle, against=against, devices=_device_names(device), profile_folder=profiles, bench_files=bench
     )
     text = reports.page(findings) if format == "html" else reports.markdown(findings)
     if place is not None:
@@ -57,7 +57,7 @@ def report(
     return Result(document, text if place is None else _shown(findings, place))
 
 
-def _named(devices: str | None) -> list[str]:
+def _device_names(devices: str | None) -> list[str]:
     from hydra_export.errors import BadInput
 
     if devices is None:

@@ -43,7 +43,7 @@ def _options(arguments: list[str]) -> dict[str, Argument]:
     from hydra_export.commands import app
 
     try:
-        apps = app.app.parse_commands(app.meant(arguments))[1]
+        apps = app.app.parse_commands(app.with_command(arguments))[1]
     except CycloptsError:
         return {}
     if apps[-1].default_command is None:

@@ -30,9 +30,9 @@ def options_of(choices: object) -> list[Options]:
 
 
 def _options(choices: object, target: str, kind: type[Options]) -> Options:
-    given = {field.name: getattr(choices, f"{target}_{field.name}") for field in kind.fields()}
+    values = {field.name: getattr(choices, f"{target}_{field.name}") for field in kind.fields()}
     turned_off = {field.name for field in kind.fields() if field.default is True}
-    return kind(**{name: not value if name in turned_off else value for name, value in given.items()})
+    return kind(**{name: not value if name in turned_off else value for name, value in values.items()})
 
 
 def _annotation(field: OptionField, group: str) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hydra_export.train.config import TrainConfig
-    from hydra_export.train.request import Resolved
+    from hydra_export.train.request import TrainingPlan
     from hydra_export.train.run import Outcome, Progress
 
 
@@ -68,34 +68,36 @@ def train(
     """
     import torch
 
-    from hydra_export.train.request import Request, resolve
+    from hydra_export.train.request import TrainingRequest, resolve
 
     if threads is not None:
         if threads < 1:
             raise BadInput(f"`threads` {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
-    fields = {name: value for name, value in options.items() if value is not None} | _assigned(override)
-    request = Request(recipe=recipe, start=start, train_heads=train_heads, head_weights=head_weights, fields=fields)
-    resolved = resolve(request, out, resume=resume)
+    fields = {name: value for name, value in options.items() if value is not None} | _assignments(override)
+    request = TrainingRequest(
+        recipe=recipe, start=start, train_heads=train_heads, head_weights=head_weights, fields=fields
+    )
+    plan = resolve(request, out, resume=resume)
     quiet = int(os.environ.get("RANK", "0")) > 0
-    with _silent() if quiet else _shown(resolved.config) as report:
-        outcome = _run(resolved, out, tensorboard, report)
+    with _silent() if quiet else _render(plan.config) as report:
+        outcome = _run(plan, out, tensorboard, report)
     return Result(_document(outcome), _shown_result(outcome))
 
 
-def _run(resolved: Resolved, out: Path, tensorboard: bool, report: Callable[[Progress], None]) -> Outcome:
+def _run(plan: TrainingPlan, out: Path, tensorboard: bool, report: Callable[[Progress], None]) -> Outcome:
     from hydra_export.train import record, run
 
     try:
         return run.run(
-            resolved.config,
+            plan.config,
             out,
-            resume=resolved.resume,
+            resume=plan.resume,
             tensorboard=tensorboard,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
-            start_is_default=resolved.start_is_default,
+            start_is_default=plan.start_is_default,
         )
     except KeyboardInterrupt as error:
         if (out / record.STATE).is_file():
@@ -105,7 +107,7 @@ def _run(resolved: Resolved, out: Path, tensorboard: bool, report: Callable[[Pro
         raise
 
 
-def _assigned(pairs: tuple[str, ...]) -> dict[str, str]:
+def _assignments(pairs: tuple[str, ...]) -> dict[str, str]:
     """``NAME=VALUE`` by name."""
     for pair in pairs:
         if "=" not in pair:
@@ -119,7 +121,7 @@ def _silent() -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _shown(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
+def _render(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
     """A progress bar and the accuracy per head count on standard error, and what hears of each step."""
     from rich import progress
     from rich.console import Group
@@ -190,7 +192,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 def _shown_result(outcome: Outcome) -> RenderableType:
     from rich.console import Group
 
-    from hydra_export.commands.evaluate import shown_subnetworks
+    from hydra_export.commands.evaluate import subnetwork_table
 
     lines = [f"{outcome.checkpoint}: {outcome.config.steps:,} steps in {outcome.seconds:,.0f} s"]
     if outcome.unreadable or outcome.unread_tests:
@@ -199,4 +201,4 @@ def _shown_result(outcome: Outcome) -> RenderableType:
             f"Skipped as unreadable: {len(outcome.unreadable)} training images{f' ({some})' if some else ''}, "
             f"{outcome.unread_tests} test images"
         )
-    return Group(shown_subnetworks(_document(outcome)["subnetworks"], outcome.accuracy_data), *lines)
+    return Group(subnetwork_table(_document(outcome)["subnetworks"], outcome.accuracy_data), *lines)

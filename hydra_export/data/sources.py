@@ -123,11 +123,11 @@ def _local(path: Path) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ..
     reader, names = _reader(train)
     if test is None:
         return _all_of(reader), None, names
-    tested, test_names = _reader(test)
+    test_images, test_names = _reader(test)
     if foreign := [name for name in test_names if name not in names]:
         raise BadData(f"Class {foreign[0]} of {test} is not in {train}.", "Give the same classes to both.")
     number = np.asarray([names.index(name) for name in test_names])
-    held_out = _all_of(tested)
+    held_out = _all_of(test_images)
     return _all_of(reader), replace(held_out, labels=number[held_out.labels]), names
 
 
@@ -152,21 +152,21 @@ def _all_of(reader: Any) -> ReaderImages:
 def _split(images: ReaderImages, held_out: float) -> tuple[ReaderImages, ReaderImages]:
     """Each class cut in two, at least one image on either side."""
     kept: list[NDArray[np.int64]] = []
-    tested: list[NDArray[np.int64]] = []
+    test_images: list[NDArray[np.int64]] = []
     for label in np.unique(images.labels):
         members = np.flatnonzero(images.labels == label)
         if len(members) < 2:
             raise BadData("A class has one image alone, and none can be held out for testing.", "Add images, or val/.")
         members = np.random.default_rng((int(label), 2)).permutation(members)
         count = min(max(1, round(held_out * len(members))), len(members) - 1)
-        tested.append(members[:count])
+        test_images.append(members[:count])
         kept.append(members[count:])
 
     def some(parts: list[NDArray[np.int64]]) -> ReaderImages:
         chosen = np.sort(np.concatenate(parts))
         return ReaderImages(images.reader, images.indices[chosen], images.labels[chosen])
 
-    return some(kept), some(tested)
+    return some(kept), some(test_images)
 
 
 def _hugging_face(path: str) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ...]]:

@@ -58,15 +58,15 @@ def accuracy(
     heads, device = tuple(heads), model.cls_token.device
     taken = min(len(images), limit or len(images))
     indices = (np.arange(taken) * len(images) // taken)[rank::num_processes]
-    allowed = None if classes is None else torch.as_tensor(classes, device=device)
+    class_indices = None if classes is None else torch.as_tensor(classes, device=device)
     counts = np.zeros((len(heads), 2), np.int64)
     num_images = 0
-    for pixels_BHWC, labels in _fitted(images, indices, preprocessing, batch_size, workers):
+    for pixels_BHWC, labels in _batches(images, indices, preprocessing, batch_size, workers):
         image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device, model.cls_token.dtype)
         labels_B = torch.from_numpy(labels).to(device)
         num_images += len(labels)
         for row, k in enumerate(heads):
-            counts[row] += _right(model, image_BCHW, labels_B, k, allowed)
+            counts[row] += _right(model, image_BCHW, labels_B, k, class_indices)
     num_images, *right = map(int, total([num_images, *counts.ravel().tolist()]))
     if not num_images:
         raise BadData("None of the images can be read.", "Give images that Pillow can open.")
@@ -76,17 +76,17 @@ def accuracy(
 
 @torch.inference_mode()
 def _right(
-    model: HydraViT, image_BCHW: torch.Tensor, labels_B: torch.Tensor, heads: int, allowed: torch.Tensor | None
+    model: HydraViT, image_BCHW: torch.Tensor, labels_B: torch.Tensor, heads: int, class_indices: torch.Tensor | None
 ) -> tuple[int, int]:
     logits_BK = model(image_BCHW, heads)
-    if allowed is not None:
+    if class_indices is not None:
         others = torch.full_like(logits_BK, -torch.inf)
-        logits_BK = others.index_copy(1, allowed, logits_BK[:, allowed])
+        logits_BK = others.index_copy(1, class_indices, logits_BK[:, class_indices])
     hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices == labels_B[:, None]
     return int(hits_B5[:, 0].sum()), int(hits_B5.sum())
 
 
-def _fitted(
+def _batches(
     images: Images, indices: NDArray[np.int64], preprocessing: Preprocessing, batch_size: int, workers: int
 ) -> Iterator[_Batch]:
     if isinstance(images, Split):
@@ -96,10 +96,10 @@ def _fitted(
             yield split.pixels[chosen], split.labels[chosen]
         return
     loader = DataLoader(
-        _Fitted(images, indices, preprocessing),
+        _PreprocessedImages(images, indices, preprocessing),
         batch_size,
         num_workers=num_readers(workers),
-        collate_fn=_stacked,
+        collate_fn=_collate,
     )
     yield from (batch for batch in loader if len(batch[1]))
 
@@ -110,7 +110,7 @@ def _differs(split: Split, preprocessing: Preprocessing) -> bool:
 
 
 @dataclass(frozen=True)
-class _Fitted(Dataset[tuple[NDArray[np.uint8], int] | None]):
+class _PreprocessedImages(Dataset[tuple[NDArray[np.uint8], int] | None]):
     images: Images
     indices: NDArray[np.int64]
     preprocessing: Preprocessing
@@ -126,7 +126,7 @@ class _Fitted(Dataset[tuple[NDArray[np.uint8], int] | None]):
         return self.preprocessing.fit(picture), label
 
 
-def _stacked(samples: Sequence[tuple[NDArray[np.uint8], int] | None]) -> _Batch:
+def _collate(samples: Sequence[tuple[NDArray[np.uint8], int] | None]) -> _Batch:
     readable = [sample for sample in samples if sample is not None]
     pixels = np.stack([pixels for pixels, _ in readable]) if readable else np.empty(0, np.uint8)
     return pixels, np.asarray([label for _, label in readable], np.int64)

@@ -53,14 +53,14 @@ def measure(loaded: Checkpoint, heads: int, *, batch_size: int = 64, threads: in
         safetensors.torch.save_file(loaded.model.subnetwork(heads).state_dict(), path)
         config = msgspec.json.encode(loaded.info.config).decode()
         command = [sys.executable, "-m", __name__, str(path), config, str(heads), str(batch_size), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last = process.stderr.strip().splitlines()[-1:] or [f"status {process.returncode}"]
         raise HydraExportError(f"Heads {heads} could not be measured: {last[0]}.", "Give a smaller `batch_size`.")
-    return msgspec.json.decode(done.stdout, type=Cost)
+    return msgspec.json.decode(process.stdout, type=Cost)
 
 
-def _measured(path: Path, config: HydraConfig, heads: int, batch_size: int, threads: int) -> Cost:
+def _measure(path: Path, config: HydraConfig, heads: int, batch_size: int, threads: int) -> Cost:
     torch.set_num_threads(threads)
     VisionTransformer(embed_dim=8, depth=1, num_heads=1)(torch.zeros(1, 3, 224, 224))  # what the first model ever costs
     _forget_peak()
@@ -104,5 +104,5 @@ def _resident_mib(field: str) -> float | None:
 
 if __name__ == "__main__":
     weights, described, *numbers = sys.argv[1:]
-    cost = _measured(Path(weights), msgspec.json.decode(described, type=HydraConfig), *map(int, numbers))
+    cost = _measure(Path(weights), msgspec.json.decode(described, type=HydraConfig), *map(int, numbers))
     sys.stdout.write(json.dumps(msgspec.to_builtins(cost)))

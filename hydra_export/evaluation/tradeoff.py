@@ -14,13 +14,15 @@ from hydra_export.latency.plot import plain_log_ticks
 
 def tradeoff(subnetworks: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     """Accuracy over GMACs and, where it was measured, over throughput, one point per head count."""
-    measured = [row for row in subnetworks if row.get("images_per_second")]
-    figure = Figure(figsize=(9 if measured else 5, 3.5), layout="constrained")
-    first, *second = figure.subplots(1, 1 + bool(measured), squeeze=False)[0]
+    with_throughput = [row for row in subnetworks if row.get("images_per_second")]
+    figure = Figure(figsize=(9 if with_throughput else 5, 3.5), layout="constrained")
+    first, *second = figure.subplots(1, 1 + bool(with_throughput), squeeze=False)[0]
     figure.suptitle(title)
     _points(first, subnetworks, [row["macs"] / 1e9 for row in subnetworks], "GMACs")
     for axes in second:
-        _points(axes, measured, [row["images_per_second"] for row in measured], "images / s, measured here")
+        _points(
+            axes, with_throughput, [row["images_per_second"] for row in with_throughput], "images / s, measured here"
+        )
     return saved(figure, path)
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints of others: where they lie, what they hold, and what is said of them."""
+"""Checkpoints from elsewhere: where they are stored, what they contain, and what their metadata states."""

@@ -1,4 +1,4 @@
-"""A state dict of which nothing is said: shapes give what they can, the rest is assumed, and listed."""
+"""A state dict without metadata: tensor shapes determine what they can; the rest is assumed and listed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hydra_export.errors import BadInput
 from hydra_export.importing import shapes
-from hydra_export.importing.described import ACTIVATION, EPSILON, HEAD_WIDTH, IMAGE_SIZE, POOLING, Described
+from hydra_export.importing.imported_model import ACTIVATION, EPSILON, HEAD_WIDTH, IMAGE_SIZE, POOLING, ImportedModel
 from hydra_export.preprocess import hydravit
 
 # Widths whose heads are 64 channels wide in most models that timm 1.0.31 registers in vision_transformer.py and
@@ -22,20 +22,19 @@ WIDTHS_OF_USUAL_HEADS = frozenset({192, 256, 320, 384, 512, 640, 768, 832, 896, 
 _OFFICIAL = "hydravit_dyn_patch16_224"
 
 
-def described(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[int, int] | None) -> Described:
-    """The ViT of *state*, with all that had to be assumed.
+def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[int, int] | None) -> ImportedModel:
+    """The ViT in *state*, with every assumption that was necessary.
 
     Raises:
-        BadInput: a variant that is not supported, or a width whose heads may be of any width.
+        BadInput: the variant is not supported, or the width does not determine the head width.
     """
     shape, assumed = shapes.shape(state), []
     if head_dim is None:
         width = shape.width
         if width not in WIDTHS_OF_USUAL_HEADS:
             raise BadInput(
-                f"nothing says how wide its heads are, and {USUAL_HEAD_DIM} is not what timm's ViTs of width {width} "
-                "have.",
-                "Give `head_dim`, `architecture` with timm's name of it, or its config.json.",
+                f"the checkpoint does not state its head width, and {USUAL_HEAD_DIM} is unusual at width {width}.",
+                "Give `head_dim`, its timm name as `architecture`, or its config.json.",
             )
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
     config = shape.config(USUAL_HEAD_DIM if head_dim is None else head_dim)
@@ -47,7 +46,7 @@ def described(state: dict[str, Tensor], head_dim: int | None, image_size: tuple[
     if image_size is None:
         side = config.image_size
         assumed.append(f"{IMAGE_SIZE}: {side}x{side}, a square, as the number of positions allows")
-    return Described(config=config, state=state, assumed=tuple(assumed))
+    return ImportedModel(config=config, state=state, assumed=tuple(assumed))
 
 
 def is_official(arguments: Mapping[str, Any]) -> bool:
@@ -55,7 +54,7 @@ def is_official(arguments: Mapping[str, Any]) -> bool:
     return arguments.get("model") == _OFFICIAL
 
 
-def official(state: dict[str, Tensor]) -> Described:
-    """A checkpoint of the authors' trainer: what is computed and how images are made ready is in their code."""
+def official(state: dict[str, Tensor]) -> ImportedModel:
+    """A checkpoint of the authors' trainer, whose code determines the computation and the preprocessing."""
     config = shapes.shape(state).config(USUAL_HEAD_DIM)
-    return Described(config=config, state=state, preprocessing=hydravit(config.image_size), universal=True)
+    return ImportedModel(config=config, state=state, preprocessing=hydravit(config.image_size), universal=True)

@@ -1,4 +1,4 @@
-"""The state dict in what a checkpoint holds, without what training wrapped around its names."""
+"""Extracts the state dict from a checkpoint and strips the prefixes that training added to its names."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ _UNUSED = re.compile(r"(mask_token|n_averaged|(vit\.)?embeddings\.mask_token|(vi
 
 
 def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The state dict under the names of the model itself; *notes* takes what was chosen and dropped.
+    """The state dict under the names of the model itself; appends choices and omissions to *notes*.
 
     Args:
-        drop: what the user says is not used at inference, by the beginnings of names.
+        drop: prefixes of parameters that the user declares unused at inference.
 
     Raises:
-        BadInput: there is none, or several of which none is the average, or nothing to drop.
+        BadInput: there is no state dict, several without a moving average, or nothing matches *drop*.
     """
-    while found := [each for each in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(each))]:
-        content = content[found[0]]
-        if len(found) > 1:
-            notes.append(f"{name} holds {' and '.join(found)}; {found[0]} was used.")
+    while containers := [
+        each for each in _CONTAINERS if isinstance(content, Mapping) and _is_filled(content.get(each))
+    ]:
+        content = content[containers[0]]
+        if len(containers) > 1:
+            notes.append(f"{name} holds {' and '.join(containers)}; {containers[0]} was used.")
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise BadInput("it holds no state dict.", "Save model.state_dict().")
-    state = _unwrapped(content, name, notes)
+    state = _unwrap(content, name, notes)
     if unused := [key for key in state if _UNUSED.fullmatch(key)]:
         notes.append(f"{name}: {', '.join(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
-    asked = [key for key in state if key.startswith(tuple(drop))]
+    dropped = [key for key in state if key.startswith(tuple(drop))]
     for start in drop:
-        if not any(key.startswith(start) for key in asked):
+        if not any(key.startswith(start) for key in dropped):
             raise BadInput(f"it has no parameters {start}... to leave out.", "Name those that it has.")
-    if asked:
-        notes.append(f"{name}: {', '.join(asked)} {_was(asked)} left out as asked.")
-    return {key: tensor for key, tensor in state.items() if key not in {*unused, *asked}}
+    if dropped:
+        notes.append(f"{name}: {', '.join(dropped)} {_was(dropped)} left out as asked.")
+    return {key: tensor for key, tensor in state.items() if key not in {*unused, *dropped}}
 
 
-def _unwrapped(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[str, Tensor]:
+def _unwrap(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[str, Tensor]:
     """*content* without the prefix that the patch embedding has; other models beside it are left out."""
     prefixes = list(dict.fromkeys(_prefix(key) for key in content if key.endswith(_PATCHES)))
     averages = [prefix for prefix in prefixes if set(prefix.split(".")) & set(_AVERAGES)]
@@ -68,8 +70,8 @@ def _unwrapped(content: Mapping[str, Tensor], name: str, notes: list[str]) -> di
 
 
 def _prefix(key: str) -> str:
-    found = _WRAPPERS.match(key)
-    return found[0] if found else ""
+    match = _WRAPPERS.match(key)
+    return match[0] if match else ""
 
 
 def _is_filled(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the shapes of a plain ViT's tensors say of its architecture: all but the width of its heads."""
+"""Infers a plain ViT's architecture from its tensor shapes, except for the head width."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _NEEDED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """An architecture but for what shapes do not tell: how wide heads are, and LayerNorm's epsilon."""
+    """An architecture without what shapes cannot determine: the head width and LayerNorm's epsilon."""
 
     width: int
     depth: int
@@ -64,7 +64,7 @@ class Shape:
     layer_scale: float | None
 
     def config(self, head_dim: int, layer_norm_eps: float = 1e-6) -> HydraConfig:
-        """All of it.
+        """The complete architecture.
 
         Raises:
             BadInput: *head_dim* does not divide the width.
@@ -127,7 +127,7 @@ def shape(state: Mapping[str, Tensor]) -> Shape:
 
 
 def check_variant(state: Mapping[str, Tensor]) -> None:
-    """Refuses, by name, a ViT of whose kind no subnetwork is."""
+    """Refuses ViT variants that subnetworks do not support, naming the variant."""
     for name in state:
         for mark, variant in _REFUSED.items():
             if mark in name:
@@ -135,7 +135,7 @@ def check_variant(state: Mapping[str, Tensor]) -> None:
 
 
 def check_size(stated: tuple[int, int], side: int, who: str) -> None:
-    """Refuses height and width that *who* states, where they are no square or not *side*, that of the positions."""
+    """Refuses a stated image size that is not square or does not match *side*, which the positions determine."""
     height, width = stated
     if height != width:
         raise BadInput(

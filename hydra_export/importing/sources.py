@@ -65,8 +65,8 @@ def of_module(module: nn.Module) -> Source:
     from timm.models.vision_transformer import VisionTransformer
 
     config: Any = getattr(module, "config", None)  # of transformers
-    pretrained = getattr(module, "pretrained_cfg", None)  # of timm
-    named = (pretrained or {}).get("architecture") or getattr(config, "model_type", None)
+    timm_config = getattr(module, "pretrained_cfg", None)  # of timm
+    named = (timm_config or {}).get("architecture") or getattr(config, "model_type", None)
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     return Source(
         name=named or type(module).__name__,
@@ -83,9 +83,9 @@ def of_folder(folder: Path, weights: str = "") -> Source:
     """A folder as the Hub has it: *weights* or the first of the known names, in one file or in shards, and configs."""
     names = (weights,) if weights else WEIGHTS
     found = [folder / each for each in names if (folder / each).exists()]
-    sharded = [path for each in names if (path := folder / f"{each}.index.json").exists()]
-    if not found and sharded:
-        content, metadata, read = _shards(sharded[0])
+    indexes = [path for each in names if (path := folder / f"{each}.index.json").exists()]
+    if not found and indexes:
+        content, metadata, read = _shards(indexes[0])
     else:
         path = found[0] if found else folder / names[0]
         (content, metadata), read = tensors.read(path), [path]
@@ -94,7 +94,7 @@ def of_folder(folder: Path, weights: str = "") -> Source:
     sums = "".join(f"{digest}  {path.name}\n" for path, digest in digests).encode()
     return Source(
         name=_folder_name(folder),
-        path=found[0] if found else read[0] if len(read) == 1 else sharded[0],
+        path=found[0] if found else read[0] if len(read) == 1 else indexes[0],
         content=content,
         num_bytes=sum(path.stat().st_size for path in read),
         sha256=digests[0][1] if len(read) == 1 else hashlib.sha256(sums).hexdigest(),
@@ -125,10 +125,10 @@ def _shards(index: Path) -> tuple[dict[str, Tensor], Mapping[str, str], list[Pat
 def shard_names(index: Path) -> list[str]:
     """The files that *index* says the weights lie in."""
     weight_map = _json(index).get("weight_map")
-    listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not listed or not all(isinstance(name, str) and Path(name).name == name for name in listed):
+    shard_names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not shard_names or not all(isinstance(name, str) and Path(name).name == name for name in shard_names):
         raise BadCheckpoint(f"{index} lists no shards beside it.", "Download it again.")
-    return sorted(set(listed))
+    return sorted(set(shard_names))
 
 
 def _json(path: Path) -> dict[str, Any]:

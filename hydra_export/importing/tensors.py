@@ -61,7 +61,7 @@ def read(path: Path) -> tuple[Any, Mapping[str, str]]:
             _check_pickle(file, zipped=start == b"PK")
         except BadInput as error:
             raise BadCheckpoint(f"Checkpoint {path} cannot be read: {error.message}", error.remedy) from error
-    return _unpickled(path, zipped=start == b"PK"), {}
+    return _unpickle(path, zipped=start == b"PK"), {}
 
 
 def as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -70,12 +70,12 @@ def as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         BadInput: one of them is no array of finite floats.
     """
-    converted = {}
+    float_state = {}
     for name, tensor in state.items():
-        converted[name] = tensor.float()
-        if not converted[name].isfinite().all():
+        float_state[name] = tensor.float()
+        if not float_state[name].isfinite().all():
             raise BadInput(f"tensor {name} has NaN or infinite values.", "Use an earlier checkpoint of that training.")
-    return converted
+    return float_state
 
 
 def check_plain(state: Mapping[str, Tensor], num_bytes: int) -> None:
@@ -100,17 +100,17 @@ def check_plain(state: Mapping[str, Tensor], num_bytes: int) -> None:
 def _safetensors(path: Path, file: BinaryIO) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     file.seek(0)
     length = file.read(8)
-    damaged = f"Checkpoint {path} is not a readable safetensors file"
+    problem = f"Checkpoint {path} is not a readable safetensors file"
     if len(length) == 8 and struct.unpack("<Q", length)[0] > _LARGEST_HEADER_BYTES:
-        raise BadCheckpoint(f"{damaged}: its header is too long.", "Copy or download it again.")
+        raise BadCheckpoint(f"{problem}: its header is too long.", "Copy or download it again.")
     try:
         with safetensors.safe_open(path, framework="pt") as content:
             names = content.keys()
             if len(names) > _MOST_TENSORS:
-                raise BadCheckpoint(f"{damaged}: it has {len(names)} tensors.", f"At most {_MOST_TENSORS} are read.")
+                raise BadCheckpoint(f"{problem}: it has {len(names)} tensors.", f"At most {_MOST_TENSORS} are read.")
             return {name: content.get_tensor(name) for name in names}, content.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise BadCheckpoint(f"{damaged}: {error}.", "Copy or download it again.") from error
+        raise BadCheckpoint(f"{problem}: {error}.", "Copy or download it again.") from error
 
 
 def _check_pickle(file: BinaryIO, zipped: bool) -> None:
@@ -121,17 +121,17 @@ def _check_pickle(file: BinaryIO, zipped: bool) -> None:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise BadInput("its archive is compressed.", "Save it again with torch.save.")
                 programs = [name for name in archive.namelist() if name.endswith("data.pkl")]
-                found = any(_BYTEARRAY.search(archive.read(name)) for name in programs)
+                has_bytearray = any(_BYTEARRAY.search(archive.read(name)) for name in programs)
         except (*zips.DAMAGED, OSError) as error:
             raise BadInput(f"its archive is damaged: {error}.", "Copy or download it again.") from error
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = bool(_BYTEARRAY.search(content))
-    if found:
+            has_bytearray = bool(_BYTEARRAY.search(content))
+    if has_bytearray:
         raise BadInput("it holds builtins.bytearray, more than tensors.", "Save its state dict alone.")
 
 
-def _unpickled(path: Path, zipped: bool) -> Any:
+def _unpickle(path: Path, zipped: bool) -> Any:
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # about pickle protocols: no concern of the user's
@@ -139,8 +139,8 @@ def _unpickled(path: Path, zipped: bool) -> Any:
         ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds {found[1]}, more than tensors" if found else "holds more than tensors, or is damaged"
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds {match[1]}, more than tensors" if match else "holds more than tensors, or is damaged"
         raise BadCheckpoint(
             f"Checkpoint {path} {what}; it was not read, as that could run its code.",
             "Save its state dict alone, best as safetensors.",

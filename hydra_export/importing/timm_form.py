@@ -24,7 +24,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.exact import layers_in_float64
 from hydra_export.importing import shapes
-from hydra_export.importing.described import IMAGE_SIZE, PREPROCESSING, Described
+from hydra_export.importing.imported_model import IMAGE_SIZE, PREPROCESSING, ImportedModel
 from hydra_export.preprocess import Preprocessing
 
 _MODULES = ("vision_transformer", "deit", "model")  # timm's with plain ViTs, and hydra_export.model
@@ -36,18 +36,18 @@ _BOUND = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
-    """A name of timm's and what came with it.
+class TimmReference:
+    """A timm model name and the configuration that came with it.
 
     Attributes:
-        who: said it, for messages.
+        who: the source, as messages name it.
         arguments: of the model's constructor.
-        data: timm's names of how images are made ready.
-        of_these_weights: whether this is said of these weights, and not of any that have this architecture.
-        is_whole: whether nothing of the architecture's own data stands in for what is missing.
-        image_size: height and width, where said.
+        data: preprocessing settings under timm's names.
+        of_these_weights: whether it describes these weights, and not just any of this architecture.
+        is_whole: whether *data* is complete, so that the architecture's defaults do not fill gaps.
+        image_size: height and width, where stated.
         labels: one per class.
-        num_classes: where said.
+        num_classes: where stated.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Named:
     num_classes: int | None = None
 
 
-def of_option(name: str) -> Named:
+def of_option(name: str) -> TimmReference:
     """A name that the user gives; with a tag (``.augreg_in1k``) it is of certain weights."""
     tagged = bool(split_model_name_tag(name)[1])
-    return Named(name=name, who=f"timm's {name}", of_these_weights=tagged)
+    return TimmReference(name=name, who=f"timm's {name}", of_these_weights=tagged)
 
 
-def of_config(config: Mapping[str, Any]) -> Named | None:
+def of_config(config: Mapping[str, Any]) -> TimmReference | None:
     """What a ``config.json`` in timm's form says; None where it has another form."""
     if not isinstance(name := config.get("architecture"), str):
         return None
@@ -75,7 +75,7 @@ def of_config(config: Mapping[str, Any]) -> Named | None:
     arguments = _mapping(config.get("model_args"))
     pool, size = config.get("global_pool"), arguments.get("img_size", _spatial(data.get("input_size")))
     labels = config.get("label_names") or data.get("label_names") or data.get("labels") or ()
-    return Named(
+    return TimmReference(
         name=name,
         who="config.json",
         arguments=({"global_pool": pool} if pool else {}) | dict(arguments),
@@ -98,14 +98,14 @@ def arguments_of(content: Any) -> dict[str, Any]:
     return found
 
 
-def of_arguments(arguments: Mapping[str, Any]) -> Named | None:
+def of_arguments(arguments: Mapping[str, Any]) -> TimmReference | None:
     """What they say; None where they name no model of timm's."""
     name = arguments.get("model")
     if not isinstance(name, str) or not is_model(name):
         return None
     pool, size = arguments.get("gp"), arguments.get("img_size") or _spatial(arguments.get("input_size"))
     keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-    return Named(
+    return TimmReference(
         name=name,
         who="the checkpoint's args",
         arguments=({"global_pool": pool} if pool else {}) | dict(_mapping(arguments.get("model_kwargs"))),
@@ -115,50 +115,54 @@ def of_arguments(arguments: Mapping[str, Any]) -> Named | None:
     )
 
 
-def described(
-    state: dict[str, Tensor], named: Named, made: nn.Module | None = None, image_size: tuple[int, int] | None = None
-) -> Described:
-    """The ViT of *state*, as timm's module of that name says; *made* is that module, where there is one already.
+def imported_model(
+    state: dict[str, Tensor],
+    reference: TimmReference,
+    own_module: nn.Module | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> ImportedModel:
+    """The ViT of *state*, as timm's module of that name defines it; *own_module* is that module if it exists.
 
     Raises:
-        BadInput: timm has no such ViT, it is of another kind than ours, or what is said contradicts the tensors.
+        BadInput: timm has no such ViT, it is not a supported kind, or its metadata contradicts the tensors.
     """
-    if made is None:
-        _check_name(named)
+    if own_module is None:
+        _check_name(reference)
     shape = shapes.shape(state)
-    for stated in (image_size, named.image_size):
+    for stated in (image_size, reference.image_size):
         if stated is not None:
-            shapes.check_size(stated, shape.image_size, "`image_size`" if stated is image_size else named.who)
-    depth = named.arguments.get("depth", shape.depth)
-    for what, count, own in (("classes", named.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
+            shapes.check_size(stated, shape.image_size, "`image_size`" if stated is image_size else reference.who)
+    depth = reference.arguments.get("depth", shape.depth)
+    for what, count, own in (("classes", reference.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
         if count is not None and count != own:
             raise BadInput(
-                f"{named.who} says {count} {what}, the weights have {own}.", "Give the configuration of these weights."
+                f"{reference.who} says {count} {what}, the weights have {own}.",
+                "Give the configuration of these weights.",
             )
-    module = made or _module(named, shape)
+    module = own_module or _module(reference, shape)
     ours = getattr(module, "config", None)  # of a HydraViT
     if not isinstance(ours, HydraConfig) and (problem := next(_differences(module), "")):
-        raise BadInput(f"timm's {named.name} has {problem}.", shapes.ONLY)
+        raise BadInput(f"timm's {reference.name} has {problem}.", shapes.ONLY)
     config = ours if isinstance(ours, HydraConfig) else _config(module, shape)
     cfg: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
     assumed = []
     usual = _spatial(cfg.get("input_size"))
-    if image_size is None and named.image_size is None and usual != (config.image_size,) * 2:
+    if image_size is None and reference.image_size is None and usual != (config.image_size,) * 2:
         side = config.image_size
         assumed.append(f"{IMAGE_SIZE}: {side}x{side}, a square, as the number of positions allows")
-    data, unusable = named.data if named.is_whole else {**cfg, **named.data}, ""
+    data, unusable = reference.data if reference.is_whole else {**cfg, **reference.data}, ""
     try:
         preprocessing, more = _preprocessing(data, config)
     except BadInput as error:
         preprocessing, more, unusable = None, [], error.message
-    if preprocessing is not None and not named.of_these_weights:
-        more = [f"{PREPROCESSING}: timm's of {named.name} ({_shown(preprocessing)})", *more]
-    return Described(
+    if preprocessing is not None and not reference.of_these_weights:
+        more = [f"{PREPROCESSING}: timm's of {reference.name} ({_summary(preprocessing)})", *more]
+    return ImportedModel(
         config=config,
         state=state,
         preprocessing=preprocessing,
         unusable=unusable,
-        labels=named.labels or (_labels(cfg.get("label_names")) if made else ()),
+        labels=reference.labels or (_labels(cfg.get("label_names")) if own_module else ()),
         assumed=(*assumed, *more),
         module=None if isinstance(ours, HydraConfig) else module,
     )
@@ -187,39 +191,42 @@ def check_equal(module: nn.Module, state: Mapping[str, Tensor], ours: nn.Module,
         )
 
 
-def _check_name(named: Named) -> None:
-    if not is_model(named.name):
+def _check_name(reference: TimmReference) -> None:
+    if not is_model(reference.name):
         known = timm.list_models("vit_*") + timm.list_models("deit*")
-        raise UnknownName("architecture of timm's called", named.name, known, field="architecture")
-    if not is_model_in_modules(named.name, _MODULES):
-        raise BadInput(f"{named.name} is no plain ViT.", shapes.ONLY)
-    for name, value in named.arguments.items():
+        raise UnknownName("architecture of timm's called", reference.name, known, field="architecture")
+    if not is_model_in_modules(reference.name, _MODULES):
+        raise BadInput(f"{reference.name} is no plain ViT.", shapes.ONLY)
+    for name, value in reference.arguments.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         plain = all(each is None or isinstance(each, (bool, int, float, str)) for each in numbers) and len(numbers) < 9
         largest = _LARGEST_DEPTH if name == "depth" else _LARGEST_ARGUMENT
         if not plain or any(isinstance(each, (int, float)) and not abs(each) <= largest for each in numbers):
             raise BadInput(
-                f"{named.who} gives {name} as {str(value)[:60]}.", "Give the configuration of these weights."
+                f"{reference.who} gives {name} as {str(value)[:60]}.", "Give the configuration of these weights."
             )
 
 
-def _module(named: Named, shape: shapes.Shape) -> nn.Module:
+def _module(reference: TimmReference, shape: shapes.Shape) -> nn.Module:
     """timm's module without weights, of the size and classes that the tensors have."""
     ours = {"num_classes": shape.num_classes, "img_size": shape.image_size, "in_chans": shape.channels}
-    arguments = {key: value for key, value in named.arguments.items() if key not in ("pretrained", "checkpoint_path")}
+    arguments = {
+        key: value for key, value in reference.arguments.items() if key not in ("pretrained", "checkpoint_path")
+    }
     try:
         # Warnings are about sizes of nothing, such as no channels: they are compared with the weights next.
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-            return timm.create_model(named.name, **arguments | ours)
+            return timm.create_model(reference.name, **arguments | ours)
     except Exception as error:  # of timm and torch: they share no base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"timm cannot build {named.name} as {named.who} says: {reason}.", "Give the configuration of these weights."
+            f"timm cannot build {reference.name} as {reference.who} says: {reason}.",
+            "Give the configuration of these weights.",
         ) from error
 
 
 def _differences(module: nn.Module) -> Iterator[str]:
-    """What *module* does that no subnetwork of ours does."""
+    """Features of *module* that subnetworks do not support."""
     if type(module) is not VisionTransformer:
         yield f"a class of its own, {type(module).__name__}"
         return
@@ -296,10 +303,10 @@ def _config(module: Any, shape: shapes.Shape) -> HydraConfig:
 
 
 def _preprocessing(cfg: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing | None, list[str]]:
-    """How timm makes images ready (timm.data.resolve_data_config), and what of it differs here; None if not said.
+    """timm's preprocessing (timm.data.resolve_data_config) and its differences from ours; None if not stated.
 
     Raises:
-        BadInput: nothing here is like it.
+        BadInput: the preprocessing is not supported.
     """
     mean, std = (_floats(cfg.get(name)) for name in ("mean", "std"))
     if not mean or not std:
@@ -312,16 +319,16 @@ def _preprocessing(cfg: Mapping[str, Any], config: HydraConfig) -> tuple[Preproc
             f"images are resized by {str(interpolation)[:40]}, cropped by {str(crop)[:40]} and normalised with "
             f"{len(mean)} means, which is not supported.",
         )
-    made = Preprocessing(
+    preprocessing = Preprocessing(
         image_size=config.image_size, mean=mean, std=std, interpolation=cast(Any, interpolation), crop=float(crop)
     )
     mode = cfg.get("crop_mode") or "center"
     if mode == "center":
-        return made, []
-    return made, [f"{PREPROCESSING}: the centre of the image is kept, where timm's crop mode is {mode}"]
+        return preprocessing, []
+    return preprocessing, [f"{PREPROCESSING}: the centre of the image is kept, where timm's crop mode is {mode}"]
 
 
-def _shown(data: Preprocessing) -> str:
+def _summary(data: Preprocessing) -> str:
     return f"mean {', '.join(f'{value:g}' for value in data.mean)}, {data.interpolation}, crop {data.crop:g}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import shapes
-from hydra_export.importing.described import PREPROCESSING, Described
+from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel
 from hydra_export.preprocess import Preprocessing
 
 _ONLY = "Only transformers' ViT (model_type vit) with exact GELU and a qkv bias is supported."
@@ -48,29 +48,33 @@ def is_form(config: Mapping[str, Any]) -> bool:
     return isinstance(config.get("model_type"), str)
 
 
-def described(state: Mapping[str, Tensor], config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Described:
+def imported_model(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> ImportedModel:
     """The ViT of *state*, under timm's names, as *config* and *preprocessor* say.
 
     Raises:
-        BadInput: a kind of model that is not supported, or what is said contradicts the tensors.
+        BadInput: the kind of model is not supported, or its metadata contradicts the tensors.
     """
     _check_kind(config)
-    renamed = _renamed(state)
-    shape, heads = shapes.shape(renamed), config.get("num_attention_heads", 12)
+    timm_state = _rename(state)
+    shape, heads = shapes.shape(timm_state), config.get("num_attention_heads", 12)
     if not isinstance(heads, int) or not 1 <= heads <= shape.width or shape.width % heads:
         raise BadInput(
             f"config.json gives {heads} heads, the weights are {shape.width} wide.", "Give these weights' own."
         )
-    made = shape.config(shape.width // heads, float(config.get("layer_norm_eps", 1e-12)))
-    shapes.check_size(_pair(config.get("image_size", 224), "image_size"), made.image_size, "config.json")
+    hydra_config = shape.config(shape.width // heads, float(config.get("layer_norm_eps", 1e-12)))
+    shapes.check_size(_pair(config.get("image_size", 224), "image_size"), hydra_config.image_size, "config.json")
     patch = config.get("patch_size", 16)
-    if _pair(patch, "patch_size") != (made.patch_size,) * 2:
-        raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {made.patch_size}.", _ONLY)
-    result = Described(config=made, state=renamed, labels=_labels(config.get("id2label"), made.num_classes))
+    if _pair(patch, "patch_size") != (hydra_config.patch_size,) * 2:
+        raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {hydra_config.patch_size}.", _ONLY)
+    result = ImportedModel(
+        config=hydra_config, state=timm_state, labels=_labels(config.get("id2label"), hydra_config.num_classes)
+    )
     if not preprocessor:
         return result
     try:
-        preprocessing, assumed = _preprocessing(preprocessor, made)
+        preprocessing, assumed = _preprocessing(preprocessor, hydra_config)
     except BadInput as error:
         return replace(result, unusable=error.message)
     return replace(result, preprocessing=preprocessing, assumed=assumed)
@@ -89,16 +93,16 @@ def _check_kind(config: Mapping[str, Any]) -> None:
         raise BadInput(f"config.json gives layer_norm_eps {str(epsilon)[:40]}.", "Give a number.")
 
 
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """*state* under timm's names; query, key and value of a block become one."""
-    renamed: dict[str, Tensor] = {}
-    packed: dict[str, dict[str, Tensor]] = {}
+    timm_state: dict[str, Tensor] = {}
+    qkv_parts: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in state.items():
         name = full_name.removeprefix("vit.")
         if match := _LAYER.fullmatch(name):
             block, layer, part = f"blocks.{int(match[1])}", match[2], match[3]
             if qkv := _QKV.fullmatch(layer):
-                packed.setdefault(f"{block}.attn.qkv.{part}", {})[(qkv[1] or qkv[2])[0]] = tensor
+                qkv_parts.setdefault(f"{block}.attn.qkv.{part}", {})[(qkv[1] or qkv[2])[0]] = tensor
                 continue
             name = f"{block}.{_LAYER_NAMES.get(layer, layer)}.{part}"
         else:
@@ -106,32 +110,32 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if name == theirs or (theirs.endswith(".") and name.startswith(theirs)):
                     name = ours + name.removeprefix(theirs)
                     break
-        renamed[name] = tensor
-    for name, parts in packed.items():
+        timm_state[name] = tensor
+    for name, parts in qkv_parts.items():
         if set(parts) != {"q", "k", "v"} or len({part.shape for part in parts.values()}) != 1:
             raise BadInput(f"query, key and value of {name} do not match.", "Download it again.")
-        renamed[name] = torch.cat([parts[part] for part in "qkv"])
-    return renamed
+        timm_state[name] = torch.cat([parts[part] for part in "qkv"])
+    return timm_state
 
 
-def _preprocessing(said: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing, tuple[str, ...]]:
+def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing, tuple[str, ...]]:
     """What transformers does with an image, and how this differs.
 
     Raises:
         BadInput: nothing here is like it.
     """
-    mean, std = (said.get(name) for name in ("image_mean", "image_std"))
-    if said.get("do_normalize", True) is False:
+    mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
+    if settings.get("do_normalize", True) is False:
         mean, std = [0.0] * config.channels, [1.0] * config.channels
-    crop, assumed = _crop(said, config.image_size)
-    resample, factor = said.get("resample", 2), said.get("rescale_factor", 1 / 255)
+    crop, assumed = _crop(settings, config.image_size)
+    resample, factor = settings.get("resample", 2), settings.get("rescale_factor", 1 / 255)
     interpolation = _RESAMPLE.get(resample) if isinstance(resample, int) else None
-    rescales = said.get("do_rescale", True) is True and _is_number(factor) and abs(factor - 1 / 255) < 1e-6
+    rescales = settings.get("do_rescale", True) is True and _is_number(factor) and abs(factor - 1 / 255) < 1e-6
     floats = all(
         isinstance(values, list) and len(values) == config.channels and all(map(_is_number, values))
         for values in (mean, std)
     )
-    if not floats or not rescales or interpolation is None or said.get("do_flip_channel_order"):
+    if not floats or not rescales or interpolation is None or settings.get("do_flip_channel_order"):
         raise BadInput("preprocessor_config.json makes images ready in a way that is not supported.", "")
     return (
         Preprocessing(
@@ -150,22 +154,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < _LARGEST_NUMBER
 
 
-def _crop(said: Mapping[str, Any], side: int) -> tuple[float, tuple[str, ...]]:
+def _crop(settings: Mapping[str, Any], side: int) -> tuple[float, tuple[str, ...]]:
     """The share of the shorter side that is kept, and what is assumed of it.
 
     *size* has had several forms: a number or height and width, to which the whole image is stretched, or the shorter
     side, with which it keeps its proportions.
     """
-    size = said.get("size", side)
+    size = settings.get("size", side)
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
     height, width = _pair(size if shortest is None else shortest, "size")
-    crops = said.get("do_center_crop", False) is True
-    kept = _pair(said.get("crop_size", side), "crop_size") if crops else (height, width)
+    crops = settings.get("do_center_crop", False) is True
+    crop_size = _pair(settings.get("crop_size", side), "crop_size") if crops else (height, width)
     square = height == width and (shortest is None or crops)
-    if said.get("do_resize", True) is not True or said.get("crop_pct") or not square or kept != (side, side):
+    if (
+        settings.get("do_resize", True) is not True
+        or settings.get("crop_pct")
+        or not square
+        or crop_size != (side, side)
+    ):
         raise BadInput(f"preprocessor_config.json does not make images of {side}x{side} as timm does.", "")
-    stretched = f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
-    return side / height, (f"{PREPROCESSING}: {stretched}",) if shortest is None else ()
+    assumption = f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
+    return side / height, (f"{PREPROCESSING}: {assumption}",) if shortest is None else ()
 
 
 def _labels(id2label: Any, num_classes: int) -> tuple[str, ...]:

@@ -98,12 +98,12 @@ def _other(teacher: torch.nn.Module, ours: Preprocessing, theirs: Preprocessing)
 
 def _order(config: TrainConfig, theirs: Sequence[str], ours: Sequence[str]) -> list[int] | None:
     """Which of the teacher's logits each class of the model is; None where all are the same, or have no names."""
-    wanted, there = ([plain(name) for name in names] for names in (ours, theirs))
-    if not wanted or not there or wanted == there:
+    our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
+    if not our_names or not their_names or our_names == their_names:
         return None
-    if sorted(wanted) != sorted(there) or len(set(there)) < len(there):
+    if sorted(our_names) != sorted(their_names) or len(set(their_names)) < len(their_names):
         raise _other_classes(config, named(theirs), named(ours))
-    return [there.index(name) for name in wanted]
+    return [their_names.index(name) for name in our_names]
 
 
 def _other_classes(config: TrainConfig, theirs: str, ours: str) -> BadInput:

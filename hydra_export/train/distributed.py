@@ -40,11 +40,11 @@ class World:
         """
         if self.size == 1:
             return
-        sent = []
+        reductions = []
         for bucket in _buckets(list(gradients.values())):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-        for bucket, flat, work in sent:
+            reductions.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in reductions:
             assert work is not None
             work.wait()
             parts = torch.split(flat / self.size, [gradient.numel() for gradient in bucket])
@@ -55,9 +55,9 @@ class World:
         """The sums of *numbers* over all processes."""
         if self.size == 1:
             return list(numbers)
-        added = torch.tensor(numbers, dtype=torch.float64, device=self._number_device)
-        dist.all_reduce(added)
-        return [float(number) for number in added.tolist()]
+        sums = torch.tensor(numbers, dtype=torch.float64, device=self._number_device)
+        dist.all_reduce(sums)
+        return [float(number) for number in sums.tolist()]
 
     def union(self, names: set[str]) -> set[str]:
         """The *names* of all processes."""

@@ -32,9 +32,9 @@ def source(config: TrainConfig) -> Checkpoint | None:
     if not config.start:
         return None
     path = None if config.start == "packaged" else config.start
-    found = checkpoint.load(path, head_dim=config.model.head_dim)
-    check(found.info.config, config.model, found.info.name)
-    return found
+    start = checkpoint.load(path, head_dim=config.model.head_dim)
+    check(start.info.config, config.model, start.info.name)
+    return start
 
 
 def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
@@ -65,10 +65,10 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
 def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
     """Refuses a checkpoint whose weights are of other shapes than head counts and classes account for."""
     for field in _MUST_AGREE:
-        given, wanted = getattr(theirs, field), getattr(ours, field)
-        if given != wanted:
+        given, required = getattr(theirs, field), getattr(ours, field)
+        if given != required:
             raise BadInput(
-                f"{name} has {field} {given}, the model to train has {wanted}.",
+                f"{name} has {field} {given}, the model to train has {required}.",
                 f"Start from another checkpoint, or set model.{field} to {given}.",
             )
     if (theirs.layer_scale is None) != (ours.layer_scale is None):

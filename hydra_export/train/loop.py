@@ -119,22 +119,22 @@ class Trainer:
             loss = F.cross_entropy(logits_BK, targets, label_smoothing=config.label_smoothing)
             if self._teacher is not None and not (config.distill == "largest" and k == config.trained_heads[-1]):
                 taught = self._teacher(images, logits).to(logits_BK.dtype)
-                matched = distill.loss(logits_BK, taught, config.distill_temperature)
-                loss = (1 - config.distill_share) * loss + config.distill_share * matched
+                distill_loss = distill.loss(logits_BK, taught, config.distill_temperature)
+                loss = (1 - config.distill_share) * loss + config.distill_share * distill_loss
             loss = loss / (len(heads) * config.accumulate)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
 
     def _update(self, gradients: dict[str, Tensor], heads: tuple[int, ...]) -> None:
-        chosen = self._updates.optimizer
+        optimizer = self._updates.optimizer
         self._updates.take(gradients, heads)
-        self._scaler.unscale_(chosen)
-        with_gradient = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
+        self._scaler.unscale_(optimizer)
+        with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(with_gradient, math.inf if self.config.clip is None else self.config.clip)
         if not self._scaler.is_enabled():  # the scaler meets infinite gradients by itself, with a smaller scale
             self._check_finite("gradient", heads, norm.item())
-        self._scaler.step(chosen)
+        self._scaler.step(optimizer)
         self._scaler.update()
         self._updates.give(heads)
 
@@ -192,13 +192,13 @@ def leaves(parameters: Mapping[str, Tensor], cuts: Mapping[str, Cut], heads: Col
     Gradients then have the size of that subnetwork. Slicing inside the graph instead would fill and add a gradient of
     the universal model's size for each parameter.
     """
-    largest, found = max(heads), {}
+    largest, copies = max(heads), {}
     for name, parameter in parameters.items():
         cut = cuts[name]
         if cut.used_by(heads):
             whole = cut.first(parameter.detach(), largest).clone(memory_format=torch.contiguous_format)
-            found[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
-    return found
+            copies[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
+    return copies
 
 
 def _mixer(config: TrainConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -88,7 +88,7 @@ class ActiveSlices:
                 f"Set active_slices to false, or choose among {', '.join(sorted(_ELEMENTWISE))}.",
             )
         self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
-        self._shells: list[_Shell] = []
+        self._shells: list[_ParameterShell] = []
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         groups: list[dict[str, Any]] = []
         draw = sampling.get(config)
@@ -99,16 +99,16 @@ class ActiveSlices:
             groups += [_scaled(group, shell, drawn) for shell in shells]
         self.optimizer = _optimizer(config, groups)
 
-    def _shells_of(self, names: list[str], heads: tuple[int, ...]) -> list[_Shell]:
+    def _shells_of(self, names: list[str], heads: tuple[int, ...]) -> list[_ParameterShell]:
         shared = [name for name in names if self._cuts[name].owner is None]
         shells = [
-            _Shell(self._parameters, self._cuts, shared, low, high)
+            _ParameterShell(self._parameters, self._cuts, shared, low, high)
             for low, high in zip((0, *heads), heads, strict=False)
         ]
         own = {name: self._cuts[name].owner for name in names}
         for k in sorted({owner for owner in own.values() if owner is not None}):
             mine = [name for name in names if own[name] == k]
-            shells.append(_Shell(self._parameters, self._cuts, mine, 0, k, owner=k))
+            shells.append(_ParameterShell(self._parameters, self._cuts, mine, 0, k, owner=k))
         return [shell for shell in shells if shell.vector.numel()]
 
     def take(self, gradients: Mapping[str, Tensor], heads: Collection[int]) -> None:
@@ -129,8 +129,8 @@ class ActiveSlices:
             shell.refresh()
 
 
-class _Shell:
-    """All that subnetwork *high* has of some parameters and *low* has not, as one vector."""
+class _ParameterShell:
+    """The elements of some parameters that subnetwork *high* uses and *low* does not, as one vector."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class _Shell:
         torch._foreach_copy_(self._parts, self._places)
 
 
-def _scaled(group: dict[str, Any], shell: _Shell, drawn: list[tuple[int, ...]]) -> dict[str, Any]:
+def _scaled(group: dict[str, Any], shell: _ParameterShell, drawn: list[tuple[int, ...]]) -> dict[str, Any]:
     """The group of *shell*, its learning rate raised by one over the root of the share of steps that use it.
 
     Over whole parameters Adam divides by the root of a mean of squares that counts unused steps as zero, and so makes

@@ -68,7 +68,7 @@ def alone(out: Path) -> contextlib.AbstractContextManager[None]:
     return files.alone_in(out, _PATIENCE_SECONDS)
 
 
-def refuse_filled(out: Path) -> None:
+def refuse_nonempty(out: Path) -> None:
     """Refuses a folder for a new run that holds something."""
     with files.refusing(out):
         if out.exists() and not out.is_dir():
@@ -82,14 +82,14 @@ def refuse_filled(out: Path) -> None:
 def write_state(out: Path, state: dict[str, Any]) -> None:
     """Replaces the saved state by *state*: a kill or a full disk leaves the one before."""
     with files.replaced_file(out / STATE) as partial, partial.open("wb") as file:
-        checked = _Checked(file)
+        output = _ErrorKeepingFile(file)
         try:
-            torch.save(state, checked)  # type: ignore[arg-type]
+            torch.save(state, output)  # type: ignore[arg-type]
         except RuntimeError as error:
-            raise checked.error or error from None
+            raise output.error or error from None
 
 
-class _Checked:
+class _ErrorKeepingFile:
     """A file for torch.save that keeps the system's own error: torch reports a full disk as a bug of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -123,7 +123,7 @@ def read_state(out: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def unusable_state(out: Path, error: Exception) -> BadInput:
-    """What to say of a state that does not continue the run."""
+    """The error for a saved state that cannot continue the run."""
     return BadInput(f"The state {out / STATE} cannot be continued: {error}.", "Start the run again.")
 
 

@@ -1,4 +1,4 @@
-"""From what a run is asked for to its whole configuration: a recipe and the changes to it, or the run to continue."""
+"""Resolves a training request to a full configuration: a recipe with changes, or the run to continue."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MAY_CHANGE = {"data", "workers"}  # when a run continues: images may have moved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a run is asked for; None for what the recipe says, or the run that is continued.
+class TrainingRequest:
+    """The options of a run; None takes the value of the recipe, or of the run that is continued.
 
     Attributes:
         start: the checkpoint that the first weights come from, as ``load_checkpoint`` takes it.
@@ -38,8 +38,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What a Request comes to.
+class TrainingPlan:
+    """The run that a TrainingRequest resolves to.
 
     Attributes:
         resume: the run in the folder goes on.
@@ -51,7 +51,7 @@ class Resolved:
     start_is_default: bool
 
 
-def resolve(request: Request, out: Path, *, resume: bool = False) -> Resolved:
+def resolve(request: TrainingRequest, out: Path, *, resume: bool = False) -> TrainingPlan:
     """The configuration of the run in the folder *out*, which goes on where torchrun has restarted its processes.
 
     Raises:
@@ -65,15 +65,15 @@ def resolve(request: Request, out: Path, *, resume: bool = False) -> Resolved:
     recipe, start = request.recipe, request.start
     if stored is not None:
         recipe, start = recipe or stored.recipe, stored.start if start is None else start
-    wanted = _configuration(request, recipe or DEFAULT_RECIPE, "" if start in (None, PACKAGED) else start or "")
-    config = wanted if stored is None else _continued(stored, wanted, request)
-    return Resolved(config, resume, start_is_default=start is None)
+    requested = _configuration(request, recipe or DEFAULT_RECIPE, "" if start in (None, PACKAGED) else start or "")
+    config = requested if stored is None else _continue_run(stored, requested, request)
+    return TrainingPlan(config, resume, start_is_default=start is None)
 
 
-def _configuration(request: Request, recipe: str, start: str) -> TrainConfig:
+def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainConfig:
     fields = dict(request.fields)
-    stated = str(fields.get("model.head_dim", ""))
-    config = recipes.get(recipe, start, int(stated) if stated.isdecimal() else None)
+    head_dim = str(fields.get("model.head_dim", ""))
+    config = recipes.get(recipe, start, int(head_dim) if head_dim.isdecimal() else None)
     if request.train_heads is not None:
         largest = int(fields.get("model.heads", config.model.heads))
         fields["trained_heads"] = _heads(request.train_heads, largest)
@@ -81,15 +81,15 @@ def _configuration(request: Request, recipe: str, start: str) -> TrainConfig:
         fields = {"sampling": "weighted", "weights": request.head_weights, **fields}
     if "lr" in fields and "lr_min" not in fields:
         fields["lr_min"] = min(config.lr_min, float(fields["lr"]))
-    chosen = overridden(config, fields)
-    if "model.num_classes" in fields and chosen.classes == "data":
+    config_with_fields = overridden(config, fields)
+    if "model.num_classes" in fields and config_with_fields.classes == "data":
         raise BadInput(
             f"`model.num_classes={fields['model.num_classes']}` says how many classes there are, and this recipe takes "
             "those of the data.",
             "Leave it out, or set `classes=recipe`.",
         )
-    sampling.get(chosen)  # refuses weights that do not match
-    return chosen
+    sampling.get(config_with_fields)  # refuses weights that do not match
+    return config_with_fields
 
 
 def _heads(heads: str | Sequence[int], largest: int) -> tuple[int, ...]:
@@ -98,19 +98,19 @@ def _heads(heads: str | Sequence[int], largest: int) -> tuple[int, ...]:
     return check_heads(heads, largest, argument="train_heads")
 
 
-def _continued(stored: TrainConfig, wanted: TrainConfig, request: Request) -> TrainConfig:
+def _continue_run(stored: TrainConfig, requested: TrainConfig, request: TrainingRequest) -> TrainConfig:
     """The stored configuration; a request that says otherwise is refused, as it would change the run midway."""
     named = {name.replace("-", "_") for name in request.fields}
     named |= {name for name in ("recipe", "start") if getattr(request, name) is not None}
     named |= {"trained_heads"} if request.train_heads is not None else set()
     named |= {"weights", "sampling"} if request.head_weights is not None else set()
     for name in sorted(named - _MAY_CHANGE):
-        before, now = (_value(config, name) for config in (stored, wanted))
+        before, now = (_value(config, name) for config in (stored, requested))
         if before != now:
             raise BadInput(
                 f"The run to continue has `{name}` {before}, not {now}.", f"Leave `{name}` out, or start a new run."
             )
-    return msgspec.structs.replace(stored, **{name: getattr(wanted, name) for name in _MAY_CHANGE & named})
+    return msgspec.structs.replace(stored, **{name: getattr(requested, name) for name in _MAY_CHANGE & named})
 
 
 def _value(config: TrainConfig, name: str) -> Any:

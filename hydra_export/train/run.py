@@ -94,7 +94,7 @@ def run(
         record.require_tensorboard()
     with distributed.joined(device) as world:
         if world.is_first and not resume:
-            record.refuse_filled(out)
+            record.refuse_nonempty(out)
         start = initial.source(config)
         found = _dataset(config, data_folder)
         if start is not None and start_is_default:
@@ -107,9 +107,9 @@ def run(
         trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world, dataset.label_names)
         with record.alone(out) if world.is_first else contextlib.nullcontext():
             if world.is_first and not resume:
-                record.refuse_filled(out)  # by now another run may be there
+                record.refuse_nonempty(out)  # by now another run may be there
                 record.write_config(out, config, distributed.launch_id())
-            seconds = _restored(trainer, out) if resume else 0.0
+            seconds = _restore(trainer, out) if resume else 0.0
             world.barrier()
             return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
@@ -173,7 +173,7 @@ def _check_shares(config: TrainConfig, world: World) -> None:
         raise BadInput("Mixing needs an even number of images in each part of a batch.", "Change batch_size.")
 
 
-def _restored(trainer: Trainer, out: Path) -> float:
+def _restore(trainer: Trainer, out: Path) -> float:
     """Puts the saved state, if there is one yet, into *trainer*; the seconds spent until then."""
     state = record.read_state(out, trainer.world.device)
     if state is None:
@@ -212,8 +212,8 @@ class _Run:
     def _train(self, started: float, metrics: record.Metrics | None) -> None:
         config, trainer, losses = self._config, self._trainer, []
         while trainer.step < config.steps:
-            done = self._step()
-            losses.append(done.loss)
+            result = self._step()
+            losses.append(result.loss)
             step, measured = trainer.step, None
             last = step == config.steps
             if metrics is not None and (step % config.log_every == 0 or last):
@@ -221,14 +221,14 @@ class _Run:
                 metrics.add(step, loss=float(np.mean(losses)), lr=trainer.lr, seconds=spent)
                 losses.clear()
             if step % config.monitor_every == 0 and not last:
-                measured = self._monitored()
+                measured = self._monitor()
                 if metrics is not None:
                     metrics.add(step, accuracy=measured)
             if step % config.save_every == 0 or last:
                 self._save(time.monotonic() - started)
             if self._world.is_first:
                 unreadable = len(self._batches.unreadable)
-                self._report(Progress(step, config.steps, done.heads, done.loss, measured, unreadable))
+                self._report(Progress(step, config.steps, result.heads, result.loss, measured, unreadable))
 
     def _step(self) -> Any:
         try:
@@ -237,10 +237,10 @@ class _Run:
             kept = f"The state of step {self._saved_step} is kept in {self._out}." if self._saved_step else ""
             raise CheckFailed(f"{error.message} {kept}".strip(), error.remedy) from error
 
-    def _monitored(self) -> dict[int, float]:
+    def _monitor(self) -> dict[int, float]:
         config, trainer = self._config, self._trainer
         heads = sorted({config.trained_heads[0], *config.export_heads} & {*self._measurable()})
-        found = accuracy(
+        accuracies = accuracy(
             trainer.result(),
             config.preprocessing,
             self._dataset.test,
@@ -252,7 +252,7 @@ class _Run:
             workers=config.workers,
         )
         trainer.model.train()
-        return {k: row.top1 for k, row in found.items()}
+        return {k: row.top1 for k, row in accuracies.items()}
 
     def _save(self, seconds: float) -> None:
         if not self._world.is_first:
@@ -275,7 +275,7 @@ class _Run:
         model = HydraViT(config.model, weight_init="skip", device="meta")
         model.load_state_dict(state, assign=True)
         heads = sorted({*config.trained_heads, *config.export_heads} & {*self._measurable()})
-        found = accuracy(
+        accuracies = accuracy(
             model.to(self._world.device).eval(),
             config.preprocessing,
             test,
@@ -285,8 +285,8 @@ class _Run:
             total=self._world.sum,
             workers=config.workers,
         )
-        top1 = {k: row.top1 for k, row in found.items()}
-        num_images = found[heads[0]].num_images
+        top1 = {k: row.top1 for k, row in accuracies.items()}
+        num_images = accuracies[heads[0]].num_images
         self._batches.unreadable = self._world.union(self._batches.unreadable)
         measured_on = f"{num_images:,} test images of {self._dataset.title}"
         path = self._out / record.CHECKPOINT
@@ -303,7 +303,7 @@ class _Run:
             if not record.is_measured(self._out, config.steps):  # a finished run may be continued, to no effect
                 metrics.add(config.steps, accuracy=top1)
             self._write_checkpoint(state, top1, measured_on, seconds)
-            outcome = replace(outcome, plot=_plotted(self._out))
+            outcome = replace(outcome, plot=_plot(self._out))
         self._world.barrier()
         return outcome
 
@@ -351,7 +351,7 @@ class _Run:
         }
 
 
-def _plotted(out: Path) -> Path | None:
+def _plot(out: Path) -> Path | None:
     try:
         from hydra_export.train import plot
     except ImportError:  # matplotlib is an extra
@@ -375,12 +375,12 @@ def command(config: TrainConfig) -> str:
 
 
 def _differences(recipe: dict[str, Any], config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
+    differences = []
     for name, value in config.items():
         if prefix + name in ("seed", "data", "start", "recipe"):
             continue
         if isinstance(value, dict):
-            found += _differences(recipe[name], value, f"{prefix}{name}.")
+            differences += _differences(recipe[name], value, f"{prefix}{name}.")
         elif value != recipe[name]:
-            found.append((prefix + name, value))
-    return found
+            differences.append((prefix + name, value))
+    return differences

@@ -46,8 +46,8 @@ def sandwich(heads: Sequence[int], seed: int, between: int) -> Sampler:
     smallest, *others, largest = sorted(heads) if len(heads) > 1 else [heads[0]] * 2
 
     def draw(step: int) -> tuple[int, ...]:
-        drawn = np.random.default_rng((seed, step)).choice(others, min(between, len(others)), replace=False)
-        return tuple(sorted({smallest, largest, *map(int, drawn)}))
+        draws = np.random.default_rng((seed, step)).choice(others, min(between, len(others)), replace=False)
+        return tuple(sorted({smallest, largest, *map(int, draws)}))
 
     return draw
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from hydra_export import refusal
 from hydra_export.errors import HydraExportError
-from hydra_export.worker.messages import Advance, Progress, Raised, Request, Returned, receive, send
+from hydra_export.worker.messages import ErrorReport, Progress, ProgressUpdate, Request, ReturnValue, receive, send
 
 
 def serve() -> NoReturn:
@@ -38,7 +38,7 @@ def serve() -> NoReturn:
 
     def progress(what: str, done: int, total: int) -> None:
         with sending:
-            send(answers, Advance(what, done, total))
+            send(answers, ProgressUpdate(what, done, total))
 
     while True:
         request = receive(read, Request)
@@ -47,7 +47,7 @@ def serve() -> NoReturn:
             with sending:
                 send(answers, answer)
         except (TypeError, ValueError, OverflowError) as error:  # before the first byte: it cannot be encoded
-            send(answers, _raised(error))
+            send(answers, _error_report(error))
         del request, answer
 
 
@@ -75,18 +75,18 @@ def _limit_memory(mib: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _answer(request: Request, progress: Progress) -> Returned | Raised:
+def _answer(request: Request, progress: Progress) -> ReturnValue | ErrorReport:
     try:
         module, name = request.function.split(":")
         function = getattr(importlib.import_module(module), name)
         wants = {"progress": progress} if "progress" in inspect.signature(function).parameters else {}
-        return Returned(function(**request.arguments, **wants))
+        return ReturnValue(function(**request.arguments, **wants))
     except BaseException as error:  # noqa: BLE001 (whatever it is, the parent is told; sys.exit too)
-        return _raised(error)
+        return _error_report(error)
 
 
-def _raised(error: BaseException) -> Raised:
-    return Raised(
+def _error_report(error: BaseException) -> ErrorReport:
+    return ErrorReport(
         codes=[kind.code for kind in type(error).__mro__ if issubclass(kind, HydraExportError)],
         kind=type(error).__name__,
         message=error.message if isinstance(error, HydraExportError) else str(error),

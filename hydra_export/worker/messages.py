@@ -1,4 +1,4 @@
-"""What parent and child say to each other: the length of a message, msgpack, and the bytes of each array in it."""
+"""The messages between parent and child: the length of a message, msgpack, and the bytes of each array in it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Request(msgspec.Struct):
     arguments: dict[str, Any]
 
 
-class Advance(msgspec.Struct, tag=True):
+class ProgressUpdate(msgspec.Struct, tag=True):
     what: str
     done: int
     total: int
 
 
-class Returned(msgspec.Struct, tag=True):
+class ReturnValue(msgspec.Struct, tag=True):
     value: Any
 
 
-class Raised(msgspec.Struct, tag=True):
+class ErrorReport(msgspec.Struct, tag=True):
     """*codes* are those of our own error and its bases, the nearest first; none for any other exception."""
 
     codes: list[str]

@@ -1,4 +1,4 @@
-"""The parent's side: a process that runs functions of ours, and what its ends, wanted or not, are called."""
+"""The parent's side: a process that runs functions of ours, and the errors that describe how it ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hydra_export.errors import BadInput, CheckFailed, HydraExportError, LimitEx
 from hydra_export.interruption import Held, uninterrupted
 from hydra_export.refusal import OUT_OF_MEMORY
 from hydra_export.worker.memory import own_limit_mib
-from hydra_export.worker.messages import Advance, Progress, Raised, Request, Returned, receive, send
+from hydra_export.worker.messages import ErrorReport, Progress, ProgressUpdate, Request, ReturnValue, receive, send
 
 # sys.path comes first, so that the child finds the same packages as the parent, an editable install's too.
 _PROGRAM = (
@@ -35,7 +35,7 @@ _KEPT_OUTPUT_BYTES = 64 * 2**20
 
 
 class _GoneError(Exception):
-    """The child answers no more."""
+    """The child no longer answers."""
 
 
 class _LateError(Exception):
@@ -97,7 +97,7 @@ class Worker:
         if not self._callable.fullmatch(function):
             raise ValueError(f"{function!r} is no function that a worker may run")
         what = what or function
-        child = self._started()
+        child = self._running_child()
         try:
             answer = child.ask(Request(function, arguments), progress, seconds)
         except _GoneError:
@@ -106,13 +106,13 @@ class Worker:
             raise self._death(what, status) from None
         except _LateError:
             self.close()
-            late = f"{what} was stopped: it took longer than {seconds:g} s.{self._said()}"
+            late = f"{what} was stopped: it took longer than {seconds:g} s.{self._last_output_lines()}"
             raise LimitExceeded(late, resource="seconds") from None
         except BaseException:  # the caller's own, Ctrl-C among them: what the child says next is nobody's answer
             self.close()
             raise
-        if isinstance(answer, Raised):
-            raise self._rebuilt(answer, what, function)
+        if isinstance(answer, ErrorReport):
+            raise self._rebuild(answer, what, function)
         return answer.value
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class Worker:
         Raises:
             BadInput: the system starts none.
         """
-        self._started()
+        self._running_child()
 
     def output_tail(self) -> str:
         """The end of what the worker, or the last one that died, wrote to its standard output and error."""
@@ -150,7 +150,7 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _started(self) -> _Child:
+    def _running_child(self) -> _Child:
         with self._starting:
             if self._killed:
                 raise CheckFailed("The worker was stopped.")
@@ -177,34 +177,34 @@ class Worker:
         if self.memory_mib and status:
             how, remedy = f"{how}; it was given {self.memory_mib} MiB of memory", "Give it more, or do less at once."
         short = self.memory_mib and OUT_OF_MEMORY.search(self._last_output)
-        error = (LimitExceeded if short else CheckFailed)(f"{what} {how}.{self._said()}", remedy)
+        error = (LimitExceeded if short else CheckFailed)(f"{what} {how}.{self._last_output_lines()}", remedy)
         error.add_note(f"The end of the worker's output:\n{self._last_output}")
         return error
 
-    def _rebuilt(self, raised: Raised, what: str, function: str) -> Exception:
-        said = ": ".join(filter(None, ["" if raised.codes else raised.kind, raised.message.strip(" .\n")]))
-        if raised.out_of_memory and self.memory_mib:
-            message = f"{what} needs more than the {self.memory_mib} MiB of memory that it was given: {said}"
+    def _rebuild(self, report: ErrorReport, what: str, function: str) -> Exception:
+        reason = ": ".join(filter(None, ["" if report.codes else report.kind, report.message.strip(" .\n")]))
+        if report.out_of_memory and self.memory_mib:
+            message = f"{what} needs more than the {self.memory_mib} MiB of memory that it was given: {reason}"
             error: Exception = LimitExceeded(f"{message}.", "Give it more, or do less at once.")
-        elif raised.codes:
+        elif report.codes:
             known = {kind.code: kind for kind in _family(HydraExportError)}
-            kind = next(known[code] for code in raised.codes if code in known)
+            kind = next(known[code] for code in report.codes if code in known)
             ours = kind.__new__(kind)
-            HydraExportError.__init__(ours, raised.message, raised.remedy)  # subclasses take other arguments
+            HydraExportError.__init__(ours, report.message, report.remedy)  # subclasses take other arguments
             if isinstance(ours, BadInput):
-                ours.field = raised.field
+                ours.field = report.field
             error = ours
         else:
             place = "" if what == function else f" in {function}"
-            error = self._untyped(f"{what} failed{place}: {said}.")
-        error.add_note(f"In the worker:\n{raised.trace}")
+            error = self._untyped(f"{what} failed{place}: {reason}.")
+        error.add_note(f"In the worker:\n{report.trace}")
         return error
 
-    def _said(self) -> str:
+    def _last_output_lines(self) -> str:
         """The last lines of the output, as part of a message."""
         lines = [re.sub(r"[^\x20-\x7e\u00a0-\uffff]", "", line).strip() for line in self._last_output.splitlines()]
         shown = " | ".join([line for line in lines if line][-3:])
-        return f" The last that it said: {shown[-400:]}" if shown else ""
+        return f" Its last output: {shown[-400:]}" if shown else ""
 
 
 class _Child:
@@ -222,19 +222,19 @@ class _Child:
             (requests, self._requests), (self._answers, answers), (lifeline, self._lifeline) = pipes
             for end in (self._requests, self._answers, self._lifeline):
                 stack.callback(os.close, end)
-            given = (requests, answers, lifeline)
+            child_ends = (requests, answers, lifeline)
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, given), str(memory_mib)],
+                    [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, child_ends), str(memory_mib)],
                     stdin=subprocess.DEVNULL,
                     stdout=self._output,
                     stderr=self._output,
                     env={**os.environ, "TMPDIR": folder},
-                    pass_fds=given,
+                    pass_fds=child_ends,
                     start_new_session=True,  # Ctrl-C is ours; and what it starts itself ends with it
                 )
             finally:
-                for end in given:
+                for end in child_ends:
                     os.close(end)
             self._poll = select.poll()
             self._poll.register(self._answers, select.POLLIN)
@@ -242,7 +242,7 @@ class _Child:
             # Also for a Worker that nobody closes, when it is collected or Python ends.
             self._end = weakref.finalize(self, _end, self.process, os.getpid(), stack.pop_all())
 
-    def ask(self, request: Request, progress: Progress | None, seconds: float | None) -> Returned | Raised:
+    def ask(self, request: Request, progress: Progress | None, seconds: float | None) -> ReturnValue | ErrorReport:
         """The answer to one request.
 
         Raises:
@@ -255,8 +255,10 @@ class _Child:
         except BrokenPipeError:
             raise _GoneError from None
         while True:
-            message: Advance | Returned | Raised = receive(self._read, Advance | Returned | Raised)
-            if not isinstance(message, Advance):
+            message: ProgressUpdate | ReturnValue | ErrorReport = receive(
+                self._read, ProgressUpdate | ReturnValue | ErrorReport
+            )
+            if not isinstance(message, ProgressUpdate):
                 return message
             if progress is not None:
                 progress(message.what, message.done, message.total)

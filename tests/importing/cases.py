@@ -242,10 +242,10 @@ def _bare() -> Iterator[Case]:
         yield Case(f"bare, {heads} heads of {width}", bare(module), "equal" if width == 64 else "assumed", "head width")
         yield Case(f"bare, {heads} heads of {width}, --head-dim", bare(module, head_dim=width), "equal")
     wide = vit(80, embed_dim=1280, num_heads=16, depth=1)
-    yield Case("bare, 16 heads of 80 (width 1280)", bare(wide), "refused", "nothing says how wide its heads are")
+    yield Case("bare, 16 heads of 80 (width 1280)", bare(wide), "refused", "does not state its head width")
     yield Case("bare, 16 heads of 80, --head-dim 80", bare(wide, head_dim=80), "equal")
     odd = vit(81, embed_dim=240, num_heads=3)
-    yield Case("bare, 3 heads of 80 (width 240)", bare(odd), "refused", "nothing says how wide its heads are")
+    yield Case("bare, 3 heads of 80 (width 240)", bare(odd), "refused", "does not state its head width")
     yield Case("bare, average pooling with fc_norm", bare(vit(1, global_pool="avg")), "refused", "average pooling")
     for pool in ("avg", "max", "avgmax"):
         module = vit(2, global_pool=pool, fc_norm=False)
@@ -329,7 +329,7 @@ def _flat(configs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _architectures() -> Iterator[Case]:
     module = _of_timm("test_vit")  # 2 heads of 32
-    yield Case("bare, test_vit", bare(module), "refused", "nothing says how wide its heads are")
+    yield Case("bare, test_vit", bare(module), "refused", "does not state its head width")
     yield Case("bare, test_vit, --architecture", bare(module, architecture="test_vit"), "equal")
     dynamic = _of_timm("test_vit", img_size=96)
     yield Case("bare, test_vit at 96, --architecture", bare(dynamic, architecture="test_vit"), "equal")

@@ -38,7 +38,7 @@ def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights
     assert isinstance(spec.batch, int)
     mb = Builder(CoreMLOptions.of(spec).ios, store)
     image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, config.image_size, config.image_size)))
-    return mb.function(Emitter(mb, spans, spec, weights).emit(image, info))
+    return mb.function(CoreMLEmitter(mb, spans, spec, weights).emit(image, info))
 
 
 def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
@@ -51,7 +51,7 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
     return CoreMLOptions.of(spec).ios >= 18 and root**2 == config.head_dim and root & (root - 1) == 0
 
 
-class Emitter(Operations[Any]):
+class CoreMLEmitter(Operations[Any]):
     """The operations of the subnetwork that ends with the last of *spans*, as those of MIL."""
 
     def __init__(self, mb: Builder, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:

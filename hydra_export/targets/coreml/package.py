@@ -13,7 +13,7 @@ from hydra_export.mil.proto import model_class
 from hydra_export.network import Span
 from hydra_export.target import Artifact, ExportSpec, described, image_info, output_info
 from hydra_export.targets.coreml import MACOS, TARGET, CoreMLOptions, folder, graph
-from hydra_export.targets.coreml.weight_file import WeightFile
+from hydra_export.targets.coreml.weight_file import WeightFileWriter
 from hydra_export.targets.coreml.weights import Weights
 from hydra_export.text import kept
 from hydra_export.version import VERSION
@@ -83,7 +83,7 @@ def write(
     info, spec, place = checkpoint.info, artifact.spec, out / artifact.path
     (place / folder.WEIGHTS).parent.mkdir(parents=True)
     weights, functions = Weights(checkpoint, spec), {}
-    with WeightFile(place / folder.WEIGHTS) as file:
+    with WeightFileWriter(place / folder.WEIGHTS) as file:
         for name, spans in programs:
             functions[name] = graph.build(spans, spec, info, weights, file.store)
     model = model_class()(specificationVersion=_SPECIFICATIONS[CoreMLOptions.of(spec).ios])

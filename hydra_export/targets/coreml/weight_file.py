@@ -17,7 +17,7 @@ _CHUNK_BYTES = 2**24  # that a disk is given at once
 _NUMBERS = {np.dtype(dtype.storage): dtype.blob_number for dtype in map(NAMED.get, ("fp16", "fp32", "int8")) if dtype}
 
 
-class WeightFile:
+class WeightFileWriter:
     """Takes arrays; equal ones are one record."""
 
     def __init__(self, path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from hydra_export.target import ExportSpec, image_info, output_info
 from hydra_export.targets.onnx import file
-from hydra_export.targets.onnx.graph import GraphBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.graph import OnnxGraphBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def model(
     """
     config = checkpoint.info.config
     image = file.value(image_info(config, spec))
-    g = GraphBuilder(heads, weight, spec.precision)
+    g = OnnxGraphBuilder(heads, weight, spec.precision)
     result = subnetwork(g, channels_first(g, image, checkpoint.info.preprocessing, spec), config, spec, opset, heads)
     file.declare(result, output_info(config, [heads], spec))
     graph = ir.Graph(

@@ -59,7 +59,7 @@ class NodeBuilder:
         return values
 
 
-class GraphBuilder(NodeBuilder):
+class OnnxGraphBuilder(NodeBuilder):
     """Collects the nodes of subnetwork *heads*, every value named after its place in the model.
 
     Args:
@@ -130,7 +130,7 @@ def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: E
     return g.op("Div", [g.op("Sub", [image, mean], "image/Sub"), std], "image/Div")
 
 
-class Emitter(Operations[ir.Value]):
+class OnnxEmitter(Operations[ir.Value]):
     """A subnetwork's operations as nodes.
 
     Tokens are the rows of a matrix wherever images need not be told apart, so that a Linear is one Gemm: with a batch
@@ -138,7 +138,7 @@ class Emitter(Operations[ir.Value]):
     """
 
     def __init__(
-        self, g: GraphBuilder, config: HydraConfig, spec: ExportSpec, opset: int, heads: int | None = None
+        self, g: OnnxGraphBuilder, config: HydraConfig, spec: ExportSpec, opset: int, heads: int | None = None
     ) -> None:
         self.g, self.config, self.heads, self.opset = g, config, heads, opset
         self.width = PerHead(config.head_dim)
@@ -169,11 +169,11 @@ class Emitter(Operations[ir.Value]):
         return self.g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
 
     def linear(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """See GraphBuilder."""
+        """See OnnxGraphBuilder."""
         return self.g.linear(x_RD, place.replace("/", "."), f"{place}/Gemm")
 
     def classifier(self, features_BD: ir.Value, weights: str) -> ir.Value:
-        """See GraphBuilder."""
+        """See OnnxGraphBuilder."""
         return self.g.linear(features_BD, weights, "logits")
 
     def select(self, x_RD: ir.Value, place: str) -> ir.Value:
@@ -247,7 +247,7 @@ class Emitter(Operations[ir.Value]):
 
 
 def subnetwork(
-    g: GraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
+    g: OnnxGraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
 ) -> ir.Value:
     """Subnetwork *heads* as a whole: the logits, or the features of a model without a classifier."""
-    return network.run(Emitter(g, config, spec, opset, heads), config, image_BCHW, heads)
+    return network.run(OnnxEmitter(g, config, spec, opset, heads), config, image_BCHW, heads)

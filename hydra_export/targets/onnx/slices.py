@@ -8,11 +8,11 @@ import onnx_ir as ir
 
 from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Precision
-from hydra_export.targets.onnx.graph import GraphBuilder, NodeBuilder, PerHead, Size
+from hydra_export.targets.onnx.graph import NodeBuilder, OnnxGraphBuilder, PerHead, Size
 
 
-class SlicingBuilder(GraphBuilder):
-    """A GraphBuilder whose head count is the value *number*, of shape [1].
+class SlicingBuilder(OnnxGraphBuilder):
+    """An OnnxGraphBuilder whose head count is the value *number*, of shape [1].
 
     What computes sizes and cuts weights is kept apart, in ``before``: with all of it in front of the other nodes,
     onnxruntime's plan of buffers takes a third less memory than with each cut in front of its use.

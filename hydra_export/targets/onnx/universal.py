@@ -26,7 +26,7 @@ from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Artifact, ExportSpec, Precision, image_info, output_info
 from hydra_export.targets.onnx import file, fixed, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
-from hydra_export.targets.onnx.graph import Emitter, GraphBuilder, NodeBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.graph import NodeBuilder, OnnxEmitter, OnnxGraphBuilder, channels_first, subnetwork
 from hydra_export.targets.onnx.shells import Assembly, Shell
 from hydra_export.targets.onnx.slices import SlicingBuilder
 from hydra_export.targets.onnx.weights import normalised, stored
@@ -59,7 +59,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
     written = shells.write(weights, heads, {heads[-1]: _location(checkpoint, spec)}, out)
     artifacts = planned(checkpoint, heads, spec, opset)
-    graph = _graph(checkpoint, heads, spec, opset, _Weights(written, weights, spec.precision))
+    graph = _graph(checkpoint, heads, spec, opset, _BranchWeights(written, weights, spec.precision))
     content = file.encoded(file.model(checkpoint, heads, spec, opset, graph))
     (out / artifacts[0].path).write_bytes(content)
     for artifact in artifacts[1:]:
@@ -74,19 +74,19 @@ def _location(checkpoint: Checkpoint, spec: ExportSpec) -> str:
 
 
 @dataclass(frozen=True)
-class _Weights:
+class _BranchWeights:
     """The weights of subnetworks, put together outside of all branches: there runtimes fold and pack them."""
 
     shells: Sequence[Shell]
     stored: Mapping[str, StoredWeight]
     precision: Precision
     assemblies: list[Assembly] = field(default_factory=list)
-    loaded: list[GraphBuilder] = field(default_factory=list)
+    loaded: list[OnnxGraphBuilder] = field(default_factory=list)
 
     def of(self, heads: int, scope: str = "") -> Callable[[str], ir.Value]:
         """What gives those of subnetwork *heads* by their names, ready for use."""
         self.assemblies.append(Assembly(heads, self.shells, self.stored, scope))
-        self.loaded.append(GraphBuilder(heads, self.assemblies[-1].weight, self.precision, scope))
+        self.loaded.append(OnnxGraphBuilder(heads, self.assemblies[-1].weight, self.precision, scope))
         return self.loaded[-1].weight
 
     @property
@@ -102,7 +102,9 @@ class _Weights:
         return put_together + [node for loaded in self.loaded for node in loaded.nodes]
 
 
-def _graph(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, weights: _Weights) -> ir.Graph:
+def _graph(
+    checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, weights: _BranchWeights
+) -> ir.Graph:
     config = checkpoint.info.config
     image, k = file.value(image_info(config, spec)), file.value(HEADS_INFO)
     g = NodeBuilder()
@@ -133,9 +135,9 @@ def _branches(
     config: HydraConfig,
     spec: ExportSpec,
     opset: int,
-    weights: _Weights,
+    weights: _BranchWeights,
 ) -> ir.Value:
-    def whole(inside: GraphBuilder) -> ir.Value:
+    def whole(inside: OnnxGraphBuilder) -> ir.Value:
         return subnetwork(inside, image_BCHW, config, spec, opset, inside.heads)
 
     return _among(choice, whole, config, spec, weights)
@@ -148,11 +150,11 @@ def _slices(
     config: HydraConfig,
     spec: ExportSpec,
     opset: int,
-    weights: _Weights,
+    weights: _BranchWeights,
 ) -> ir.Value:
     largest = choice.heads[-1]
     sliced = SlicingBuilder(largest, choice.number(), weights.of(largest), weights.stored, weights.used_precision)
-    features_BD = network.features(Emitter(sliced, config, spec, opset), config, image_BCHW)
+    features_BD = network.features(OnnxEmitter(sliced, config, spec, opset), config, image_BCHW)
     if config.num_classes and not config.separate_classifiers:
         features_BD = sliced.linear(features_BD, "head", "logits")
     g.nodes += sliced.before.nodes + sliced.nodes
@@ -160,7 +162,7 @@ def _slices(
     if not config.separate_classifiers:
         return features_BD
 
-    def logits(inside: GraphBuilder) -> ir.Value:
+    def logits(inside: OnnxGraphBuilder) -> ir.Value:
         return inside.linear(features_BD, config.classifier(inside.heads), "logits")
 
     return _among(choice, logits, config, spec, weights)
@@ -168,15 +170,15 @@ def _slices(
 
 def _among(
     choice: Choice,
-    emit: Callable[[GraphBuilder], ir.Value],
+    emit: Callable[[OnnxGraphBuilder], ir.Value],
     config: HydraConfig,
     spec: ExportSpec,
-    weights: _Weights,
+    weights: _BranchWeights,
 ) -> ir.Value:
     """What *emit* makes in the branch of the chosen head count."""
     branches = {}
     for k in choice.heads:
-        inside = GraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
+        inside = OnnxGraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
         result = emit(inside)
         name = result.name
         file.declare(result, output_info(config, [k], spec))

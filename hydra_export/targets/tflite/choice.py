@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra_export.target import TensorInfo
-from hydra_export.targets.tflite.graph import GraphBuilder, Value
+from hydra_export.targets.tflite.graph import TFLiteGraphBuilder, Value
 from hydra_export.targets.tflite.operators import FLOAT32, UINT8
 
 RUN = "run"
@@ -77,14 +77,16 @@ class Places:
         ]
 
 
-def emit_call(g: GraphBuilder, branch: int, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value]:
+def emit_call(g: TFLiteGraphBuilder, branch: int, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value]:
     """A graph that runs the graph *branch*; its input and its output."""
     image = g.input(image_info)
     always = g.constant("always", [True])
     return image, g.branch(output.name, always, [image], (branch, branch), g.shape(output))
 
 
-def emit(g: GraphBuilder, question: Question, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value, Value]:
+def emit(
+    g: TFLiteGraphBuilder, question: Question, image_info: TensorInfo, output: TensorInfo
+) -> tuple[Value, Value, Value]:
     """The graph of *question*; its inputs and its output."""
     image, k = g.input(image_info), g.input(HEADS_INFO)
     condition = g.op(f"k/{question.compare}", question.compare, [k, g.constant("k/number", [question.number])])
@@ -92,7 +94,7 @@ def emit(g: GraphBuilder, question: Question, image_info: TensorInfo, output: Te
     return image, k, g.branch(output.name, condition, given, question.graphs, g.shape(output))
 
 
-def emit_failure(g: GraphBuilder, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value]:
+def emit_failure(g: TFLiteGraphBuilder, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value]:
     """A graph that cannot run; its input and what it does not come to."""
     image = x = g.input(image_info)
     if image.dtype == "uint8":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hydra_export.errors import BadInput
 from hydra_export.network import Span
 from hydra_export.stored_weight import StoredWeight
-from hydra_export.targets.tflite.graph import Constant, GraphBuilder, Value
+from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteGraphBuilder, Value
 from hydra_export.targets.tflite.operators import Operator
 from hydra_export.targets.tflite.reader import ALIGNMENT, IDENTIFIER, VERSION
 
@@ -70,14 +70,14 @@ class FileBuilder:
             self.operators.append(operator)
         return self.operators.index(operator)
 
-    def store(self, content: NDArray[Any]) -> Constant:
+    def store(self, content: NDArray[Any]) -> ConstantTensor:
         """Puts a small constant into the file; equal ones once."""
         found = content.tobytes()
         if found not in self._stored:
             self._stored[found] = self._buffer(Chunk(content.nbytes, lambda: content))
-        return Constant(content.shape, self._stored[found])
+        return ConstantTensor(content.shape, self._stored[found])
 
-    def weight(self, name: str, weight: StoredWeight, heads: int) -> Constant:
+    def weight(self, name: str, weight: StoredWeight, heads: int) -> ConstantTensor:
         """Puts what subnetwork *heads* uses of *weight* into the file, once; it is cut when it is written."""
         spans = weight.cut.spans(heads)
         if (name, weight.shape(spans)) not in self._weights:
@@ -88,7 +88,7 @@ class FileBuilder:
 
     def shared_weight(
         self, name: str, weight: StoredWeight, heads: int, largest: int, columns: Span | None
-    ) -> Constant:
+    ) -> ConstantTensor:
         """The same of a part that subnetwork *largest* uses as a whole, and *heads* the beginning of."""
         spans, whole = weight.cut.spans(heads, columns), weight.cut.spans(largest, columns)
         label = f"{name}{columns or ''}"
@@ -107,7 +107,7 @@ class FileBuilder:
         self._metadata.append(entry)
 
     def graph(
-        self, name: str, g: GraphBuilder, inputs: Mapping[str, Value], outputs: Mapping[str, Value], key: str = ""
+        self, name: str, g: TFLiteGraphBuilder, inputs: Mapping[str, Value], outputs: Mapping[str, Value], key: str = ""
     ) -> None:
         """Adds a finished graph, and with *key* the signature that names its inputs and outputs."""
         if key:
@@ -194,9 +194,11 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
         return self._written[key]
 
 
-def _constant(weight: StoredWeight, spans: Sequence[Span], buffer: int) -> Constant:
+def _constant(weight: StoredWeight, spans: Sequence[Span], buffer: int) -> ConstantTensor:
     scales = weight.scales(spans)
-    return Constant(weight.shape(spans), buffer, weight.dtype, None if scales is None else scales.contiguous().numpy())
+    return ConstantTensor(
+        weight.shape(spans), buffer, weight.dtype, None if scales is None else scales.contiguous().numpy()
+    )
 
 
 def _operator_code(operator: Operator) -> Any:

@@ -49,7 +49,7 @@ class Value(Operand):
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantTensor:
     """A tensor whose content lies in the file: its shape, the buffer that holds it, and the scale of int8 rows."""
 
     shape: Shape
@@ -58,7 +58,7 @@ class Constant:
     scales: NDArray[np.float32] | None = None
 
 
-class GraphBuilder:
+class TFLiteGraphBuilder:
     """Collects tensors and operators; every tensor is named after its place in the model.
 
     Args:
@@ -69,8 +69,8 @@ class GraphBuilder:
 
     def __init__(
         self,
-        weight: Callable[[str, Span | None], Constant],
-        store: Callable[[NDArray[Any]], Constant],
+        weight: Callable[[str, Span | None], ConstantTensor],
+        store: Callable[[NDArray[Any]], ConstantTensor],
         opcode: Callable[[Operator], int],
     ) -> None:
         self.tensors: list[Any] = []
@@ -171,7 +171,7 @@ def _camel_case(name: str) -> str:
     return first + "".join(other.capitalize() for other in others)
 
 
-class Emitter(Operations[Value]):
+class TFLiteEmitter(Operations[Value]):
     """The operations of subnetwork *heads* as operators of TFLite.
 
     Args:
@@ -180,7 +180,7 @@ class Emitter(Operations[Value]):
 
     def __init__(
         self,
-        g: GraphBuilder,
+        g: TFLiteGraphBuilder,
         config: HydraConfig,
         heads: int,
         spec: ExportSpec,

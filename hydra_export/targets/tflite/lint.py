@@ -18,8 +18,8 @@ from hydra_export.targets.tflite.reader import (
     OPTIONS_TABLES,
     Graph,
     Model,
-    Operation,
-    Signature,
+    Node,
+    SignatureDef,
     Tensor,
     read,
 )
@@ -45,7 +45,7 @@ def lint(path: Path) -> Model:
 linted = Latest(lint)  # the same of the last file, where it has not changed since
 
 
-def chosen(model: Model, path: Path, heads: int) -> tuple[Signature, Tensor, str]:
+def chosen(model: Model, path: Path, heads: int) -> tuple[SignatureDef, Tensor, str]:
     """Of a file that lint passes, the signature of subnetwork *heads*, its image, and the signature that takes both.
 
     Raises:
@@ -114,7 +114,7 @@ def _interface(model: Model) -> Iterator[str]:
         yield from _signature(signature, model)
 
 
-def _signature(signature: Signature, model: Model) -> Iterator[str]:
+def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
     graph = model.graphs[signature.graph]
     takes = ["image", *(["k"] if signature.key == RUN else [])]
     if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _OUTPUTS]:
@@ -168,12 +168,12 @@ def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
         yield f"graph {graph.name} goes on to other graphs than {question.graphs}"
 
 
-def operator_of(model: Model, operation: Operation) -> Operator:
+def operator_of(model: Model, operation: Node) -> Operator:
     """What an operation does."""
     return _BY_CODE[model.opcodes[operation.opcode]]
 
 
-def _branches_of(operation: Operation) -> tuple[int, ...]:
+def _branches_of(operation: Node) -> tuple[int, ...]:
     """Where an IF goes on to."""
     named = ("then_subgraph_index", "else_subgraph_index")
     return tuple(operation.options[name] for name in named if name in operation.options)
@@ -319,7 +319,7 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
         yield f"tensor {graph.tensors[min(unused)].name} is not used"
 
 
-def _misfit(operation: Operation, graph: Graph, model: Model) -> str:
+def _misfit(operation: Node, graph: Graph, model: Model) -> str:
     """Why an operator does not make its output of its inputs, "" where it does."""
     builtin = operator_of(model, operation)
     if OPTIONS_TABLES.get(operation.options_type, "") != builtin.options:

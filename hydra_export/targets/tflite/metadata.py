@@ -79,7 +79,7 @@ def labels_archive(own_labels: bytes, at: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Described:
+class GraphSignature:
     """One graph that has a signature: its inputs, the image first, and its output."""
 
     name: str
@@ -87,7 +87,7 @@ class Described:
     output: TensorInfo
 
 
-def for_android(checkpoint: Checkpoint, form: InputForm, graphs: Sequence[Described]) -> bytes:
+def for_android(checkpoint: Checkpoint, form: InputForm, graphs: Sequence[GraphSignature]) -> bytes:
     """The entry ``TFLITE_METADATA``: of the file's first graphs, in their order."""
     info, b = checkpoint.info, flatbuffers.Builder(1024)
     counts = [graph.name.rpartition("-k")[2] for graph in graphs]
@@ -103,7 +103,7 @@ def for_android(checkpoint: Checkpoint, form: InputForm, graphs: Sequence[Descri
     return bytes(b.Output())
 
 
-def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: Described) -> int:
+def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignature) -> int:
     info = checkpoint.info
     image, *choice = graph.inputs
     image_table = _table(

@@ -66,7 +66,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Operation:
+class Node:
     """One operator at work; *options* are those of its table, whose number in the schema's union is *options_type*."""
 
     opcode: int
@@ -84,11 +84,11 @@ class Graph:
     tensors: tuple[Tensor, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
-class Signature:
+class SignatureDef:
     """What callers use: names for the inputs and outputs of a graph."""
 
     key: str
@@ -111,7 +111,7 @@ class Model:
     graphs: tuple[Graph, ...]
     buffers: tuple[Extent, ...]
     metadata: Mapping[str, int]
-    signatures: tuple[Signature, ...]
+    signatures: tuple[SignatureDef, ...]
     end: int
     data: mmap.mmap = field(repr=False)
 
@@ -177,53 +177,55 @@ class _Content:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _TableType:
     name: str
     fields: Mapping[int, tuple[str, _Kind]]  # by slot
 
 
 @dataclass(frozen=True)
 class _Vector:
-    item: _Scalar | _Table
+    item: _Scalar | _TableType
 
 
 @dataclass(frozen=True)
 class _Union:
     """A table whose kind is the number in the slot before its own."""
 
-    tables: Mapping[int, _Table]
+    tables: Mapping[int, _TableType]
 
 
-_Kind = _Scalar | _Text | _Content | _Table | _Vector | _Union
+_Kind = _Scalar | _Text | _Content | _TableType | _Vector | _Union
 
 _BYTE, _BOOL, _INT, _UINT, _FLOAT, _LONG, _ULONG = (_Scalar(code) for code in "b?iIfqQ")
 _INTS = _Vector(_INT)
 _OPTIONS = _Union(
     {
-        1: _Table("Conv2DOptions", {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT)}),
-        8: _Table("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL)}),
-        9: _Table("SoftmaxOptions", {0: ("beta", _FLOAT)}),
-        11: _Table("AddOptions", {}),
-        17: _Table("ReshapeOptions", {}),
-        21: _Table("MulOptions", {}),
-        22: _Table("PadOptions", {}),
-        23: _Table("GatherOptions", {0: ("axis", _INT)}),
-        26: _Table("TransposeOptions", {}),
-        27: _Table("ReducerOptions", {0: ("keep_dims", _BOOL)}),
-        28: _Table("SubOptions", {}),
-        32: _Table("StridedSliceOptions", {0: ("begin_mask", _INT), 1: ("end_mask", _INT)}),
-        41: _Table("LessOptions", {}),
-        53: _Table("EqualOptions", {}),
-        92: _Table("IfOptions", {0: ("then_subgraph_index", _INT), 1: ("else_subgraph_index", _INT)}),
-        37: _Table("CastOptions", {0: ("in_data_type", _BYTE), 1: ("out_data_type", _BYTE)}),
-        101: _Table("BatchMatMulOptions", {0: ("adj_x", _BOOL), 1: ("adj_y", _BOOL)}),
-        116: _Table("GeluOptions", {0: ("approximate", _BOOL)}),
+        1: _TableType("Conv2DOptions", {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT)}),
+        8: _TableType("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL)}),
+        9: _TableType("SoftmaxOptions", {0: ("beta", _FLOAT)}),
+        11: _TableType("AddOptions", {}),
+        17: _TableType("ReshapeOptions", {}),
+        21: _TableType("MulOptions", {}),
+        22: _TableType("PadOptions", {}),
+        23: _TableType("GatherOptions", {0: ("axis", _INT)}),
+        26: _TableType("TransposeOptions", {}),
+        27: _TableType("ReducerOptions", {0: ("keep_dims", _BOOL)}),
+        28: _TableType("SubOptions", {}),
+        32: _TableType("StridedSliceOptions", {0: ("begin_mask", _INT), 1: ("end_mask", _INT)}),
+        41: _TableType("LessOptions", {}),
+        53: _TableType("EqualOptions", {}),
+        92: _TableType("IfOptions", {0: ("then_subgraph_index", _INT), 1: ("else_subgraph_index", _INT)}),
+        37: _TableType("CastOptions", {0: ("in_data_type", _BYTE), 1: ("out_data_type", _BYTE)}),
+        101: _TableType("BatchMatMulOptions", {0: ("adj_x", _BOOL), 1: ("adj_y", _BOOL)}),
+        116: _TableType("GeluOptions", {0: ("approximate", _BOOL)}),
     }
 )
 OPTIONS_TABLES = {number: table.name for number, table in _OPTIONS.tables.items()}
-_OPERATOR_CODE = _Table("OperatorCode", {0: ("deprecated", _BYTE), 2: ("version", _Scalar("i", 1)), 3: ("code", _INT)})
-_QUANTIZATION = _Table("QuantizationParameters", {2: ("scale", _Vector(_FLOAT)), 3: ("zero_point", _Vector(_LONG))})
-_TENSOR = _Table(
+_OPERATOR_CODE = _TableType(
+    "OperatorCode", {0: ("deprecated", _BYTE), 2: ("version", _Scalar("i", 1)), 3: ("code", _INT)}
+)
+_QUANTIZATION = _TableType("QuantizationParameters", {2: ("scale", _Vector(_FLOAT)), 3: ("zero_point", _Vector(_LONG))})
+_TENSOR = _TableType(
     "Tensor",
     {
         0: ("shape", _INTS),
@@ -235,7 +237,7 @@ _TENSOR = _Table(
         8: ("has_rank", _BOOL),
     },
 )
-_OPERATOR = _Table(
+_OPERATOR = _TableType(
     "Operator",
     {
         0: ("opcode", _UINT),
@@ -245,7 +247,7 @@ _OPERATOR = _Table(
         4: ("options", _OPTIONS),
     },
 )
-_SUBGRAPH = _Table(
+_SUBGRAPH = _TableType(
     "SubGraph",
     {
         0: ("tensors", _Vector(_TENSOR)),
@@ -255,14 +257,14 @@ _SUBGRAPH = _Table(
         4: ("name", _Text()),
     },
 )
-_BUFFER = _Table("Buffer", {0: ("data", _Content()), 1: ("offset", _ULONG), 2: ("size", _ULONG)})
-_METADATA = _Table("Metadata", {0: ("name", _Text()), 1: ("buffer", _UINT)})
-_TENSOR_MAPS = _Vector(_Table("TensorMap", {0: ("name", _Text()), 1: ("tensor", _UINT)}))
-_SIGNATURE = _Table(
+_BUFFER = _TableType("Buffer", {0: ("data", _Content()), 1: ("offset", _ULONG), 2: ("size", _ULONG)})
+_METADATA = _TableType("Metadata", {0: ("name", _Text()), 1: ("buffer", _UINT)})
+_TENSOR_MAPS = _Vector(_TableType("TensorMap", {0: ("name", _Text()), 1: ("tensor", _UINT)}))
+_SIGNATURE = _TableType(
     "SignatureDef",
     {0: ("inputs", _TENSOR_MAPS), 1: ("outputs", _TENSOR_MAPS), 2: ("key", _Text()), 4: ("graph", _UINT)},
 )
-_MODEL = _Table(
+_MODEL = _TableType(
     "Model",
     {
         0: ("version", _UINT),
@@ -304,7 +306,7 @@ class _Walker:
             raise _Refused(f"the offset at byte {at} points to byte {target}")
         return target
 
-    def table(self, at: int, table: _Table) -> dict[str, Any]:
+    def table(self, at: int, table: _TableType) -> dict[str, Any]:
         """The fields of a table, those that it leaves out with their defaults."""
         self._spend(_TABLE_ITEMS)
         slots = self._slots(at, table)
@@ -315,7 +317,7 @@ class _Walker:
             )
         return fields
 
-    def _slots(self, at: int, table: _Table) -> dict[int, int]:
+    def _slots(self, at: int, table: _TableType) -> dict[int, int]:
         """Where the fields lie that the table has, seen from it."""
 
         def need(condition: bool, what: str) -> None:
@@ -343,7 +345,7 @@ class _Walker:
         if isinstance(kind, _Scalar):
             return self.number(kind.code, at)
         at = self.follow(at)
-        if isinstance(kind, _Table):
+        if isinstance(kind, _TableType):
             return self.table(at, kind)
         if isinstance(kind, _Union):
             _need(union_type in kind.tables, f"the table at byte {at} is of kind {union_type}, which our files lack")
@@ -471,19 +473,19 @@ def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
     return Tensor(name, dtype.name, signature or shape, fields["buffer"], quantization is not None)
 
 
-def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Operation:
+def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Node:
     _indices((fields["opcode"],), num_opcodes, "operator")
     inputs, outputs = (_indices(fields[name], num_tensors, "tensor") for name in ("inputs", "outputs"))
     has_options = fields["options"] is not None
     _need(has_options == (fields["type"] > 0), f"an operator has options of kind {fields['type']}, and none")
-    return Operation(fields["opcode"], inputs, outputs, fields["type"], fields["options"] or {})
+    return Node(fields["opcode"], inputs, outputs, fields["type"], fields["options"] or {})
 
 
-def _signature(fields: dict[str, Any], graphs: tuple[Graph, ...]) -> Signature:
+def _signature(fields: dict[str, Any], graphs: tuple[Graph, ...]) -> SignatureDef:
     (index,) = _indices((fields["graph"],), len(graphs), "graph")
     num_tensors = len(graphs[index].tensors)
     inputs, outputs = (_named(fields[name], "tensor", num_tensors) for name in ("inputs", "outputs"))
-    return Signature(fields["key"], index, inputs, outputs)
+    return SignatureDef(fields["key"], index, inputs, outputs)
 
 
 def _named(entries: tuple[dict[str, Any], ...], what: str, count: int) -> dict[str, int]:

@@ -13,9 +13,9 @@ from hydra_export.normalised import Weight
 from hydra_export.target import Artifact, ExportSpec, TensorInfo, described, image_info, output_info
 from hydra_export.targets.tflite import metadata
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
+from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
 from hydra_export.targets.tflite.lint import SIGNATURE
-from hydra_export.targets.tflite.metadata import Described
+from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.operators import oldest_runtime
 from hydra_export.targets.tflite.weights import normalised, stored
 
@@ -38,16 +38,16 @@ def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Arti
     (heads,), spec = artifact.heads, artifact.spec
     info, file, kept = checkpoint.info, FileBuilder(), stored(weights, spec.precision, heads)
 
-    def weight(name: str, _columns: Span | None) -> Constant:
+    def weight(name: str, _columns: Span | None) -> ConstantTensor:
         return file.weight(name, kept[name], heads)
 
     inputs, (output,) = artifact.inputs, artifact.outputs
-    g = GraphBuilder(weight, file.store, file.opcode)
+    g = TFLiteGraphBuilder(weight, file.store, file.opcode)
     image = g.input(inputs[0])
-    result = Emitter(g, info.config, heads, spec, info.preprocessing).emit(image)
+    result = TFLiteEmitter(g, info.config, heads, spec, info.preprocessing).emit(image)
     name = f"{info.name}-k{heads}"
     file.graph(name, g, {inputs[0].name: image}, {output.name: result}, SIGNATURE)
-    return finish(file, checkpoint, artifact, out, [Described(name, inputs, output)])
+    return finish(file, checkpoint, artifact, out, [GraphSignature(name, inputs, output)])
 
 
 def artifact(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, *inputs: TensorInfo) -> Artifact:
@@ -67,7 +67,7 @@ def artifact(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, *in
 
 
 def finish(
-    file: FileBuilder, checkpoint: Checkpoint, artifact: Artifact, out: Path, graphs: Sequence[Described]
+    file: FileBuilder, checkpoint: Checkpoint, artifact: Artifact, out: Path, graphs: Sequence[GraphSignature]
 ) -> Artifact:
     """Adds what the file says of itself, and writes it into *out*."""
     info, spec = checkpoint.info, artifact.spec

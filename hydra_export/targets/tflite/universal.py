@@ -23,8 +23,8 @@ from hydra_export.target import Artifact, ExportSpec, TensorInfo, output_info
 from hydra_export.targets.tflite import TFLiteOptions, choice
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import Constant, Emitter, GraphBuilder
-from hydra_export.targets.tflite.metadata import Described
+from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
+from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.separate import artifact, finish
 from hydra_export.targets.tflite.weights import begins_alike, normalised, stored
 
@@ -52,10 +52,10 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
             file.add_call(k, places.branch(k), image, output)
         else:
             file.add_subnetwork(k, image, output, f"k{k}")
-        described.append(Described(f"{checkpoint.info.name}-k{k}", [image], output))
+        described.append(GraphSignature(f"{checkpoint.info.name}-k{k}", [image], output))
     if has_run:
         file.add_choice(places, image, whole.outputs[0])
-        described.append(Described(RUN, whole.inputs, whole.outputs[0]))
+        described.append(GraphSignature(RUN, whole.inputs, whole.outputs[0]))
     return [finish(file.builder, checkpoint, whole, out, described)]
 
 
@@ -73,7 +73,7 @@ class _Universal:
         cuts = [cut for cut in self.heads if cut <= k] if TFLiteOptions.of(spec).overlap else []
         g = self._graph(k)
         image = g.input(image_info)
-        result = Emitter(g, info.config, k, spec, info.preprocessing, cuts).emit(image)
+        result = TFLiteEmitter(g, info.config, k, spec, info.preprocessing, cuts).emit(image)
         self.builder.graph(f"{info.name}-k{k}", g, {image_info.name: image}, {output.name: result}, key)
 
     def add_call(self, k: int, branch: int, image_info: TensorInfo, output: TensorInfo) -> None:
@@ -95,12 +95,12 @@ class _Universal:
         image, result = choice.emit_failure(g, image_info, output)
         self.builder.graph(choice.NO_SUCH_HEADS, g, {image_info.name: image}, {output.name: result})
 
-    def _graph(self, k: int) -> GraphBuilder:
-        def weight(name: str, columns: Span | None) -> Constant:
+    def _graph(self, k: int) -> TFLiteGraphBuilder:
+        def weight(name: str, columns: Span | None) -> ConstantTensor:
             kept = self._stored[name]
             if TFLiteOptions.of(self.spec).overlap:
                 assert columns is not None or begins_alike(kept)
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)
 
-        return GraphBuilder(weight, self.builder.store, self.builder.opcode)
+        return TFLiteGraphBuilder(weight, self.builder.store, self.builder.opcode)

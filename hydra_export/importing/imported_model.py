@@ -1,4 +1,4 @@
-"""What is known of an imported ViT, and what had to be assumed."""
+"""The description of an imported ViT, and the assumptions behind it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PREPROCESSING = "preprocessing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class ImportedModel:
     """A ViT as it was imported.
 
     Attributes:
         state: under timm's names.
-        preprocessing: None where nothing says how images are made ready.
-        unusable: why what is said of that cannot be had here; empty otherwise.
+        preprocessing: None if the checkpoint does not state it.
+        unusable: why the stated preprocessing is not supported; empty otherwise.
         labels: one per class; empty where unknown.
-        assumed: one sentence for each thing that nothing says, its subject before a colon.
-        universal: it was trained as a HydraViT, at head counts that it does not say; others at their full width alone.
-        module: timm's own module with these weights, where its name is known: the import must compute the same.
+        assumed: one sentence per assumption, its subject before a colon.
+        universal: trained as a HydraViT, at unstated head counts; other models were trained at full width only.
+        module: timm's own module with these weights, if its name is known; the import must compute the same.
     """
 
     config: HydraConfig
@@ -43,5 +43,5 @@ class Described:
 
 
 def without(assumed: Iterable[str], *subjects: str) -> tuple[str, ...]:
-    """*assumed* less what was assumed of *subjects*."""
+    """*assumed* without the assumptions about *subjects*."""
     return tuple(line for line in assumed if line.partition(":")[0] not in subjects)
