@@ -224,7 +224,7 @@ def export(
         accept_unchecked: exports int8 without images that it could be judged by.
         allow_untrained: exports head counts that were not trained.
         zip: writes OUT.zip beside *out*.
-        verify_with: runtimes that verify beside each target's own, such as "tensorflow".
+        verify_with: runtimes that verify beside each target's own, by name.
         cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
         progress: is called with what is being done, the steps done and the steps in all.
         tell: is called with what was assumed of the model, and with warnings.

@@ -62,11 +62,11 @@ def verify(
     """
     path, limits = Path(path), RunLimits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
-        return _verify(path, progress, limits, verify_with)
+        return _verify(path, progress, limits, verify_with=verify_with)
     progress("unpacking", 0, 1)
     with archive.unpacked(path) as folder:
         try:
-            return _verify(folder, progress, limits, verify_with)
+            return _verify(folder, progress, limits, verify_with=verify_with)
         except (LimitExceeded, VerificationFailed) as error:  # nobody knows the temporary folder
             message = error.message.replace(str(folder), str(path))
             if isinstance(error, LimitExceeded):
@@ -78,8 +78,8 @@ def _verify(
     folder: Path,
     progress: bundle.Progress,
     limits: RunLimits,
-    verify_with: Sequence[str],
     worker: Worker | None = None,
+    verify_with: Sequence[str] = (),
 ) -> tuple[Verified, ...]:
     bundle.check_present(folder)
     progress("hashing", 0, 1)
@@ -89,7 +89,8 @@ def _verify(
         raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
     golden = bundle.read_golden(folder, manifest)
     num_runs = sum(len(artifact.heads) for artifact in manifest.artifacts)
-    parity.check_further(verify_with, {each.target: targets.get(each.target) for each in manifest.artifacts}.values())
+    exported = {artifact.target for artifact in manifest.artifacts}
+    parity.check_further(verify_with, [targets.get(name) for name in targets.names() if name in exported])
     verified: list[Verified] = []
     with Guard(folder, manifest, limits, worker) as guard:
         for artifact in manifest.artifacts:

@@ -29,7 +29,6 @@ from timm.models.vision_transformer import VisionTransformer
 
 from hydra_export import bundle, checkpoint, checkpoint_file, parity, targets
 from hydra_export.architecture import HydraConfig
-from hydra_export.arrays import Array
 from hydra_export.cli import main
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra, OutputRefused, ParityFailed
@@ -104,7 +103,7 @@ def test_the_manifest_says_of_each_artifact_what_it_is(tiny_checkpoint: Path, tm
         assert 0 < record.max_abs_error <= record.bound < 1e-3
         assert record.top1_agreement == 1
         assert record.cosine == pytest.approx(1)
-        assert record.num_images == 128
+        assert record.num_images == 16
 
 
 def test_the_files_on_disk_are_those_of_the_manifest_returned(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -131,7 +130,9 @@ def test_golden_images_are_ones_that_every_artifact_gets_right(tiny_checkpoint: 
     logits = targets.get("onnx").load(tmp_path / "out/onnx/tiny-k4-int8.onnx", 4).run(data.normalise(images.pixels))
     wrong = np.flatnonzero(~parity.agreement(logits, parity.reference(loaded.model, 4, images.pixels, data, "int8")))
     assert len(wrong) >= 2, "rounding changes no answer: choose another model"
-    order = [*wrong, *np.setdiff1d(np.arange(len(images)), wrong)]
+    right = np.setdiff1d(np.arange(len(images)), wrong)
+    wrong = wrong[:8]
+    order = [*wrong, *right]
     assert images.labels is not None
     turned = replace(images, pixels=images.pixels[order], labels=images.labels[order])
     manifest = export(loaded, tmp_path / "out", int8, heads=(4,), images=turned, gate=Gate(open=True))
@@ -151,7 +152,7 @@ def test_as_many_images_are_read_as_the_plan_says(tiny_checkpoint: Path, tmp_pat
     manifest = export(loaded, tmp_path / "out", jobs(precisions=["fp32", "int8"]), images=read, gate=Gate(open=True))
     assert limits == [1000]
     assert {(a.precision, r.num_images) for a in manifest.artifacts for r in a.parity.values()} == {
-        ("fp32", 128),
+        ("fp32", 16),
         ("int8", 1000),
     }
 
@@ -161,8 +162,8 @@ def test_images_are_as_many_as_the_head_counts_that_devices_run_can_afford() -> 
     info = checkpoint_file.CheckpointInfo(name="base", config=model.config, preprocessing=imagenet(224))
     source, small = checkpoint.Checkpoint(model.state_dict(), info, Path("base"), "0" * 64), _device(heads=3)
     whole, cut = (planned(source, jobs(), (3, 12), [*devices]) for devices in ((), (small,)))
-    assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 11})
-    assert (cut.heads, cut.num_images) == ((3,), {"fp32": 128})
+    assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 4})
+    assert (cut.heads, cut.num_images) == ((3,), {"fp32": 16})
     assert [write.heads for write in cut.writes] == [(3,)]
 
 
@@ -481,17 +482,18 @@ def test_progress_is_told_from_start_to_end(tiny_checkpoint: Path, tmp_path: Pat
     assert told[-1][0] == "sealing"
 
 
-class MissingLogits:
-    """A session that gives logits for fewer classes."""
-
-    def run(self, image: Array) -> Array:
-        return np.zeros((len(image), 1), np.float32)
-
-
 def test_an_artifact_with_other_classes_fails(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets.get("onnx"), "load", lambda _path, _heads, runtime: MissingLogits())
+    write = OnnxTarget.write
+
+    def fewer(self: OnnxTarget, source: Any, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
+        config = msgspec.structs.replace(source.info.config, num_classes=source.info.config.num_classes - 1)
+        state = {name: tensor[:-1] if name.startswith("head") else tensor for name, tensor in source.state.items()}
+        info = msgspec.structs.replace(source.info, config=config, labels=())
+        return write(self, replace(source, state=state, info=info), heads, spec, out)
+
+    monkeypatch.setattr(OnnxTarget, "write", fewer)
     with pytest.raises(ParityFailed, match="shape"):
         exported(tiny_checkpoint, tmp_path / "out", ["separate"])
     assert not (tmp_path / "out").exists()

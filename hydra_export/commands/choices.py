@@ -46,7 +46,7 @@ class Choices:
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
         check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
-        verify_with: Runtimes that verify beside each target's own, separated by commas: tensorflow.
+        verify_with: Runtimes that verify beside each target's own, separated by commas; doctor lists them.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.

@@ -22,7 +22,7 @@ def verify(
             three times the weights of the largest artifact, or what is free. Held on Linux alone: macOS has no such
             limits.
         limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
-        verify_with: Runtimes that run artifacts beside each target's own, separated by commas: tensorflow.
+        verify_with: Runtimes that run artifacts beside each target's own, separated by commas; doctor lists them.
     """
     from hydra_export.commands.choices import listed_names
     from hydra_export.commands.progress import shown_progress

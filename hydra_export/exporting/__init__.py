@@ -68,7 +68,7 @@ def export(
             the model.
         gate: how much accuracy int8 may lose; its labels are those of *images* where they are the model's own.
         cache: of what was written before; everything is verified again.
-        verify_with: runtimes that verify beside each target's own: "tensorflow", where it is installed.
+        verify_with: runtimes that verify beside each target's own, by name.
         zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
 

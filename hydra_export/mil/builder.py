@@ -33,7 +33,7 @@ class Labels(tuple[str, ...]):
 
 
 @dataclass(frozen=True)
-class Value:
+class MilValue:
     """What an operation gives, or a constant with its *content*."""
 
     name: str
@@ -47,11 +47,11 @@ class Value:
         return self.type.shape
 
 
-class Builder:
+class ProgramBuilder:
     """Adds operations to one function.
 
     An operation is a method with its name in MIL, and takes its parameters as MIL names them: ``linear(x=x,
-    weight=array, bias=array, name="fc1")``. What is no ``Value`` becomes a constant of its own, named after the
+    weight=array, bias=array, name="fc1")``. What is no ``MilValue`` becomes a constant of its own, named after the
     operation and the parameter, and so does every default, which coremltools' readers expect to see.
     """
 
@@ -61,12 +61,12 @@ class Builder:
         self._function = message_class("Function")(opset=self._opset)
         self._block = self._function.block_specializations.add(key=self._opset).value
 
-    def input(self, name: str, kind: TensorType) -> Value:
+    def input(self, name: str, kind: TensorType) -> MilValue:
         """One more input of the function."""
         self._function.inputs.add(name=name).type.CopyFrom(_type(kind))
-        return Value(name, kind)
+        return MilValue(name, kind)
 
-    def const(self, val: Any, name: str) -> Value:
+    def const(self, val: Any, name: str) -> MilValue:
         """A constant: an array, or a number, a truth value, a string or a list of whole numbers."""
         constant = _constant(val, name)
         message = self._block.operations.add(type="const")
@@ -80,7 +80,7 @@ class Builder:
             raise AttributeError(operation)
         return partial(self._add, find(operation, self.ios))
 
-    def function(self, outputs: Sequence[Value]) -> Any:
+    def function(self, outputs: Sequence[MilValue]) -> Any:
         """The Function message that gives *outputs*."""
         self._block.outputs.extend(value.name for value in outputs)
         return self._function
@@ -111,23 +111,23 @@ class Builder:
             message.outputs.add(name=result.name).type.CopyFrom(_type(result.type))
         return results[0] if len(results) == 1 else results
 
-    def _argument(self, operation: Operation, value: Any, name: str) -> Value:
-        """*value* as a Value; what weights are made from, and labels, are written where they are used."""
-        if isinstance(value, Value):
+    def _argument(self, operation: Operation, value: Any, name: str) -> MilValue:
+        """*value* as a MilValue; what weights are made from, and labels, are written where they are used."""
+        if isinstance(value, MilValue):
             return value
         if isinstance(value, Labels):
-            return Value("", ListType(len(value)), value)
+            return MilValue("", ListType(len(value)), value)
         return _constant(value, "") if operation.is_constexpr else self.const(value, name)
 
-    def _bind(self, binding: Any, value: Value) -> None:
+    def _bind(self, binding: Any, value: MilValue) -> None:
         if value.name:
             binding.name = value.name
         else:
             binding.value.CopyFrom(self._literal(value))
 
     def _results(
-        self, operation: Operation, arguments: Mapping[str, tuple[Value, ...]], names: Sequence[str]
-    ) -> list[Value]:
+        self, operation: Operation, arguments: Mapping[str, tuple[MilValue, ...]], names: Sequence[str]
+    ) -> list[MilValue]:
         given: dict[str, Any] = {}
         for key, param in operation.params.items():
             values = arguments.get(key, ())
@@ -136,9 +136,9 @@ class Builder:
             else:
                 types = tuple(value.type for value in values)
                 given[key] = types if param.many else types[0] if types else None
-        return [Value(*pair) for pair in zip(names, operation.infer(**given), strict=True)]
+        return [MilValue(*pair) for pair in zip(names, operation.infer(**given), strict=True)]
 
-    def _literal(self, constant: Value) -> Any:
+    def _literal(self, constant: MilValue) -> Any:
         """The Value message of a constant; a tensor of some size lies in the weight file."""
         kind, content = constant.type, constant.content
         message = message_class("Value")()
@@ -158,13 +158,13 @@ class Builder:
         return message
 
 
-def _constant(content: Any, name: str) -> Value:
+def _constant(content: Any, name: str) -> MilValue:
     if isinstance(content, str):
-        return Value(name, TensorType("string", ()), content)
+        return MilValue(name, TensorType("string", ()), content)
     array = np.asarray(content)
     if array.dtype == np.int64:  # Python's whole numbers
         array = array.astype(np.int32)
-    return Value(name, TensorType(_DTYPES[array.dtype], array.shape), array)
+    return MilValue(name, TensorType(_DTYPES[array.dtype], array.shape), array)
 
 
 def _static(content: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
-from hydra_export.mil.builder import Builder, Labels, Store
+from hydra_export.mil.builder import Labels, ProgramBuilder, Store
 from hydra_export.mil.types import TensorType
 from hydra_export.network import Operations, Span
 from hydra_export.preprocess import Preprocessing
@@ -36,7 +36,7 @@ def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights
     """The function of the subnetwork that the shells of *spans* make up; its large constants go to *store*."""
     config = weights.config
     assert isinstance(spec.batch, int)
-    mb = Builder(CoreMLOptions.of(spec).ios, store)
+    mb = ProgramBuilder(CoreMLOptions.of(spec).ios, store)
     image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, config.image_size, config.image_size)))
     return mb.function(CoreMLEmitter(mb, spans, spec, weights).emit(image, info))
 
@@ -54,7 +54,7 @@ def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
 class CoreMLEmitter(Operations[Any]):
     """The operations of the subnetwork that ends with the last of *spans*, as those of MIL."""
 
-    def __init__(self, mb: Builder, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
+    def __init__(self, mb: ProgramBuilder, spans: Sequence[Span], spec: ExportSpec, weights: Weights) -> None:
         self.mb, self.spans, self.spec, self.weights = mb, spans, spec, weights
         self.options = CoreMLOptions.of(spec)
         assert isinstance(spec.batch, int)
