@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,7 +20,7 @@ from hydra_export import targets as registry
 from hydra_export.architecture import check_heads, parse_heads
 from hydra_export.arrays import Array
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest, Progress, silent
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.gate import Gate
 from hydra_export.latency import REFERENCE
 from hydra_export.preprocess import Preprocessing
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from hydra_export.cache import Cache
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
@@ -187,7 +189,9 @@ def export(
     out: str | Path = "hydra-bundle",
     *,
     targets: str | Sequence[str] = registry.DEFAULT,
-    heads: int | Sequence[int] | Literal["all"] | None = None,
+    device: str | Sequence[str] = (),
+    budget_ms: float | None = None,
+    heads: int | str | Sequence[int] | None = None,
     graphs: str | Sequence[str] = "separate",
     precisions: str | Sequence[str] = (),
     input: InputForm = "tensor",  # noqa: A002 (the name that it has everywhere)
@@ -199,7 +203,7 @@ def export(
     accept_unchecked: bool = False,
     allow_untrained: bool = False,
     zip: bool = False,  # noqa: A002 (likewise)
-    cache: bool | str | Path = False,
+    cache: bool | str | Path | Cache = False,
     verify_with: Sequence[str] | str = (),
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda note: None,
@@ -212,7 +216,10 @@ def export(
         model: a Checkpoint, what ``load_checkpoint`` takes, or a torch module, which is also held to what it computes
             itself; None for the packaged model.
         targets: ``onnx``, ``tflite``, ``coreml``.
-        heads: head counts, or ``all``; by default the checkpoint's own export list.
+        device: names such as ``pixel7`` or ``pixel7:RUNTIME``, instead of *targets*: each device gets the target of its
+            best known runtime, or of this one, and the head count that fits.
+        budget_ms: with *device*: milliseconds that one image may take; by default each device's own.
+        heads: head counts, in a list or as ``3,6,12``, or ``all``; by default the checkpoint's own export list.
         graphs: ``separate``, ``shared``, ``universal``.
         precisions: ``fp32``, ``fp16``, ``int8``; by default each target's own.
         input: ``tensor`` (normalised float32) or ``image`` (uint8 pixels).
@@ -227,10 +234,11 @@ def export(
         verify_with: runtimes that verify beside each target's own, by name.
         cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
         progress: is called with what is being done, the steps done and the steps in all.
-        tell: is called with what was assumed of the model, and with warnings.
+        tell: is called with what was assumed of the model ("note: ...") and with warnings ("warning: ...").
 
     Raises:
         BadInput: an argument that is wrong, or a model that cannot be exported.
+        CheckFailed: with *budget_ms*, nothing is known to fit it on a device.
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
@@ -238,30 +246,44 @@ def export(
     from hydra_export import exporting
     from hydra_export.cache import Cache, default_folder
 
-    planned = exporting.jobs(targets, graphs, precisions, input=input, batch=batch, options=options)
+    devices = [device] if isinstance(device, str) else list(device)
+    if budget_ms is not None and not (devices and 0 < budget_ms < 1e9):
+        remedy = "Give a number of milliseconds above 0." if devices else "Add `device=NAME`."
+        raise BadInput(f"`budget_ms` {budget_ms:g} is for `device`, and above 0.", remedy)
+    planned = partial(exporting.jobs, graphs=graphs, precisions=precisions, input=input, batch=batch, options=options)
+    listed = [] if devices else planned(targets)
     loaded = _loaded(model)
+    info, usual = loaded.info, checkpoints.default_heads(loaded.info)
+    if isinstance(heads, str):
+        counts = parse_heads(heads, info.config.heads, usual)
+    else:
+        counts = check_heads(
+            usual if heads is None else [heads] if isinstance(heads, int) else heads, info.config.heads
+        )
+    for note in loaded.notes:
+        tell(f"note: {note}")
+    if warning := checkpoints.check_trained(info, counts, allow_untrained):
+        tell(f"warning: {warning}")
+    entries = _fitting(devices, info, counts, budget_ms, tell) if devices else []
+    if entries:
+        listed = planned(list(dict.fromkeys(entry.target for entry in entries)))
     if labels:
         loaded = checkpoints.with_labels(loaded, tuple(labels))
-    info = loaded.info
-    if isinstance(heads, str):
-        counts = parse_heads(heads, info.config.heads)
+    if isinstance(cache, Cache):
+        kept: Cache | None = cache
     else:
-        asked = checkpoints.default_heads(info) if heads is None else [heads] if isinstance(heads, int) else heads
-        counts = check_heads(asked, info.config.heads)
-    for note in (*loaded.notes, checkpoints.check_trained(info, counts, allow_untrained)):
-        if note:
-            tell(note)
-    kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
+        kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
     if kept:
         kept.check()
     exporting.export(
         loaded,
         out,
-        planned,
+        listed,
         heads=counts,
-        images=_images(check_images, info, tell),
+        images=_images(check_images, loaded.info, tell),
         gate=Gate(max_drop=max_drop, open=accept_unchecked),
         progress=progress,
+        devices=entries,
         cache=kept,
         verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
         zipped=archive.beside(Path(out)) if zip else None,
@@ -269,6 +291,30 @@ def export(
     if kept:
         kept.prune()
     return Bundle(out)
+
+
+def _fitting(
+    names: Sequence[str],
+    info: CheckpointInfo,
+    heads: Sequence[int],
+    budget_ms: float | None,
+    tell: Callable[[str], None],
+) -> list[DeviceEntry]:
+    """What is chosen for each device."""
+    devices = fitting.fit(names, fitting.workload(info, heads), budget_ms)
+    missed = [entry for entry in devices if not entry.fits]
+    too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
+    if too_slow and budget_ms is not None:
+        reasons = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
+        raise CheckFailed(
+            f"Nothing is known to fit {budget_ms:g} ms on {reasons}.",
+            f"Nothing was exported. What would settle it: hydra-export profile `device={too_slow[0].id}` "
+            f"`runtime={too_slow[0].runtime}` `budget_ms={budget_ms:g}`.",
+        )
+    for entry in missed:
+        instead = f"; k = {entry.heads} is exported, the fastest there is" if entry.heads else ""
+        tell(f"warning: {entry.id}: {entry.why}{instead}.")
+    return devices
 
 
 def _images(
@@ -284,7 +330,7 @@ def _images(
 
         read = folder_images(folder, info.preprocessing, info.labels, count, num_classes=info.config.num_classes)
         if read.note:
-            tell(read.note)
+            tell(f"note: {read.note}")
         return read
 
     return read

@@ -44,9 +44,14 @@ def talk() -> Console:
 def tell(console: Console, notes: tuple[str, ...], warning: str) -> None:
     """What was assumed while a checkpoint was read, and a warning, if there is one."""
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True)
+        say(console, f"note: {note}")
     if warning:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        say(console, f"warning: {warning}")
+
+
+def say(console: Console, text: str) -> None:
+    """A note or a warning, which is what *text* begins with."""
+    console.print(text, style="yellow" if text.startswith("warning:") else None, soft_wrap=True)
 
 
 def table(*columns: str) -> Table:

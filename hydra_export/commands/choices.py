@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from hydra_export import targets
-from hydra_export.commands import Flag, candidates, talk, tell
+from hydra_export.commands import Flag, candidates, say, talk
 from hydra_export.commands.candidates import one_of, some_of
 from hydra_export.commands.target_options import options_of, with_target_options
 from hydra_export.text import lines
@@ -18,13 +18,8 @@ from hydra_export.text import lines
 _LABELS_BYTES, _MOST_LABELS = 8 * 2**20, 100_000
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hydra_export.bundle import DeviceEntry, Manifest
+    from hydra_export.api import Bundle
     from hydra_export.cache import Cache
-    from hydra_export.checkpoint_file import CheckpointInfo
-    from hydra_export.conversion import Job
-    from hydra_export.data import ImageSet
 
 
 @Parameter(name="*")
@@ -86,18 +81,15 @@ class Choices:
     accept_unchecked: Flag = False
 
 
-def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None, zipped: Path | None) -> Manifest:
-    """Exports *checkpoint* as *given* to *out*, and its archive to *zipped*, with progress on standard error."""
+def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None, archived: bool) -> Bundle:
+    """Exports *checkpoint* as *given* to *out*, and as an archive beside it, with progress on standard error."""
     _check(given)  # before PyTorch is imported, which takes seconds
+    from hydra_export import api
     from hydra_export import checkpoint as checkpoints
-    from hydra_export.architecture import parse_heads
     from hydra_export.bundle import check_replaceable
     from hydra_export.commands.progress import shown_progress
-    from hydra_export.exporting import export
-    from hydra_export.gate import Gate
 
     console = talk()
-    listed = _listed(given, listed_names("target", given.target)) if given.device is None else []
     check_replaceable(out)
     loaded = checkpoints.load(
         checkpoint,
@@ -111,38 +103,30 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
         from hydra_export.reference import held_to
 
         loaded = held_to(loaded, given.reference)
-    info = loaded.info
-    usual = checkpoints.default_heads(info)
-    heads = usual if given.heads is None else parse_heads(given.heads, info.config.heads, usual)
-    tell(console, loaded.notes, checkpoints.check_trained(info, heads, given.allow_untrained))
-    devices = _devices(given.device, info, heads, given.budget_ms) if given.device is not None else []
-    if devices:
-        listed = _listed(given, list(dict.fromkeys(entry.target for entry in devices)))
-    if given.labels is not None:
-        loaded = checkpoints.with_labels(loaded, _labels(given.labels))
     with shown_progress(console) as progress:
-        return export(
+        return api.export(
             loaded,
             out,
-            listed,
-            heads=heads,
-            images=None if given.check_images is None else partial(_read_images, given.check_images, loaded.info),
-            gate=Gate(max_drop=given.max_drop, open=given.accept_unchecked),
-            progress=progress,
-            devices=devices,
-            cache=cache,
+            targets=listed_names("target", given.target),
+            device=listed_names("device", given.device),
+            budget_ms=given.budget_ms,
+            heads=given.heads,
+            graphs=listed_names("graph", given.graph),
+            precisions=listed_names("precision", given.precision),
+            input=given.input,
+            batch=_batch(given.batch),
+            options=options_of(given),
+            labels=() if given.labels is None else _labels(given.labels),
+            check_images=given.check_images,
+            max_drop=given.max_drop,
+            accept_unchecked=given.accept_unchecked,
+            allow_untrained=given.allow_untrained,
+            zip=archived,
+            cache=cache or False,
             verify_with=listed_names("verify_with", given.verify_with),
-            zipped=zipped,
+            progress=progress,
+            tell=partial(say, console),
         )
-
-
-def _read_images(folder: Path, info: CheckpointInfo, limit: int) -> ImageSet:
-    """As many images of *folder* as the export asks for; says what has to be said of them."""
-    from hydra_export.data import folder_images
-
-    images = folder_images(folder, info.preprocessing, info.labels, limit, num_classes=info.config.num_classes)
-    tell(talk(), tuple(filter(None, [images.note])), "")
-    return images
 
 
 def _check(given: Choices) -> None:
@@ -151,7 +135,6 @@ def _check(given: Choices) -> None:
 
     for name in listed_names("target", given.target):
         targets.get(name)
-
     Gate(max_drop=given.max_drop)  # refuses what is no number of points
     if "int8" not in (given.precision or "").split(","):
         for argument, value, default in (
@@ -163,24 +146,12 @@ def _check(given: Choices) -> None:
                     f"`{argument}` is for int8, which is not exported.",
                     f"Add it: `precision={_added(given.precision, 'int8')}`.",
                 )
-    _check_devices(given.device, given.budget_ms, given.target)
+    if given.device is not None and given.target != targets.DEFAULT:
+        raise BadInput("`device` says what each device needs.", "Leave out `target`, or `device`.")
 
 
 def _added(text: str | None, name: str) -> str:
     return f"{text},{name}" if text else name
-
-
-def _listed(given: Choices, names: Sequence[str]) -> list[Job]:
-    from hydra_export.exporting import jobs
-
-    return jobs(
-        names,
-        listed_names("graph", given.graph),
-        listed_names("precision", given.precision),
-        input=given.input,
-        batch=_batch(given.batch),
-        options=options_of(given),
-    )
 
 
 def listed_names(argument: str, text: str | None) -> list[str]:
@@ -200,37 +171,6 @@ def listed_names(argument: str, text: str | None) -> list[str]:
     return listed
 
 
-def _check_devices(device: str | None, budget_ms: float | None, target: str) -> None:
-    from hydra_export.errors import BadInput
-
-    if device is not None and target != targets.DEFAULT:
-        raise BadInput("`device` says what each device needs.", "Leave out `target`, or `device`.")
-    if budget_ms is not None and (device is None or not 0 < budget_ms < 1e9):
-        remedy = "Add `device=NAME`." if device is None else "Give a number of milliseconds above 0."
-        raise BadInput(f"`budget_ms` {budget_ms:g} is for `device`, and above 0.", remedy)
-
-
-def _devices(names: str, info: CheckpointInfo, heads: Sequence[int], budget_ms: float | None) -> list[DeviceEntry]:
-    """What is chosen for each; CheckFailed where a budget was given and nothing is known to fit it."""
-    from hydra_export.errors import CheckFailed
-    from hydra_export.fitting import fit, workload
-
-    devices = fit(listed_names("device", names), workload(info, heads), budget_ms)
-    missed = [entry for entry in devices if not entry.fits]
-    too_slow = [entry for entry in missed if entry.chance is not None]  # of the others nothing is known
-    if too_slow and budget_ms is not None:
-        told = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
-        raise CheckFailed(
-            f"Nothing is known to fit {budget_ms:g} ms on {told}.",
-            f"Nothing was exported. What would settle it: hydra-export profile --device {too_slow[0].id} --runtime "
-            f"{too_slow[0].runtime} --budget-ms {budget_ms:g}.",
-        )
-    for entry in missed:
-        instead = f"; k = {entry.heads} is exported, the fastest there is" if entry.heads else ""
-        tell(talk(), (), f"{entry.id}: {entry.why}{instead}.")
-    return devices
-
-
 def image_size(text: str | None) -> tuple[int, int] | None:
     """Height and width from ``224`` or ``224x224``."""
     from hydra_export.errors import BadInput
@@ -241,13 +181,6 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if not (1 <= len(sides) <= 2 and all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides)):
         raise BadInput(f"`image_size` {text!r} is no image size.", "Give a side, or height and width: 224x224.")
     return int(sides[0]), int(sides[-1])
-
-
-def _check_not_negative(argument: str, value: int) -> None:
-    from hydra_export.errors import BadInput
-
-    if value < 0:
-        raise BadInput(f"`{argument}` is {value}.", "Give 1 or more, or leave it out.")
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:

@@ -42,15 +42,14 @@ def export(
     from hydra_export import archive, files
 
     kept = _cache(cache) if cache is not None or (zip and not no_cache) else None
-    zipped = archive.beside(out) if zip else None
-    manifest = run(checkpoint, choices or Choices(), out, kept, zipped)
+    manifest = run(checkpoint, choices or Choices(), out, kept, zip).manifest
     lines, reused = [], None
     if kept:
         reused = len(kept.reused)
-        kept.prune()
         lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were verified."]
     found: dict[str, Any] = {"out": str(out), "archive": None, "reused": reused, "manifest": document(manifest)}
-    if zipped:
+    if zip:
+        zipped = archive.beside(out)
         sha256, num_bytes = files.sha256(zipped), zipped.stat().st_size
         found["archive"] = {"path": str(zipped), "bytes": num_bytes, "sha256": sha256}
         lines += [f"{zipped}: {size(num_bytes)}, SHA-256 {sha256}"]
