@@ -308,8 +308,8 @@ def _fitting(
         reasons = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
         raise CheckFailed(
             f"Nothing is known to fit {budget_ms:g} ms on {reasons}.",
-            f"Nothing was exported. What would settle it: hydra-export profile `device={too_slow[0].id}` "
-            f"`runtime={too_slow[0].runtime}` `budget_ms={budget_ms:g}`.",
+            f"Nothing was exported. Of {too_slow[0].runtime} on {too_slow[0].id}, hydra-export profile says what would "
+            "settle it.",
         )
     for entry in missed:
         instead = f"; k = {entry.heads} is exported, the fastest there is" if entry.heads else ""
