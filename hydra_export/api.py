@@ -52,15 +52,11 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        stack = ExitStack()
-        is_archive = self.path.is_file()
-        self.folder = stack.enter_context(archive.unpacked(self.path)) if is_archive else self.path
-        self._close = weakref.finalize(self, stack.close)
-        try:
+        with ExitStack() as stack:
+            is_archive = self.path.is_file()
+            self.folder = stack.enter_context(archive.unpacked(self.path)) if is_archive else self.path
             self.manifest: Manifest = bundles.read(self.folder)
-        except BaseException:
-            self.close()
-            raise
+            self._close = weakref.finalize(self, stack.pop_all().close)
 
     @property
     def artifacts(self) -> tuple[BundleArtifact, ...]:
@@ -72,6 +68,7 @@ class Bundle:
         *,
         limit_memory_mib: int | None = None,
         limit_seconds: float | None = None,
+        verify_with: Sequence[str] | str = (),
         progress: Progress = silent,
     ) -> tuple[Verified, ...]:
         """Checks every hash and runs every artifact on the golden images, in a process of its own.
@@ -79,12 +76,19 @@ class Bundle:
         Args:
             limit_memory_mib: memory of that process; by default what its largest artifact needs. Linux alone.
             limit_seconds: of each artifact at each head count; by default what a slow board needs.
+            verify_with: runtimes that run them beside each target's own, by name.
 
         Raises:
             VerificationFailed: a file is damaged, missing or not listed, or an artifact computes something else.
             LimitExceeded: an artifact takes more memory or time than it may.
         """
-        return verification.verify(self.path, progress, limit_memory_mib=limit_memory_mib, limit_seconds=limit_seconds)
+        return verification.verify(
+            self.path,
+            progress,
+            limit_memory_mib=limit_memory_mib,
+            limit_seconds=limit_seconds,
+            verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
+        )
 
     def close(self) -> None:
         """Deletes what an archive was unpacked to; a folder is left alone."""

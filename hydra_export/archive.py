@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from hydra_export import bundle, files, zips
-from hydra_export.errors import BadInput, OutputRefused, Unreadable, VerificationFailed
+from hydra_export.errors import BadInput, HydraExportError, OutputRefused, Unreadable, VerificationFailed
 from hydra_export.interruption import uninterrupted
 
 SUFFIX = ".zip"
@@ -92,7 +92,11 @@ def unpacked(file: Path) -> Iterator[Path]:
                 folder = _unpack(stream, file, place)
         except OSError as error:
             raise BadInput(f"{file} cannot be unpacked: {error.strerror}.", remedy) from error
-        yield folder
+        try:
+            yield folder
+        except HydraExportError as error:  # nobody knows the temporary folder
+            error.rename(str(folder), str(file))
+            raise
         _check_nothing_else(file, folder)
 
 

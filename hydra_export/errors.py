@@ -36,6 +36,11 @@ class HydraExportError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def rename(self, place: str, called: str) -> None:
+        """Calls *place* in the texts what the user calls it."""
+        self.message, self.remedy = (text.replace(place, called) for text in (self.message, self.remedy))
+        self.args = (f"{self.message} {self.remedy}".strip(),)
+
 
 class BadInput(HydraExportError):
     """Something the user gave was wrong; *field* is the argument, by default the first that the text has in backticks.

@@ -16,7 +16,7 @@ from hydra_export.bundle import ArtifactEntry, Manifest, Progress
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadInput, MissingExtra
 from hydra_export.guard import Guard, RunLimits
-from hydra_export.verification import check_artifact
+from hydra_export.verification import check_artifact, check_files
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def predict(
     Raises:
         BadInput: *path* is no bundle, or holds nothing of that kind; an image cannot be read.
         MissingExtra: nothing here runs such an artifact.
-        LimitExceeded, VerificationFailed: as ``verify`` raises them; hashes are not checked.
+        LimitExceeded, VerificationFailed: as ``verify`` raises them, of what is run.
     """
     if top < 1:
         raise BadInput(f"`top` is {top}.", "Give 1 or more.")
@@ -85,6 +85,7 @@ def predict(
         for index, entry in enumerate(candidates):
             k, runtime = heads or max(entry.heads), targets.get(entry.target).runtimes(entry.precision)[0].name
             progress(f"running {entry.path}", 0, len(images))
+            check_files(folder, manifest, entry)
             check_artifact(guard, entry)
             pixels = pixels_BHWC if entry.input == "image" else preprocessing.normalise(pixels_BHWC)
             try:

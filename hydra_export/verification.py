@@ -14,7 +14,6 @@ from hydra_export import archive, bundle, documents, files, parity, targets
 from hydra_export.arrays import Array
 from hydra_export.errors import (
     BadInput,
-    LimitExceeded,
     UnknownName,
     Unreadable,
     VerificationFailed,
@@ -65,13 +64,7 @@ def verify(
         return _verify(path, progress, limits, verify_with=verify_with)
     progress("unpacking", 0, 1)
     with archive.unpacked(path) as folder:
-        try:
-            return _verify(folder, progress, limits, verify_with=verify_with)
-        except (LimitExceeded, VerificationFailed) as error:  # nobody knows the temporary folder
-            message = error.message.replace(str(folder), str(path))
-            if isinstance(error, LimitExceeded):
-                raise LimitExceeded(message, error.remedy, error.resource) from error
-            raise VerificationFailed(message, error.remedy) from error
+        return _verify(folder, progress, limits, verify_with=verify_with)
 
 
 def _verify(
@@ -127,6 +120,13 @@ def _check_files(folder: Path) -> bundle.Manifest:
     if problems:
         raise _failed(folder, problems)
     return manifest
+
+
+def check_files(folder: Path, manifest: bundle.Manifest, artifact: bundle.ArtifactEntry) -> None:
+    """Raises VerificationFailed where a file that *artifact* needs is not the one that *manifest* lists."""
+    listed = (entry for entry in manifest.files if entry.path in artifact.files)
+    if problems := [problem for entry in listed for problem in _damage(folder, entry)]:
+        raise _failed(folder, problems)
 
 
 def _manifest_sha256(folder: Path) -> str:

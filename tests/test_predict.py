@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from hydra_export import archive, bundle, checkpoint
 from hydra_export.cli import main
 from hydra_export.data.packaged import packaged_images
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadInput, VerificationFailed
 from hydra_export.exporting import export, jobs
 from hydra_export.prediction import predict
 from hydra_export.preprocess import Preprocessing
@@ -89,3 +91,30 @@ def test_an_image_that_cannot_be_read_is_named(named: Path, tmp_path: Path, caps
     assert "none.png cannot be read" in capsys.readouterr().err
     assert main(["predict", str(named)]) == 2
     assert "images" in capsys.readouterr().err.lower()
+
+
+def test_an_artifact_that_was_changed_is_not_run(
+    named: Path, pictures: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    changed = shutil.copytree(named, tmp_path / "changed")
+    path = next(changed.glob("onnx/*-k6.onnx"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # within a weight: the file still opens
+    path.write_bytes(content)
+    with pytest.raises(VerificationFailed, match=r"k6\.onnx is damaged \(its SHA-256 differs\)"):
+        predict(changed, pictures[0][:1], artifact=f"onnx/{path.name}")
+
+
+def test_of_an_archive_errors_name_the_archive(
+    named: Path, pictures: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    changed = shutil.copytree(named, tmp_path / "changed")
+    path = next(changed.glob("onnx/*-k6.onnx"))
+    path.write_bytes(b"nothing")
+    zipped = tmp_path / "changed.zip"
+    archive.write(changed, zipped, "changed")
+    with pytest.raises(VerificationFailed) as failed:
+        predict(zipped, pictures[0][:1], artifact=f"onnx/{path.name}")
+    assert failed.value.message.startswith(f"{zipped} failed: onnx/{path.name} is damaged")
+    assert str(failed.value).startswith(failed.value.message)
+    assert tempfile.gettempdir() not in str(failed.value).replace(str(tmp_path), "")
