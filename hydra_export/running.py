@@ -13,10 +13,11 @@ import numpy as np
 from hydra_export import files, targets
 from hydra_export.arrays import Array
 from hydra_export.interruption import uninterrupted
-from hydra_export.target import Artifact, InputForm, Runtime
+from hydra_export.target import Artifact, InputForm, Runtime, Session
 from hydra_export.worker import Worker
 
 Outputs = dict[str, Array]  # logits by the name of the runtime that gave them
+_latest: dict[str, Session] = {}  # of each runtime
 
 
 class Runs:
@@ -75,7 +76,8 @@ def run(
     parts = [given[:1], given[1:]] if batches == 2 and num_images > 1 else [given]
 
     def outputs(runtime: str) -> Array:
-        session = targets.get(target).load(Path(path), heads, runtime=runtime)
+        # The one before is let go afterwards: of the same file, it shares with this one what the runtime made of it.
+        session = _latest[runtime] = targets.get(target).load(Path(path), heads, runtime=runtime)
         return np.concatenate([session.run(np.ascontiguousarray(part)) for part in parts])
 
     return {runtime: outputs(runtime) for runtime in runtimes}

@@ -23,19 +23,19 @@ class Latest(Generic[T]):
     def __call__(self, path: Path) -> T:
         """What *read* returns of *path*, read now or before."""
         kept = self._kept
-        return kept[1] if kept is not None and kept[0] == (path, _stamps(path)) else self.afresh(path)
+        return kept[1] if kept is not None and kept[0] == (path, stamps(path)) else self.afresh(path)
 
     def afresh(self, path: Path) -> T:
         """What *read* returns of *path*, read now."""
         self._kept = None
-        now, stamps = time.time_ns(), _stamps(path)
+        now, found = time.time_ns(), stamps(path)
         result = self._read(path)
-        if stamps and max(changed for *_, changed in stamps) < now - _SETTLED_NS:
-            self._kept = (path, stamps), result
+        if found and max(changed for *_, changed in found) < now - _SETTLED_NS:
+            self._kept = (path, found), result
         return result
 
 
-def _stamps(path: Path) -> tuple[tuple[int, ...], ...]:
+def stamps(path: Path) -> tuple[tuple[int, ...], ...]:
     """Which files lie at *path* and below it, and when each changed last; nothing where that cannot be told."""
     try:
         all_of_it = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]

@@ -103,7 +103,7 @@ def test_the_manifest_says_of_each_artifact_what_it_is(tiny_checkpoint: Path, tm
         assert 0 < record.max_abs_error <= record.bound < 1e-3
         assert record.top1_agreement == 1
         assert record.cosine == pytest.approx(1)
-        assert record.num_images == 16
+        assert record.num_images == 12
 
 
 def test_the_files_on_disk_are_those_of_the_manifest_returned(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_as_many_images_are_read_as_the_plan_says(tiny_checkpoint: Path, tmp_pat
     manifest = export(loaded, tmp_path / "out", jobs(precisions=["fp32", "int8"]), images=read, gate=Gate(open=True))
     assert limits == [1000]
     assert {(a.precision, r.num_images) for a in manifest.artifacts for r in a.parity.values()} == {
-        ("fp32", 16),
+        ("fp32", 12),
         ("int8", 1000),
     }
 
@@ -163,7 +163,7 @@ def test_images_are_as_many_as_the_head_counts_that_devices_run_can_afford() -> 
     source, small = checkpoint.Checkpoint(model.state_dict(), info, Path("base"), "0" * 64), _device(heads=3)
     whole, cut = (planned(source, jobs(), (3, 12), [*devices]) for devices in ((), (small,)))
     assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 4})
-    assert (cut.heads, cut.num_images) == ((3,), {"fp32": 16})
+    assert (cut.heads, cut.num_images) == ((3,), {"fp32": 12})
     assert [write.heads for write in cut.writes] == [(3,)]
 
 

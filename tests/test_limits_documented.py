@@ -10,7 +10,7 @@ from hydra_export.bench import foreign
 from hydra_export.bundle import golden, sums
 from hydra_export.commands import choices, profile_fleet
 from hydra_export.data import datasets
-from hydra_export.mil import package
+from hydra_export.mil import proto
 from hydra_export.mil.program import Limits
 from hydra_export.targets.tflite import reader
 from hydra_export.train import record
@@ -33,7 +33,7 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         "paths in": [f"{files._LONGEST_PATH:,} letters", f"{files._DEEPEST_PATH} names of {files._LONGEST_NAME} bytes"],
         ".onnx": [f"{protobuf.FEW_FIELDS:,} fields", f"every {protobuf._BYTES_PER_FIELD} bytes"],
         ".tflite": [f"{reader._FEW_ITEMS:,} entries", f"{reader._MOST_ITEMS:,} in all"],
-        "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{package._FEW_FIELDS:,} fields"],
+        "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{proto.FEW_FIELDS:,} fields"],
         "--labels": [f"{choices._LABELS_BYTES // MIB} MiB", f"{choices._MOST_LABELS:,} lines"],
         "`profile fleet`": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
         "idx": [f"{datasets._IDX_BYTES // MIB} MiB"],

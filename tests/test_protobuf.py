@@ -67,3 +67,25 @@ def test_the_messages_of_other_formats_are_counted_too() -> None:
     program = model.DESCRIPTOR.fields_by_name["mlProgram"].number
     with pytest.raises(ValueError, match="says more"):
         protobuf.check_size(_field(program, b"\x12\x00" * 200_000), model.DESCRIPTOR)
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (b"\x98\x06\x01", 99),  # no such field
+        (b"\x0a\x01\x00", 1),  # the specification's version as a text
+        (_field(2, b"\x0d\x00\x00\x00\x00"), 1),  # a float where the inputs are
+        (_field(2, _field(1, _field(3, _field(5, b"\x09" + bytes(8))))), 1),  # a double where a shape's numbers are
+    ],
+)
+def test_what_is_none_of_a_messages_fields_can_be_refused(content: bytes, field: int) -> None:
+    descriptor = model_class().DESCRIPTOR
+    protobuf.check_size(content, descriptor)
+    with pytest.raises(ValueError, match=rf"uses field {field} of \w+, which is not understood here"):
+        protobuf.check_size(content, descriptor, known_only=True)
+
+
+def test_numbers_side_by_side_or_one_by_one_are_known() -> None:
+    descriptor = model_class().DESCRIPTOR
+    for numbers in (b"\x0a\x02\x01\x02", b"\x08\x01\x08\x02"):  # a shape, packed and not
+        protobuf.check_size(_field(2, _field(1, _field(3, _field(5, numbers)))), descriptor, known_only=True)

@@ -48,7 +48,7 @@ def measured(
     records: dict[str, dict[int, parity.ParityRecord]] = {artifact.path: {} for artifact in artifacts}
     references: dict[int, dict[Precision, parity.Reference]] = {k: {} for k in plan.heads}
     agreed = np.ones(len(sample.pixels["fp32"]), np.bool_)
-    listed = [(k, artifact) for k in plan.heads for artifact in artifacts if k in artifact.heads]
+    listed = [(k, artifact) for artifact in artifacts for k in artifact.heads]
     outputs = [
         runs.of(artifact, k, folder, _runtimes(plan, artifact), len(sample.pixels[artifact.spec.precision]))
         for k, artifact in listed

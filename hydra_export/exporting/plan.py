@@ -17,8 +17,8 @@ from hydra_export.target import Artifact, Precision
 
 # All runs of all artifacts together may take so much: seconds, whatever is exported. A wrong graph is wrong on any
 # image; the accuracy of int8, which takes so much at the largest head count, needs more of them.
-_PROOF_MACS, _GATE_MACS = 3e11, 4e12
-_PROOF_IMAGES, _GATE_IMAGES = range(4, 17), range(64, 1001)
+_PROOF_MACS, _GATE_MACS = 2e11, 4e12
+_PROOF_IMAGES, _GATE_IMAGES = range(4, 13), range(64, 1001)
 _REFERENCES = 3  # what float32 and float64 of PyTorch take, in runs of an artifact
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 

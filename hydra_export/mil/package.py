@@ -12,19 +12,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hydra_export import files, protobuf
+from hydra_export import files
 from hydra_export.errors import BadInput, CheckFailed, Unreadable
 from hydra_export.mil.constants import read_constant
 from hydra_export.mil.evaluate import Compute, Inputs, evaluate
 from hydra_export.mil.program import Function, Limits, read_function, unique
-from hydra_export.mil.proto import model_class, parse_model
+from hydra_export.mil.proto import parse_model
 from hydra_export.mil.types import DictionaryType, InvalidProgram, TensorType
 from hydra_export.mil.weights import WeightFile
 
 # Specification versions of ML Programs, by the iOS release that brought them.
 SPECIFICATIONS = {6: 15, 7: 16, 8: 17, 9: 18}
 _MANIFEST_BYTES = 2**20
-_FEW_FIELDS = 1_200_000  # 24 blocks at 16 head counts, a function each; protobuf makes 60 bytes of an empty message
 _ELEMENTS_AT_ONCE = 2**26  # of several runs side by side: 256 MiB
 ARRAY_DTYPES = {65552: "fp16", 65568: "fp32", 131104: "int32"}
 COLOR_SPACES = {10: ("grey", 1), 20: ("rgb", 3), 30: ("bgr", 3)}
@@ -179,12 +178,7 @@ class _Folder:
         )
 
     def _model(self) -> Any:
-        content = self._read(self._model_path(), self.limits.spec_bytes)
-        try:
-            protobuf.check_size(content, model_class().DESCRIPTOR, _FEW_FIELDS)
-        except ValueError as error:
-            raise InvalidProgram(f"it is no Core ML model: {error}") from error
-        return parse_model(content)
+        return parse_model(self._read(self._model_path(), self.limits.spec_bytes))
 
     def _build_info(self, program: Any) -> dict[str, str]:
         attributes = unique(program.attributes, "attribute")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
 
 from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
+from hydra_export.unchanged import stamps
 
 _FATAL_ONLY = 4  # errors are raised
 
@@ -17,16 +19,11 @@ class OnnxSession:
     """An onnxruntime session on the CPU, with as many threads as it chooses unless *threads* says.
 
     Where the graph takes the head count as an input, ``heads`` is what it is given; it may be changed between runs.
+    Sessions of one file share what onnxruntime makes of it.
     """
 
     def __init__(self, path: Path, threads: int = 0, heads: int | None = None) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
-        options.intra_op_num_threads = threads
-        try:
-            self.runtime = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
+        self.runtime = _opened(path, threads)
         inputs, outputs = self.runtime.get_inputs(), self.runtime.get_outputs()
         takes_heads = [(info.name, info.type, info.shape) for info in inputs[1:]] == [("k", "tensor(int64)", [])]
         if not (len(inputs) == 1 or takes_heads) or [info.name for info in outputs] not in (["logits"], ["features"]):
@@ -52,3 +49,21 @@ class OnnxSession:
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot run {self.path}: {error}.") from error
         return np.asarray(logits)
+
+
+_open: WeakValueDictionary[object, ort.InferenceSession] = WeakValueDictionary()
+
+
+def _opened(path: Path, threads: int) -> ort.InferenceSession:
+    key = (path, threads, stamps(path))
+    if (already := _open.get(key)) is not None:
+        return already
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = threads
+    try:
+        opened = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckFailed(f"onnxruntime {ort.__version__} cannot load {path}: {error}.") from error
+    _open[key] = opened
+    return opened

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -84,18 +86,23 @@ def _tensorflow(opening: Opening) -> Call:
 
 def _signature_runner(interpreter: Any, opening: Opening) -> Call:
     """LiteRT and TensorFlow have the same interface."""
-    opened = interpreter(model_path=opening.path, num_threads=opening.threads or None)
-    opened.allocate_tensors()
-    by_signature = opened.get_signature_runner(opening.signature)
-    by_k = opened.get_signature_runner(opening.chooser) if opening.chooser else None
+    shared = _shared(opening, lambda: _allocated(interpreter(opening.path, num_threads=opening.threads or None)))
+    by_signature = shared.model.get_signature_runner(opening.signature)
+    by_k = shared.model.get_signature_runner(opening.chooser) if opening.chooser else None
 
     def call(image: Array, k: Array | None) -> Array:
-        if k is None:
-            return np.asarray(by_signature(image=image)[opening.output])
-        assert by_k is not None
-        return np.asarray(by_k(image=image, k=k)[opening.output])
+        with shared.lock:
+            if k is None:
+                return np.array(by_signature(image=image)[opening.output])
+            assert by_k is not None
+            return np.array(by_k(image=image, k=k)[opening.output])
 
     return call
+
+
+def _allocated(opened: Any) -> Any:
+    opened.allocate_tensors()
+    return opened
 
 
 def _litert_compiled(opening: Opening) -> Call:
@@ -104,7 +111,8 @@ def _litert_compiled(opening: Opening) -> Call:
     from ai_edge_litert.options import CpuOptions, Options  # type: ignore[import-untyped]
 
     options = Options(cpu_options=CpuOptions(num_threads=opening.threads))
-    model = CompiledModel.from_file(opening.path, options=options)
+    shared = _shared(opening, lambda: CompiledModel.from_file(opening.path, options=options))
+    model = shared.model
     shape = tuple(model.get_output_tensor_details(opening.signature)[opening.output]["shape"])
     buffers = {}
     for key in filter(None, (opening.signature, opening.chooser)):
@@ -114,13 +122,32 @@ def _litert_compiled(opening: Opening) -> Call:
 
     def call(image: Array, k: Array | None) -> Array:
         index, inputs, (output,) = buffers[opening.signature if k is None else opening.chooser]
-        inputs["image"].write(image)
-        if k is not None:
-            inputs["k"].write(k)
-        model.run_by_index(index, list(inputs.values()), [output])
-        return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
+        with shared.lock:
+            inputs["image"].write(image)
+            if k is not None:
+                inputs["k"].write(k)
+            model.run_by_index(index, list(inputs.values()), [output])
+            return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
 
     return call
+
+
+class _Shared:
+    """What a runtime made of a file, for all sessions of it; it runs one signature at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.lock = model, threading.Lock()
+
+
+_open: WeakValueDictionary[object, _Shared] = WeakValueDictionary()
+
+
+def _shared(opening: Opening, open_file: Callable[[], Any]) -> _Shared:
+    """What *open_file* makes of the file, once for all sessions that there are of it."""
+    key = (opening.runtime, opening.path, opening.threads, opening.stamp)
+    if (shared := _open.get(key)) is None:
+        shared = _open[key] = _Shared(open_file())
+    return shared
 
 
 _RUNTIMES: dict[str, Callable[[Opening], Call]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -345,3 +346,19 @@ def test_a_graph_whose_guard_was_changed_is_refused(
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CheckFailed, match=r"its head count is not guarded|it uses operators \['ArgMax'\]"):
         ONNX.lint(path)
+
+
+def test_sessions_of_one_file_share_what_onnxruntime_made_of_it_and_no_answers(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    artifacts = Case(targets.get("onnx"), "universal", "fp32").write(checkpoint, (1, 4), tmp_path / "out")
+    path, image = tmp_path / "out" / artifacts[0].path, given(checkpoint, artifacts[0].spec)
+    small, large = (OnnxSession(path, heads=k) for k in (1, 4))
+    assert small.runtime is large.runtime
+    once = small.run(image), large.run(image)
+    np.testing.assert_array_equal(small.run(image), once[0])
+    assert not np.allclose(*once)
+    assert OnnxSession(path, 1, 1).runtime is not small.runtime
+    os.utime(path, (1, 1))
+    assert OnnxSession(path, heads=1).runtime is not small.runtime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hydra_export import targets
 from hydra_export.errors import CheckFailed, UnknownName
 from hydra_export.target import ExportSpec
 from hydra_export.targets.tflite import session
-from tests.targets.conftest import MakeCheckpoint, given
+from tests.targets.conftest import Case, MakeCheckpoint, given
 from tests.targets.tflite.conftest import TFLITE, MakeFile
 
 RUNTIMES = [runtime.name for runtime in TFLITE.runtimes("fp32")]
@@ -79,6 +80,7 @@ def reader_extents(path: Path) -> list[tuple[int, int]]:
 def test_running_needs_no_torch_and_writes_nothing_to_the_terminal(written: MakeFile, runtime: str) -> None:
     program = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from hydra_export import targets
@@ -151,6 +153,7 @@ def test_the_number_of_threads_is_taken(written: MakeFile, make_checkpoint: Make
 def test_the_interpreter_has_as_many_threads_as_were_asked_for(written: MakeFile) -> None:
     program = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from hydra_export import targets
@@ -189,3 +192,16 @@ def test_a_runtime_that_died_is_a_failed_check_and_another_is_started(
     with pytest.raises(CheckFailed, match=r"litert-compiled with .*tiny-k2\.tflite was killed"):
         opened.run(image)
     np.testing.assert_array_equal(opened.run(image), before)
+
+
+def test_sessions_of_one_file_run_side_by_side(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    (artifact,) = Case(TFLITE, "universal", "fp32").write(checkpoint, (1, 4), tmp_path / "out")
+    image = given(checkpoint, artifact.spec, 40)
+    sessions = [TFLITE.load(tmp_path / "out" / artifact.path, k) for k in (1, 4)]
+    alone = [session.run(image) for session in sessions]
+    assert not np.allclose(*alone)
+    with ThreadPoolExecutor(2) as pool:
+        together = [[*pool.map(lambda session: session.run(image), sessions)] for _ in range(10)]
+    for answers in together:
+        np.testing.assert_array_equal(answers, alone)
