@@ -55,6 +55,11 @@ _FIRST_CALLS = 4  # at most before a board that slow is warm
 _STARTS_SECONDS, _BYTES_PER_SECOND, _GMACS_PER_SECOND, _MOST_LIMIT_SECONDS = 60.0, 5e6, 0.5, 3600.0
 
 
+# What the speed of products depends on, as Linux names it: how wide vectors are, and products of int8 and of bfloat16.
+_FLOAT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "bf16")
+INT8_FLAGS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
 class CannotRunError(Exception):
     """An artifact that a runtime here does not run, and why."""
 
@@ -87,11 +92,19 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
+        "cpu_flags": cpu_flags(),
         "cores": usable_cores(),
         "memory_mib": _memory_mib("MemTotal"),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "governor": governor or None,
     }
+
+
+def cpu_flags() -> list[str]:
+    """Those of its instruction sets that its speed depends on; none where the system does not list them."""
+    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    present = listed.group(1).split() if listed else []
+    return [flag for flag in (*_FLOAT_FLAGS, *INT8_FLAGS) if flag in present]
 
 
 def usable_cores() -> int:

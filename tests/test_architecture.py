@@ -68,6 +68,7 @@ def test_no_module_of_ours_is_imported_by_its_name_in_a_string() -> None:
 _NAMES_A_TARGET = {
     "mil/": "reads and runs the packages of one format, ours or not: public, and no part of a target",
     "data/snippets/": "programs for the readers of a bundle, one for several targets; each target lists its own",
+    "protobuf.py": "reads what that library writes, for whichever format",
     "doctor.py": "a key of the output of doctor --json is the name of a runtime",
     "commands/doctor.py": "the same",
 }

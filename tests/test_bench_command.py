@@ -15,6 +15,7 @@ from hydra_export import bench, bundle, profiles
 from hydra_export.bench import Report, Timing
 from hydra_export.bench.compare import Comparison
 from hydra_export.cli import main
+from hydra_export.commands import bench as command
 from hydra_export.errors import BadInput, CheckFailed
 
 Capture = pytest.CaptureFixture[str]
@@ -53,6 +54,26 @@ def refused(capsys: Capture, *arguments: str) -> str:
 
 
 # Timing
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "noted"),
+    [
+        (("avx2",), "int8", True),
+        (("avx2", "avx512_vnni"), "int8", False),
+        (("asimddp",), "int8", False),
+        (("avx2",), "fp32", False),
+        ((), "int8", False),  # which are there is not known
+    ],
+)
+def test_where_the_processor_has_nothing_for_int8_it_is_said(
+    report: Report, flags: tuple[str, ...], precision: str, noted: bool
+) -> None:
+    machine = msgspec.structs.replace(report.machine, cpu_flags=flags)
+    timings = tuple(msgspec.structs.replace(each, precision=precision) for each in report.timings)
+    changed = msgspec.structs.replace(report, machine=machine, timings=timings)
+    assert any("no instructions for it (VNNI" in note for note in command._notes(changed, [])) == noted
+    assert machine.name.endswith(f"({', '.join(flags)})") or not flags
 
 
 def test_the_table_fits_a_terminal_and_says_what_its_columns_mean(exported: Path, capsys: Capture) -> None:

@@ -229,3 +229,18 @@ def test_a_folder_for_a_board_replaces_its_own_kind_alone(every: Path, tmp_path:
     assert (tmp_path / "out/thesis.txt").exists()
     with pytest.raises(BadInput, match="holds nothing of what was asked for"):
         bench.write_standalone(every, tmp_path / "new", heads=(9,))
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("flags\t\t: fpu avx avx2 fma avx512f avx512_vnni\nbugs : x\n", ["avx2", "avx512f", "avx512_vnni"]),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", ["asimddp", "i8mm"]),
+        ("processor\t: 0\n", []),
+    ],
+)
+def test_the_instructions_that_speed_depends_on_are_listed(
+    monkeypatch: pytest.MonkeyPatch, text: str, flags: list[str]
+) -> None:
+    monkeypatch.setattr(board, "_text", lambda path: text if path == "/proc/cpuinfo" else "")
+    assert board.machine()["cpu_flags"] == flags

@@ -95,16 +95,23 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it was timed; *says* has the keys of a profile's ``[match]``."""
+    """Where it was timed; *says* has the keys of a profile's ``[match]``, *cpu_flags* what Linux calls instructions."""
 
     says: dict[str, tuple[str, ...]]
     system: str
     architecture: str
     python: str
+    cpu_flags: tuple[str, ...] = ()
     cores: int
     memory_mib: int | None
     load_average: float | None
     governor: str | None
+
+    @property
+    def name(self) -> str:
+        """What it calls itself, and the instructions that its speed depends on."""
+        own = next((values[0] for values in self.says.values() if values), f"{self.system} {self.architecture}")
+        return f"{own} ({', '.join(self.cpu_flags)})" if self.cpu_flags else own
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

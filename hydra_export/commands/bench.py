@@ -186,8 +186,9 @@ def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
     batches = sorted({timing.batch for timing in report.timings})
     images = "1 image" if batches == [1] else f"{' or '.join(map(str, batches))} images"
     threads = f"{' or '.join(map(str, counts))} thread{'s' if counts != [1] else ''}"
-    says = next(iter(report.machine.says.values()), ("this machine",))[0]
-    return f"{manifest.model.name} on {says}: {threads}, {images} a call, {report.runs} runs taking turns"
+    return (
+        f"{manifest.model.name} on {report.machine.name}: {threads}, {images} a call, {report.runs} runs taking turns"
+    )
 
 
 def _table(manifest: Manifest, report: Report) -> Table:
@@ -220,6 +221,8 @@ _NOISE = {
 
 
 def _notes(report: Report, left_out: list[str]) -> list[str]:
+    from hydra_export import board
+
     notes = ["load: without the runtime's own start. peak: of the process that ran it alone."]
     found = [told for word, told in _NOISE.items() if any(word in timing.noise for timing in report.timings)]
     notes += [f"noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
@@ -228,6 +231,10 @@ def _notes(report: Report, left_out: list[str]) -> list[str]:
         for timing in _worst_rounding(report)
     ]
     notes += [f"{one.runtime} does not run {one.path}: {_first_line(one.why)}" for one in report.failed]
+    flags = report.machine.cpu_flags
+    if flags and not {*board.INT8_FLAGS} & {*flags} and any(one.precision == "int8" for one in report.timings):
+        lacking = "no instructions for it (VNNI, AMX, dot products)"
+        notes += [f"int8: this processor has {lacking}; where there are, it gains more."]
     return notes + ([f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else [])
 
 

@@ -83,18 +83,12 @@ def of_report(report: Report, origin: Path, products: Iterable[Product]) -> Iter
         yield derived(
             Measurement,
             first,
-            where=machine(report),
+            where=report.machine.name,
             origin=str(origin),
             date=report.date,
             fixed=first.path in fixed,
             moments=tuple(_moment(timing) for timing in sorted(timings, key=lambda t: t.heads)),
         )
-
-
-def machine(report: Report) -> str:
-    """What the machine of a bench file is called."""
-    name = next((values[0] for values in report.machine.says.values() if values), "")
-    return name or f"{report.machine.system} {report.machine.architecture}"
 
 
 def _moment(timing: Timing) -> Moment:
