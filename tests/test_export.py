@@ -152,7 +152,7 @@ def test_as_many_images_are_read_as_the_plan_says(tiny_checkpoint: Path, tmp_pat
     manifest = export(loaded, tmp_path / "out", jobs(precisions=["fp32", "int8"]), images=read, gate=Gate(open=True))
     assert limits == [1000]
     assert {(a.precision, r.num_images) for a in manifest.artifacts for r in a.parity.values()} == {
-        ("fp32", 12),
+        ("fp32", 120),  # ten times as many of one's own
         ("int8", 1000),
     }
 
@@ -164,6 +164,7 @@ def test_images_are_as_many_as_the_head_counts_that_devices_run_can_afford() -> 
     whole, cut = (planned(source, jobs(), (3, 12), [*devices]) for devices in ((), (small,)))
     assert (whole.heads, whole.num_images) == ((3, 12), {"fp32": 4})
     assert (cut.heads, cut.num_images) == ((3,), {"fp32": 12})
+    assert planned(source, jobs(), (3, 12), (), own_images=True).num_images == {"fp32": 26}
     assert [write.heads for write in cut.writes] == [(3,)]
 
 

@@ -78,7 +78,7 @@ def export(
         OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
-    plan = planned(checkpoint, listed or _default(), heads, devices, verify_with)
+    plan = planned(checkpoint, listed or _default(), heads, devices, verify_with, images is not None)
     sample = sampled(plan, images, gate or Gate())
     with _written(Path(out), zipped, checkpoint.info.name) as folder, Runs(sample.given(plan)) as runs:
         artifacts = conversion.written(

@@ -19,6 +19,7 @@ from hydra_export.target import Artifact, Precision
 # image; the accuracy of int8, which takes so much at the largest head count, needs more of them.
 _PROOF_MACS, _GATE_MACS = 2e11, 4e12
 _PROOF_IMAGES, _GATE_IMAGES = range(4, 13), range(64, 1001)
+_OWN_IMAGES = 10  # times as much for images of the user's own, who wants to see what becomes of them
 _REFERENCES = 3  # what float32 and float64 of PyTorch take, in runs of an artifact
 _FILE_STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # every file's name starts with the model's
 
@@ -60,6 +61,7 @@ def planned(
     heads: Sequence[int],
     devices: Sequence[DeviceEntry],
     verify_with: Sequence[str] = (),
+    own_images: bool = False,
 ) -> Plan:
     """The plan for what ``export`` is asked for, whose arguments these are.
 
@@ -77,7 +79,7 @@ def planned(
     writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
     artifacts = [each for w in writes for each in w.job.target.planned(checkpoint, w.heads, w.job.spec)]
     num_runs = sum(len(artifact.heads) for artifact in artifacts)
-    num_images = _num_images(config, artifacts, verify_with)
+    num_images = _num_images(config, artifacts, verify_with, _OWN_IMAGES if own_images else 1)
     return Plan(checkpoint, heads, tuple(writes), num_runs, num_images, tuple(verify_with), tuple(devices))
 
 
@@ -89,7 +91,9 @@ def _run_by(devices: Sequence[DeviceEntry], heads: Sequence[int]) -> dict[str, t
     return {target: tuple(sorted(chosen)) for target, chosen in run.items()}
 
 
-def _num_images(config: HydraConfig, artifacts: Sequence[Artifact], further: Sequence[str]) -> dict[Precision, int]:
+def _num_images(
+    config: HydraConfig, artifacts: Sequence[Artifact], further: Sequence[str], times: int
+) -> dict[Precision, int]:
     """As many as the whole proof can afford; int8's share of right answers needs more of them."""
     largest = config.macs(max(k for artifact in artifacts for k in artifact.heads))
     of_an_image = sum(
@@ -97,7 +101,8 @@ def _num_images(config: HydraConfig, artifacts: Sequence[Artifact], further: Seq
         for each in artifacts
         for k in each.heads
     )
-    few = _affordable(_PROOF_MACS, of_an_image, _PROOF_IMAGES)
+    least, most = _PROOF_IMAGES[0], _PROOF_IMAGES[-1]
+    few = _affordable(times * _PROOF_MACS, of_an_image, range(least, times * most + 1))
     by_precision: dict[Precision, int] = {"fp32": few, **{each.spec.precision: few for each in artifacts}}
     if "int8" in by_precision:
         by_precision["int8"] = _affordable(_GATE_MACS, largest, _GATE_IMAGES)
