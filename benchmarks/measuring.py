@@ -1,20 +1,55 @@
-"""What the targets' benchmarks share: a model of ViT-B size, steps in processes of their own, interleaved runs."""
+"""What the benchmarks share: the processor, a model of ViT-B size, steps in processes of their own, interleaved runs."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 COMPARED = (3, 6, 12)
+# What decides how fast matrix products are, by the first word of the kernel's name for the architecture.
+FLAGS = {
+    "x86": ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"),
+    "arm": ("asimd", "asimddp", "i8mm", "sve"),
+}
+
+
+def environment(packages: Iterable[str] = ("torch", "onnxruntime")) -> str:
+    """The processor, its flags that matter, the cores that this process may use, its load, and versions of *packages*."""
+    cpuinfo = Path("/proc/cpuinfo")
+    fields = dict(
+        re.findall(r"^(\S[^\n\t:]*?)\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    )
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    wanted = FLAGS["arm" if platform.machine().startswith(("arm", "aarch")) else "x86"]
+    name = fields.get("model name") or f"part {fields.get('CPU part', 'unknown')}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"Processor: {name}, {platform.machine()}, {cores} cores, "
+        f"with {', '.join(flag for flag in wanted if flag in flags) or 'none of the flags'}, "
+        f"without {', '.join(flag for flag in wanted if flag not in flags) or 'none'}; "
+        f"load {os.getloadavg()[0]:.1f}. {platform.system()}, Python {platform.python_version()}, "
+        + ", ".join(f"{package} {version(package)}" for package in packages)
+        + "."
+    )
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def make_checkpoint(path: Path) -> None:
@@ -64,6 +99,46 @@ def interleaved(calls: Mapping[str, Callable[[], np.ndarray]], runs: int) -> dic
     }
 
 
+def onnxruntime_session(path: Path, threads: int = 1) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls others have the cores
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_call(path: Path, image: np.ndarray, threads: int = 1) -> Callable[[], np.ndarray]:
+    session = onnxruntime_session(path, threads)
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image})[0]
+
+
+def litert_call(path: Path, image: np.ndarray, threads: int = 1) -> Callable[[], np.ndarray]:
+    """*image* in the layout of the file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    opened = Interpreter(str(path), num_threads=threads)
+    opened.allocate_tensors()
+    (given,), (result,) = opened.get_input_details(), opened.get_output_details()
+    image = np.ascontiguousarray(image)
+
+    def call() -> np.ndarray:
+        opened.set_tensor(given["index"], image)
+        opened.invoke()
+        return opened.get_tensor(result["index"])
+
+    return call
+
+
+def spent(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of one call: on the clock, and of all cores."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
 def memory_bytes(field: str) -> int:
     """A figure of this process's memory, as Linux calls it: VmRSS now, VmHWM at most."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -82,5 +157,5 @@ def isolated(program: str, work: Path, *step: str) -> Any:
     """Runs one step of *program* in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     arguments = [sys.executable, program, "--work", str(work), "--step", *step]
-    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
