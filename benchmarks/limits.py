@@ -53,7 +53,7 @@ class Case:
     threads: int
     precision: str = "fp32"
 
-    def image_BCHW(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         return np.random.default_rng(0).standard_normal((self.batch, 3, 224, 224), np.float32)
 
 
@@ -81,9 +81,8 @@ def load_peak(_path: Path, case: Case) -> tuple[Call, float]:
     turns = 10**6
     pool = ThreadPoolExecutor(case.threads)
     done = case.threads * turns * 10 * compiled.lanes()
-    return lambda: list(pool.map(lambda _: compiled.sums(turns, 1e-3), range(case.threads))), macs(
-        products(case)
-    ) / done
+    scale = macs(products(case)) / done
+    return lambda: list(pool.map(lambda _: compiled.sums(turns, 1e-3), range(case.threads))), scale
 
 
 def load_gemm(path: Path, case: Case) -> tuple[Call, float]:

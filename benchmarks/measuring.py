@@ -1,4 +1,4 @@
-"""What the benchmarks share: the processor, a model of ViT-B size, steps in processes of their own, interleaved runs."""
+"""What the benchmarks share: the processor, a ViT-B, steps in processes of their own, interleaved runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = {
 
 
 def environment(packages: Iterable[str] = ("torch", "onnxruntime")) -> str:
-    """The processor, its flags that matter, the cores that this process may use, its load, and versions of *packages*."""
+    """The processor, which of its FLAGS it has, the cores this process may use, the load, versions of *packages*."""
     cpuinfo = Path("/proc/cpuinfo")
     fields = dict(
         re.findall(r"^(\S[^\n\t:]*?)\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)

@@ -5,8 +5,8 @@
         [--only onnx,tflite,dynamo] [--rounds 10] [--seconds 0.2] [--cores 0,1] [--markdown]
     python benchmarks/peers.py --work FOLDER --heads 3 --batches 1 --threads 1 --only onnx,tflite,dynamo     # a minute
 
-Each contestant is a process of its own that loads its file once, is pinned to as many cores as it has threads, and times
-a few runs in each round; the rounds go over all contestants, so that a busy machine is busy for all. Ratios are medians
+Each contestant is a process of its own that loads its file once, is pinned to as many cores as it has threads, and
+times a few runs in each round. Rounds go over all contestants, so that a busy machine is busy for all. Ratios are medians
 over the rounds of the time over that of our ONNX file in fp32: CPU time of the whole process with one thread, time on
 the clock with more. What is not installed is skipped, what fails or crashes is named in its row. Exported files stay in
 FOLDER and are used again (ExecuTorch's take minutes), as long as they were written by the same versions.
@@ -16,6 +16,7 @@ MNN is left out: its converter installs telemetry.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -40,6 +41,7 @@ from measuring import (
     isolated,
     make_checkpoint,
     memory_bytes,
+    spent,
     version,
 )
 
@@ -121,7 +123,7 @@ class Process:
         # Compiled anew each time, so that the load is the user's first one.
         settings = {**os.environ, **threads, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         step = ("serve", name, *map(str, (case.heads, case.batch, case.threads, case.precision, path, "-")))
-        self.stderr = tempfile.TemporaryFile("w+")
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self.popen = subprocess.Popen(
             ["taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__, "--work", work, "--step", *step],
             stdin=subprocess.PIPE,
@@ -143,10 +145,8 @@ class Process:
 
     def run(self, runs: int) -> list[tuple[float, float]]:
         assert self.popen.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the answer says why
             print(runs, file=self.popen.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the answer says why
         return self.answer()
 
     def close(self) -> None:
@@ -258,9 +258,7 @@ def report(work: Path, asked: argparse.Namespace) -> None:
             load = os.getloadavg()[0]
             found = {k: measured(work, keys, Case(k, batch, threads), asked) for k in asked.heads}
             listed = " / ".join(map(str, asked.heads))
-            print(
-                f"\nBatch {batch}, threads {threads}, k = {listed}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after."
-            )
+            print(f"\nBatch {batch}, threads {threads}, k = {listed}; load {load:.1f} to {os.getloadavg()[0]:.1f}.")
             for k, rows in found.items():
                 seconds = rows["peak", "fp32"].least
                 rate = 2e-9 * macs(products(Case(k, batch, threads))) / seconds
