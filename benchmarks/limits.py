@@ -33,7 +33,7 @@ typedef float vector __attribute__((vector_size(BYTES)));
 float sums(long turns, float start) {
     vector s[10], a = {0}, b = {0};
     a += start, b += 1 - start;
-    for (int i = 0; i < 10; i++) s[i] = a * i;
+    for (int i = 0; i < 10; i++) s[i] = a * (float)i;
     for (long turn = 0; turn < turns; turn++)
 #pragma GCC unroll 10
         for (int i = 0; i < 10; i++) s[i] = s[i] * b + a;
@@ -78,7 +78,7 @@ def load_peak(_path: Path, case: Case) -> tuple[Call, float]:
         subprocess.run(["cc", *options, "-o", library, source], check=True)
         compiled = ctypes.CDLL(str(library))
     compiled.sums.argtypes, compiled.sums.restype = (ctypes.c_long, ctypes.c_float), ctypes.c_float
-    turns = 10**6
+    turns = 10**7
     pool = ThreadPoolExecutor(case.threads)
     done = case.threads * turns * 10 * compiled.lanes()
     scale = macs(products(case)) / done

@@ -6,7 +6,7 @@
     python benchmarks/peers.py --work FOLDER --heads 3 --batches 1 --threads 1 --only onnx,tflite,dynamo     # a minute
 
 Each contestant is a process of its own that loads its file once, is pinned to as many cores as it has threads, and
-times a few runs in each round. Rounds go over all contestants, so that a busy machine is busy for all. Ratios are medians
+times a few runs in each round; rounds go over all contestants, so that a busy machine is busy for all. Ratios are medians
 over the rounds of the time over that of our ONNX file in fp32: CPU time of the whole process with one thread, time on
 the clock with more. What is not installed is skipped, what fails or crashes is named in its row. Exported files stay in
 FOLDER and are used again (ExecuTorch's take minutes), as long as they were written by the same versions.
