@@ -18,30 +18,34 @@ from typing import Any
 import numpy as np
 
 COMPARED = (3, 6, 12)
-# What decides how fast matrix products are, by the first word of the kernel's name for the architecture.
+# What decides how fast matrix products are, as Linux names it.
 FLAGS = {
-    "x86": ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"),
-    "arm": ("asimd", "asimddp", "i8mm", "sve"),
+    "flags": ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"),
+    "Features": ("asimd", "asimddp", "i8mm", "sve"),  # ARM's
 }
 
 
-def environment(packages: Iterable[str] = ("torch", "onnxruntime")) -> str:
-    """The processor, which of its FLAGS it has, the cores this process may use, the load, versions of *packages*."""
+def processor(cpuinfo: str) -> str:
+    """The first processor of */proc/cpuinfo*: its model, and which of FLAGS it has and lacks."""
+    fields = dict(reversed(re.findall(r"^(\S[^\n\t:]*?)\s*: (.*)$", cpuinfo, re.MULTILINE)))
+    name = fields.get("model name") or f"model unknown (part {fields.get('CPU part', 'unknown')})"
+    for field, wanted in FLAGS.items():
+        if field in fields:
+            has = [flag for flag in wanted if flag in fields[field].split()]
+            lacks = [flag for flag in wanted if flag not in has]
+            return f"{name}, with {', '.join(has) or 'none'}, without {', '.join(lacks) or 'none'}"
+    return f"{name}, flags unknown"
+
+
+def environment(packages: Iterable[str]) -> str:
+    """The processor, the cores that this process may use, the load, and versions of *packages*."""
     cpuinfo = Path("/proc/cpuinfo")
-    fields = dict(
-        re.findall(r"^(\S[^\n\t:]*?)\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    )
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    wanted = FLAGS["arm" if platform.machine().startswith(("arm", "aarch")) else "x86"]
-    name = fields.get("model name") or f"part {fields.get('CPU part', 'unknown')}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
+    here = processor(cpuinfo.read_text() if cpuinfo.exists() else "")
     return (
-        f"Processor: {name}, {platform.machine()}, {cores} cores, "
-        f"with {', '.join(flag for flag in wanted if flag in flags) or 'none of the flags'}, "
-        f"without {', '.join(flag for flag in wanted if flag not in flags) or 'none'}; "
-        f"load {os.getloadavg()[0]:.1f}. {platform.system()}, Python {platform.python_version()}, "
-        + ", ".join(f"{package} {version(package)}" for package in packages)
-        + "."
+        f"Processor: {here}; {platform.machine()}, {cores} cores, "
+        f"load {os.getloadavg()[0]:.1f}. {platform.system()}, {', '.join(versions)}."
     )
 
 

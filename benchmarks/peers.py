@@ -6,11 +6,11 @@
     python benchmarks/peers.py --work FOLDER --heads 3 --batches 1 --threads 1 --only onnx,tflite,dynamo     # a minute
 
 Each contestant is a process of its own that loads its file once, is pinned to as many cores as it has threads, and
-times a few runs in each round; rounds go over all contestants, so that a busy machine is busy for all. Ratios are medians
-over the rounds of the time over that of our ONNX file in fp32: CPU time of the whole process with one thread, time on
-the clock with more. What is not installed is skipped, what fails or crashes is named in its row. Exported files stay in
-FOLDER and are used again (ExecuTorch's take minutes), as long as they were written by the same versions.
-MNN is left out: its converter installs telemetry.
+times a few runs in each round; rounds go over all contestants, so that a busy machine is busy for all. Ratios are
+medians over the rounds of the time over that of our ONNX file in fp32: CPU time of the whole process with one thread,
+time on the clock with more. What is not installed is skipped, what fails or crashes is named in its row. Exported files
+stay in FOLDER and are used again (ExecuTorch's take minutes), as long as they were written by the same versions.
+Results: docs/comparison.md. MNN is left out: its converter installs telemetry.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ class Process:
         if not line:
             status = self.popen.wait()
             self.stderr.seek(0)
-            raise Ended("", status, self.stderr.read())
+            ended = Ended("", status, self.stderr.read())
+            self.close()
+            raise ended
         return json.loads(line)
 
     def run(self, runs: int) -> list[tuple[float, float]]:
@@ -150,7 +152,12 @@ class Process:
         return self.answer()
 
     def close(self) -> None:
-        self.popen.communicate()
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it is gone already
+            self.popen.stdin.close()
+        self.popen.wait()
+        self.popen.stdout.close()
         self.stderr.close()
 
 
@@ -169,6 +176,7 @@ class Row:
 
 
 def opened(work: Path, name: str, case: Case, cores: Sequence[int], new: set[Path]) -> Row:
+    print(f"k = {case.heads}, batch {case.batch}, threads {case.threads}: {name} {case.precision}", file=sys.stderr)
     try:
         path = written(work, CONTESTANTS[name].file, case, new)
         export = json.loads(path.with_suffix(".json").read_text())["cpu_seconds"]
@@ -202,6 +210,8 @@ def measured(work: Path, names: Sequence[tuple[str, str]], case: Case, asked: ar
     for row in rows.values():
         if row.process is not None:
             row.process.close()
+    if rows["onnx", "fp32"].ended:
+        sys.exit(f"Our ONNX file, against which all is held, {rows['onnx', 'fp32'].ended}")
     return rows
 
 
@@ -221,7 +231,8 @@ def table(found: dict[int, dict[Any, Row]], keys: Sequence[tuple[str, str]]) -> 
             base, peak, loaded = found[k]["onnx", "fp32"], found[k]["peak", "fp32"], row.process.loaded
             cells[0].append(f"{row.over(base):.2f}")
             cells[1].append(f"{row.least / base.least:.2f}")
-            cells[2].append(f"{peak.least / row.least:.0%}")
+            if contestant is not CONTESTANTS["memory"]:
+                cells[2].append("?" if peak.ended else f"{peak.least / row.least:.0%}")
             if not contestant.limit:
                 cells[3].append(f"{loaded['error']:.0e}")
                 cells[4].append(f"{loaded['resident'] / 1e6:.0f}")
@@ -260,10 +271,12 @@ def report(work: Path, asked: argparse.Namespace) -> None:
             listed = " / ".join(map(str, asked.heads))
             print(f"\nBatch {batch}, threads {threads}, k = {listed}; load {load:.1f} to {os.getloadavg()[0]:.1f}.")
             for k, rows in found.items():
-                seconds = rows["peak", "fp32"].least
-                rate = 2e-9 * macs(products(Case(k, batch, threads))) / seconds
-                base = rows["onnx", "fp32"]
-                print(f"k = {k}: FMA peak {rate:.0f} GFLOP/s; our ONNX {1e3 * base.least:.1f} ms at least.")
+                peak, base = rows["peak", "fp32"], rows["onnx", "fp32"]
+                if not peak.ended:
+                    rate = 2e-9 * macs(products(Case(k, batch, threads))) / peak.least
+                    print(f"k = {k}: FMA peak {rate:.0f} GFLOP/s")
+                if not asked.markdown:  # a time says nothing of another machine
+                    print(f"k = {k}: our ONNX takes {1e3 * base.least:.1f} ms at least")
             print(flush=True)
             show(table(found, keys), asked.markdown)
 
