@@ -78,7 +78,7 @@ def written(work: Path, name: str, case: Case, new: set[Path]) -> Path:
     Our own are written in every run.
     """
     file = FILES[name]
-    source = written(work, file.source, case, new) if file.source else Path()
+    source = written(work, file.source, replace(case, precision="fp32"), new) if file.source else Path()
     stem = f"{name}-k{case.heads}-b{case.batch}-{case.precision}"
     path = work / f"{stem}-{version(file.package)}.{file.suffix}"
     report = path.with_suffix(".json")
