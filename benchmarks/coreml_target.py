@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, isolated, make_checkpoint, memory_bytes, restart_memory_peak
+from measuring import COMPARED, environment, isolated, make_checkpoint, memory_bytes, restart_memory_peak
 
 
 def step_write(work: Path, k: int) -> dict[str, float]:
@@ -92,6 +92,7 @@ def step_evaluate(work: Path, k: int) -> dict[str, float]:
 
 def report(work: Path) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
+    print(environment(("torch", "coremltools")), end="\n\n")
     make_checkpoint(work / "vit-b.safetensors")
     size = (work / "vit-b.safetensors").stat().st_size
     print(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, isolated, make_checkpoint, memory_bytes, restart_memory_peak
+from measuring import COMPARED, environment, isolated, make_checkpoint, memory_bytes, restart_memory_peak
 
 EVERY = tuple(range(3, 13))
 LISTS = {"3, 6, 12": COMPARED, "3..12": EVERY}
@@ -119,6 +119,7 @@ def _size(package: Path) -> int:
 
 def report(work: Path) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
+    print(environment(("torch", "coremltools")), end="\n\n")
     make_checkpoint(work / "vit-b.safetensors")
     model = (work / "vit-b.safetensors").stat().st_size
     print("| universal | bytes | over k = 12 alone | seconds | memory | seconds of lint |\n|---|---|---|---|---|---|")

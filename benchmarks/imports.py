@@ -14,10 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cases are the tests' own
 
+from measuring import environment
+
 from tests.importing.cases import cases, outcome
 
 
 def main() -> None:
+    print(environment(("torch", "timm")), end="\n\n")
     ends: dict[str, int] = {}
     print("| checkpoint | end | error | assumed, or the reason |\n|---|---|---|---|")
     for case in cases():

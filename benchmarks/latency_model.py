@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--work", type=Path, help="kept, and used again where it holds the bundles")
     asked = parser.parse_args()
+    print(measuring.environment(("onnxruntime",)))
     with tempfile.TemporaryDirectory() as temporary:
         work = asked.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)

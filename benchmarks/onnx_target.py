@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, interleaved, isolated, make_checkpoint, memory_bytes, restart_memory_peak
+from measuring import (
+    COMPARED,
+    environment,
+    interleaved,
+    isolated,
+    make_checkpoint,
+    memory_bytes,
+    onnxruntime_session,
+    restart_memory_peak,
+)
 
 HEADS = tuple(range(3, 13))
 # Folder: graph kind, weight files, head counts.
@@ -104,7 +113,7 @@ def step_opsets(work: Path) -> dict[str, float]:
 
 def step_latency(work: Path, k: int, names: list[str], runs: int) -> dict[str, Any]:
     """CPU time over the first of *names*, interleaved: median of the ratios, and the largest difference of logits."""
-    sessions = {name: _session(_path(work, name, k)) for name in names}
+    sessions = {name: onnxruntime_session(_path(work, name, k)) for name in names}
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     return interleaved({name: _call(session, image) for name, session in sessions.items()}, runs)
 
@@ -116,7 +125,7 @@ def step_session(work: Path, k: int, name: str) -> dict[str, float]:
 
     before = memory_bytes("VmRSS")
     start = time.perf_counter()
-    session = _session(_path(work, name, k))
+    session = onnxruntime_session(_path(work, name, k))
     seconds = time.perf_counter() - start
     _call(session, image)()
     return {
@@ -132,15 +141,6 @@ def _path(work: Path, name: str, k: int) -> Path:
     return work / name / f"vit-b{'-shared' if name.startswith('shared') else ''}-k{k}.onnx"
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def _call(session: Any, image: np.ndarray) -> Callable[[], Any]:
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})[0]
@@ -152,6 +152,7 @@ def _bytes(folder: Path) -> int:
 
 def report(work: Path, runs: int) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
+    print(environment(("torch", "timm", "onnx", "onnxruntime")), end="\n\n")
     make_checkpoint(work / "vit-b.safetensors")
     size = (work / "vit-b.safetensors").stat().st_size
     written = {folder: isolated(__file__, work, "write", folder) for folder in LAYOUTS}

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, interleaved, isolated, make_checkpoint, memory_bytes
+from measuring import (
+    COMPARED,
+    environment,
+    interleaved,
+    isolated,
+    make_checkpoint,
+    memory_bytes,
+    onnxruntime_session,
+)
 
 EVERY = tuple(range(3, 13))
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -98,7 +106,7 @@ def step_latency(work: Path, k: int, runs: int) -> dict[str, Any]:
             for name in ("chosen", "fixed") if written.graph == "universal" else ("fixed",):
                 paths[f"{written.folder} {name}"] = _path(work, written, k, name)
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-    return interleaved({name: _call(_session(path), image, k) for name, path in paths.items()}, runs)
+    return interleaved({name: _call(onnxruntime_session(path), image, k) for name, path in paths.items()}, runs)
 
 
 def step_session(work: Path, path: str, heads: list[int]) -> dict[str, float]:
@@ -108,7 +116,7 @@ def step_session(work: Path, path: str, heads: list[int]) -> dict[str, float]:
 
     before = memory_bytes("VmRSS")
     start = time.perf_counter()
-    session = _session(work / path)
+    session = onnxruntime_session(work / path)
     seconds = time.perf_counter() - start
     for k in heads:
         _call(session, image, k)()
@@ -129,15 +137,6 @@ def _path(work: Path, written: Written, k: int, name: str) -> Path:
     return work / written.folder / f"{'-'.join(parts + precision)}.onnx"
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def _call(session: Any, image: np.ndarray, k: int) -> Callable[[], Any]:
     given: dict[str, Any] = {"image": image}
     if len(session.get_inputs()) == 2:
@@ -147,6 +146,7 @@ def _call(session: Any, image: np.ndarray, k: int) -> Callable[[], Any]:
 
 def report(work: Path, runs: int) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
+    print(environment(("torch", "onnxruntime")), end="\n\n")
     sizes = isolated(__file__, work, "write")
     proven = {k: isolated(__file__, work, "prove", str(k)) for k in COMPARED}
     _report_proof(proven)

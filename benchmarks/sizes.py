@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from measuring import make_checkpoint
+from measuring import environment, make_checkpoint
 
 from hydra_export import checkpoint, targets
 from hydra_export.errors import BadInput
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default=",".join(targets.names()))
     chosen = parser.parse_args().targets.split(",")
+    print(environment(()), end="\n\n")
     print("| target | graph kind | precision | heads | on disk | over k = 12 | smallest | next | largest |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

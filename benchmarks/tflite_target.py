@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, interleaved, isolated, make_checkpoint, memory_bytes, restart_memory_peak
+from measuring import (
+    COMPARED,
+    environment,
+    interleaved,
+    isolated,
+    litert_call,
+    make_checkpoint,
+    memory_bytes,
+    onnxruntime_call,
+    restart_memory_peak,
+)
 
 
 def step_write(work: Path, target_name: str, k: int) -> dict[str, float]:
@@ -63,41 +73,16 @@ def step_latency(work: Path, k: int, runs: int) -> dict[str, Any]:
     """Everything that was written for *k*."""
     image_BCHW = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     calls = {
-        "litert-torch": _interpreter(work / "litert-torch" / f"vit-b-k{k}.tflite", image_BCHW),
-        "onnx": _onnxruntime(work / "onnx" / f"vit-b-k{k}.onnx", image_BCHW),
-        "tflite": _interpreter(work / "tflite" / f"vit-b-k{k}.tflite", image_BCHW.transpose(0, 2, 3, 1)),
+        "litert-torch": litert_call(work / "litert-torch" / f"vit-b-k{k}.tflite", image_BCHW),
+        "onnx": onnxruntime_call(work / "onnx" / f"vit-b-k{k}.onnx", image_BCHW),
+        "tflite": litert_call(work / "tflite" / f"vit-b-k{k}.tflite", image_BCHW.transpose(0, 2, 3, 1)),
     }
     return interleaved(calls, runs)
 
 
-def _interpreter(path: Path, image: np.ndarray) -> Callable[[], np.ndarray]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    opened = Interpreter(str(path), num_threads=1)
-    opened.allocate_tensors()
-    (given,), (result,) = opened.get_input_details(), opened.get_output_details()
-    image = np.ascontiguousarray(image)
-
-    def call() -> np.ndarray:
-        opened.set_tensor(given["index"], image)
-        opened.invoke()
-        return opened.get_tensor(result["index"])
-
-    return call
-
-
-def _onnxruntime(path: Path, image: np.ndarray) -> Callable[[], np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"image": image})[0]
-
-
 def report(work: Path, runs: int) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
+    print(environment(("torch", "onnxruntime", "ai-edge-litert", "litert-torch")), end="\n\n")
     make_checkpoint(work / "vit-b.safetensors")
     size = (work / "vit-b.safetensors").stat().st_size
     print(

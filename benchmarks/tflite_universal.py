@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import COMPARED, interleaved, isolated, make_checkpoint, memory_bytes
+from measuring import COMPARED, environment, interleaved, isolated, make_checkpoint, memory_bytes
 
 EVERY = tuple(range(3, 13))
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -155,7 +155,7 @@ def _interpreter(path: Path) -> Any:
 
 def report(work: Path, runs: int, peer: bool) -> None:
     """All steps, printed as the Markdown tables of benchmarks/README.md."""
-    print(f"Load of the machine before: {os.getloadavg()[0]:.1f}\n")
+    print(environment(("torch", "ai-edge-litert", "litert-torch")), end="\n\n")
     print("| file | bytes | over the k = 12 file | seconds |\n|---|---|---|---|")
     for precision in PRECISIONS:
         alone = isolated(__file__, work, "write", precision, "separate", _listed(EVERY), "1")

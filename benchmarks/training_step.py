@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import environment
 from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
     given = parser.parse_args()
+    print(environment(("torch", "timm")))
     torch.set_num_threads(1)
     image, label = torch.randn(given.batch, 3, 224, 224), torch.arange(given.batch)
     for k in HEADS:

@@ -14,6 +14,7 @@ import statistics
 from pathlib import Path
 
 import msgspec
+from measuring import environment
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.train import recipes, run
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--optimizers", default="plain,slices")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
+    print(environment(("torch",)))
     optimizers = {name: OPTIMIZERS[name] for name in given.optimizers.split(",")}
     measured: dict[int, dict[str, list[list[float]]]] = {}
     for budget in map(int, given.budgets.split(",")):
