@@ -99,6 +99,14 @@ class OnnxGraphBuilder(NodeBuilder):
             return self._quantized_linear(x_RD, weight, name)
         return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
 
+    def added_to_bias(self, x_RD: ir.Value, gemm: ir.Node, name: str) -> ir.Value:
+        """What *gemm* gives, plus *x_RD*: its bias has that added."""
+        bias = gemm.inputs[2]
+        assert bias is not None
+        gemm.replace_input_with(2, self.op("Add", [x_RD, bias], name))
+        self.nodes.insert(self.nodes.index(gemm), self.nodes.pop())
+        return gemm.outputs[0]
+
     def _quantized_linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
         """The same in integers: x is quantized as it comes, with one scale and zero point."""
         scope = name.removesuffix("/Gemm")
@@ -188,7 +196,13 @@ class OnnxEmitter(Operations[ir.Value]):
         return x_RD
 
     def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
-        """A sum."""
+        """A sum; at the end of the last block it goes in with the bias.
+
+        Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
+        widths for one thread on a processor with AVX2.
+        """
+        if place == f"blocks.{self.config.depth - 1}/mlp" and (gemm := y_RD.producer()) and gemm.op_type == "Gemm":
+            return self.g.added_to_bias(x_RD, gemm, f"{place}/residual/Add")
         return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
 
     def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -217,3 +217,16 @@ def test_the_last_block_is_computed_for_the_class_token_alone(make_checkpoint: M
     }
     num_rows = {i: shapes[f"blocks.{i}/mlp/fc1/Gemm"][0] for i in (0, 1)}
     assert num_rows == {0: 17, 1: 1}
+
+
+def test_what_comes_before_the_last_product_goes_in_with_its_bias(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """On a product, a bias and a sum one after another OpenVINO crashes there (see test_openvino, which is slow)."""
+    checkpoint = make_checkpoint()
+    last = f"blocks.{checkpoint.info.config.depth - 1}/mlp"
+    for model in written(checkpoint, (1, 4), tmp_path / "out", opset=17):
+        by_output = {node.output[0]: node for node in model.graph.node}
+        with_bias = by_output[by_output[f"{last}/fc2/Gemm"].input[2]]
+        assert (with_bias.op_type, with_bias.name) == ("Add", f"{last}/residual/Add")
+        assert {node.op_type for node in model.graph.node if f"{last}/fc2/Gemm" in node.input} == {"LayerNormalization"}
