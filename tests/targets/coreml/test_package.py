@@ -229,11 +229,11 @@ for path in sys.argv[1:]:
 @pytest.mark.slow
 def test_coremltools_reads_back_every_kind_of_package_and_infers_the_same_types(write: Write, tmp_path: Path) -> None:
     """Its reader infers the type of every operation anew, and raises where the file declares another."""
-    paths = []
+    paths: list[str] = []
     for ios, precision, image, classifier in itertools.product(
         (15, 16, 17, 18), TARGET.precisions, (False, True), (0, 1)
     ):
-        choices = {"ios": ios, "precision": precision, "classifier": bool(classifier)}
+        choices: dict[str, Any] = {"ios": ios, "precision": precision, "classifier": bool(classifier)}
         choices |= {"input": "image" if image else "tensor"}
         for graph in ("separate", "universal"):
             if offered(graph, **choices):
@@ -280,7 +280,12 @@ def spec(graph: GraphKind = "separate", precision: Precision = "fp16", **choices
 def convert(checkpoint: Any, out: Path, heads: Sequence[int], **choices: Any) -> None:
     """Writes in a process that nothing else was written in."""
     with Worker(package="tests") as worker:
-        arguments = {"path": str(checkpoint.path), "out": str(out), "heads": list(heads), "choices": choices}
+        arguments: dict[str, Any] = {
+            "path": str(checkpoint.path),
+            "out": str(out),
+            "heads": list(heads),
+            "choices": choices,
+        }
         worker.call(f"{__name__}:converted", **arguments)
         assert worker.output_tail() == ""
 

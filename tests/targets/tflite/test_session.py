@@ -200,7 +200,7 @@ def test_sessions_of_one_file_run_side_by_side(make_checkpoint: MakeCheckpoint, 
     image = given(checkpoint, artifact.spec, 40)
     sessions = [TFLITE.load(tmp_path / "out" / artifact.path, k) for k in (1, 4)]
     alone = [session.run(image) for session in sessions]
-    assert not np.allclose(*alone)
+    assert not np.allclose(alone[0], alone[1])
     with ThreadPoolExecutor(2) as pool:
         together = [[*pool.map(lambda session: session.run(image), sessions)] for _ in range(10)]
     for answers in together:
