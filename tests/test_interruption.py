@@ -19,7 +19,7 @@ import pytest
 from hydra_export import checkpoint
 from hydra_export.cli import main
 from hydra_export.exporting import export, jobs
-from tests.conftest import SOON, available_targets
+from tests.conftest import SOON, available_targets, children
 
 # Each takes the start of a process.
 KILLS = int(os.environ.get("HYDRA_EXPORT_INTERRUPTIONS", "8"))
@@ -88,6 +88,26 @@ def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing(number: int, bund
     assert err.startswith(b"error: Interrupted. "), err
     assert not out
     assert left - _OF_LIBRARIES <= {"tmp"} | ({"run"} if command[0] == "train" else set())
+
+
+# Ends of what an export has others do
+
+
+def test_where_the_process_that_runs_artifacts_dies_the_export_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    running = start(SCRIPT, "export", "--target", "onnx", "--json", place=tmp_path)
+    deadline = time.monotonic() + SOON
+    while not (workers := children(running.pid, "hydra_export.worker")):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.001)
+    os.kill(workers[0], signal.SIGKILL)
+    out, _err = running.communicate(timeout=SOON)
+    assert running.returncode == 1
+    error = json.loads(out)["error"]
+    assert error["message"].startswith("Running onnx/hydravit-fashion-mnist-k")
+    assert "was killed by SIGKILL" in error["message"]
+    left = {path.name for path in tmp_path.glob("*")} | {path.name for path in tmp_path.glob("tmp/*")}
+    assert left - _OF_LIBRARIES <= {"tmp"}
 
 
 # One moment each
