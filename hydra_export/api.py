@@ -279,6 +279,7 @@ def export(
         kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
     if kept:
         kept.check()
+    place = Path(out).absolute()  # the current folder may be what is replaced
     exporting.export(
         loaded,
         out,
@@ -294,7 +295,7 @@ def export(
     )
     if kept:
         kept.prune()
-    return Bundle(out)
+    return Bundle(place)
 
 
 def _fitting(

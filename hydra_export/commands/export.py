@@ -42,15 +42,16 @@ def export(
     from hydra_export import archive, files
 
     kept = _cache(cache) if cache is not None or (zip and not no_cache) else None
+    zipped = archive.beside(out) if zip else None
+    file = zipped.absolute() if zipped else Path()  # the current folder may be what is replaced
     manifest = run(checkpoint, choices or Choices(), out, kept, zip).manifest
     lines, reused = [], None
     if kept:
         reused = len(kept.reused)
         lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were verified."]
     found: dict[str, Any] = {"out": str(out), "archive": None, "reused": reused, "manifest": document(manifest)}
-    if zip:
-        zipped = archive.beside(out)
-        sha256, num_bytes = files.sha256(zipped), zipped.stat().st_size
+    if zipped:
+        sha256, num_bytes = files.sha256(file), file.stat().st_size
         found["archive"] = {"path": str(zipped), "bytes": num_bytes, "sha256": sha256}
         lines += [f"{zipped}: {size(num_bytes)}, SHA-256 {sha256}"]
     return Result(found, Group(shown(manifest, out), *lines))
