@@ -131,7 +131,7 @@ def test_options_that_do_not_fit_are_refused(capsys: Capture, exported: Path, ar
 def test_saved_times_answer_for_this_machine_and_leave_what_the_user_wrote(
     exported: Path, settings: Path, capsys: Capture
 ) -> None:
-    assert main(["bench", "--bundle", str(exported), "--runs", "5", "--save", "--json"]) == 0
+    assert main(["bench", str(exported), "--runs", "5", "--runtime", "onnxruntime", "--save", "--json"]) == 0
     saved = json.loads(capsys.readouterr().out)["saved"]
     assert Path(saved["file"]).parent == settings / "measured"
     assert saved["records"] == 2, "one per head count: separate before shared"
@@ -141,7 +141,7 @@ def test_saved_times_answer_for_this_machine_and_leave_what_the_user_wrote(
     answer = json.loads(capsys.readouterr().out)
     assert answer["device"]["recognised_by"]
     assert [(one["heads"], one["provenance"]) for one in answer["estimates"]] == [(2, "measured"), (4, "measured")]
-    assert main(["bench", "--bundle", str(exported), "--runs", "5", "--save"]) == 0
+    assert main(["bench", str(exported), "--runs", "5", "--runtime", "onnxruntime", "--save"]) == 0
     assert own.read_text().startswith("# mine"), "the user's own file is not touched"
     assert len(profiles.resolve()[saved["device"]].own) == 2, "times of the same are replaced"
 
@@ -240,7 +240,7 @@ def test_a_slower_median_alone_is_no_regression_where_the_fastest_call_is_as_fas
 
 def measured_again(exported: Path, written: Path) -> Path:
     new = written.with_name("new.json")
-    assert main(["bench", str(exported), "--runs", "8", "--out", str(new)]) == 0
+    assert main(["bench", str(exported), "--runs", "8", "--runtime", "onnxruntime", "--out", str(new)]) == 0
     assert len(bench.read(new).timings) == 4
     return new
 
