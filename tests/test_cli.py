@@ -858,7 +858,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str]) -> 
     assert not imported_by(heavy, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--target", "tfite"], ["--batch", "-1"], ["--max-drop", "2"]])
+@pytest.mark.parametrize("arguments", [["--target", "tfite"], ["--batch", "0"], ["--max-drop", "2"]])
 def test_what_is_mistyped_is_refused_before_pytorch_is_imported(arguments: list[str]) -> None:
     assert not imported_by({"torch", "timm", "onnxruntime"}, *arguments)
 

@@ -135,6 +135,7 @@ def _check(given: Choices) -> None:
 
     for name in listed_names("target", given.target):
         targets.get(name)
+    _batch(given.batch)
     Gate(max_drop=given.max_drop)  # refuses what is no number of points
     if "int8" not in (given.precision or "").split(","):
         for argument, value, default in (
