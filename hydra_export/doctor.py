@@ -225,9 +225,11 @@ def try_target(name: str, folder: str) -> dict[str, float]:
 
     target = targets.get(name)
     bundle = Path(folder) / "bundle"
-    export(tiny_checkpoint(Path(folder)), bundle, jobs([name], target.graphs[:1], target.precisions[:1]))
+    listed = jobs([name], target.graphs[:1], target.precisions[:1])
+    every = [runtime.name for runtime in target.runtimes(listed[0].spec.precision)]
+    export(tiny_checkpoint(Path(folder)), bundle, listed, verify_with=every)
     runtimes: dict[str, float] = {}
-    for run in verify(bundle):
+    for run in verify(bundle, verify_with=every):
         for runtime, error in run.record.runtimes.items():
             runtimes[runtime] = max(error, runtimes.get(runtime, 0.0))
     return runtimes

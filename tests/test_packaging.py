@@ -231,7 +231,7 @@ reveal_type(bundle.artifacts[0].target)
     good = run(*mypy, "consumer.py", place=tmp_path)
     assert good.returncode == 0, good.stdout
     assert 'note: Revealed type is "str"' in good.stdout.replace("builtins.", "")
-    (tmp_path / "consumer.py").write_text(consumer.replace("heads=[3]", 'heads="3"'))
+    (tmp_path / "consumer.py").write_text(consumer.replace("heads=[3]", "heads=3.5"))
     bad = run(*mypy, "consumer.py", place=tmp_path)
     assert bad.returncode == 1
     assert 'Argument "heads" to "export" has incompatible type' in bad.stdout
