@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file, normalised
+from hydra_export import checkpoint_file
 from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 from hydra_export.errors import BadInput
 from hydra_export.importing import sources, tensors
-from hydra_export.normalised import Weight
-from hydra_export.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from hydra_export.model import HydraViT
@@ -46,10 +44,6 @@ class Checkpoint:
         from hydra_export.model import HydraViT
 
         return HydraViT.of(CheckpointFile(self.info, self.state, self.path, self.sha256))
-
-    def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
-        """The normalised form of all parameters (see ``normalised.weights``)."""
-        return normalised.weights(self.info.config, self.state, pixels)
 
 
 def packaged_path() -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydra_export.network import Cut, Span
-from hydra_export.normalised import Weight
+from hydra_export.normalised import Weight, weights
 from hydra_export.target import ExportSpec, Precision
 
 if TYPE_CHECKING:
@@ -73,4 +73,4 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     subnormal.
     """
     pixels = checkpoint.info.preprocessing if spec.input == "image" and spec.precision != "fp16" else None
-    return checkpoint.normalised_weights(pixels)
+    return weights(checkpoint.info.config, checkpoint.state, pixels)

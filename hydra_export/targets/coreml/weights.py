@@ -37,8 +37,10 @@ class Weights:
     """
 
     def __init__(self, checkpoint: Checkpoint, spec: ExportSpec) -> None:
+        from hydra_export import normalised
+
         self.config, self._name = checkpoint.info.config, checkpoint.info.name
-        self._normalised = checkpoint.normalised_weights()
+        self._normalised = normalised.weights(self.config, checkpoint.state)
         self._quantized = spec.precision == "int8"
         self.dtype: type[np.float16 | np.float32] = np.float32 if spec.precision == "fp32" else np.float16
 
