@@ -1,0 +1,5 @@
+"""What bundles say of Core AI artifacts."""
+
+from hydra_export.target import Card
+
+CARD = Card()

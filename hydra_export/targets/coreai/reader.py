@@ -1,0 +1,54 @@
+"""The process beside ours, in which Apple's code reads and runs assets, and what it says of them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hydra_export.errors import CheckFailed
+from hydra_export.target import Interface, TensorInfo
+from hydra_export.targets.coreai import folder
+from hydra_export.targets.coreai.description import Graph, Tensor
+from hydra_export.unchanged import Latest
+from hydra_export.worker import Worker
+
+_DTYPES = {"f32": "float32", "ui8": "uint8"}
+_worker, _turn = Worker(), threading.Lock()
+
+
+def call(function: str, what: str, /, **arguments: Any) -> Any:
+    """What ``program``'s *function* returns; CheckFailed where it ended its process, whose files are deleted then."""
+    with _turn:
+        return _worker.call(f"{__package__}.program:{function}", what=what, **arguments)
+
+
+def _described(path: Path) -> list[Graph]:
+    folder.check(path)
+    return msgspec.convert(call("describe", f"Reading {path}", path=str(path)), list[Graph])
+
+
+described = Latest(_described)
+
+
+def functions(path: Path) -> dict[str, Graph]:
+    """The functions of the asset at *path*, by name; CheckFailed where one takes or gives more than one tensor."""
+    found = {graph.name: graph for graph in described(path) if graph.is_function}
+    if not found or any(len(each.inputs) != 1 or len(each.outputs) != 1 for each in found.values()):
+        raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
+    return found
+
+
+def signature(path: Path) -> Interface:
+    """What the functions of the asset at *path* take and give."""
+    every = list(functions(path).values())
+    ((name, image),), ((output, given),) = every[-1].inputs, every[-1].outputs
+    shapes = {graph.outputs[0][1].shape for graph in every}
+    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (*given.shape[:1], "width")
+    return (_info(name, image, image.shape),), (_info(output, given, shape),)
+
+
+def _info(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> TensorInfo:
+    return TensorInfo(name=name, dtype=_DTYPES.get(tensor.dtype, tensor.dtype), shape=shape)
