@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from coreai._compiler.dialects._coreai_ops_gen import CastOp
+import numpy as np
+from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import copy_constant_value_to_array
 from coreai._compiler.ir import (
     DenseElementsAttr,
+    DenseResourceElementsAttr,
     F16Type,
     F32Type,
     FunctionType,
-    InsertionPoint,
     Location,
     RankedTensorType,
     TypeAttr,
@@ -83,36 +84,44 @@ class _Opened:
 
 
 def _widened(asset: Any, folder: Path) -> Any:
-    """*asset* with float32 for float16: each constant stays as it is stored, and a cast follows it."""
+    """*asset* with float32 for float16, saved in *folder*: the same operations on the same weights."""
     program = asset.program
     module = program._module._mlir_module
+    constants: dict[str, Any] = {}
     with module.context, Location.unknown():
         for graph in module.body.operations:
-            _widen(graph)
+            _widen(graph, constants)
     return program.save_asset(folder / "wide.aimodel")
 
 
-def _widen(graph: Any) -> None:
+def _widen(graph: Any, constants: dict[str, Any]) -> None:
     block = graph.regions[0].blocks[0]
     for argument in block.arguments:
         argument.set_type(_wide(argument.type))
-    operations = list(block.operations)
-    for operation, following in zip(operations, operations[1:], strict=False):
+    for operation in list(block.operations):
         for result in operation.results:
             if (wide := _wide(result.type)) == result.type:
                 continue
             if operation.name == _CONSTANT:
-                with InsertionPoint(following):
-                    cast = CastOp(output=wide, input=result)
-                result.replace_all_uses_except(cast.result, cast.operation)
-            else:
-                result.set_type(wide)
+                name = str(operation.attributes["value"])
+                constants[name] = constants.get(name) or _wide_constant(operation, wide, f"constant {len(constants)}")
+                operation.attributes["value"] = constants[name]
+            result.set_type(wide)
         if operation.name == _CAST and operation.operands[0].type == operation.results[0].type:
             operation.results[0].replace_all_uses_with(operation.operands[0])
             operation.erase()
     kind = graph.attributes["function_type"].value
     inputs, results = ([_wide(each) for each in types] for types in (kind.inputs, kind.results))
     graph.attributes["function_type"] = TypeAttr.get(FunctionType.get(inputs, results))
+
+
+def _wide_constant(operation: Any, wide: Any, name: str) -> Any:
+    """Its numbers in float32: a cast of Apple's would change those that are subnormal in float16."""
+    narrow = np.empty(wide.shape, np.float16)
+    copy_constant_value_to_array(constant_op=operation.operation, destination=narrow.reshape(-1).view(np.uint8))
+    if wide.shape:
+        return DenseResourceElementsAttr.get_from_buffer(narrow.astype(np.float32), name, wide)
+    return DenseElementsAttr.get(narrow.astype(np.float32), type=wide.element_type, shape=[])
 
 
 def _wide(kind: Any) -> Any:
