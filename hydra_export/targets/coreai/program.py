@@ -162,7 +162,11 @@ def _operations(block: Any) -> Iterator[Operation]:
 
 
 def _attributes(operation: Any) -> dict[str, str]:
-    return {each.name: "" if DenseElementsAttr.isinstance(each.attr) else str(each.attr) for each in operation.attributes}
+    """As MLIR prints them, without numbers but for a single one."""
+    return {
+        each.name: "" if DenseElementsAttr.isinstance(each.attr) and len(DenseElementsAttr(each.attr)) > 1 else str(each.attr)
+        for each in operation.attributes
+    }
 
 
 def _tensor(kind: Any) -> Tensor:
