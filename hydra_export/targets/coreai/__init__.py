@@ -122,7 +122,7 @@ class CoreAITarget(Target):
 
 def check_system(system: str, machine: str, libc: tuple[str, str]) -> None:
     """Raises BadInput where there is no package of Apple's for the system that Python names so."""
-    instead = "Export for Core AI on Linux with an x86-64 processor or on a Mac with Apple silicon; target 'coreml' works on any."
+    instead = "Export on Linux (x86-64) or a Mac with Apple silicon, or give `targets=coreml`, which works anywhere."
     if (system, machine) not in _WHEELS:
         raise BadInput(f"Apple has no coreai-core for {system} on {machine}.", instead)
     name, version = libc

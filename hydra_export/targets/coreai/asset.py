@@ -12,7 +12,7 @@ from hydra_export.text import kept
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
-    from hydra_export.targets.coreai.builder import ProgramBuilder, Value
+    from hydra_export.targets.coreai.builder import AssetBuilder, Value
 
 NEEDS = {"ios": "27", "macos": "27"}
 ALONE = "main"  # the function of an asset that has one
@@ -46,26 +46,27 @@ def _planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, par
 
 def write(checkpoint: Checkpoint, artifact: Artifact, out: Path) -> Artifact:
     """Writes *artifact*, as it is ``planned``, into *out*."""
-    import numpy as np
-
     from hydra_export.targets.coreai import builder
     from hydra_export.targets.coreai.graph import CoreAIEmitter
     from hydra_export.targets.coreai.weights import stored
 
-    info, spec, (image,), (output,) = checkpoint.info, artifact.spec, artifact.inputs, artifact.outputs
+    info, spec, (output,) = checkpoint.info, artifact.spec, artifact.outputs
     weights = stored(checkpoint, spec, artifact.heads[-1])
 
-    def declare(program: ProgramBuilder) -> None:
+    def declare(program: AssetBuilder) -> None:
         for k in artifact.heads:
             emitter = CoreAIEmitter(program, info.config, k, spec, weights, artifact.heads[-1])
 
             def body(value: Value, emitter: Any = emitter) -> Value:
                 return emitter.emit(value, info.preprocessing)
 
-            inputs = {image.name: (image.shape, np.dtype(image.dtype).type)}
-            program.function(function_of(k, spec.graph == "separate"), inputs, output.name, body)
+            program.function(function_of(k, spec.graph == "separate"), artifact.inputs, output.name, body)
 
-    texts = {"author": "hydra-export", "license": kept(info.license), "model_description": _description(checkpoint, artifact)}
+    texts = {
+        "author": "hydra-export",
+        "license": kept(info.license),
+        "model_description": _description(checkpoint, artifact),
+    }
     own = described(info, checkpoint.sha256, artifact.heads, spec)
     builder.write(out / artifact.path, declare, texts, own)
     return artifact

@@ -8,7 +8,7 @@ the metadata differ from run to run: here there are no places, every constant ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from coreai.authoring.graph_builder import GraphOp
 from coreai.runtime import AIModelAssetMetadata
 from numpy.typing import NDArray
 
+from hydra_export.target import TensorInfo
 from hydra_export.targets.coreai import folder
 
 Value = Any  # a coreai.authoring.Value
-Shape = tuple[int, ...]
+Shape = tuple[Any, ...]
 
 
-def write(path: Path, declare: Callable[[ProgramBuilder], None], texts: Mapping[str, str], own: Mapping[str, str]) -> None:
+def write(
+    path: Path, declare: Callable[[AssetBuilder], None], texts: Mapping[str, str], own: Mapping[str, str]
+) -> None:
     """Writes the asset *path*.
 
     Args:
@@ -37,7 +40,7 @@ def write(path: Path, declare: Callable[[ProgramBuilder], None], texts: Mapping[
     """
     module = ca.Module.create()
     with module:
-        declare(ProgramBuilder(module))
+        declare(AssetBuilder(module))
     with module._context:
         PassManager.parse("builtin.module(strip-debuginfo)").run(module._mlir_module.operation)
     metadata = AIModelAssetMetadata()
@@ -60,7 +63,7 @@ def sizes(*numbers: int) -> NDArray[np.uint32]:
     return np.array(numbers, np.uint32)
 
 
-class ProgramBuilder:
+class AssetBuilder:
     """Declares functions in *module*, with the constants and the graphs that they share."""
 
     def __init__(self, module: Any) -> None:
@@ -68,15 +71,11 @@ class ProgramBuilder:
         self._constants: dict[str, Any] = {}
         self._graphs: dict[str, Any] = {}
 
-    def function(
-        self, name: str, inputs: Mapping[str, tuple[Shape, Any]], output: str, body: Callable[..., Value]
-    ) -> None:
-        """A function that is called from outside; *inputs* are shapes and dtypes by name."""
-        self._graph(name, inputs, output, body)
+    def function(self, name: str, inputs: Sequence[TensorInfo], output: str, body: Callable[..., Value]) -> None:
+        """A function that is called from outside."""
+        self._graph(name, {each.name: (each.shape, np.dtype(each.dtype).type) for each in inputs}, output, body)
 
-    def call(
-        self, name: str, inputs: Mapping[str, Value], body: Callable[..., Value], *, composite: str = ""
-    ) -> Value:
+    def call(self, name: str, inputs: Mapping[str, Value], body: Callable[..., Value], *, composite: str = "") -> Value:
         """What *body*, as a graph of its own called *name*, makes of *inputs*. It is declared once, and never inlined.
 
         Args:
@@ -86,7 +85,9 @@ class ProgramBuilder:
             kinds = {each: (shape_of(value), value.type.dtype) for each, value in inputs.items()}
             attributes = {"composite_decl": Attribute.parse(composite)} if composite else {}
             with InsertionPoint.at_block_begin(self._module._body):
-                self._graphs[name] = self._graph(name, kinds, "output", body, private=True, no_inline=True, **attributes)
+                self._graphs[name] = self._graph(
+                    name, kinds, "output", body, private=True, no_inline=True, **attributes
+                )
         (result,) = self._graphs[name](*(value._to_mlir() for value in inputs.values()))
         return ca.Value._from_mlir(result)
 
@@ -94,6 +95,7 @@ class ProgramBuilder:
         """The weight called *name*, which is made where it was not asked for before."""
         if name not in self._constants:
             array = make()
+            assert array.ndim, "Apple's code ends the process for a number with a name"
             kind = ca.TensorType(array.shape, array.dtype.type)._to_mlir()
             self._constants[name] = DenseResourceElementsAttr.get_from_buffer(array, name, kind)
         return ca.Value._from_mlir(ConstantOp(value=self._constants[name]).result)

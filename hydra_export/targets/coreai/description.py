@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class AssetTensor(msgspec.Struct, frozen=True):
     """A type: MLIR's name of the elements' and the shape, -1 for a size that is chosen later."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
-class Operation(msgspec.Struct, frozen=True):
+class AssetOperation(msgspec.Struct, frozen=True):
     """One operation of a graph.
 
     Attributes:
@@ -23,12 +23,12 @@ class Operation(msgspec.Struct, frozen=True):
 
     name: str
     operands: tuple[int, ...]
-    results: tuple[Tensor, ...]
+    results: tuple[AssetTensor, ...]
     attributes: dict[str, str]
     is_plain: bool
 
 
-class Graph(msgspec.Struct, frozen=True):
+class AssetGraph(msgspec.Struct, frozen=True):
     """A function, or what functions call.
 
     Attributes:
@@ -37,7 +37,7 @@ class Graph(msgspec.Struct, frozen=True):
 
     name: str
     is_function: bool
-    inputs: tuple[tuple[str, Tensor], ...]
-    outputs: tuple[tuple[str, Tensor], ...]
+    inputs: tuple[tuple[str, AssetTensor], ...]
+    outputs: tuple[tuple[str, AssetTensor], ...]
     attributes: dict[str, str]
-    operations: tuple[Operation, ...]
+    operations: tuple[AssetOperation, ...]

@@ -3,8 +3,7 @@
 # B batch, N tokens, D width of subnetwork k, H heads, C head width, P prefix tokens
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import coreai.authoring as ca
 import numpy as np
@@ -15,7 +14,7 @@ from hydra_export.network import Operations
 from hydra_export.preprocess import Preprocessing
 from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import ExportSpec
-from hydra_export.targets.coreai.builder import ProgramBuilder, Value, indices, shape_of, sizes
+from hydra_export.targets.coreai.builder import AssetBuilder, Value, indices, shape_of, sizes
 
 # As Apple's converter declares them; the attributes are those of the operations that devices have.
 _LAYER_NORM = (
@@ -41,7 +40,7 @@ class CoreAIEmitter(Operations[Value]):
 
     def __init__(
         self,
-        builder: ProgramBuilder,
+        builder: AssetBuilder,
         config: HydraConfig,
         heads: int,
         spec: ExportSpec,
@@ -65,7 +64,9 @@ class CoreAIEmitter(Operations[Value]):
 
     def embed(self, image_BCHW: Value) -> Value:
         B, D, P, size = self.batch, self.width, self.config.num_prefix_tokens, self.config.patch_size
-        patches = ca.conv2d(image_BCHW, self._weight("patch_embed.weight"), sizes(size, size), sizes(1, 1), np.uint32(1))
+        patches = ca.conv2d(
+            image_BCHW, self._weight("patch_embed.weight"), sizes(size, size), sizes(1, 1), np.uint32(1)
+        )
         x_BND = ca.transpose(ca.reshape(patches, sizes(B, D, self.config.num_patches)), sizes(0, 2, 1))
         x_BND = ca.broadcasting_add(x_BND, self._weight("patch_embed.bias"))
         prefix_BPD = self.builder.constant(f"prefix.k{self.heads}", lambda: np.zeros((B, P, D), self.dtype))

@@ -13,7 +13,7 @@ from hydra_export.errors import CheckFailed
 from hydra_export.target import METADATA_PREFIX, Work
 from hydra_export.targets.coreai import folder, reader
 from hydra_export.targets.coreai.asset import function_of
-from hydra_export.targets.coreai.description import Graph, Operation, Tensor
+from hydra_export.targets.coreai.description import AssetGraph, AssetOperation, AssetTensor
 
 _LARGEST_RANK = 4  # what the Neural Engine takes
 _BYTES = {"f32": 4, "f16": 2, "si8": 1, "ui8": 1, "si32": 4, "ui32": 4}
@@ -43,8 +43,8 @@ _CALLED = _FUNCTION | {"no_inline", "priv"}
 
 def lint(path: Path) -> Work:
     """Raises CheckFailed naming *path* and the first promise that it breaks; what a run of it takes otherwise."""
-    graphs = {graph.name: graph for graph in reader.described.afresh(path)}
     folder.check_metadata(path)
+    graphs = {graph.name: graph for graph in reader.described.afresh(path)}
     said = {name.removeprefix(METADATA_PREFIX): text for name, text in folder.metadata(path).items()}
     functions = [graph for graph in graphs.values() if graph.is_function]
     for problem in _problems(graphs, functions, said):
@@ -62,7 +62,9 @@ def lint(path: Path) -> Work:
     )
 
 
-def _problems(graphs: Mapping[str, Graph], functions: Sequence[Graph], said: Mapping[str, str]) -> Iterator[str]:
+def _problems(
+    graphs: Mapping[str, AssetGraph], functions: Sequence[AssetGraph], said: Mapping[str, str]
+) -> Iterator[str]:
     """What is relied on comes before what relies on it: a caller stops at the first."""
     for graph in graphs.values():
         yield from _graph(graph)
@@ -75,7 +77,7 @@ def _problems(graphs: Mapping[str, Graph], functions: Sequence[Graph], said: Map
     yield from _sharing(functions)
 
 
-def _graph(graph: Graph) -> Iterator[str]:
+def _graph(graph: AssetGraph) -> Iterator[str]:
     """Operations and types, and nothing that says where it was made or lies elsewhere."""
     kind = next((kind for kind in _ALLOWED if graph.name.startswith(f"{kind}_")), "")
     if not graph.is_function and not kind:
@@ -101,7 +103,7 @@ def _graph(graph: Graph) -> Iterator[str]:
         yield from _epsilon(graph)
 
 
-def _epsilon(graph: Graph) -> Iterator[str]:
+def _epsilon(graph: AssetGraph) -> Iterator[str]:
     """What a device adds to the variance, which has the operation that is declared, is what was verified."""
     found = _NORM.fullmatch(graph.attributes["composite_decl"])
     numbers = [
@@ -118,7 +120,7 @@ def _epsilon(graph: Graph) -> Iterator[str]:
         yield f"{graph.name} declares to add {found[1]} to the variance, and adds {numbers[0]:g}"
 
 
-def _interface(functions: Sequence[Graph], said: Mapping[str, str]) -> Iterator[str]:
+def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iterator[str]:
     """A function for each head count that is listed, and what they take and give."""
     heads, alone = said.get("heads", "").split(","), said.get("graph") == "separate"
     expected = sorted(function_of(int(k), alone) for k in heads if k.isdecimal())
@@ -133,7 +135,7 @@ def _interface(functions: Sequence[Graph], said: Mapping[str, str]) -> Iterator[
         yield "its functions take different images"
 
 
-def _calls(graphs: Mapping[str, Graph], functions: Sequence[Graph]) -> Iterator[str]:
+def _calls(graphs: Mapping[str, AssetGraph], functions: Sequence[AssetGraph]) -> Iterator[str]:
     """Functions call graphs that there are, and there are no others."""
     called = {_callee(each) for graph in functions for each in graph.operations if each.name == _CALL}
     others = {graph.name for graph in graphs.values() if not graph.is_function}
@@ -141,7 +143,7 @@ def _calls(graphs: Mapping[str, Graph], functions: Sequence[Graph]) -> Iterator[
         yield f"it has graphs {sorted(others ^ called)[:4]} that are not called, or calls them and has not"
 
 
-def _precision(function: Graph, said: str) -> Iterator[str]:
+def _precision(function: AssetGraph, said: str) -> Iterator[str]:
     """Every product is as narrow as the asset says: a quantization that did nothing is an error."""
     linear, other = _WIDTHS[said]
     for operation in function.operations:
@@ -153,7 +155,7 @@ def _precision(function: Graph, said: str) -> Iterator[str]:
                 yield f"a product of {found} gives {operation.results[0].dtype} in an asset that is {said}"
 
 
-def _sharing(functions: Sequence[Graph]) -> Iterator[str]:
+def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:
     """Smaller subnetworks use the matrices of the largest; a classifier may be their own."""
     products = (_LINEAR, _CONVOLUTION)
     weights = {
@@ -170,9 +172,9 @@ def _sharing(functions: Sequence[Graph]) -> Iterator[str]:
             yield f"{len(used - weights[largest])} matrices of function {name} are not those of {largest}"
 
 
-def _weight(graph: Graph, product: Operation) -> Operation | None:
+def _weight(graph: AssetGraph, product: AssetOperation) -> AssetOperation | None:
     """The constant that *product* multiplies with, whole or a part of it; None where it is computed."""
-    made: list[Operation | None] = [None] * len(graph.inputs)
+    made: list[AssetOperation | None] = [None] * len(graph.inputs)
     for operation in graph.operations:
         made += [operation] * len(operation.results)
     source = made[product.operands[1]]
@@ -183,13 +185,13 @@ def _weight(graph: Graph, product: Operation) -> Operation | None:
     return source if source is not None and source.name == _CONSTANT else None
 
 
-def _callee(call: Operation) -> str:
+def _callee(call: AssetOperation) -> str:
     found = _CALLEE.fullmatch(call.attributes.get("callee", ""))
     return found[1] if found else ""
 
 
-def _macs(graph: Graph, graphs: Mapping[str, Graph]) -> int:
-    kinds: list[Tensor] = [tensor for _, tensor in graph.inputs]
+def _macs(graph: AssetGraph, graphs: Mapping[str, AssetGraph]) -> int:
+    kinds: list[AssetTensor] = [tensor for _, tensor in graph.inputs]
     total = 0
     for operation in graph.operations:
         if operation.name == _LINEAR:

@@ -26,7 +26,7 @@ from coreai.authoring import AIModelAsset
 from coreai.runtime import NDArray
 
 from hydra_export.arrays import Array
-from hydra_export.targets.coreai.description import Graph, Operation, Tensor
+from hydra_export.targets.coreai.description import AssetGraph, AssetOperation, AssetTensor
 
 _CONSTANT, _CAST = "coreai.constant", "coreai.cast"
 _NOWHERE = '#debuginfo.location<loc("-":0:0) in unit>'  # of what has no place in a source file
@@ -128,11 +128,11 @@ def _wide(kind: Any) -> Any:
     return RankedTensorType.get(kind.shape, F32Type.get()) if F16Type.isinstance(kind.element_type) else kind
 
 
-def _graph(graph: Any, functions: list[str]) -> Graph:
+def _graph(graph: Any, functions: list[str]) -> AssetGraph:
     (region,) = graph.regions
     (block,) = region.blocks
     kind, name = graph.attributes["function_type"].value, graph.attributes["sym_name"].value
-    return Graph(
+    return AssetGraph(
         name=name,
         is_function=name in functions,
         inputs=_named(kind.inputs, graph.attributes["arg_attrs"]),
@@ -142,17 +142,17 @@ def _graph(graph: Any, functions: list[str]) -> Graph:
     )
 
 
-def _named(kinds: Any, attributes: Any) -> tuple[tuple[str, Tensor], ...]:
+def _named(kinds: Any, attributes: Any) -> tuple[tuple[str, AssetTensor], ...]:
     return tuple((each["coreai.name"].value, _tensor(kind)) for kind, each in zip(kinds, attributes, strict=True))
 
 
-def _operations(block: Any) -> Iterator[Operation]:
+def _operations(block: Any) -> Iterator[AssetOperation]:
     values = {argument: at for at, argument in enumerate(block.arguments)}
     for operation in block.operations:
         operands = tuple(values[operand] for operand in operation.operands)
         for result in operation.results:
             values[result] = len(values)
-        yield Operation(
+        yield AssetOperation(
             name=operation.name,
             operands=operands,
             results=tuple(_tensor(result.type) for result in operation.results),
@@ -164,13 +164,15 @@ def _operations(block: Any) -> Iterator[Operation]:
 def _attributes(operation: Any) -> dict[str, str]:
     """As MLIR prints them, without numbers but for a single one."""
     return {
-        each.name: "" if DenseElementsAttr.isinstance(each.attr) and len(DenseElementsAttr(each.attr)) > 1 else str(each.attr)
+        each.name: ""
+        if DenseElementsAttr.isinstance(each.attr) and len(DenseElementsAttr(each.attr)) > 1
+        else str(each.attr)
         for each in operation.attributes
     }
 
 
-def _tensor(kind: Any) -> Tensor:
+def _tensor(kind: Any) -> AssetTensor:
     if not RankedTensorType.isinstance(kind):
-        return Tensor(str(kind), ())
+        return AssetTensor(str(kind), ())
     shape = tuple(-1 if kind.is_dynamic_dim(axis) else size for axis, size in enumerate(kind.shape))
-    return Tensor(str(kind.element_type), shape)
+    return AssetTensor(str(kind.element_type), shape)

@@ -11,7 +11,7 @@ import msgspec
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Interface, TensorInfo
 from hydra_export.targets.coreai import folder
-from hydra_export.targets.coreai.description import Graph, Tensor
+from hydra_export.targets.coreai.description import AssetGraph, AssetTensor
 from hydra_export.unchanged import Latest
 from hydra_export.worker import Worker
 
@@ -25,15 +25,15 @@ def call(function: str, what: str, /, **arguments: Any) -> Any:
         return _worker.call(f"{__package__}.program:{function}", what=what, **arguments)
 
 
-def _described(path: Path) -> list[Graph]:
+def _described(path: Path) -> list[AssetGraph]:
     folder.check(path)
-    return msgspec.convert(call("describe", f"Reading {path}", path=str(path)), list[Graph])
+    return msgspec.convert(call("describe", f"Reading {path}", path=str(path)), list[AssetGraph])
 
 
 described = Latest(_described)
 
 
-def functions(path: Path) -> dict[str, Graph]:
+def functions(path: Path) -> dict[str, AssetGraph]:
     """The functions of the asset at *path*, by name; CheckFailed where one takes or gives more than one tensor."""
     found = {graph.name: graph for graph in described(path) if graph.is_function}
     if not found or any(len(each.inputs) != 1 or len(each.outputs) != 1 for each in found.values()):
@@ -50,5 +50,5 @@ def signature(path: Path) -> Interface:
     return (_info(name, image, image.shape),), (_info(output, given, shape),)
 
 
-def _info(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> TensorInfo:
+def _info(name: str, tensor: AssetTensor, shape: tuple[int | str, ...]) -> TensorInfo:
     return TensorInfo(name=name, dtype=_DTYPES.get(tensor.dtype, tensor.dtype), shape=shape)
