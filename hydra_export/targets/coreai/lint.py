@@ -30,12 +30,16 @@ _ALLOWED = {  # in graphs that functions call, by what each stands for
     "attention": {_CONSTANT, _OUTPUT, _LINEAR, "coreai.softmax", "coreai.transpose"},
     "beginning": {_CONSTANT, _OUTPUT, "coreai.slice"},
 }
-_NORM = re.compile(r'#coreai\.composite_declaration<"layer_norm" = \{.*axes = \[2 : si64\], eps = (\S+) : f32, .*\}>')
+_NORM = re.compile(
+    r'#coreai\.composite_declaration<"layer_norm" = \{.*axes = \[2 : si64\], eps = (\d\.\d+(?:[eE][-+]?\d+)?) : f32, .*\}>'
+)
 _SDPA = re.compile(
     r'#coreai\.composite_declaration<"scaled_dot_product_attention" = '
     r"\{.*is_causal = false, scale = (1\.0+e\+00) : f32, .*window_size = 0 : si64\}.*\}>"
 )
 _COMPOSITES = {"layer_norm": _NORM, "attention": _SDPA, "beginning": re.compile("()")}
+_NUMBER = re.compile(r"dense<(\d\.\d+(?:[eE][-+]?\d+)?)> : tensor<f(?:16|32)>")
+_HEADS = re.compile(r"\d{1,5}(,\d{1,5})*", re.ASCII)
 _CALLEE = re.compile(r"#param\.constant<@(\w+)> : !param\.symbol")
 _FUNCTION = {"arg_attrs", "function_type", "param_decls", "res_attrs", "sym_name"}
 _CALLED = _FUNCTION | {"no_inline", "priv"}
@@ -96,36 +100,36 @@ def _graph(graph: AssetGraph) -> Iterator[str]:
             yield f"{operation.name} says where it was made, or more than it may"
         if operation.attributes.get("approximate", "#coreai.approximate<none>") != "#coreai.approximate<none>":
             yield "its GELU is an approximation"
-        for tensor in operation.results:
-            if tensor.dtype not in _BYTES or len(tensor.shape) > _LARGEST_RANK or min(tensor.shape, default=1) < 1:
-                yield f"{operation.name} gives {tensor.dtype} {list(tensor.shape)}"
+    results = [(operation.name, tensor) for operation in graph.operations for tensor in operation.results]
+    for name, tensor in (*graph.inputs, *results):
+        if tensor.dtype not in _BYTES or len(tensor.shape) > _LARGEST_RANK or min(tensor.shape, default=1) < 1:
+            yield f"{name} is {tensor.dtype} {list(tensor.shape)}"
     if kind == "layer_norm":
         yield from _epsilon(graph)
 
 
 def _epsilon(graph: AssetGraph) -> Iterator[str]:
     """What a device adds to the variance, which has the operation that is declared, is what was verified."""
-    found = _NORM.fullmatch(graph.attributes["composite_decl"])
-    numbers = [
-        float(operation.attributes["value"].removeprefix("dense<").partition(">")[0])
-        for operation in graph.operations
-        if operation.name == _CONSTANT and operation.results[0].dtype in ("f16", "f32")
-    ]
-    if found is None or len(numbers) != 1:
-        yield f"{graph.name} adds {numbers} to the variance"
+    declared = _NORM.fullmatch(graph.attributes["composite_decl"])
+    constants = [each.attributes["value"] for each in graph.operations if each.name == _CONSTANT]
+    added = [float(found[1]) for value in constants if (found := _NUMBER.fullmatch(value))]
+    if declared is None or len(added) != 1:
+        yield f"{graph.name} adds {added} to the variance"
         return
     narrow = np.float16 if graph.inputs[0][1].dtype == "f16" else np.float32
-    declared = max(narrow(found[1]), np.finfo(narrow).smallest_subnormal)
-    if abs(numbers[0] - float(declared)) > 1e-5 * float(declared):
-        yield f"{graph.name} declares to add {found[1]} to the variance, and adds {numbers[0]:g}"
+    with np.errstate(over="ignore"):
+        expected = max(float(narrow(float(declared[1]))), float(np.finfo(narrow).smallest_subnormal))
+    if abs(added[0] - expected) > 1e-5 * expected:
+        yield f"{graph.name} declares to add {declared[1]} to the variance, and adds {added[0]:g}"
 
 
 def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iterator[str]:
     """A function for each head count that is listed, and what they take and give."""
-    heads, alone = said.get("heads", "").split(","), said.get("graph") == "separate"
-    expected = sorted(function_of(int(k), alone) for k in heads if k.isdecimal())
-    if sorted(graph.name for graph in functions) != expected or (alone and len(heads) != 1):
-        yield f"it has functions {[graph.name for graph in functions]} and says that it holds heads {','.join(heads)}"
+    listed, alone = said.get("heads", ""), said.get("graph") == "separate"
+    heads = listed.split(",") if _HEADS.fullmatch(listed) else []
+    expected = sorted(function_of(int(k), alone) for k in heads)
+    if not heads or sorted(graph.name for graph in functions) != expected:
+        yield f"it has functions {[graph.name for graph in functions]} and says that it holds heads {listed[:80]}"
     taken = "ui8" if said.get("input") == "image" else "f32"
     for graph in functions:
         inputs, outputs = ([(name, tensor.dtype) for name, tensor in each] for each in (graph.inputs, graph.outputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ described = Latest(_described)
 
 
 def functions(path: Path) -> dict[str, AssetGraph]:
-    """The functions of the asset at *path*, by name; CheckFailed where one takes or gives more than one tensor."""
+    """The functions of the asset at *path*, by name; CheckFailed where one does not take an image and give numbers."""
     found = {graph.name: graph for graph in described(path) if graph.is_function}
-    if not found or any(len(each.inputs) != 1 or len(each.outputs) != 1 for each in found.values()):
+    ranks = {(_ranks(graph.inputs), _ranks(graph.outputs)) for graph in found.values()}
+    if ranks != {((4,), (2,))}:
         raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
     return found
+
+
+def _ranks(tensors: Sequence[tuple[str, AssetTensor]]) -> tuple[int, ...]:
+    """0 for one without a fixed size."""
+    return tuple(len(tensor.shape) if min(tensor.shape, default=0) > 0 else 0 for _, tensor in tensors)
 
 
 def signature(path: Path) -> Interface:

@@ -91,7 +91,7 @@ def _read(path: Path) -> None:
         coreai.lint(asset)
         coreai.metadata(asset)
         (image,), _ = coreai.signature(asset)
-        coreai.load(asset, 2).run(np.zeros(image.shape, image.dtype))
+        coreai.load(asset, 2).run(np.zeros(tuple(map(int, image.shape)), image.dtype))
     finally:
         assert not list(Path(tempfile.gettempdir()).glob("*.aimodelx")), "the runtime left something behind"
 

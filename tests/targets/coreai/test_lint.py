@@ -54,6 +54,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "other heads": (_own(**{"hydra_export.heads": "2,4"}), "says that it holds heads 2,4"),
     "another graph kind": (_own(**{"hydra_export.graph": "universal"}), "says that it holds heads 2"),
     "another precision": (_own(**{"hydra_export.precision": "fp16"}), "a product of f32"),
+    "heads that are no numbers": (_own(**{"hydra_export.heads": "9" * 5000}), "says that it holds heads 999"),
     "no precision": (_own(**{"hydra_export.precision": "fp8"}), "its precision is 'fp8'"),
     "another input": (_own(**{"hydra_export.input": "image"}), "takes"),
 }
@@ -100,7 +101,7 @@ def _sliced(self: Any, whole: Any, shape: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("activation", "problem"), [(_relu, "uses operation coreai.relu"), (_rank_5, r"gives f32 \[1, 1, 1, 17, 64\]")]
+    ("activation", "problem"), [(_relu, "uses operation coreai.relu"), (_rank_5, r"is f32 \[1, 1, 1, 17, 64\]")]
 )
 def test_operations_that_are_not_ours_are_refused(
     activation: Any,
