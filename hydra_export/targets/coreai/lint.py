@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from math import prod
 from pathlib import Path
 
@@ -30,19 +30,21 @@ _ALLOWED = {  # in graphs that functions call, by what each stands for
     "attention": {_CONSTANT, _OUTPUT, _LINEAR, "coreai.softmax", "coreai.transpose"},
     "beginning": {_CONSTANT, _OUTPUT, "coreai.slice"},
 }
+_FLOAT = r"(\d\.\d+(?:[eE][-+]?\d+)?)"
 _NORM = re.compile(
-    r'#coreai\.composite_declaration<"layer_norm" = \{.*axes = \[2 : si64\], eps = (\d\.\d+(?:[eE][-+]?\d+)?) : f32, .*\}>'
+    rf'#coreai\.composite_declaration<"layer_norm" = \{{.*axes = \[2 : si64\], eps = {_FLOAT} : f32, .*\}}>'
 )
 _SDPA = re.compile(
     r'#coreai\.composite_declaration<"scaled_dot_product_attention" = '
     r"\{.*is_causal = false, scale = (1\.0+e\+00) : f32, .*window_size = 0 : si64\}.*\}>"
 )
 _COMPOSITES = {"layer_norm": _NORM, "attention": _SDPA, "beginning": re.compile("()")}
-_NUMBER = re.compile(r"dense<(\d\.\d+(?:[eE][-+]?\d+)?)> : tensor<f(?:16|32)>")
+_NUMBER = re.compile(rf"dense<{_FLOAT}> : tensor<f(?:16|32)>")
 _HEADS = re.compile(r"\d{1,5}(,\d{1,5})*", re.ASCII)
 _CALLEE = re.compile(r"#param\.constant<@(\w+)> : !param\.symbol")
 _FUNCTION = {"arg_attrs", "function_type", "param_decls", "res_attrs", "sym_name"}
-_CALLED = _FUNCTION | {"no_inline", "priv"}
+_CALLED = _FUNCTION | {"composite_decl", "no_inline", "priv"}
+_EXACT = "#coreai.approximate<none>"
 
 
 def lint(path: Path) -> Work:
@@ -82,30 +84,35 @@ def _problems(
 
 
 def _graph(graph: AssetGraph) -> Iterator[str]:
-    """Operations and types, and nothing that says where it was made or lies elsewhere."""
+    """A function, or what it says that it stands for, and nothing that says where it was made or lies elsewhere."""
+    if graph.is_function:
+        yield from _operations(graph, _OPERATIONS | {_DEQUANTIZE}, _FUNCTION)
+        return
     kind = next((kind for kind in _ALLOWED if graph.name.startswith(f"{kind}_")), "")
-    if not graph.is_function and not kind:
+    if not kind:
         yield f"it has a graph {graph.name[:40]!r}"
         return
-    if not graph.is_function and not _COMPOSITES[kind].fullmatch(graph.attributes.get("composite_decl", "")):
+    yield from _operations(graph, _ALLOWED[kind], _CALLED)
+    if not _COMPOSITES[kind].fullmatch(graph.attributes.get("composite_decl", "")):
         yield f"{graph.name} does not declare the operation that it stands for"
-    others = {*graph.attributes} - (_FUNCTION if graph.is_function else _CALLED | {"composite_decl"})
-    if others:
+    elif kind == "layer_norm":
+        yield from _epsilon(graph)
+
+
+def _operations(graph: AssetGraph, allowed: Set[str], attributes: Set[str]) -> Iterator[str]:
+    if others := {*graph.attributes} - attributes:
         yield f"{graph.name} has the attributes {sorted(others)}"
-    allowed = _OPERATIONS | {_DEQUANTIZE} if graph.is_function else _ALLOWED[kind]
     for operation in graph.operations:
         if operation.name not in allowed:
             yield f"{graph.name} uses operation {operation.name}"
         if not operation.is_plain or {*operation.attributes} - {"approximate", "callee", "value"}:
             yield f"{operation.name} says where it was made, or more than it may"
-        if operation.attributes.get("approximate", "#coreai.approximate<none>") != "#coreai.approximate<none>":
+        if operation.attributes.get("approximate", _EXACT) != _EXACT:
             yield "its GELU is an approximation"
     results = [(operation.name, tensor) for operation in graph.operations for tensor in operation.results]
     for name, tensor in (*graph.inputs, *results):
         if tensor.dtype not in _BYTES or len(tensor.shape) > _LARGEST_RANK or min(tensor.shape, default=1) < 1:
             yield f"{name} is {tensor.dtype} {list(tensor.shape)}"
-    if kind == "layer_norm":
-        yield from _epsilon(graph)
 
 
 def _epsilon(graph: AssetGraph) -> Iterator[str]:
