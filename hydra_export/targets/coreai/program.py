@@ -34,7 +34,7 @@ _open: _Opened | None = None  # the latest, which the next run may be of as well
 
 
 def describe(path: str) -> list[dict[str, Any]]:
-    """Every graph of the asset at *path*, the functions in the order in which Apple's summary has them first."""
+    """Every graph of the asset at *path*, as ``AssetGraph`` has them."""
     asset = AIModelAsset.load(path)
     summary = asset.summary(include_statistics=False)
     functions = list(summary.function_names) if summary else []
@@ -65,10 +65,9 @@ class _Opened:
         self.key = (path, stamp, wide)
         self._loop, self._ends = asyncio.new_event_loop(), contextlib.AsyncExitStack()
         asset = AIModelAsset.load(path)
-        if wide:
-            folder = self._ends.enter_context(tempfile.TemporaryDirectory())
-            asset = _widened(asset, Path(folder))
-        self._model = self._loop.run_until_complete(self._ends.enter_async_context(asset.executable()))
+        with tempfile.TemporaryDirectory() as folder:
+            opening = (_widened(asset, Path(folder)) if wide else asset).executable()
+            self._model = self._loop.run_until_complete(self._ends.enter_async_context(opening))
 
     def run(self, function: str, images: list[Array], name: str, output: str) -> list[Array]:
         loaded = self._model.load_function(function)
