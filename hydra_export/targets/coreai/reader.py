@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from hydra_export.errors import CheckFailed
+from hydra_export.errors import BadInput, CheckFailed, MissingExtra
 from hydra_export.target import Interface, TensorInfo
-from hydra_export.targets.coreai import folder
+from hydra_export.targets.coreai import TARGET, folder
 from hydra_export.targets.coreai.description import AssetGraph, AssetTensor
 from hydra_export.unchanged import Latest
 from hydra_export.worker import Worker
@@ -21,9 +21,27 @@ _worker, _turn = Worker(), threading.Lock()
 
 
 def call(function: str, what: str, /, **arguments: Any) -> Any:
-    """What ``program``'s *function* returns; CheckFailed where it ended its process, whose files are deleted then."""
+    """What ``program``'s *function* returns.
+
+    Raises:
+        CheckFailed: it failed, or ended its process, whose files are deleted then.
+        MissingExtra: Apple's package is not installed, or there is none for this system.
+    """
+    _check_installed()
     with _turn:
         return _worker.call(f"{__package__}.program:{function}", what=what, **arguments)
+
+
+def _check_installed() -> None:
+    """What cannot be read here may be as it should: that is no failed check."""
+    try:
+        TARGET.requires()
+    except MissingExtra:
+        raise
+    except BadInput as error:
+        missing = MissingExtra("A Core AI asset", "coreai-core", "coreai")
+        BadInput.__init__(missing, error.message, "Read it on Linux (x86-64) or on a Mac with Apple silicon.")
+        raise missing from error
 
 
 def _described(path: Path) -> list[AssetGraph]:

@@ -109,14 +109,30 @@ def test_systems_that_apple_has_a_package_for_are_taken(system: str, machine: st
     check_system(system, machine, libc)
 
 
-def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+def _on(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    """A Linux without the package."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "coreai" else find_spec(name))
+
+
+def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on(monkeypatch, "x86_64")
     with pytest.raises(MissingExtra, match="coreai-core") as missing:
         COREAI.requires()
     assert install_command("coreai") in missing.value.remedy
+
+
+@pytest.mark.parametrize(("machine", "problem"), [("x86_64", "needs coreai-core"), ("aarch64", "linux on aarch64")])
+def test_an_asset_that_cannot_be_read_here_is_no_failed_check(
+    write: Write, monkeypatch: pytest.MonkeyPatch, machine: str, problem: str
+) -> None:
+    _, _, path = write()
+    _on(monkeypatch, machine)
+    for attempt in (COREAI.lint, COREAI.signature, lambda path: COREAI.load(path, 2)):
+        with pytest.raises(MissingExtra, match=problem):
+            attempt(path)
 
 
 def test_a_batch_of_any_size_is_refused() -> None:
