@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra_export.target import Artifact, ExportSpec, described, image_info, output_info
 from hydra_export.targets.coreai import TARGET, folder
@@ -12,7 +13,7 @@ from hydra_export.text import kept
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
-    from hydra_export.targets.coreai.builder import AssetBuilder, Value
+    from hydra_export.targets.coreai.builder import AssetBuilder
 
 NEEDS = {"ios": "27", "macos": "27"}
 ALONE = "main"  # the function of an asset that has one
@@ -56,10 +57,7 @@ def write(checkpoint: Checkpoint, artifact: Artifact, out: Path) -> Artifact:
     def declare(program: AssetBuilder) -> None:
         for k in artifact.heads:
             emitter = CoreAIEmitter(program, info.config, k, spec, weights, artifact.heads[-1])
-
-            def body(value: Value, emitter: Any = emitter) -> Value:
-                return emitter.emit(value, info.preprocessing)
-
+            body = functools.partial(emitter.emit, preprocessing=info.preprocessing)
             program.function(function_of(k, spec.graph == "separate"), artifact.inputs, output.name, body)
 
     texts = {

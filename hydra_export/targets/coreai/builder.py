@@ -106,7 +106,7 @@ class AssetBuilder:
         As a graph of its own: a slice of a constant would be folded into another constant, and stored again.
         """
         full, dtype = shape_of(whole), whole.type.dtype
-        name = f"beginning_{dtype}_{_joined(full)}_{_joined(shape)}"
+        name = f"beginning_{dtype}_{joined(full)}_{joined(shape)}"
         origin, steps = indices(*(0 for _ in shape)), indices(*(1 for _ in shape))
         return self.call(name, {"whole": whole}, lambda whole: ca.slice_(whole, origin, indices(*shape), steps))
 
@@ -131,5 +131,6 @@ def shape_of(value: Value) -> Shape:
     return tuple(value.type.shape)
 
 
-def _joined(shape: Shape) -> str:
+def joined(shape: Shape) -> str:
+    """As names have it."""
     return "x".join(map(str, shape))

@@ -14,7 +14,7 @@ from hydra_export.network import Operations
 from hydra_export.preprocess import Preprocessing
 from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import ExportSpec
-from hydra_export.targets.coreai.builder import AssetBuilder, Value, indices, shape_of, sizes
+from hydra_export.targets.coreai.builder import AssetBuilder, Value, indices, joined, shape_of, sizes
 
 # As Apple's converter declares them; the attributes are those of the operations that devices have.
 _LAYER_NORM = (
@@ -77,7 +77,7 @@ class CoreAIEmitter(Operations[Value]):
         inputs = {"input": x_BND, "gamma": self._weight(f"{layer}.weight"), "beta": self._weight(f"{layer}.bias")}
         eps = self.config.layer_norm_eps
         return self.builder.call(
-            f"layer_norm_{_joined(x_BND)}", inputs, self._normalise, composite=_LAYER_NORM.format(eps=eps)
+            f"layer_norm_{joined(shape_of(x_BND))}", inputs, self._normalise, composite=_LAYER_NORM.format(eps=eps)
         )
 
     def _normalise(self, x_BND: Value, gamma_D: Value, beta_D: Value) -> Value:
@@ -108,7 +108,7 @@ class CoreAIEmitter(Operations[Value]):
     def attention(self, qkv_BHNC: tuple[Value, Value, Value], place: str, num_queries: int) -> Value:
         query, key, value = qkv_BHNC
         inputs = {"query": query, "key": key, "value": value}
-        a_BHNC = self.builder.call(f"attention_{_joined(query)}", inputs, _attended, composite=_ATTENTION)
+        a_BHNC = self.builder.call(f"attention_{joined(shape_of(query))}", inputs, _attended, composite=_ATTENTION)
         return ca.reshape(ca.transpose(a_BHNC, sizes(0, 2, 1, 3)), sizes(self.batch, num_queries, self.width))
 
     def activation(self, x: Value, place: str) -> Value:
@@ -157,7 +157,3 @@ def _normalised(pixels_BHWC: Value, data: Preprocessing) -> Value:
     image_BCHW = ca.transpose(ca.cast(pixels_BHWC, np.float32), sizes(0, 3, 1, 2))
     scaled = ca.broadcasting_mul(image_BCHW, (1 / (255 * std)).astype(np.float32))
     return ca.broadcasting_add(scaled, (-mean / std).astype(np.float32))
-
-
-def _joined(value: Value) -> str:
-    return "x".join(map(str, shape_of(value)))
