@@ -102,7 +102,8 @@ class OnnxGraphBuilder(NodeBuilder):
     def plus_product(self, x_RD: ir.Value, gemm: ir.Node, place: str) -> ir.Value:
         """*x_RD* plus what *gemm* gives, whose bias is added first: a product alone is left of it."""
         y_RD, weight, bias = gemm.inputs
-        assert y_RD and weight
+        assert y_RD
+        assert weight
         assert bias
         self.nodes.remove(gemm)
         shifted_RD = self.op("Add", [x_RD, bias], f"{place}/bias/Add")
