@@ -8,6 +8,10 @@ CARD = Card(
         'session = ort.InferenceSession("{path}")\n'
         '({output},) = session.run(["{output}"], {{"image": {image}{chosen}}})'
     ),
+    choice=(
+        "a session that takes `k` holds the packed weights of every head count; graphs of one head count, "
+        "`...-universal-k3.onnx`, hold their own alone"
+    ),
     python="onnxruntime",
     programs=(
         Program(

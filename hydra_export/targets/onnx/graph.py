@@ -99,13 +99,16 @@ class OnnxGraphBuilder(NodeBuilder):
             return self._quantized_linear(x_RD, weight, name)
         return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
 
-    def added_to_bias(self, x_RD: ir.Value, gemm: ir.Node, name: str) -> ir.Value:
-        """What *gemm* gives, plus *x_RD*: its bias has that added."""
-        bias = gemm.inputs[2]
-        assert bias is not None
-        gemm.replace_input_with(2, self.op("Add", [x_RD, bias], name))
-        self.nodes.insert(self.nodes.index(gemm), self.nodes.pop())
-        return gemm.outputs[0]
+    def plus_product(self, x_RD: ir.Value, gemm: ir.Node, place: str) -> ir.Value:
+        """*x_RD* plus what *gemm* gives, whose bias is added first: a product alone is left of it."""
+        y_RD, weight, bias = gemm.inputs
+        assert y_RD
+        assert weight
+        assert bias
+        self.nodes.remove(gemm)
+        shifted_RD = self.op("Add", [x_RD, bias], f"{place}/bias/Add")
+        product_RD = self.op("MatMul", [y_RD, weight], f"{place}/MatMul")
+        return self.op("Add", [shifted_RD, product_RD], f"{place}/residual/Add")
 
     def _quantized_linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
         """The same in integers: x is quantized as it comes, with one scale and zero point."""
@@ -161,10 +164,13 @@ class OnnxEmitter(Operations[ir.Value]):
         x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
         x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_patches])
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
-        # Zero tokens in front, then the prefix comes with the positions: Concat would need a batch-sized one.
-        pads = g.constant("tokens/pads", [0, config.num_prefix_tokens, 0, 0, 0, 0])
-        x_BND = g.op("Pad", [x_BND, pads], "tokens/Pad")
-        x_BND = g.op("Add", [x_BND, g.weight("tokens")], "tokens/Add")
+        # ncnn's converter drops Pad; but Concat needs a prefix for each image of a batch.
+        if self.batch:
+            x_BND = g.op("Add", [x_BND, g.weight("tokens.positions")], "tokens/Add")
+            x_BND = g.op("Concat", [g.weight("tokens.prefix"), x_BND], "tokens/Concat", axis=1)
+        else:
+            pads = g.constant("tokens/pads", [0, config.num_prefix_tokens, 0, 0, 0, 0])
+            x_BND = g.op("Add", [g.op("Pad", [x_BND, pads], "tokens/Pad"), g.weight("tokens")], "tokens/Add")
         return self._rows(x_BND, "tokens/Reshape")
 
     def _rows(self, x: ir.Value, name: str) -> ir.Value:
@@ -196,13 +202,13 @@ class OnnxEmitter(Operations[ir.Value]):
         return x_RD
 
     def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
-        """A sum; at the end of the last block it goes in with the bias.
+        """A sum; at the end of the last block the bias comes into it before the product.
 
         Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
-        widths for one thread on a processor with AVX2.
+        widths for one thread on a processor with AVX2; and ncnn's converter takes no Gemm whose bias is computed.
         """
         if place == f"blocks.{self.config.depth - 1}/mlp" and (gemm := y_RD.producer()) and gemm.op_type == "Gemm":
-            return self.g.added_to_bias(x_RD, gemm, f"{place}/residual/Add")
+            return self.g.plus_product(x_RD, gemm, place)
         return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
 
     def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
-    """The normalised form with Linears as [I, O], for Gemm."""
+    """The normalised form with Linears as [I, O], for Gemm; where the batch is known, tokens in two, for Concat."""
     weights = stored_weight.normalised(checkpoint, spec)
+    if spec.batch != "dynamic":
+        tokens, count = weights.pop("tokens"), checkpoint.info.config.num_prefix_tokens
+        weights["tokens.prefix"] = Weight(tokens.full[:, :count].expand(spec.batch, -1, -1), tokens.cut)
+        weights["tokens.positions"] = Weight(tokens.full[:, count:], tokens.cut)
     return {name: weight.permuted(1, 0) if weight.is_matrix else weight for name, weight in weights.items()}
 
 

@@ -6,7 +6,10 @@ CARD = Card(
     imports="import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter",
     code='run = Interpreter("{path}").get_signature_runner({function})\n{output} = run(image={image})["{output}"]',
     image={"tensor": ".transpose(0, 2, 3, 1)"},
-    choice="signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]",
+    choice=(
+        "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]; a loaded file holds the packed "
+        "weights of every head count, unless CompiledModel opens it with `xnnpack_weight_cache_path`"
+    ),
     python="ai-edge-litert",
     programs=(
         Program(

@@ -159,6 +159,10 @@ class FileBuilder:
     def _skeleton(self, description: str) -> bytes:
         model = schema.ModelT()
         model.version, model.description = VERSION, description
+        if len(self.graphs) > 1:  # tools such as ai-edge-quantizer know a tensor by its name in the whole file
+            for i, graph in enumerate(self.graphs):
+                for tensor in graph.tensors:
+                    tensor.name = f"{i}/{tensor.name}"
         model.operatorCodes = [_operator_code(operator) for operator in self.operators]
         model.subgraphs, model.signatureDefs, model.metadata = self.graphs, self.signatures, self._metadata
         model.buffers = [schema.BufferT() for _ in range(len(self._chunks) + 1)]

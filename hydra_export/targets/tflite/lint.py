@@ -243,11 +243,11 @@ def _extents(model: Model) -> Iterator[str]:
             yield f"content at byte {start} begins within or far from what ends at byte {end}"
         end = start + size
     places: dict[str, int] = {}
-    for graph in model.graphs:
+    for i, graph in enumerate(model.graphs):
         for tensor in graph.tensors:
-            extent = model.buffers[tensor.buffer]
-            if extent.behind and places.setdefault(tensor.name, extent.start) != extent.start:
-                yield f"{tensor.name} lies at byte {places[tensor.name]} and at byte {extent.start}"
+            extent, weight = model.buffers[tensor.buffer], tensor.name.removeprefix(f"{i}/")
+            if extent.behind and places.setdefault(weight, extent.start) != extent.start:
+                yield f"{weight} lies at byte {places[weight]} and at byte {extent.start}"
     if len(set(places.values())) != len(places):
         yield "two weights lie in one place"
 

@@ -36,13 +36,15 @@ def constants(path: Path) -> dict[str, NDArray[Any]]:
         buffer = model.buffers[tensor.buffer]
         if tensor.type in dtypes and tensor.buffer:
             data = content[buffer.offset : buffer.offset + buffer.size] if buffer.offset else bytes(buffer.data)
-            found[tensor.name.decode()] = np.frombuffer(data, dtypes[tensor.type]).reshape(tuple(tensor.shape))
+            found[tensor.name.decode().rpartition("/")[2]] = np.frombuffer(data, dtypes[tensor.type]).reshape(
+                tuple(tensor.shape)
+            )
     return found
 
 
 def scales(path: Path) -> dict[str, NDArray[np.float32]]:
     graph = max(loaded(path).subgraphs, key=lambda graph: len(graph.tensors))
-    return {t.name.decode(): np.asarray(t.quantization.scale) for t in graph.tensors if t.type == 9}
+    return {t.name.decode().rpartition("/")[2]: np.asarray(t.quantization.scale) for t in graph.tensors if t.type == 9}
 
 
 def ops(path: Path) -> Counter[str]:
@@ -123,7 +125,9 @@ def test_int8_of_several_head_counts_has_one_scale_per_row(make_checkpoint: Make
     for graph in loaded(tmp_path / "out" / artifact.path).subgraphs:
         for tensor in graph.tensors:
             if tensor.type == 9:
-                rows.setdefault(tensor.name.decode().partition("[")[0], []).append(tensor.quantization.scale)
+                rows.setdefault(tensor.name.decode().rpartition("/")[2].partition("[")[0], []).append(
+                    tensor.quantization.scale
+                )
     assert len(rows) == 13
     for name, found in rows.items():
         longest = max(found, key=len)

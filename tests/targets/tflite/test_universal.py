@@ -80,7 +80,11 @@ def test_the_signatures_are_the_head_counts_and_run(make_checkpoint: MakeCheckpo
     one = {"inputs": ["image"], "outputs": ["logits"]}
     both = {"inputs": ["image", "k"], "outputs": ["logits"]}
     assert opened.get_signature_list() == {"k3": one, "k6": one, "k12": one, "run": both}
-    (k,) = [found for found in opened.get_signature_runner("run").get_input_details().values() if found["name"] == "k"]
+    (k,) = [
+        found
+        for found in opened.get_signature_runner("run").get_input_details().values()
+        if found["name"].endswith("/k")
+    ]
     assert (k["dtype"], list(k["shape"])) == (np.int32, [1])
 
 
@@ -242,7 +246,7 @@ def test_a_file_of_all_is_hardly_larger_than_that_of_the_largest(
 ) -> None:
     """Of blocks of ViT-B's size: what each head count adds are operators, and int8's scales."""
     if precision == "int8" and len(heads) > 3:
-        most = 1.05
+        most = 1.06
     checkpoint = make_checkpoint(heads=12, head_dim=64, depth=2, image_size=32, patch_size=16)
     sizes = []
     for graph, listed in (("universal", heads), ("separate", heads[-1:])):
@@ -258,10 +262,10 @@ def test_blocks_are_columns_of_the_checkpoint_and_smaller_ones_their_beginning(
     state = twelve_heads(make_checkpoint).model.state_dict()
     model, content = reader.read(path), path.read_bytes()
     found: dict[tuple[str, int], reader.Extent] = {}
-    for graph in model.graphs:
+    for i, graph in enumerate(model.graphs):
         for tensor in graph.tensors:
             if tensor.buffer and model.buffers[tensor.buffer].behind:
-                found[tensor.name, tensor.shape[0]] = model.buffers[tensor.buffer]
+                found[tensor.name.removeprefix(f"{i}/"), tensor.shape[0]] = model.buffers[tensor.buffer]
     whole = state["blocks.1.mlp.fc2.weight"].numpy()
     for k, (low, high) in itertools.product((3, 6, 12), [(0, 3), (3, 6), (6, 12)]):
         if high > k:
@@ -282,6 +286,14 @@ def test_without_overlap_every_buffer_has_bytes_of_its_own(make_checkpoint: Make
     assert model.content(model.metadata["min_runtime_version"]).startswith(b"2.9.0")
     larger, smaller = path.stat().st_size, written_file(make_checkpoint, tmp_path / "b", (3, 6, 12)).stat().st_size
     assert larger > 1.05 * smaller
+
+
+@OVERLAP
+def test_no_two_tensors_of_a_file_have_one_name(make_checkpoint: MakeCheckpoint, tmp_path: Path, overlap: bool) -> None:
+    """ai-edge-quantizer knows tensors by their names alone, whatever their graph."""
+    model = reader.read(written_file(make_checkpoint, tmp_path, (3, 6, 12), overlap=overlap))
+    names = [tensor.name for graph in model.graphs for tensor in graph.tensors]
+    assert len(set(names)) == len(names)
 
 
 def test_files_that_share_bytes_need_a_runtime_that_reads_them(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
@@ -366,8 +378,8 @@ def _branch(model: Any, name: bytes) -> Any:
 
 def _other_number(model: Any) -> None:
     graph = _graph(model, b"is_2")
-    other = next(t for t in _graph(model, b"is_4").tensors if t.name == b"k/number")
-    next(t for t in graph.tensors if t.name == b"k/number").buffer = other.buffer
+    other = next(t for t in _graph(model, b"is_4").tensors if t.name.endswith(b"k/number"))
+    next(t for t in graph.tensors if t.name.endswith(b"k/number")).buffer = other.buffer
 
 
 def _swap(model: Any) -> None:
@@ -389,7 +401,7 @@ def _far_branch(model: Any) -> None:
 
 def _never(model: Any) -> None:
     graph = _graph(model, b"k1")
-    condition = next(t for t in graph.tensors if t.name == b"always")
+    condition = next(t for t in graph.tensors if t.name.endswith(b"/always"))
     buffer = type(model.buffers[0])()
     buffer.data = np.zeros(1, np.uint8)
     model.buffers.append(buffer)
@@ -417,7 +429,10 @@ def _signatures_swapped(model: Any) -> None:
 def _weights_swapped(model: Any) -> None:
     """Two blocks of one size in one graph alone."""
     graph = next(graph for graph in model.subgraphs if graph.name == b"tiny-k2")
-    q, k = (next(t for t in graph.tensors if t.name == b"blocks.0.attn.%s.weight[0:1]" % part) for part in (b"q", b"k"))
+    q, k = (
+        next(t for t in graph.tensors if t.name.endswith(b"/blocks.0.attn.%s.weight[0:1]" % part))
+        for part in (b"q", b"k")
+    )
     q.buffer, k.buffer = k.buffer, q.buffer
 
 

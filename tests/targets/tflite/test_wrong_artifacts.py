@@ -193,7 +193,7 @@ def test_a_wrong_file_of_several_head_counts_fails(
     check(path, images_BHWC, expected, f"k{HEADS}", k)
     model = reader.read(path)
     (graph,) = [graph for graph in model.graphs if graph.name == "tiny-k2"]
-    (tensor,) = [tensor for tensor in graph.tensors if tensor.name == name]
+    (tensor,) = [tensor for tensor in graph.tensors if tensor.name.endswith(f"/{name}")]
     extent, content = model.buffers[tensor.buffer], bytearray(path.read_bytes())
     before = np.frombuffer(bytes(content[extent.start : extent.start + extent.size]), "<f4").reshape(tensor.shape)
     after = np.array(change(before.copy()), np.float32, order="C")
