@@ -10,14 +10,15 @@ from hydra_export.errors import BadInput
 from tests.fuzz import judge, reader, run
 from tests.fuzz.reader import Reader
 
-_INPUTS = {"archive": 60, "golden": 60, "tflite": 60, "safetensors": 60, "pth": 60, "hub_config": 40}  # of slow ones
+_INPUTS = {"archive": 60, "golden": 60, "tflite": 60, "safetensors": 60, "pth": 60}  # of slow ones
+_INPUTS |= {"hub_config": 40, "coreai": 40}
 _QUICK = 200
 _SLOW = {"coreml"}  # coremltools, which writes what is mutated, takes ten seconds to import
 _SEED = "tests"
 
 
 def _reader(name: str) -> Reader:
-    for target in ("tflite", "coreml"):
+    for target in ("tflite", "coreml", "coreai"):
         if name == target:
             from hydra_export import targets
 

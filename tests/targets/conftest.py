@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hydra_export import parity, targets
 from hydra_export.architecture import HydraConfig
-from hydra_export.errors import BadInput, MissingExtra
+from hydra_export.errors import BadInput
 from hydra_export.gate import Gate
 from hydra_export.target import Artifact, ExportSpec, GraphKind, Precision, Target
 
@@ -111,7 +111,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
     try:
         chosen.target.requires()
-    except MissingExtra as error:
+    except BadInput as error:
         pytest.skip(str(error))
     return chosen
 
