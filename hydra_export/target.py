@@ -170,7 +170,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
             has its own, else for "handheld" and for "other" devices. Several units where the family has them.
         converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
         reads_results: ``profile`` takes times of it that were measured elsewhere.
-        benchmark_model: it is what TensorFlow's benchmark_model times.
+        printed_by: the command line that times it and no other, of those whose text is read (``bench.printed``).
         timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
         timer_classes: the classes of devices on which that works; empty for all.
     """
@@ -183,7 +183,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
     usual: dict[str, int] = {}
     converts: bool = False
     reads_results: bool = False
-    benchmark_model: bool = False
+    printed_by: str = ""
     timers: dict[str, str] = {}
     timer_classes: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Results of Qualcomm AI Hub and of TFLite's benchmark_model, in the forms that these tools write."""
+"""Results of Qualcomm AI Hub and of tools that print times, in the forms that these write."""
 
 from __future__ import annotations
 
@@ -261,3 +261,79 @@ def test_what_is_kept_can_be_read_again(results: Path, capsys: Capture, monkeypa
     results.write_text(_RUN.replace("Num threads: [4]", "Num threads: [2]").replace("inference: [4]", "inference: [2]"))
     assert "allowed are" in refused(results, capsys, "--device", "rpi5")
     assert [path.read_bytes() for path in (profiles.user_folder() / "measured").iterdir()] == before
+
+
+TRTEXEC = """\
+&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec --onnx=/tmp/{name} {flags}
+[11/20/2026-10:47:59] [I] === Model Options ===
+[11/20/2026-10:47:59] [I] Format: ONNX
+[11/20/2026-10:47:59] [I] === Performance summary ===
+[11/20/2026-10:47:59] [I] Throughput: 130.298 qps
+[11/20/2026-10:47:59] [I] Latency: min = 5.3 ms, max = 13 ms, mean = 7.6 ms, median = 7.16 ms, percentile(90%) = 9 ms
+[11/20/2026-10:47:59] [I] Enqueue Time: min = 2.72 ms, max = 15.0 ms, mean = 7.63 ms, median = 7.86 ms
+[11/20/2026-10:47:59] [I] GPU Compute Time: min = 5.34 ms, max = 13.3 ms, mean = 7.58 ms, median = 7.14 ms
+"""
+PERF_TEST = """\
+Setting intra_op_num_threads to 4
+Session creation time cost: 0.217932 s
+Total inference time cost: 0.49481 s
+Total inference requests: 5
+Average inference time cost total: 98.961997 ms
+Peak working set size: 271122432 bytes
+Min Latency: 0.0958204 s
+P50 Latency{sign} 0.0981 s
+P90 Latency: 0.104 s
+"""
+BENCHNCNN = """\
+loop_count = 8
+num_threads = 4
+powersave = 2
+gpu_device = {gpu}
+cooling_down = 1
+{lines}
+"""
+
+
+@pytest.mark.parametrize(("flags", "precision"), [("--fp16", "fp16"), ("", "fp32"), ("--int8 --fp16", "int8")])
+def test_trtexec_gives_the_time_of_a_whole_call(results: Path, capsys: Capture, flags: str, precision: str) -> None:
+    results.write_text(TRTEXEC.format(name=f"{REFERENCE}-k6.onnx", flags=flags))
+    (record,) = taken(results, capsys, "--device", "jetson-orin-nano")
+    assert (record["k"], record["runtime"], record["unit"], record["ms"]) == (6, "tensorrt", "gpu", 7.16)
+    assert (record["precision"], record["statistic"], record["source"]) == (precision, "median", "own-trtexec")
+    assert "of trtexec, which runs tensorrt, not litert" in refused(
+        results, capsys, "--device", "jetson-orin-nano", "--runtime", "litert"
+    )
+
+
+@pytest.mark.parametrize("sign", [":", " is"])
+def test_onnxruntime_perf_test_gives_its_median(results: Path, capsys: Capture, sign: str) -> None:
+    results.write_text(PERF_TEST.format(sign=sign))
+    assert "does not say which head count" in refused(results, capsys, "--device", "rpi5")
+    (record,) = taken(results, capsys, "--device", "rpi5", "--heads", "3", "--precision", "int8")
+    assert (record["runtime"], record["unit"], record["threads"], record["ms"]) == ("onnxruntime", "cpu", 4, 98.1)
+    assert (record["precision"], record["peak_memory_mb"]) == ("int8", 271.1)
+
+
+def test_a_provider_whose_unit_is_not_known_is_refused(results: Path, capsys: Capture) -> None:
+    results.write_text("using SpaceMITExecutionProvider\n" + PERF_TEST.format(sign=":"))
+    told = refused(results, capsys, "--device", "rpi5", "--heads", "3")
+    assert "ran with SpaceMITExecutionProvider, of which it does not say on which compute unit" in told
+
+
+@pytest.mark.parametrize(("gpu", "unit", "threads"), [(-1, "cpu", 4), (0, "gpu", None)])
+def test_benchncnn_gives_a_time_for_each_of_its_networks(
+    results: Path, capsys: Capture, gpu: int, unit: str, threads: int | None
+) -> None:
+    lines = [
+        f"{REFERENCE}-k{k}.ncnn.param  min = {10.0 * k:7.2f}  max = {12.0 * k:7.2f}  avg = {11.0 * k:7.2f}"
+        for k in (3, 6)
+    ]
+    results.write_text(BENCHNCNN.format(gpu=gpu, lines="\n".join(lines)))
+    records = taken(results, capsys, "--device", "rpi5")
+    assert [(each["k"], each["ms"], each["runtime"], each["unit"]) for each in records] == [
+        (k, 11.0 * k, "ncnn", unit) for k in (3, 6)
+    ]
+    assert {each.get("threads") for each in records} == {threads}
+    assert {each["precision"] for each in records} == {"fp16"}
+    results.write_text(BENCHNCNN.format(gpu=gpu, lines="squeezenet  min =  2.93  max =  3.92  avg =  3.16"))
+    assert "Graph: 'squeezenet' is of another model" in refused(results, capsys, "--device", "rpi5")

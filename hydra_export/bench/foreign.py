@@ -1,65 +1,36 @@
-"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what benchmark_model prints."""
+"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what command lines print (``printed``)."""
 
 from __future__ import annotations
 
 import datetime
 import itertools
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from hydra_export import documents, files, targets
+from hydra_export.bench import printed
+from hydra_export.bench.printed import Measured, positive
 from hydra_export.bench.report import Report, decode
 from hydra_export.bench.save import time_fields
 from hydra_export.board import KIND
-from hydra_export.device import LatencyRecord, NumberFormat, Ops, Statistic, is_date
+from hydra_export.device import LatencyRecord, NumberFormat, Ops, is_date
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import Workload
 from hydra_export.target import ComputeUnit
 
-AI_HUB, BENCHMARK_MODEL = "own-ai-hub", "own-benchmark-model"
+AI_HUB = "ai-hub"
+_PREFIX = "own-"  # of the names of these sources
 SOURCES = {
-    AI_HUB: "Qualcomm AI Hub, a profile job of yours",
-    BENCHMARK_MODEL: "benchmark_model, on the device",
-}
-# No expression here tries a letter twice: others wrote the text.
-_TIMINGS = re.compile(r"Inference timings in us:(.*)|STARTING!")
-_MEAN = re.compile(r"Inference \(avg\): *([^\s,]+)")
-_GRAPH = re.compile(r"\bGraph: \[([^\[\]\n]+)\]")
-_THREADS = re.compile(r"(?:Num threads: \[|#threads used for CPU inference: \[)(\d{1,4})\]")
-_PEAK = re.compile(r"(?:periodic monitoring: |\boverall=)([^\s,]+)")
-_PARTLY = re.compile(r"\bpartially executed by the delegate")
-_DELEGATES: dict[str, ComputeUnit] = {
-    r"\bUse gpu: \[1\]|Explicitly applied GPU delegate": "gpu",
-    r"\bUse NNAPI: \[1\]|Explicitly applied (?:NNAPI|EXTERNAL|Hexagon) delegate": "npu",
-    r"External delegate path: \[[^\[\]\n]+\]": "npu",
+    f"{_PREFIX}{AI_HUB}": "Qualcomm AI Hub, a profile job of yours",
+    **{f"{_PREFIX}{tool.replace('_', '-')}": f"{tool}, on the device" for tool in printed.TOOLS},
 }
 _MOST_RUNS = 200  # in one file
-_LONGEST_NUMBER = 40  # letters
-_Z_80 = 1.2816  # standard deviations on each side of 80 %
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One time, as the tool told it; *graph* is the file's name, empty where it does not say."""
-
-    ms: float
-    low: float | None
-    high: float | None
-    statistic: Statistic
-    unit: ComputeUnit
-    source: str
-    graph: str = ""
-    threads: int | None = None
-    peak_memory_mb: float | None = None
-    ops: Ops | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +68,7 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
             return decode(content, path)
         measured = [_ai_hub(document, path)] if "execution_summary" in document else []
     else:
-        runs = _benchmark_model(content.decode("utf-8", errors="replace"), path)
+        runs = printed.runs(content.decode("utf-8", errors="replace"), path)
         measured = list(itertools.islice(runs, _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
             raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
@@ -108,7 +79,7 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
 
 _FORMS = (
     "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile "
-    "(download_profile), or all that benchmark_model printed."
+    f"(download_profile), or all that one of these printed: {', '.join(printed.TOOLS)}."
 )
 
 
@@ -136,18 +107,18 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     field = "execution_summary.estimated_inference"
     low = high = None
     if runs:
-        times = [_positive(us, f"all_inference_times[{at}]", path) / 1e3 for at, us in enumerate(runs)]
+        times = [positive(us, f"all_inference_times[{at}]", path) / 1e3 for at, us in enumerate(runs)]
         low, ms, high = (float(np.percentile(times, share)) for share in (10, 50, 90))
     else:
-        ms = _positive(summary.get("estimated_inference_time"), f"{field}_time", path) / 1e3
+        ms = positive(summary.get("estimated_inference_time"), f"{field}_time", path) / 1e3
     return Measured(
+        tool=AI_HUB,
         ms=ms,
         low=low,
         high=high,
         statistic="median" if runs else "unknown",
         unit=unit,
-        source=AI_HUB,
-        peak_memory_mb=_positive(peak, f"{field}_peak_memory", path) / 1e6 if peak else None,
+        peak_memory_mb=positive(peak, f"{field}_peak_memory", path) / 1e6 if peak else None,
         ops=Ops(**counts),
     )
 
@@ -159,73 +130,6 @@ def _listed(document: Mapping[str, Any], name: str, path: Path) -> list[Any]:
     return value
 
 
-def _positive(value: object, name: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise BadInput(f"{path}: {name}: {str(value)[:80]} is not a number above 0.", "Give the file unchanged.")
-    return float(value)
-
-
-# benchmark_model: tensorflow/lite/tools/benchmark, times in us, one or several runs in one file
-
-
-def _benchmark_model(text: str, path: Path) -> Iterator[Measured]:
-    begins, runs = 0, 0
-    marks = [*_TIMINGS.finditer(text), None]
-    for timings, after in itertools.pairwise(marks):
-        if timings is not None and timings[1] is not None:
-            runs += 1
-            yield _run(text[begins : after.start() if after else len(text)], timings, f"run {runs}", path)
-            begins = timings.end()
-
-
-def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
-    mean = _MEAN.search(timings[1])
-    ms = _positive(_number(mean[1]) if mean else None, f"{which}: Inference (avg)", path) / 1e3
-    low = high = None
-    statistic: Statistic = "mean"
-    counted = _counted(text)
-    if middle := counted.get("median"):
-        ms, statistic = _positive(_number(middle), f"{which}: median", path) / 1e3, "median"
-    if (deviation := counted.get("std")) and _number(deviation) != 0:
-        spread = _Z_80 * _positive(_number(deviation), f"{which}: std", path) / 1e3
-        low, high = max(ms - spread, ms / 10), ms + spread
-    threads, graph, peaks = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
-    peak = _number(peaks[-1]) if peaks else 0.0
-    if isinstance(peak, str) or not math.isfinite(peak):
-        raise BadInput(f"{path}: {which}: memory footprint: {peak} is not a number.", "Give the file unchanged.")
-    unit: ComputeUnit = next((unit for said, unit in _DELEGATES.items() if re.search(said, text)), "cpu")
-    return Measured(
-        ms=ms,
-        low=low,
-        high=high,
-        statistic=statistic,
-        unit=unit,
-        source=BENCHMARK_MODEL,
-        graph=PurePosixPath(graph[1]).name if graph else "",
-        threads=int(threads[1]) if threads and unit == "cpu" else None,
-        peak_memory_mb=peak if peak > 0 else None,  # a difference, or -1 where it was not watched
-        note="part of it ran on the CPU" if _PARTLY.search(text) else "",
-    )
-
-
-def _counted(text: str) -> dict[str, str]:
-    """The last line of ``count=50 first=... avg=... std=...``, empty where there is none."""
-    for line in reversed(text.split("\n")):
-        if "count=" in line and "std=" in line:
-            fields = {name: value for name, sign, value in (word.partition("=") for word in line.split()) if sign}
-            if fields.get("count", "").isdecimal() and {"avg", "std"} <= fields.keys():
-                return fields
-    return {}
-
-
-def _number(text: str) -> float | str:
-    """What *text* says, or the text itself where that is no number."""
-    try:
-        return float(text) if len(text) < _LONGEST_NUMBER else text
-    except ValueError:
-        return text
-
-
 # Records
 
 
@@ -233,10 +137,9 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     model = asked.model
     heads, precision = _which(measured, path, asked)
     runtime, known = asked.runtime, targets.device_runtimes()
-    if measured.source == BENCHMARK_MODEL:
-        (timed,) = (name for name, each in known.items() if each.benchmark_model)
+    if timed := next((name for name, each in known.items() if each.printed_by == measured.tool), ""):
         if runtime not in ("", timed):
-            raise BadInput(f"{path} is of benchmark_model, which runs {timed}, not {runtime}.", "Leave out `runtime`.")
+            raise BadInput(f"{path} is of {measured.tool}, which runs {timed}, not {runtime}.", "Leave out `runtime`.")
         runtime = timed
     if not runtime:
         names = [name for name, each in known.items() if each.reads_results]
@@ -252,7 +155,7 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
         resolution=model.resolution,
         tokens=model.tokens,
         runtime=runtime,
-        precision=asked.precision or precision,
+        precision=asked.precision or measured.precision or precision,
         unit=measured.unit,
         threads=measured.threads,
         **time_fields(measured.ms, measured.low, measured.high),
@@ -261,14 +164,15 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
         ops=measured.ops,
         date=_date(path, asked),
         provenance="measured",
-        source=measured.source,
+        source=f"{_PREFIX}{measured.tool.replace('_', '-')}",
         note=measured.note,
     )
 
 
 def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFormat]:
-    """Head count and precision, by the graph's name or as the user says."""
-    told = asked.graphs.get(measured.graph)
+    """Head count and precision, by the graph's name, whatever a converter put behind it, or as the user says."""
+    stem = measured.graph.partition(".")[0]
+    told = next((each for name, each in asked.graphs.items() if stem and name.partition(".")[0] == stem), None)
     named = re.fullmatch(rf"{re.escape(asked.model.name)}-k(\d{{1,4}})\b.*", measured.graph)
     if told is None and named is not None and not asked.graphs:
         told = int(named[1]), "int8" if "int8" in measured.graph else "fp32"

@@ -3,14 +3,26 @@
 from hydra_export.target import DeviceRuntime
 
 RUNTIMES = (
-    DeviceRuntime(name="onnxruntime", usual={"Apple": 1, "handheld": 1, "other": 0}, reads_results=True),
+    DeviceRuntime(
+        name="onnxruntime",
+        usual={"Apple": 1, "handheld": 1, "other": 0},
+        reads_results=True,
+        printed_by="onnxruntime_perf_test",
+    ),
     DeviceRuntime(name="openvino", handheld=False, reads_results=True),
-    DeviceRuntime(name="tensorrt", unit="gpu", maker="Jetson", timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"}),
+    DeviceRuntime(
+        name="tensorrt",
+        unit="gpu",
+        maker="Jetson",
+        reads_results=True,
+        printed_by="trtexec",
+        timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"},
+    ),
     DeviceRuntime(name="qnn", unit="npu", maker="Qualcomm", reads_results=True),
     DeviceRuntime(
         name="hailort", unit="npu", maker="Hailo", cards=True, timers={"": "hailortcli benchmark {name}-k{k}.hef"}
     ),
     DeviceRuntime(name="axengine", unit="npu", maker="Axera", cards=True),
     DeviceRuntime(name="rknn", unit="npu", maker="Rockchip"),
-    DeviceRuntime(name="ncnn", converts=True),
+    DeviceRuntime(name="ncnn", converts=True, reads_results=True, printed_by="benchncnn"),
 )
