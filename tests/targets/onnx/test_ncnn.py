@@ -48,7 +48,7 @@ def test_separate_files_are_converted_and_computed(tmp_path: Path, heads: int) -
     (file,) = (out / "onnx").glob("*.onnx")
     (work / "model.onnx").write_bytes(file.read_bytes())
     pnnx = Path(sys.executable).with_name("pnnx")
-    asked = [pnnx, "model.onnx", "inputshape=[1,1,28,28]", "fp16=0"]
+    asked = [str(pnnx), "model.onnx", "inputshape=[1,1,28,28]", "fp16=0"]
     subprocess.run(asked, cwd=work, check=True, capture_output=True)
     program = [sys.executable, "-c", _PROGRAM, str(out / "golden/golden.npz"), str(heads)]
     done = subprocess.run(program, cwd=work, check=True, capture_output=True, text=True)
