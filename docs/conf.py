@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
+from hydra_export import profiles
+from hydra_export.profiles import ResolvedProfile
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ html_theme = "furo"
 html_title = f"hydra-export {VERSION}"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+html_js_files = ["filter.js"]
 html_show_copyright = False
 html_copy_source = False
 
@@ -59,6 +62,33 @@ def _link_to_pages(_app: Sphinx, _name: str, source: list[str]) -> None:
         source[0] = re.sub(rf"\]\((\.\./)+{re.escape(file)}", f"]({page}", source[0])
 
 
+def _registry(_app: Sphinx, _name: str, source: list[str]) -> None:
+    """Every device in a table, where a page asks for it."""
+    rows = sorted(_row(known) for known in profiles.resolve(None).values())
+    table = "\n".join(
+        [":::{table}", ":class: searchable", "", "| name | device | chip | timed | by |", "|---|---|---|---|---|"]
+    )
+    source[0] = source[0].replace("<!-- the registry -->", "\n".join([table, *rows, ":::"]))
+
+
+def _row(known: ResolvedProfile) -> str:
+    profile, records = known.profile, [record for record in known.profile.latency if record.provenance != "estimated"]
+    timed = sorted({f"{record.runtime} ({record.unit.upper()})" for record in records})
+    by = sorted(
+        {profile.sources.get(record.source, record.source).partition("@")[0].partition(",")[0] for record in records}
+    )
+    chip = profile.facts.soc.value if profile.facts.soc else "unknown"
+    name = profile.name + (", stand-in" if profile.stand_in else "")
+    cells = (
+        f"`{profile.id}`",
+        name,
+        str(chip),
+        f"{len(records)}: {', '.join(timed)}" if records else "-",
+        ", ".join(by) or "-",
+    )
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+
+
 def _readable_defaults(*told: Any) -> tuple[str | None, str | None]:
     """A default that is made anew each time is shown as such: Sphinx cannot read a signature that says <factory>."""
     *_, signature, returned = told
@@ -81,5 +111,6 @@ def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("autodoc-process-docstring", _several_names, priority=400)  # before napoleon
     app.connect("source-read", _link_to_pages)
+    app.connect("source-read", _registry)
     app.connect("autodoc-process-signature", _readable_defaults)
     app.connect("doctree-read", _dashes)
