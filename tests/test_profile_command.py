@@ -408,3 +408,11 @@ def test_bad_input_is_refused_with_what_to_do(arguments: list[str], told: str, c
     assert not out
     assert told in " ".join(err.split())
     assert "Traceback" not in err
+
+
+def test_the_list_for_programs_has_all_that_is_known(capsys: Capture) -> None:
+    assert main(["profile", "list", "--json"]) == 0
+    listed = {each["id"]: each for each in json.loads(capsys.readouterr().out)["devices"]}
+    assert main(["profile", "show", "pixel7", "--json"]) == 0
+    assert listed["pixel7"]["profile"] == json.loads(capsys.readouterr().out)["profile"]
+    assert sum(len(each["profile"].get("latency", [])) for each in listed.values()) >= 300

@@ -35,7 +35,8 @@ def list_devices(devices: Mapping[str, ResolvedProfile]) -> Result:
         times = f"{num} ({len(resolved.own)} yours)" if resolved.own else str(num or "-")
         shown.add_row(name, profile.name, about["soc"] or "-", times)
         budget = profile.budget.ms if profile.budget else None
-        rows.append({**about, "times": num, "own_times": len(resolved.own), "budget_ms": budget})
+        known = {"times": num, "own_times": len(resolved.own), "budget_ms": budget}
+        rows.append({**about, **known, "profile": msgspec.to_builtins(profile)})
     note = "times: of vision transformers, measured or published; where there is none, other devices speak for it"
     return Result({"devices": rows}, titled(f"{len(rows)} devices", shown, note))
 
