@@ -1,4 +1,4 @@
-"""What TFLite's benchmark_model printed."""
+"""What tools printed that time one file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hydra_export.bench import Asked
 from hydra_export.latency import REFERENCE
 from tests.fuzz import trees
 from tests.fuzz.reader import Random, Reader
-from tests.test_foreign_results import BENCHMARK_MODEL
+from tests.test_foreign_results import BENCHMARK_MODEL, BENCHNCNN, PERF_TEST, TRTEXEC
 
 _MOST_LETTERS = 300_000
-_ASKED = Asked(model=REFERENCE, named=REFERENCE.name, graphs={}, date="2026-02-03")
+_ASKED = Asked(model=REFERENCE, named=REFERENCE.name, graphs={}, heads=6, date="2026-02-03")
 _WORDS = [
     "count=1 ",
     "avg=",
@@ -47,12 +47,30 @@ _WORDS += [
     "#threads used for CPU inference: [",
     ",",
 ]
+_WORDS += [
+    "median = ",
+    " ms",
+    "&&&& RUNNING TensorRT.trtexec --onnx=",
+    "--int8",
+    "[I] Latency: min = ",
+    "P50 Latency: ",
+]
+_WORDS += [
+    "using CUDAExecutionProvider",
+    "Total inference requests: ",
+    "num_threads = 4",
+    "  min =  1  max =  2  avg =  ",
+]
 
 
 def _seeds() -> list[bytes]:
     more = " p5=148000 median=150100 p95=155000"
-    runs = [BENCHMARK_MODEL.format(name=f"{REFERENCE.name}-k{k}.tflite", more=more if k == 6 else "") for k in (3, 6)]
-    return [runs[0].encode(), "".join(runs).encode()]
+    run = BENCHMARK_MODEL.format(name=f"{REFERENCE.name}-k6.tflite", more=more)
+    trtexec = TRTEXEC.format(name=f"{REFERENCE.name}-k6.onnx", flags="--fp16")
+    line = f"{REFERENCE.name}-k6.ncnn.param  min =   60.00  max =   72.00  avg =   66.00"
+    texts = [run, run.replace(more, "") * 2, trtexec, 2 * trtexec, PERF_TEST.format(sign=":")]
+    texts += [BENCHNCNN.format(gpu=gpu, lines=f"{line}\n{line}") for gpu in (-1, 0)]
+    return [text.encode() for text in texts]
 
 
 def _mutate(random: Random, content: bytes) -> bytes:
@@ -80,7 +98,8 @@ def _mutate(random: Random, content: bytes) -> bytes:
 
 
 def _parse(content: bytes) -> None:
-    if b"Inference timings in us:" not in content:
+    marks = (b"Inference timings in us:", b"[I] Latency: ", b"P50 Latency", b"  min = ")
+    if not any(mark in content for mark in marks):
         raise ValueError("no run is in it")
 
 
