@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, get_args, get_type_hints
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydra_export.arrays import Array
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.preprocess import Preprocessing
+    from hydra_export.printed import Measured
 
 GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -170,7 +171,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
             has its own, else for "handheld" and for "other" devices. Several units where the family has them.
         converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
         reads_results: ``profile`` takes times of it that were measured elsewhere.
-        printed_by: the command line that times it and no other, of those whose text is read (``bench.printed``).
+        printed_by: the command line that times it and no other, whose text ``printed`` reads.
         timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
         timer_classes: the classes of devices on which that works; empty for all.
     """
@@ -313,6 +314,13 @@ class Target(Protocol):
 
     def signature(self, path: Path) -> Interface:
         """What an artifact that passes lint takes and gives, as ``write`` said it of the Artifact."""
+
+    def printed(self, text: str, path: Path) -> Iterator[Measured]:
+        """The times in *text*, the file *path*, that a tool printed which times its artifacts; BadInput as they tell.
+
+        None where the text is of no tool that its ``device_runtimes`` are ``printed_by``.
+        """
+        return iter(())
 
 
 class OfModel(Protocol):

@@ -194,7 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
         ["blocks.1.attn.q.weight", "blocks.1.attn.q.bias"], lambda a: a / 2**0.5
     ),
     "channels of q reversed": _changed(["blocks.0.attn.q.weight"], lambda a: a[:, ::-1]),
-    "class token at another position": _changed(["tokens"], lambda a: np.roll(a, 1, axis=1)),
+    "class token at another position": _changed(["tokens.positions"], lambda a: np.roll(a, 1, axis=1)),
     "image channels in BGR": _changed(["patch_embed.weight"], lambda a: a[:, ::-1]),
     "patches transposed": _changed(["patch_embed.weight"], lambda a: a.swapaxes(2, 3)),
     "classes in another order": _changed(["head.weight", "head.bias"], lambda a: a[::-1]),

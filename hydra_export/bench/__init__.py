@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from hydra_export.bench.compare import Comparison, compare
-from hydra_export.bench.foreign import SOURCES as FOREIGN_SOURCES
 from hydra_export.bench.foreign import Asked, read_results
+from hydra_export.bench.foreign import sources as foreign_sources
 from hydra_export.bench.report import Report, Timing, check_model, decode, read
 from hydra_export.bench.run import bench, not_timed
 from hydra_export.bench.save import records, save
 from hydra_export.bench.standalone import write_standalone
 
 __all__ = [
-    "FOREIGN_SOURCES",
     "Asked",
     "Comparison",
     "Report",
@@ -20,6 +19,7 @@ __all__ = [
     "check_model",
     "compare",
     "decode",
+    "foreign_sources",
     "not_timed",
     "read",
     "read_results",

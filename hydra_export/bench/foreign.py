@@ -14,23 +14,31 @@ import msgspec
 import numpy as np
 
 from hydra_export import documents, files, targets
-from hydra_export.bench import printed
-from hydra_export.bench.printed import Measured, positive
 from hydra_export.bench.report import Report, decode
 from hydra_export.bench.save import time_fields
 from hydra_export.board import KIND
 from hydra_export.device import LatencyRecord, NumberFormat, Ops, is_date
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import Workload
+from hydra_export.printed import Measured, positive
 from hydra_export.target import ComputeUnit
 
 AI_HUB = "ai-hub"
-_PREFIX = "own-"  # of the names of these sources
-SOURCES = {
-    f"{_PREFIX}{AI_HUB}": "Qualcomm AI Hub, a profile job of yours",
-    **{f"{_PREFIX}{tool.replace('_', '-')}": f"{tool}, on the device" for tool in printed.TOOLS},
-}
 _MOST_RUNS = 200  # in one file
+
+
+def sources() -> dict[str, str]:
+    """What the sources of records are called that are made of these results, and what they are."""
+    own = {_source(tool): f"{tool}, on the device" for tool in _tools()}
+    return {_source(AI_HUB): "Qualcomm AI Hub, a profile job of yours", **own}
+
+
+def _source(tool: str) -> str:
+    return f"own-{tool.replace('_', '-')}"
+
+
+def _tools() -> list[str]:
+    return [each.printed_by for each in targets.device_runtimes().values() if each.printed_by]
 
 
 @dataclass(frozen=True)
@@ -68,18 +76,19 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
             return decode(content, path)
         measured = [_ai_hub(document, path)] if "execution_summary" in document else []
     else:
-        runs = printed.runs(content.decode("utf-8", errors="replace"), path)
+        text = content.decode("utf-8", errors="replace")
+        runs = itertools.chain.from_iterable(targets.get(name).printed(text, path) for name in targets.names())
         measured = list(itertools.islice(runs, _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
             raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
     if not measured:
-        raise BadInput(f"{path}: it holds no results that are known here.", _FORMS)
+        told = f"{_FORMS}, or all that one of these printed: {', '.join(_tools())}."
+        raise BadInput(f"{path}: it holds no results that are known here.", told)
     return [_record(one, path, asked) for one in measured]
 
 
 _FORMS = (
-    "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile "
-    f"(download_profile), or all that one of these printed: {', '.join(printed.TOOLS)}."
+    "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile (download_profile)"
 )
 
 
@@ -89,7 +98,7 @@ _FORMS = (
 def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     summary = document["execution_summary"]
     if not isinstance(summary, dict):
-        raise BadInput(f"{path}: execution_summary: it is no table.", _FORMS)
+        raise BadInput(f"{path}: execution_summary: it is no table.", f"{_FORMS}.")
     counts: dict[ComputeUnit, int] = {"npu": 0, "gpu": 0, "cpu": 0}
     for at, layer in enumerate(_listed(document, "execution_detail", path)):
         said = layer.get("compute_unit") if isinstance(layer, dict) else None
@@ -103,7 +112,7 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     peak = summary.get("estimated_inference_peak_memory")
     unit = next((one for one, count in counts.items() if count), None)
     if unit is None:
-        raise BadInput(f"{path}: execution_detail: it does not say on which compute unit it ran.", _FORMS)
+        raise BadInput(f"{path}: execution_detail: it does not say on which compute unit it ran.", f"{_FORMS}.")
     field = "execution_summary.estimated_inference"
     low = high = None
     if runs:
@@ -126,7 +135,7 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
 def _listed(document: Mapping[str, Any], name: str, path: Path) -> list[Any]:
     value = document.get(name) or []
     if not isinstance(value, list):
-        raise BadInput(f"{path}: {name}: it is no list.", _FORMS)
+        raise BadInput(f"{path}: {name}: it is no list.", f"{_FORMS}.")
     return value
 
 
@@ -164,7 +173,7 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
         ops=measured.ops,
         date=_date(path, asked),
         provenance="measured",
-        source=f"{_PREFIX}{measured.tool.replace('_', '-')}",
+        source=_source(measured.tool),
         note=measured.note,
     )
 

@@ -58,7 +58,7 @@ def import_results(
             raise BadInput(f"{path} does not name its device.", "Give it: `device=NAME`.")
         records = results
         profile = registry.get(device, folder).profile
-        name, file = registry.add_measured(profile, records, measuring.FOREIGN_SOURCES, folder)
+        name, file = registry.add_measured(profile, records, measuring.foreign_sources(), folder)
         known = registry.resolve(folder)[name]
     shown = table("k", "runtime", "precision", "unit", "threads", "ms", "p10 to p90", "date")
     for record in records:

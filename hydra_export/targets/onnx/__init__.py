@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx
 
     from hydra_export.checkpoint import Checkpoint
+    from hydra_export.printed import Measured
 
 OPSETS = range(17, 24)
 
@@ -127,6 +128,12 @@ class OnnxTarget(Target):
         from hydra_export.targets.onnx import file
 
         return file.signature(_around_weights(path))
+
+    def printed(self, text: str, path: Path) -> Iterator[Measured]:
+        """What its devices' tools printed."""
+        from hydra_export.targets.onnx import printed
+
+        return printed.runs(text, path)
 
 
 def _read_around_weights(path: Path) -> onnx.ModelProto:

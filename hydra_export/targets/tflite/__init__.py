@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -31,6 +31,7 @@ from hydra_export.targets.tflite.devices import RUNTIMES
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
+    from hydra_export.printed import Measured
 
 
 class TFLiteOptions(Options, frozen=True):
@@ -135,6 +136,12 @@ class TFLiteTarget(Target):
         from hydra_export.targets.tflite import lint
 
         return lint.signature(lint.linted(path))
+
+    def printed(self, text: str, path: Path) -> Iterator[Measured]:
+        """What its devices' tools printed."""
+        from hydra_export.targets.tflite import printed
+
+        return printed.runs(text, path)
 
 
 TARGET = TFLiteTarget()
