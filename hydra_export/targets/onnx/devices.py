@@ -3,9 +3,15 @@
 from hydra_export.target import DeviceRuntime
 
 RUNTIMES = (
-    DeviceRuntime(name="onnxruntime", usual={"Apple": 1, "handheld": 1, "other": 0}, reads_results=True),
+    DeviceRuntime(name="onnxruntime", usual={"Apple": 1, "Jetson": 1, "handheld": 1, "other": 0}, reads_results=True),
     DeviceRuntime(name="openvino", handheld=False, reads_results=True),
-    DeviceRuntime(name="tensorrt", unit="gpu", maker="Jetson", timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"}),
+    DeviceRuntime(
+        name="tensorrt",
+        unit="gpu",
+        maker="Jetson",
+        usual={"Jetson": 0},
+        timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"},
+    ),
     DeviceRuntime(name="qnn", unit="npu", maker="Qualcomm", reads_results=True),
     DeviceRuntime(
         name="hailort", unit="npu", maker="Hailo", cards=True, timers={"": "hailortcli benchmark {name}-k{k}.hef"}
