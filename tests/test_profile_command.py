@@ -314,7 +314,7 @@ def test_a_small_model_is_estimated_from_times_of_large_ones_and_surely_no_slowe
 
 def test_the_evidence_is_listed_with_its_weights(said: Said, answer: Answer) -> None:
     shown = " ".join(said("--device", "rpi5", "--why").split())
-    assert "weight in k = 4" in shown
+    assert "weight in k = 3" in shown
     assert re.search(r"\d\d % Raspberry Pi 5 vit_b32_384 612 ms, ncnn", shown)
     assert "weight in" not in said("--device", "rpi5")
     one = answer("--device", "rpi5")["estimates"][0]

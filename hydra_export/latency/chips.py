@@ -55,7 +55,18 @@ _USUAL_THREADS = 4
 
 # Accelerators of one line, in the unit that the maker uses for that line: int8 TOPS. "year": of the generation, which
 # orders those of one tier; None where a chip has no accelerator of the line that runs a transformer.
-_TEGRA_X2 = 1.33  # TFLOPS in fp16: the one Jetson whose maker states no TOPS
+# TFLOPS of the GPU in dense fp16, without the other accelerators that NVIDIA's TOPS count: its data sheets, Orin's
+# from sparse int8 (Jetson AGX Orin Series technical brief: of 275, the GPU's are 170).
+_JETSON_GPUS = {
+    "jetson-nano": 0.47,
+    "jetson-tx2-nx": 1.33,
+    "jetson-xavier-nx": 6.0,
+    "jetson-orin-nano": 10.0,
+    "jetson-orin-nano-super": 16.8,
+    "jetson-orin-nx": 15.0,
+    "jetson-agx-orin": 42.5,
+}
+_TOPS_PER_TFLOPS = 4.0  # sparse int8 to dense fp16
 _HTP, _ANE = "Hexagon HTP", "Apple Neural Engine"
 
 
@@ -135,8 +146,8 @@ def accelerator(profile: DeviceProfile, unit: str) -> Accelerator | None:
     """The accelerator of a device; None where its line or its place there is not known. Unknown is not equal."""
     if profile.family == "Jetson":
         tops = profile.facts.npu_tops
-        speed = ends(tops.value)[0] if tops else _TEGRA_X2
-        return Accelerator("Jetson", profile.id, 0, speed) if unit == "gpu" else None
+        speed = _JETSON_GPUS.get(profile.id) or (ends(tops.value)[0] / _TOPS_PER_TFLOPS if tops else 0)
+        return Accelerator("Jetson", profile.id, 0, speed) if unit == "gpu" and speed else None
     soc = profile.facts.soc.value if profile.facts.soc else ""
     chips = (chip for name, chip in _CHIPS if re.match(rf"{re.escape(name)}S?(?![0-9A-Za-z])", soc))
     return next(chips, None) if unit == "npu" else None

@@ -26,8 +26,8 @@ _FULL = 17.56  # GMACs of a ViT-B/16 at 224 px, of whose time the overhead is a 
 _OVERHEAD = {"cpu": (0.003, 0.01), "gpu": (0.2, 0.4), "npu": (0.2, 0.4)}
 # Logarithms, for each unit: of the milliseconds that a GMAC takes at speed 1, and of a speed in the middle of all.
 # From a Galaxy S24 (NPU), a Jetson Orin Nano (GPU) and a Raspberry Pi 5 (CPU); the effect of the unit corrects them.
-_PER_GMAC = {"cpu": 6.2, "gpu": 3.1, "npu": 2.7}
-_MIDDLE_SPEED = {"cpu": 3.2, "gpu": 4.0, "npu": 3.0}
+_PER_GMAC = {"cpu": 6.2, "gpu": 1.8, "npu": 2.7}
+_MIDDLE_SPEED = {"cpu": 3.2, "gpu": 2.5, "npu": 3.0}
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,24 @@ class Effect:
 
 # `python benchmarks/latency_effects.py` fits these. Those of units are so large that nothing is expected of a unit.
 EFFECTS: tuple[Effect, ...] = (
-    Effect(3.0, 3.0, lambda p: (p.unit,)),
-    Effect(0.0, 0.8, lambda p: (p.unit, p.line)),
-    Effect(0.1, 0.3, lambda p: (p.unit, p.line), lambda p: p.log_speed - _MIDDLE_SPEED[p.unit]),
-    Effect(0.35, 0.35, lambda p: (p.unit, p.soc)),
-    Effect(0.1, 0.15, lambda p: (p.unit, p.device)),
-    Effect(1.0, 1.0, lambda p: (p.unit, p.device), lambda p: p.vague),
-    Effect(0.2, 0.0, lambda p: (p.unit, p.soc, p.threads)),
-    Effect(0.35, 0.4, lambda p: (p.unit, p.runtime)),
-    Effect(0.4, 0.4, lambda p: (p.unit, p.arithmetic)),
-    Effect(0.2, 0.6, lambda p: (p.unit, p.line, p.runtime, p.arithmetic)),
-    Effect(0.25, 0.2, lambda p: (p.unit, p.soc, p.runtime)),
-    Effect(0.25, 0.2, lambda p: (p.unit, p.soc, p.arithmetic)),
-    Effect(0.7, 0.5, lambda p: (p.unit,), lambda p: _overhead(p)),
-    Effect(0.0, 0.7, lambda p: (p.unit, p.line), lambda p: _overhead(p)),
-    Effect(0.7, 0.5, lambda p: (p.unit, p.soc), lambda p: _overhead(p)),
-    Effect(0.2, 0.2, lambda p: (p.unit,), fades=True),
-    Effect(0.15, 0.25, lambda p: (p.unit, p.soc), fades=True),
+    Effect(3.00, 2.85, lambda p: (p.unit,)),
+    Effect(0.00, 0.97, lambda p: (p.unit, p.line)),
+    Effect(0.12, 0.37, lambda p: (p.unit, p.line), lambda p: p.log_speed - _MIDDLE_SPEED[p.unit]),
+    Effect(0.22, 0.18, lambda p: (p.unit, p.soc)),
+    Effect(0.09, 0.11, lambda p: (p.unit, p.device)),
+    Effect(0.57, 0.95, lambda p: (p.unit, p.device), lambda p: p.vague),
+    Effect(0.16, 0.00, lambda p: (p.unit, p.soc, p.threads)),
+    Effect(0.34, 0.34, lambda p: (p.unit, p.runtime)),
+    Effect(0.40, 0.38, lambda p: (p.unit, p.arithmetic)),
+    Effect(0.20, 0.85, lambda p: (p.unit, p.line, p.runtime, p.arithmetic)),
+    Effect(0.18, 0.14, lambda p: (p.unit, p.soc, p.runtime)),
+    Effect(0.18, 0.13, lambda p: (p.unit, p.soc, p.arithmetic)),
+    Effect(0.14, 0.18, lambda p: (p.unit, p.device, p.runtime, p.arithmetic)),
+    Effect(0.70, 0.50, lambda p: (p.unit,), lambda p: _overhead(p)),
+    Effect(0.00, 0.73, lambda p: (p.unit, p.line), lambda p: _overhead(p)),
+    Effect(0.69, 0.33, lambda p: (p.unit, p.soc), lambda p: _overhead(p)),
+    Effect(0.20, 0.20, lambda p: (p.unit,), fades=True),
+    Effect(0.13, 0.14, lambda p: (p.unit, p.soc), fades=True),
 )
 _FADES = 2.0  # shapes so many e-folds apart, in GMACs and in tokens together, have a third in common
 
