@@ -19,6 +19,7 @@ from hydra_export.latency.estimate import estimates
 from hydra_export.latency.evidence import (
     FLOAT,
     INT8,
+    OTHER_MODEL,
     REFERENCE,
     Evidence,
     ExecutionPath,
@@ -27,7 +28,7 @@ from hydra_export.latency.evidence import (
     soc_name,
     tokens_of,
 )
-from hydra_export.latency.spread import Spread
+from hydra_export.latency.spread import Spread, Z
 from hydra_export.profiles import ResolvedProfile
 
 FAMILIES = ("phone CPU", "phone GPU", "phone NPU", "Apple", "board CPU", "Jetson", "accelerator", "laptop")
@@ -93,17 +94,20 @@ def cases(known: Mapping[str, ResolvedProfile], *, whole_device: bool, only: Seq
         for path in evidence.paths(device):
             if path.arithmetic not in (FLOAT, INT8):
                 continue
-            for model, ms in _networks(evidence, device, path):
+            for model, ms, blur in _networks(evidence, device, path):
                 same_soc = {name for name in known if soc_name(evidence, name) == soc}
                 rest = without(known, same_soc) if whole_device else without(known, {device}, path, model.full)
                 estimate = estimates(Evidence(rest), device, path, model).get(1)
-                spread = estimate.spread if estimate else None
+                spread = estimate.spread.blurred(blur, blur) if estimate else None
                 left_out.append(Case(kind(profile, path), soc, device, path, model.full, ms, spread))
     return left_out
 
 
-def _networks(evidence: Evidence, device: str, path: ExecutionPath) -> list[tuple[Workload, float]]:
-    """What was timed on a path, one image at a time, and on a CPU on enough threads; copies of one shape once."""
+def _networks(evidence: Evidence, device: str, path: ExecutionPath) -> list[tuple[Workload, float, float]]:
+    """What was timed on a path, one image at a time, and on a CPU on enough threads; copies of one shape once.
+
+    With the time, and with the half-width that is added where all of it is of another architecture than ours.
+    """
     grouped: dict[tuple[float, int], list[LatencyRecord]] = {}
     for usable in evidence.records(device, path):
         record = usable.record
@@ -113,7 +117,8 @@ def _networks(evidence: Evidence, device: str, path: ExecutionPath) -> list[tupl
     for (_, tokens), records in grouped.items():
         ms = math.exp(sum(math.log(record.ms) for record in records) / len(records))
         gmacs = records[0].gmacs
-        networks.append((Workload("", records[0].resolution, tokens, gmacs, {1: gmacs}, {}, {}), ms))
+        blur = 0.0 if any(record.k for record in records) else Z * OTHER_MODEL
+        networks.append((Workload("", records[0].resolution, tokens, gmacs, {1: gmacs}, {}, {}), ms, blur))
     return networks
 
 

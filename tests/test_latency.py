@@ -115,7 +115,7 @@ def test_a_time_never_falls_with_the_size_of_the_network(ours: Evidence) -> None
     assert noisy[3].ms == 33, "what was timed stays as it was timed"
 
 
-def _vit(heads: int, **fields: int) -> Workload:
+def _vit(heads: int, **fields: Any) -> Workload:
     return Workload.of("m", HydraConfig(heads=heads, **fields), [heads], {})
 
 
@@ -128,7 +128,17 @@ VITS = {
     "B": _vit(12),
     "L": _vit(16, depth=24),
 }
-COMMON = ("pixel7", "pixel8", "iphone-15", "galaxy-s22", "galaxy-s23", "galaxy-s24", "rpi4", "rpi5", "rk3588")
+COMMON: tuple[str, ...] = (
+    "pixel7",
+    "pixel8",
+    "iphone-15",
+    "galaxy-s22",
+    "galaxy-s23",
+    "galaxy-s24",
+    "rpi4",
+    "rpi5",
+    "rk3588",
+)
 COMMON += ("jetson-orin-nano", "jetson-agx-orin", "macbook-m3", "redmi-note-10-5g")
 
 
@@ -379,9 +389,9 @@ def test_the_way_spoken_of_is_usual_there_and_time_it_one_can(ours: Evidence) ->
 
 def test_pixel_7_is_estimated_from_other_phones_and_boards_and_that_is_not_sure(ours: Evidence) -> None:
     found = estimated(ours, "pixel7", ExecutionPath("litert", "float", "cpu"))
-    # From the Snapdragon 888 of the same cores, ncnn took 614 ms for 13.04 GMACs, from the 8 Gen 2 after it 271.
-    assert found[12].low < 271 * 17.56 / 13.04
-    assert found[12].high > 614 * 17.56 / 13.04
+    # On a Snapdragon 888 of the same cores ncnn took 614 ms for 13.04 GMACs, on the 8 Gen 2 two years after it 271.
+    assert found[12].low < 614 * 17.56 / 13.04 < found[12].high
+    assert found[12].ms > 271 * 17.56 / 13.04
     assert {estimate.provenance for estimate in found.values()} == {"estimated"}
     devices = {anchor.device for anchor in found[6].anchors}
     assert len(devices) > 5, "not one phone"
@@ -631,7 +641,7 @@ def test_the_intervals_hold_about_what_they_promise() -> None:
         rows = leave_one_out.rows(leave_one_out.cases(ours, whole_device=whole))
         total = rows[-1]
         assert total.num_socs >= 20
-        assert 0.72 <= total.coverage <= 0.92
+        assert 0.75 <= total.coverage <= 0.95
         families = {row.family for row in rows}
         assert families >= {*leave_one_out.FAMILIES, "all"}
 

@@ -107,7 +107,7 @@ def test_pixel_7_is_an_estimate_with_a_wide_interval_and_the_command_that_settle
     assert {one["provenance"] for one in estimates.values()} == {"estimated"}
     # A Galaxy S21, of the same cores, took 614 ms for 13 GMACs with ncnn; a Galaxy S23 271.
     assert estimates[12]["low"] < 614 * 17.56 / 13.04 < estimates[12]["high"]
-    assert estimates[12]["high"] / estimates[12]["low"] > 4
+    assert estimates[12]["high"] / estimates[12]["low"] > 3
     assert {k for k, one in estimates.items() if one["accuracy"]} == {3, 6}
 
 

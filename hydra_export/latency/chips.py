@@ -36,22 +36,44 @@ _PER_CLOCK = {
     "X3": 4.5,
     "X4": 5.0,
     "X925": 5.5,
+    "C1-Ultra": 6.0,
+    "C1-Premium": 5.5,
+    "C1-Pro": 4.8,
+    "C1-Nano": 1.2,
+    "M5": 4.0,
+    "U74": 0.09,
+    "X60": 0.11,
     "Carmel": 2.5,
     "Oryon": 4.5,
+    "Vortex": 3.5,
     "Lightning": 4.5,
     "Firestorm": 4.5,
     "Avalanche": 4.5,
     "Everest": 4.5,
     "P": 4.5,
+    "Tempest": 1.2,
     "Thunder": 1.5,
     "Icestorm": 1.5,
     "Blizzard": 1.8,
     "Sawtooth": 2.0,
     "E": 2.0,
+    "Skylake": 1.2,
+    "Willow Cove": 1.8,
+    "Golden Cove": 1.8,
+    "Redwood Cove": 1.8,
+    "Lion Cove": 2.0,
+    "Gracemont": 0.8,
+    "Crestmont": 0.9,
+    "Skymont": 1.1,
+    "Zen 2": 1.2,
+    "Zen 3": 1.4,
+    "Zen 4": 1.8,
+    "Zen 5": 2.2,
 }
 _USUAL_GHZ = 3.0  # of a core whose clock is not known: that of a laptop, of which makers do not publish it
 _SCALING = 0.85  # time falls with the power of the cores that share the work: four of a Pi 4 are 3.5-fold, of 855+ 1.7
-_USUAL_THREADS = 4
+_THREADS = {"laptop": 8, "desktop": 8}
+_USUAL_THREADS = 4  # on everything else
 
 # Accelerators of one line, in the unit that the maker uses for that line: int8 TOPS. "year": of the generation, which
 # orders those of one tier; None where a chip has no accelerator of the line that runs a transformer.
@@ -65,6 +87,7 @@ _JETSON_GPUS = {
     "jetson-orin-nano-super": 16.8,
     "jetson-orin-nx": 15.0,
     "jetson-agx-orin": 42.5,
+    "jetson-agx-thor": 258.0,
 }
 _TOPS_PER_TFLOPS = 4.0  # sparse int8 to dense fp16
 _HTP, _ANE = "Hexagon HTP", "Apple Neural Engine"
@@ -103,9 +126,20 @@ _CHIPS: tuple[tuple[str, Accelerator], ...] = (
     ("SA8295P", Accelerator(_HTP, "vehicle", 2021, 26)),  # ~
     ("SA7255P", Accelerator(_HTP, "vehicle light", 2023, 14)),  # ~
     ("QCS9075", Accelerator(_HTP, "vehicle", 2023, 36)),  # ~
-    ("X1E", Accelerator(_HTP, "laptop", 2024, 45)),
+    ("Snapdragon 8+ Gen 1", Accelerator(_HTP, "flagship", 2022, 28)),  # ~
+    ("Snapdragon 8 Gen 5", Accelerator(_HTP, "upper", 2026, 55)),  # ~
+    ("Snapdragon 8s Gen 4", Accelerator(_HTP, "upper", 2025, 36)),  # ~
+    ("Snapdragon 8s Gen 3", Accelerator(_HTP, "upper", 2024, 30)),  # ~
+    ("Snapdragon 7+ Gen 3", Accelerator(_HTP, "upper", 2024, 30)),  # ~
+    ("Snapdragon 7+ Gen 2", Accelerator(_HTP, "upper", 2023, 24)),  # ~
+    ("Snapdragon X2", Accelerator(_HTP, "laptop", 2026, 80)),
+    ("Snapdragon X", Accelerator(_HTP, "laptop", 2024, 45)),
+    ("X1E-80-100", Accelerator(_HTP, "laptop", 2024, 45)),
     ("Snapdragon 7 Gen 5", Accelerator(_HTP, "mid", 2026, 15)),  # ~
     ("Snapdragon 7 Gen 4", Accelerator(_HTP, "mid", 2025, 15)),  # ~
+    ("Snapdragon 7 Gen 3", Accelerator(_HTP, "mid", 2023, 12)),  # ~
+    ("Snapdragon 7 Gen 1", Accelerator(_HTP, "mid", 2022, 9)),  # ~
+    ("QCM6490", Accelerator(_HTP, "mid", 2021, 7)),
     ("Snapdragon 778G", Accelerator(_HTP, "mid", 2021, 7)),  # 12 with its CPU and GPU
     ("QCS6490", Accelerator(_HTP, "mid", 2021, 7)),
     ("QCM6690", Accelerator(_HTP, "low", 2024, 6)),
@@ -123,13 +157,15 @@ _CHIPS: tuple[tuple[str, Accelerator], ...] = (
     ("M3", Accelerator(_ANE, "laptop", 2023, 18)),
     ("M4", Accelerator(_ANE, "laptop", 2024, 19)),  # half of 38
     ("M5", Accelerator(_ANE, "laptop", 2025, 19)),  # ~
-    ("HAILO8L", Accelerator("Hailo", "8", 2023, 13)),
-    ("BCM2712 + Hailo-8L", Accelerator("Hailo", "8", 2023, 13)),
-    ("HAILO8", Accelerator("Hailo", "8", 2020, 26)),
-    ("HAILO10H", Accelerator("Hailo", "10", 2024, 20)),
-    ("HAILO15H", Accelerator("Hailo", "15", 2023, 20)),
-    ("HAILO15M", Accelerator("Hailo", "15", 2023, 11)),
-    ("HAILO15L", Accelerator("Hailo", "15", 2023, 7)),
+    ("HAILO8L", Accelerator("Hailo-8", "8", 2023, 13)),
+    ("BCM2712 + Hailo-8L", Accelerator("Hailo-8", "8", 2023, 13)),
+    ("HAILO8", Accelerator("Hailo-8", "8", 2020, 26)),
+    ("BCM2712 + Hailo-8", Accelerator("Hailo-8", "8", 2020, 26)),
+    ("BCM2712 + Hailo-10H", Accelerator("Hailo-15", "10", 2024, 20)),
+    ("HAILO10H", Accelerator("Hailo-15", "10", 2024, 20)),
+    ("HAILO15H", Accelerator("Hailo-15", "15", 2023, 20)),
+    ("HAILO15M", Accelerator("Hailo-15", "15", 2023, 11)),
+    ("HAILO15L", Accelerator("Hailo-15", "15", 2023, 7)),
     ("AX650N", Accelerator("Axera", "large", 2023, 18)),
     ("AX637", Accelerator("Axera", "large", 2024, 18)),  # ~
     ("AX630C", Accelerator("Axera", "small", 2024, 3.2)),
@@ -159,14 +195,19 @@ def cpu_speed(profile: DeviceProfile, threads: int | None) -> float | None:
     each = [_of_core(cluster.core, cluster.ghz) for cluster in clusters for _ in range(cluster.cores)]
     if not each or not all(each):
         return None
-    working = sorted((speed for speed in each if speed), reverse=True)[: threads or _USUAL_THREADS]
+    working = sorted((speed for speed in each if speed), reverse=True)[: threads or usual_threads(profile)]
     return float(working[0] * (sum(working) / working[0]) ** _SCALING)
+
+
+def usual_threads(profile: DeviceProfile) -> int:
+    """On which a runtime runs there if nobody says how many: as many as there are large cores in general."""
+    return _THREADS.get(profile.device_class, _USUAL_THREADS)
 
 
 def _of_core(core: str, ghz: float | None) -> float | None:
     """Of one core, whose name may stand within that of its maker: "Kryo 385 Gold(A75)"."""
-    known = [_PER_CLOCK[word] for word in re.findall(r"\w+", core) if word in _PER_CLOCK]
-    return known[-1] * (ghz or _USUAL_GHZ) if known else None
+    known = [name for name in _PER_CLOCK if re.search(rf"\b{name}(?![\w-])", core)]
+    return _PER_CLOCK[max(known, key=len)] * (ghz or _USUAL_GHZ) if known else None
 
 
 def oversubscribed(profile: DeviceProfile, record: LatencyRecord) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from hydra_export import targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, DeviceProfile, LatencyRecord
-from hydra_export.latency.chips import accelerator, cpu_speed, oversubscribed
+from hydra_export.latency.chips import Accelerator, accelerator, cpu_speed, oversubscribed, usual_threads
 from hydra_export.latency.kriging import Field, Point
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import ComputeUnit
@@ -19,14 +20,13 @@ FLOAT, INT8 = "float", "int8"
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
 _ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
 _SAME_SIZE = 0.02
-_USUAL_THREADS = 4
 _NO_CPU = (1.0, 1.0)  # speed, and how its logarithm scatters, where no device's is known
 _LEAST_SCATTER = 0.4  # of the speeds of a class of devices, of which there may be few
 # Standard deviations of the logarithm of a time: what a record has of its own.
 _OWN = 0.04  # a user's measurement repeated
 _RECORD = 0.12  # somebody else's: vit_base and deit_base, one shape, are 1.3-fold apart on one accelerator
 _UNSTATED = 0.15  # the precision is not stated
-_OTHER_MODEL = 0.2  # of another architecture
+OTHER_MODEL = 0.25  # of another architecture
 _FROM_THROUGHPUT = 0.1  # images a second, which hide a pipeline
 _STAND_IN = 0.25  # another chip than the one that it is named for
 _OVERSUBSCRIBED = 0.35  # more threads than fast cores
@@ -159,7 +159,7 @@ class Evidence:
                 speed, vague = self._speeds.get(profile.device_class) or self._speeds.get("", _NO_CPU)
         else:
             line, _ = self._place(device, path)
-            if chip := accelerator(profile, path.unit):
+            if chip := self._chip(device, path):
                 speed = chip.speed
             elif any(timed.unit == path.unit for timed in self.paths(device)):
                 speed, vague = 1.0, _NO_CPU[1]
@@ -174,7 +174,7 @@ class Evidence:
             arithmetic=path.arithmetic,
             log_speed=math.log(speed),
             vague=vague,
-            threads=threads or _USUAL_THREADS if path.unit == "cpu" else None,
+            threads=threads or usual_threads(profile) if path.unit == "cpu" else None,
             gmacs=1.0,
             tokens=1,
         )
@@ -202,8 +202,13 @@ class Evidence:
         return {(*self._place(device, path), path) for device, path in paths}
 
     def _place(self, device: str, path: ExecutionPath) -> tuple[str, str]:
-        chip = accelerator(self.profiles[device], path.unit)
+        chip = self._chip(device, path)
         return (chip.line, chip.tier) if chip else (f"{path.unit} of {device}", "")
+
+    def _chip(self, device: str, path: ExecutionPath) -> Accelerator | None:
+        """What *path* uses; a GPU is one of a line in its maker's runtime alone, whose kernels use all of it."""
+        makers = targets.device_runtimes()[path.runtime].maker
+        return accelerator(self.profiles[device], path.unit) if path.unit != "gpu" or makers else None
 
     def point_of(self, usable: UsableRecord, model: Workload) -> Point:
         record = usable.record
@@ -219,7 +224,7 @@ class Evidence:
         doubts = {
             _RECORD: True,
             _UNSTATED: record.precision == "unknown",
-            _OTHER_MODEL: record.k is None,
+            OTHER_MODEL: record.k is None,
             _FROM_THROUGHPUT: record.statistic == "from_throughput",
             _STAND_IN: profile.stand_in,
             _OVERSUBSCRIBED: oversubscribed(profile, record),
