@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import measuring
 import numpy as np
 from scipy.optimize import minimize
 
@@ -23,6 +24,7 @@ _TRUST = 0.5  # of the logarithms of what EFFECTS holds now
 
 
 def main() -> None:
+    print(measuring.environment(("numpy", "scipy")))
     evidence = Evidence(profiles.packaged())
     points = [evidence.point_of(usable, REFERENCE) for usable in evidence.all]
     residuals = np.array(
@@ -66,7 +68,7 @@ def _blocks(names: list[str]) -> list[list[int]]:
     return [[index for index, each in enumerate(names) if each == name] for name in dict.fromkeys(names)]
 
 
-def _num(points: list[kriging.Point], blocks: list[list[int]], block: list[int]) -> int:
+def _num(points: list[kriging.Coordinates], blocks: list[list[int]], block: list[int]) -> int:
     """Blocks of the same question and chip: sizes and paths of one chip share its vote."""
     whole = len({points[i].soc for i in block}) == 1 and len(block) == sum(
         p.soc == points[block[0]].soc for p in points

@@ -158,7 +158,7 @@ def test_bad_devices_are_refused(
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
     path = tmp_path / "devices.txt"
-    path.write_text("fast\n\n# the old ones\nbusy, onnxruntime  # by the door\nhailo-8\nlite\n")
+    path.write_text("fast\n\n# the old ones\nbusy, onnxruntime  # by the door\nrpi5, hailort\nlite\n")
     return path
 
 
@@ -170,7 +170,7 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert [(row["device"], row["heads"]) for row in document["devices"]] == [
         ("fast", 4),
         ("busy", 2),
-        ("hailo-8", None),
+        ("rpi5", None),
         ("lite", 4),
     ]
     assert (document["heads"], document["covered"]) == ([2, 4], 3)
@@ -188,7 +188,7 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert main(["profile", "fleet", str(fleet), "--bundle", str(exported)]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4 devices are covered by 2 head counts: k = 2, 4." in shown
-    assert "No number: hailo-8." in shown
+    assert "No number: rpi5." in shown
     published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
 
@@ -204,7 +204,7 @@ def test_a_fleet_of_one_is_a_device(exported: Path, fleet: Path, capsys: Capture
 def test_a_budget_that_a_device_of_the_fleet_misses_has_status_1(exported: Path, fleet: Path, capsys: Capture) -> None:
     asked = ["profile", "fleet", str(fleet), "--bundle", str(exported)]
     assert main([*asked, "--budget-ms", "4"]) == 1
-    assert "Nothing is known to fit 4 ms on hailo-8." in " ".join(capsys.readouterr().err.split())
+    assert "Nothing is known to fit 4 ms on rpi5." in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import numpy as np
 
 from hydra_export.device import LatencyRecord, Provenance
 from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload, tokens_of
-from hydra_export.latency.kriging import Point
+from hydra_export.latency.kriging import Coordinates
 from hydra_export.latency.spread import Spread, Z, rounded
 
 _OWN = 0.05  # half-width of a user's measurement repeated
 _RECORD = 0.25  # of somebody else's, of their file: vit_base and deit_base, one shape, are 1.3-fold apart on a Hailo-8
 _UNSTATED = 0.2  # the precision is not stated
-_CALIBRATION = 0.8  # of the model's deviations: chips left out are within 80 % intervals more often than that
+_CALIBRATION = 0.82  # of the model's deviations: chips left out are within 80 % intervals more often than that
 _SIZES = np.exp(np.linspace(math.log(1e-6), math.log(2000), 100))  # GMACs at which times are estimated
 _LEAST_WEIGHT, _MOST_ANCHORS = 0.02, 12
 _WORKING_THREADS = 4  # a time on fewer is no bound of what a CPU takes
@@ -124,7 +124,7 @@ def _is_of(record: LatencyRecord, gmacs: float, model: Workload) -> bool:
     return record.k is not None and alike
 
 
-def _anchors(evidence: Evidence, start: Point, model: Workload) -> dict[int, tuple[Anchor, ...]]:
+def _anchors(evidence: Evidence, start: Coordinates, model: Workload) -> dict[int, tuple[Anchor, ...]]:
     """The records that weigh most in the estimate of each head count, the weightiest first."""
     heads = sorted(model.gmacs)
     weights = evidence.field(model).weights([replace(start, gmacs=model.gmacs[k]) for k in heads])
@@ -150,7 +150,7 @@ class _Curve:
     same for every model with a subnetwork of some size.
     """
 
-    def __init__(self, evidence: Evidence, start: Point, records: list[UsableRecord], model: Workload) -> None:
+    def __init__(self, evidence: Evidence, start: Coordinates, records: list[UsableRecord], model: Workload) -> None:
         self._smaller = [usable for usable in records if _is_bound(usable.record, model, 1)]
         self._larger = [usable for usable in records if _is_bound(usable.record, model, -1)]
         bounds = sorted([*self._smaller, *self._larger], key=lambda usable: usable.record.gmacs)

@@ -12,7 +12,7 @@ from hydra_export import targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, DeviceProfile, LatencyRecord
 from hydra_export.latency.chips import Accelerator, accelerator, cpu_speed, oversubscribed, usual_threads
-from hydra_export.latency.kriging import Field, Point
+from hydra_export.latency.kriging import Coordinates, Regression
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import ComputeUnit
 
@@ -121,7 +121,7 @@ class Evidence:
                     usable = UsableRecord(name, record, own=record in entry.own)
                     grouped.setdefault(path_of(record), []).append(usable)
             self._usable[name] = {path: _newest(_best(usable)) for path, usable in grouped.items()}
-        self._fields: dict[tuple[int, int], Field] = {}
+        self._fields: dict[tuple[int, int], Regression] = {}
 
     def paths(self, device: str) -> list[ExecutionPath]:
         """The execution paths that were timed on a device."""
@@ -141,15 +141,15 @@ class Evidence:
             for usable in records
         ]
 
-    def field(self, model: Workload) -> Field:
+    def field(self, model: Workload) -> Regression:
         """What all records say; *model* tells the sequence length of those that have its resolution."""
         key = model.resolution, model.tokens
         if key not in self._fields:
             points = [self.point_of(usable, model) for usable in self.all]
-            self._fields[key] = Field(points, [usable.record.ms for usable in self.all])
+            self._fields[key] = Regression(points, [usable.record.ms for usable in self.all])
         return self._fields[key]
 
-    def point(self, device: str, path: ExecutionPath, threads: int | None = None) -> Point | None:
+    def point(self, device: str, path: ExecutionPath, threads: int | None = None) -> Coordinates | None:
         """A ViT-B on one path of a device; None where nothing is known of its place among others."""
         profile = self.profiles[device]
         speed, vague = None, 0.0
@@ -165,7 +165,7 @@ class Evidence:
                 speed, vague = 1.0, _NO_CPU[1]
         if speed is None:
             return None
-        return Point(
+        return Coordinates(
             unit=path.unit,
             line=line,
             soc=soc_name(self, device),
@@ -210,7 +210,7 @@ class Evidence:
         makers = targets.device_runtimes()[path.runtime].maker
         return accelerator(self.profiles[device], path.unit) if path.unit != "gpu" or makers else None
 
-    def point_of(self, usable: UsableRecord, model: Workload) -> Point:
+    def point_of(self, usable: UsableRecord, model: Workload) -> Coordinates:
         record = usable.record
         point = self.point(usable.device, path_of(record), record.threads)
         assert point is not None

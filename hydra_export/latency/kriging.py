@@ -31,7 +31,7 @@ _MIDDLE_SPEED = {"cpu": 3.2, "gpu": 2.5, "npu": 3.0}
 
 
 @dataclass(frozen=True)
-class Point:
+class Coordinates:
     """A time that was taken, or is asked for.
 
     Attributes:
@@ -67,11 +67,11 @@ class Effect:
 
     cpu: float
     accelerator: float
-    key: Callable[[Point], tuple[Any, ...]]
-    slope: Callable[[Point], float] = lambda point: 1.0
+    key: Callable[[Coordinates], tuple[Any, ...]]
+    slope: Callable[[Coordinates], float] = lambda point: 1.0
     fades: bool = False
 
-    def scale(self, point: Point) -> float:
+    def scale(self, point: Coordinates) -> float:
         return (self.cpu if point.unit == "cpu" else self.accelerator) * self.slope(point)
 
 
@@ -80,7 +80,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(3.0, 2.8, lambda p: (p.unit,)),
     Effect(0.0, 1.0, lambda p: (p.unit, p.line)),
     Effect(0.12, 0.4, lambda p: (p.unit, p.line), lambda p: p.log_speed - _MIDDLE_SPEED[p.unit]),
-    Effect(0.25, 0.15, lambda p: (p.unit, p.soc)),
+    Effect(0.25, 0.18, lambda p: (p.unit, p.soc)),
     Effect(0.09, 0.12, lambda p: (p.unit, p.device)),
     Effect(0.8, 0.95, lambda p: (p.unit, p.device), lambda p: p.vague),
     Effect(0.16, 0.0, lambda p: (p.unit, p.soc, p.threads)),
@@ -99,16 +99,16 @@ EFFECTS: tuple[Effect, ...] = (
 _FADES = 2.0  # shapes so many e-folds apart, in GMACs and in tokens together, have a third in common
 
 
-def expected(point: Point) -> float:
+def expected(point: Coordinates) -> float:
     """The logarithm of the time, but for the effects."""
     return _PER_GMAC[point.unit] + math.log(_work(point, _OVERHEAD[point.unit][0])) - point.log_speed
 
 
-def _work(point: Point, overhead: float) -> float:
+def _work(point: Coordinates, overhead: float) -> float:
     return overhead * _FULL + (1 - overhead) * point.gmacs
 
 
-def _overhead(point: Point) -> float:
+def _overhead(point: Coordinates) -> float:
     """What one standard deviation more overhead adds to the logarithm, 0 for a ViT-B."""
     likely, more = _OVERHEAD[point.unit]
     return math.log(_work(point, more) / _work(point, likely))
@@ -117,7 +117,7 @@ def _overhead(point: Point) -> float:
 class _Features:
     """What the covariances of *points* are made of: per effect who shares it, and how strongly each has it."""
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, points: Sequence[Coordinates]) -> None:
         self.keys = [[effect.key(point) for point in points] for effect in EFFECTS]
         self.scales = [np.array([effect.scale(point) for point in points]) for effect in EFFECTS]
         self.shapes = np.log([(point.gmacs, point.tokens) for point in points])
@@ -139,17 +139,17 @@ class _Features:
         return total
 
 
-class Field:
+class Regression:
     """The times of all *points*, and what they say of any other."""
 
-    def __init__(self, points: Sequence[Point], ms: Sequence[float]) -> None:
+    def __init__(self, points: Sequence[Coordinates], ms: Sequence[float]) -> None:
         self._known = _Features(points)
         noise = np.diag([point.noise**2 for point in points])
         self._factor = scipy.linalg.cho_factor(self._known.covariance(self._known) + noise)
         residuals = [math.log(one) - expected(point) for one, point in zip(ms, points, strict=True)]
         self._solved: Array = scipy.linalg.cho_solve(self._factor, np.array(residuals))
 
-    def at(self, points: Sequence[Point]) -> tuple[Array, Array]:
+    def at(self, points: Sequence[Coordinates]) -> tuple[Array, Array]:
         """Logarithms of the times, and their standard deviations, without the noise that records have of their own."""
         asked = _Features(points)
         shared = asked.covariance(self._known)
@@ -157,7 +157,7 @@ class Field:
         explained = np.einsum("pr,rp->p", shared, scipy.linalg.cho_solve(self._factor, shared.T))
         return means, np.sqrt(np.maximum(asked.variances() - explained, 0.0))
 
-    def weights(self, points: Sequence[Point]) -> Array:
+    def weights(self, points: Sequence[Coordinates]) -> Array:
         """How much each record moves the logarithm of the time at each of *points*; of one point about 1 together."""
         weights: Array = scipy.linalg.cho_solve(self._factor, _Features(points).covariance(self._known).T).T
         return weights
