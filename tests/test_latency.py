@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,10 @@ from hydra_export.latency import (
     Workload,
     words,
 )
+from hydra_export.latency.chips import accelerator
 from hydra_export.latency.choice import Verdict, verdict
 from hydra_export.latency.execution_paths import known_paths
-from hydra_export.latency.spread import Spread, predicted
+from hydra_export.latency.spread import Spread
 from hydra_export.profiles import ResolvedProfile
 from tests import leave_one_out
 
@@ -69,99 +72,113 @@ def ours() -> Evidence:
 # Sizes
 
 
-def test_one_time_on_an_npu_gives_the_others_with_an_overhead_share_of_a_quarter() -> None:
+def test_one_time_gives_the_others_with_an_overhead_share_that_is_not_known() -> None:
     found = estimated(evidence(profile("d", record(12, 40.0))))
     ratio = REFERENCE.gmacs[3] / REFERENCE.gmacs[12]
-    assert found[3].ms == pytest.approx(40 * (0.25 + 0.75 * ratio), rel=1e-3)
-    # The overhead alone may be from 0.03 to 0.45; the record's own error comes on top.
-    assert found[3].low < 40 * (0.03 + 0.97 * ratio)
-    assert found[3].high > 40 * (0.45 + 0.55 * ratio)
+    assert 40 * (0.03 + 0.97 * ratio) < found[3].ms < 40 * (0.45 + 0.55 * ratio), "NPUs showed 0.03 to 0.45"
+    assert found[3].low < 40 * (0.1 + 0.9 * ratio)
+    assert found[3].high > 40 * (0.4 + 0.6 * ratio)
     assert (found[3].provenance, found[12].provenance) == ("estimated", "published")
     assert found[12].ms == 40
+    cpu = estimated(evidence(profile("d", record(12, 800.0, runtime="onnxruntime", unit="cpu"))), path=CPU)
+    assert cpu[3].ms == pytest.approx(800 * 1.25 / 17.56, rel=0.2), "nearly in proportion"
+    assert cpu[6].ms == pytest.approx(800 * 4.60 / 17.56, rel=0.1)
+    assert cpu[6].spread.width < found[6].spread.width
 
 
-def test_one_time_on_a_cpu_gives_the_others_nearly_in_proportion() -> None:
-    known = evidence(profile("d", record(12, 800.0, runtime="onnxruntime", unit="cpu")))
-    found = estimated(known, path=CPU)
-    assert found[3].ms == pytest.approx(800 * 1.25 / 17.56, rel=0.15)
-    assert found[6].ms == pytest.approx(800 * 4.60 / 17.56, rel=0.05)
-    assert found[6].spread.width < estimated(evidence(profile("d", record(12, 800.0))))[6].spread.width
-
-
-def test_between_sizes_the_time_is_on_the_line_through_its_neighbours() -> None:
+def test_between_sizes_the_time_is_between_theirs_and_surest_near_them() -> None:
     found = estimated(evidence(profile("d", record(3, 8.0), record(6, 10.0), record(12, 30.0))))
-    gmacs = REFERENCE.gmacs
-    assert [round(found[k].ms, 6) for k in (3, 6, 12)] == [8, 10, 30]
-    assert found[4].ms == pytest.approx(8 + 2 * (gmacs[4] - 1.25) / 3.35, rel=1e-3)
-    assert found[9].ms == pytest.approx(10 + 20 * (gmacs[9] - 4.6) / 12.96, rel=1e-3)
-    assert found[5].spread.width > found[6].spread.width
-    assert found[9].spread.width > found[11].spread.width
+    assert [found[k].ms for k in (3, 6, 12)] == [8, 10, 30]
+    assert 8 < found[4].ms < 10
+    assert 10 < found[8].ms < 30
+    assert found[8].spread.width >= found[11].spread.width
+    assert "at least the 10 ms of the smaller vit here; at most the 30 ms of the larger vit here" in found[8].formula
 
 
-def test_beyond_the_sizes_known_time_neither_falls_nor_outruns_the_work() -> None:
-    falling = estimated(evidence(profile("d", record(3, 9.0), record(6, 8.0))))
-    assert falling[12].ms >= 8
-    steep = estimated(evidence(profile("d", record(6, 1.0), record(12, 30.0))))
-    assert 0 < steep[3].ms <= 1
-    assert steep[3].ms >= 1 * REFERENCE.gmacs[3] / 4.61
-
-
-def test_no_estimate_is_above_that_of_the_whole_model(ours: Evidence) -> None:
+def test_a_time_never_falls_with_the_size_of_the_network(ours: Evidence) -> None:
     checked = 0
     for name in ours.profiles:
         for option in known_paths(ours, name, REFERENCE):
-            whole = option.estimates[12]
-            for estimate in option.estimates.values():
-                assert 0 < estimate.low <= estimate.ms <= estimate.high < math.inf
-                if estimate.provenance == "estimated":
+            ordered = [option.estimates[k] for k in sorted(option.estimates)]
+            for smaller, larger in itertools.pairwise(ordered):
+                assert 0 < smaller.low <= smaller.ms <= smaller.high < math.inf
+                if "estimated" in (smaller.provenance, larger.provenance):
                     checked += 1
-                    assert estimate.ms <= whole.ms * (1 + 1e-9)
-                    assert estimate.high <= whole.high * (1 + 1e-9)
-    assert checked > 500
+                    assert smaller.ms <= larger.ms * (1 + 1e-9), (name, option.path, smaller.k)
+                if smaller.provenance == larger.provenance == "estimated":
+                    assert smaller.high <= larger.high * (1 + 1e-9)
+                    assert smaller.low <= larger.low * (1 + 1e-9)
+    assert checked > 1000
     # Noise in what was published: k = 3 and 6 slower than k = 12.
     noisy = estimated(evidence(profile("d", record(3, 33.0), record(6, 35.0), record(12, 30.0))))
-    assert noisy[4].ms <= 30
+    assert noisy[4].ms <= 33
     assert noisy[3].ms == 33, "what was timed stays as it was timed"
+
+
+def _vit(heads: int, **fields: Any) -> Workload:
+    return Workload.of("m", HydraConfig(heads=heads, **fields), [heads], {})
+
+
+# DeiT-tiny, ViT-S/16, ViT-S/16 at 384 px, ViT-B/16, ViT-L/16, a 96-pixel ViT of 0.05 GMACs.
+VITS = {
+    "96 px": _vit(4, head_dim=32, depth=6, image_size=96),
+    "T": _vit(3),
+    "S": _vit(6),
+    "S at 384": _vit(6, image_size=384),
+    "B": _vit(12),
+    "L": _vit(16, depth=24),
+}
+COMMON: tuple[str, ...] = (
+    "pixel7",
+    "pixel8",
+    "iphone-15",
+    "galaxy-s22",
+    "galaxy-s23",
+    "galaxy-s24",
+    "rpi4",
+    "rpi5",
+    "rk3588",
+)
+COMMON += ("jetson-orin-nano", "jetson-agx-orin", "macbook-m3", "redmi-note-10-5g")
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_any_vision_transformer_gets_a_number_the_larger_the_slower(ours: Evidence, name: str) -> None:
+    for path in [option.path for option in known_paths(ours, name, REFERENCE)]:
+        wholes = {vit: estimated(ours, name, path, model)[max(model.gmacs)] for vit, model in VITS.items()}
+        for smaller, larger in (("96 px", "T"), ("T", "S"), ("S", "B"), ("S", "S at 384"), ("B", "L")):
+            assert wholes[smaller].ms <= wholes[larger].ms * 1.02, (name, path, smaller, larger)
+        assert wholes["L"].spread.width > wholes["B"].spread.width
+
+
+def test_equal_shapes_take_equally_long_whichever_model_they_were_cut_from(ours: Evidence) -> None:
+    for name in COMMON:
+        for option in known_paths(ours, name, REFERENCE):
+            for vit, k in (("T", 3), ("S", 6), ("B", 12)):
+                alone = estimated(ours, name, option.path, VITS[vit])[k]
+                assert (alone.spread, alone.provenance) == (option.estimates[k].spread, option.estimates[k].provenance)
+
+
+def test_a_network_far_below_those_timed_surely_fits_where_they_do(ours: Evidence) -> None:
+    advice = latency.advise(ours, profiles.get("galaxy-s24"), VITS["96 px"], latency.Constraints(budget_ms=33))
+    assert advice.choice is not None
+    assert (advice.heads, advice.choice.sure) == (4, True)
+    assert "at most the 5.9 ms of the larger vit here" in advice.formula
+    far, near = (estimated(ours, "galaxy-s24", model=VITS[vit])[max(VITS[vit].gmacs)] for vit in ("96 px", "S"))
+    assert far.spread.width > near.spread.width
 
 
 # Which records speak
 
 
-def test_only_models_about_as_large_on_images_as_large_get_a_number() -> None:
-    known = evidence(profile("d", record(12, 30.0)))
-
-    def model(depth: int = 12, image_size: int = 224, patch_size: int = 16) -> Workload:
-        changed = HydraConfig(heads=12, depth=depth, image_size=image_size, patch_size=patch_size)
-        return Workload.of("m", changed, (1, changed.heads), {})
-
-    assert estimated(known, model=model(depth=7))  # 0.6 times
-    assert estimated(known, model=model(depth=23))  # 1.9 times
-    assert not estimated(known, model=model(depth=5))
-    assert not estimated(known, model=model(depth=25))
-    assert not estimated(known, model=model(image_size=28, patch_size=4, depth=6))
-    assert not estimated(known, model=model(image_size=240))
-
-
-def test_of_a_model_that_lists_its_small_heads_alone_the_size_of_the_whole_counts() -> None:
-    known = evidence(profile("d", record(12, 30.0)))
-    small = estimated(known, model=Workload.of("m", HydraConfig(heads=12), (3, 6), {}))
-    assert small.keys() == {3, 6}
-    assert small[6] == estimated(known)[6]
-
-
-def test_another_architecture_speaks_only_where_none_of_the_shape_does() -> None:
-    analogue = record(None, 60.0, resolution=384, tokens=145)
-    alone = estimated(evidence(profile("d", analogue)))
-    assert alone[12].ms == pytest.approx(60, rel=1e-3)
-    assert alone[12].provenance == "estimated"
-    both = estimated(evidence(profile("d", analogue, record(12, 30.0))))
-    assert both[12].ms == 30
-    assert both[12].spread.width < alone[12].spread.width
-    assert not estimated(evidence(profile("d", record(None, 60.0, resolution=384))))
-    assert not estimated(evidence(profile("d", record(None, 60.0, resolution=384, tokens=577))))
-    assert not estimated(evidence(profile("d", record(12, 60.0, resolution=384, tokens=145)))), (
-        "of the shape, but larger"
-    )
+def test_another_architecture_speaks_less_surely_than_one_of_the_shape() -> None:
+    alone = estimated(evidence(profile("d", record(None, 60.0))))
+    same = estimated(evidence(profile("d", record(12, 60.0))))
+    assert alone[12].ms == pytest.approx(60, rel=0.1)
+    assert (alone[12].provenance, same[12].provenance) == ("estimated", "published")
+    assert alone[12].spread.width > same[12].spread.width
+    other_size = estimated(evidence(profile("d", record(None, 60.0, resolution=384, tokens=577))))
+    assert other_size[12].spread.width > alone[12].spread.width
 
 
 def test_suspect_batched_and_estimated_records_are_used_for_nothing() -> None:
@@ -173,13 +190,23 @@ def test_suspect_batched_and_estimated_records_are_used_for_nothing() -> None:
 
 def test_the_newest_of_a_way_counts() -> None:
     old, new = record(12, 135.8, date="2024-02-22"), record(12, 12.5, date="2025-09-16")
-    assert estimated(evidence(profile("d", old, new)))[12].ms == 12.5
-    assert estimated(evidence(profile("d", new, old)))[12].ms == 12.5
+    assert estimated(evidence(profile("d", old, new)))[12].ms == pytest.approx(12.5)
+    assert estimated(evidence(profile("d", new, old)))[12].ms == pytest.approx(12.5)
 
 
 def test_of_cpu_times_the_fastest_number_of_threads_counts() -> None:
     slow, fast = (record(12, ms, unit="cpu", runtime="onnxruntime", threads=n) for ms, n in ((900.0, 1), (300.0, 4)))
     assert estimated(evidence(profile("d", slow, fast)), path=CPU)[12].ms == 300
+
+
+def test_one_thread_is_not_taken_for_the_whole_cpu_here_or_elsewhere(ours: Evidence) -> None:
+    # A MacBook M3 took 1029 ms for 13.04 GMACs on one thread with ncnn.
+    whole = estimated(ours, "macbook-m3", ExecutionPath("ncnn", "float", "cpu"))[12]
+    assert whole.ms < 1029 * 17.56 / 13.04 / 2
+    cores = _cpu((4, "A76", 2.0))
+    one = record(12, 1000.0, unit="cpu", runtime="onnxruntime", threads=1)
+    known = evidence(profile("t", one, facts=cores), profile("d", facts=cores))
+    assert estimated(known, path=CPU)[12].ms == pytest.approx(1000 / 4**0.85, rel=0.1)
 
 
 def test_a_measurement_of_the_users_outranks_everything() -> None:
@@ -195,55 +222,34 @@ def test_a_measurement_of_the_users_outranks_everything() -> None:
     assert theirs[6].spread.width > found[6].spread.width
 
 
-def test_a_doubtful_measurement_of_the_users_outranks_a_published_time_of_another_way() -> None:
-    mine = record(3, 50.0, provenance="measured", low=5.0, high=500.0)
-    others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
-    known = evidence(profile("d", mine, record(12, 9.0, runtime="qnn")), *others, own={"d": (mine,)})
-    assert estimated(known)[3].ms == 50
-    assert estimated(known)[12].ms > 100
-
-
 def test_a_measurement_of_another_way_does_not_displace_a_time_of_this_one() -> None:
     theirs, mine = record(12, 5.9), record(12, 7.67, runtime="qnn", provenance="measured")
-    others = [profile(n, record(12, 10.0), record(12, 10.0, runtime="qnn")) for n in "abc"]
-    found = estimated(evidence(profile("d", theirs, mine), *others, own={"d": (mine,)}))
+    found = estimated(evidence(profile("d", theirs, mine), own={"d": (mine,)}))
     assert (found[12].ms, found[12].provenance, found[12].distance) == (5.9, "published", 0)
-    elsewhere = record(None, 5.9)
-    without = estimated(evidence(profile("d", elsewhere, mine), *others, own={"d": (mine,)}))
-    assert without[12].ms == pytest.approx(7.67, rel=0.01), "another architecture is no such time"
 
 
 # Ways and devices
 
 
+def _soc(name: str, soc: str, *records: LatencyRecord, **fields: Any) -> DeviceProfile:
+    return profile(name, *records, facts=Facts(soc=Fact(value=soc, source="s")), **fields)
+
+
 def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> None:
-    def both(name: str, ms: float, ratio: float) -> DeviceProfile:
-        return profile(name, record(12, ms), record(12, ms * ratio, runtime="qnn"))
+    def both(name: str, soc: str, ms: float, ratio: float) -> DeviceProfile:
+        return _soc(name, soc, record(12, ms), record(12, ms * ratio, runtime="qnn"))
 
-    mine = profile("d", record(12, 20.0, runtime="qnn"))
-    found = estimated(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2), both("c", 9.0, 1.8)))
-    assert found[12].ms == pytest.approx(20 / 1.99, rel=0.01)
+    mine = _soc("d", "Snapdragon 8 Gen 2", record(12, 20.0, runtime="qnn"))
+    others = [("a", "Snapdragon 8 Gen 1", 25.0), ("b", "Snapdragon 8 Gen 3", 9.0), ("c", "Snapdragon 8 Elite", 6.0)]
+    found = estimated(evidence(mine, *(both(name, soc, ms, 2.0) for name, soc, ms in others)))
+    assert found[12].ms == pytest.approx(10, rel=0.2)
     assert (found[12].distance, found[12].provenance) == (1, "estimated")
-    assert "3 other F devices" in found[12].formula
-    assert estimated(evidence(mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2)))[12].distance == 1
-    same_soc = Facts(soc=Fact(value="X1", source="s"))
-    twin = msgspec.structs.replace(both("b", 50.0, 2.2), facts=same_soc)
-    on_it = msgspec.structs.replace(mine, facts=same_soc)
-    assert estimated(evidence(on_it, both("a", 5.0, 2.0), twin))[12].distance == 2, (
-        "a twin shares what is to be predicted"
-    )
-    proxy = msgspec.structs.replace(both("b", 50.0, 2.2), stand_in=True)
-    assert estimated(evidence(mine, both("a", 5.0, 2.0), proxy))[12].distance == 2
-    nameless = [msgspec.structs.replace(one, family="") for one in (mine, both("a", 5.0, 2.0), both("b", 50.0, 2.2))]
-    assert not estimated(evidence(*nameless)), "no family is none in common"
-    lonely = estimated(evidence(mine, both("a", 5.0, 2.0)))
-    assert lonely[12].distance == 2, "one ratio is none: the relative itself is used"
-    assert not estimated(evidence(mine))
-    scattered = estimated(evidence(mine, both("a", 5.0, 1.0), both("b", 50.0, 4.0), both("c", 9.0, 2.0)))
-    assert scattered[12].spread.width > found[12].spread.width
+    without = estimated(evidence(_soc("d", "Snapdragon 8 Gen 2"), *(both(*one, 2.0) for one in others)))
+    assert without[12].distance == 2
+    assert without[12].spread.width > found[12].spread.width
 
 
-def test_another_runtime_is_taken_for_as_fast_on_a_cpu_alone() -> None:
+def test_cpus_run_all_runtimes_alike_and_accelerators_do_not() -> None:
     for unit, told in (("cpu", True), ("gpu", False)):
         known = evidence(profile("d", record(12, 300.0, runtime="ncnn", unit=unit)))
         found = estimated(known, path=ExecutionPath("onnxruntime", "float", unit))  # type: ignore[arg-type]
@@ -255,47 +261,59 @@ def _cpu(*clusters: tuple[int, str, float]) -> Facts:
     return Facts(cpu=Fact(value=tuple(Cluster(cores=n, core=c, ghz=g) for n, c, g in clusters), source="s"))
 
 
-def test_cpus_of_the_same_cores_speak_by_their_clocks() -> None:
+def test_cpus_speak_for_each_other_by_cores_and_clocks() -> None:
     timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=_cpu((4, "A76", 2.0)))
-    faster = profile("d", facts=_cpu((4, "A76", 2.5), (4, "A55", 1.8)))
-    found = estimated(evidence(timed, faster), path=CPU)
-    assert found[12].ms == pytest.approx(320, rel=1e-3)
-    assert found[12].distance == 2
-    for others in (_cpu((4, "A72", 2.5)), _cpu((2, "A76", 2.5), (6, "A55", 1.8)), Facts()):
-        assert not estimated(evidence(timed, profile("d", facts=others)), path=CPU)
+
+    def at(facts: Facts) -> Estimate:
+        return estimated(evidence(timed, profile("d", facts=facts)), path=CPU)[12]
+
+    same, faster = at(_cpu((4, "A76", 2.0))), at(_cpu((4, "A76", 2.5), (4, "A55", 1.8)))
+    assert same.ms == pytest.approx(400, rel=0.1)
+    assert faster.ms == pytest.approx(400 * 2.0 / 2.5, rel=0.1)
+    assert faster.distance == 2
+    assert at(_cpu((2, "A76", 2.0), (6, "A55", 1.8))).ms > same.ms * 1.2, "two large cores are not four"
+    assert at(_cpu((4, "A53", 1.4))).ms > same.ms * 5
+    unknown = at(Facts())
+    assert unknown.spread.width > same.spread.width
+    assert faster.spread.width > 2, "nobody's cores are those of another"
 
 
-def test_relatives_speak_only_where_the_device_itself_does_not() -> None:
-    cousins = [profile(name, record(12, ms)) for name, ms in (("a", 5.0), ("b", 10.0), ("c", 20.0))]
-    alone = estimated(evidence(profile("d"), *cousins))
-    assert alone[12].ms == pytest.approx(10, rel=1e-3)
-    assert alone[12].low < 5
-    assert alone[12].high > 20
-    assert estimated(evidence(profile("d", record(12, 30.0)), *cousins))[12].ms == 30
-    assert not estimated(evidence(profile("d", family="G"), *cousins))
-    assert not estimated(evidence(profile("d", family=""), profile("a", record(12, 5.0), family="")))
+def test_an_accelerator_speaks_for_those_of_its_line_by_their_generations() -> None:
+    timed = [
+        _soc("a", "Snapdragon 8 Gen 3", record(12, 6.0)),
+        _soc("b", "Snapdragon 8 Elite", record(12, 4.0)),
+    ]
+    known = evidence(*timed, _soc("d", "Snapdragon 8 Gen 1"), _soc("e", "Snapdragon 8 Gen 2"), _soc("f", "A17 Pro"))
+    old, newer = estimated(known)[12], estimated(known, "e")[12]
+    assert old.ms > newer.ms > 6
+    assert old.spread.width > newer.spread.width > 2
+    assert not estimated(known, "f"), "another line"
+    for soc in ("Snapdragon 678", "a chip"):
+        assert not estimated(evidence(*timed, _soc("d", soc, family="Qualcomm"))), "unknown is not equal"
+    assert not estimated(evidence(*timed, profile("d", family="Qualcomm")))
 
 
-def test_an_npu_of_another_name_is_no_relative() -> None:
-    def with_npu(name: str, npu: str, *records: LatencyRecord) -> DeviceProfile:
-        return profile(name, *records, facts=Facts(npu=Fact(value=npu, source="s")))
+def test_arithmetic_that_no_chip_of_the_tier_was_timed_in_is_not_known() -> None:
+    flagship = _soc("a", "Snapdragon 8 Gen 3", record(12, 6.0), record(12, 5.0, precision="int8"))
+    middle = _soc("b", "Snapdragon 7 Gen 4", record(12, 20.0, precision="int8"))
+    known = evidence(flagship, middle, _soc("d", "Snapdragon 778G"))
+    assert not estimated(known)
+    assert estimated(known, path=ExecutionPath("litert", "int8", "npu"))[12].ms > 10
 
-    timed = with_npu("t", "New", record(12, 5.0))
-    assert estimated(evidence(timed, with_npu("d", "New")))
-    assert not estimated(evidence(timed, with_npu("d", "Old")))
 
-
-def test_one_relative_and_one_operation_are_told_as_one() -> None:
-    timed = profile("t", record(12, 9.0, ops=device.Ops(npu=9, cpu=1)), family="Apple")
-    found = estimated(evidence(timed, profile("d", family="Apple")))[12]
-    assert found.formula.endswith("from one other Apple device")
+def test_one_operation_is_told_as_one() -> None:
+    timed = _soc("t", "A14", record(12, 9.0, ops=device.Ops(npu=9, cpu=1)))
+    found = estimated(evidence(timed, _soc("d", "A15")))[12]
     assert found.origins == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
 
 
-def test_a_stand_in_predicts_nobody_else() -> None:
-    proxy = profile("p", record(12, 5.0), stand_in=True)
-    assert estimated(evidence(proxy), "p")[12].ms == 5
-    assert not estimated(evidence(proxy, profile("d")))
+def test_a_stand_in_says_less_of_others_than_the_chip_itself() -> None:
+    other = _soc("d", "Snapdragon 8 Gen 1")
+    proxy, real = (
+        estimated(evidence(_soc("p", "QCS8450", record(12, 5.0), stand_in=stand_in), other))[12]
+        for stand_in in (True, False)
+    )
+    assert proxy.spread.width > real.spread.width
 
 
 def test_an_estimate_is_the_wider_the_farther_its_evidence(ours: Evidence) -> None:
@@ -307,21 +325,83 @@ def test_an_estimate_is_the_wider_the_farther_its_evidence(ours: Evidence) -> No
     assert own.spread.width < without_it.spread.width < without_any.spread.width
 
 
-def test_pixel_7_is_estimated_from_a_phone_of_the_same_cores_and_that_is_not_sure(ours: Evidence) -> None:
+def test_weights_are_of_the_records_that_an_estimate_rests_on(ours: Evidence) -> None:
+    anchors = estimated(ours, "rpi5", CPU)[6].anchors
+    assert anchors[0].device == "rpi5"
+    assert [anchor.weight for anchor in anchors] == sorted((anchor.weight for anchor in anchors), reverse=True)
+    assert 0.7 < sum(anchor.weight for anchor in anchors) < 2
+    (timed,) = estimated(ours, "galaxy-s24")[12].anchors
+    assert timed.weight == 1
+
+
+# The whole registry
+
+
+def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
+    """Chips of accelerators whose devices were timed in no way on them, by generation."""
+    tiers: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for name, entry in profiles.packaged().items():
+        chip = accelerator(entry.profile, "npu")
+        if chip and chip.year and not any(record.unit == "npu" for record in entry.profile.latency):
+            tiers.setdefault((chip.line, chip.tier), []).append((chip.year, name))
+    return tiers
+
+
+def test_no_older_generation_is_faster_than_a_newer_at_equal_evidence(ours: Evidence) -> None:
+    compared = 0
+    for tier in _by_tier().values():
+        for (year, older), (later, newer) in itertools.permutations(tier, 2):
+            if year < later:
+                paths = {option.path for option in known_paths(ours, older, REFERENCE)}
+                for path in (path for path in paths if path.unit == "npu"):
+                    before, after = (estimated(ours, name, path)[12] for name in (older, newer))
+                    assert before.ms >= after.ms * 0.999, (older, newer, path)
+                    compared += 1
+    assert compared > 10
+    s22, s23, s24 = (estimated(ours, f"galaxy-s2{n}")[12] for n in (2, 3, 4))
+    assert s22.ms > s23.ms > s24.ms
+
+
+def test_no_estimate_is_surer_than_a_measurement(ours: Evidence) -> None:
+    for name in ours.profiles:
+        for option in known_paths(ours, name, REFERENCE):
+            timed = [e.spread.width for e in option.estimates.values() if e.provenance != "estimated"]
+            for estimate in option.estimates.values():
+                if estimate.provenance == "estimated":
+                    assert estimate.spread.width >= min(timed, default=math.exp(0.5)) * 0.999, (name, option.path)
+
+
+def test_the_way_spoken_of_is_usual_there_and_time_it_one_can(ours: Evidence) -> None:
+    from hydra_export.commands.profile_report import Context, remedy
+
+    usual = {"Apple": "coreml", "Jetson": "tensorrt"}
+    for name, entry in profiles.packaged().items():
+        profile = entry.profile
+        advice = latency.advise(ours, entry, REFERENCE, latency.Constraints())
+        assert advice.estimates, name
+        if runtime := usual.get(profile.family):
+            assert advice.path.runtime == runtime, name
+        elif profile.device_class == "phone":
+            assert advice.path.runtime == "litert", name
+        told = remedy(advice, Context("", None, None, Path()))
+        assert "bench standalone" not in told or profile.family != "Apple", name
+
+
+def test_pixel_7_is_estimated_from_other_phones_and_boards_and_that_is_not_sure(ours: Evidence) -> None:
     found = estimated(ours, "pixel7", ExecutionPath("litert", "float", "cpu"))
-    # From Snapdragon 888, ncnn ViT-B/32 at 384 px in 614 ms: T 59, S 217, B 827 ms, each x/÷ 2 at least.
-    for k, ms in ((3, 59), (6, 217), (12, 827)):
-        assert found[k].ms == pytest.approx(ms, rel=0.15)
-        assert found[k].provenance == "estimated"
-        assert found[k].low < ms / 2
-        assert found[k].high > ms * 2
-    assert "614 ms" in found[6].origins[0]
+    # On a Snapdragon 888 of the same cores ncnn took 614 ms for 13.04 GMACs, on the 8 Gen 2 two years after it 271.
+    assert found[12].low < 614 * 17.56 / 13.04 < found[12].high
+    assert found[12].ms > 271 * 17.56 / 13.04
+    assert {estimate.provenance for estimate in found.values()} == {"estimated"}
+    devices = {anchor.device for anchor in found[6].anchors}
+    assert len(devices) > 5, "not one phone"
 
 
 def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     assert not estimated(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
     assert not estimated(ours, "pixel7", NPU)
     assert not estimated(ours, "coral-dev-board", NPU)
+    assert not estimated(ours, "redmi-note-10-5g", NPU), "its NPU is not known to be one of those timed"
     assert known_paths(ours, "hailo-8", REFERENCE, precision="fp32") == []
     assert chosen_path(ours, "hailo-8", runtime="hailort", precision="fp32").runtime == "hailort"
 
@@ -330,10 +410,13 @@ def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     ("name", "path"),
     [
         ("galaxy-s24", NPU),
+        ("galaxy-s22", NPU),
         ("rpi5", CPU),
         ("pixel7", ExecutionPath("litert", "float", "cpu")),
         ("iphone-14-pro", ExecutionPath("coreml", "float", "npu")),
+        ("macbook-m3", ExecutionPath("coreml", "float", "npu")),
         ("jetson-orin-nano", ExecutionPath("tensorrt", "float", "gpu")),
+        ("jetson-agx-orin", ExecutionPath("tensorrt", "float", "gpu")),
         ("rpi5-hailo8l", ExecutionPath("hailort", "int8", "npu")),
     ],
 )
@@ -381,16 +464,6 @@ def test_the_interval_is_one_of_eighty_percent() -> None:
     assert spread.chance_within(spread.low) == pytest.approx(0.1, abs=1e-4)
     assert Spread(10.0).chance_within(9.9) == 0
     assert Spread(10.0).chance_within(10) == 1
-
-
-def test_few_values_say_less_than_many() -> None:
-    few, many = predicted([5, 20], 0, 1), predicted([5, 20] * 8, 0, 1)
-    assert few.ms == pytest.approx(10)
-    assert few.width > many.width > 4
-    # Student's t of one degree of freedom, 3.08, times the deviation ln(4) / sqrt(2), for one more value than two.
-    assert few.up == pytest.approx(3.08 * math.log(4) / math.sqrt(2) * math.sqrt(1.5))
-    assert predicted([10, 10, 10], 0.3, 1).up == 0.3
-    assert predicted([10], 0.3, 1).up == 1
 
 
 # The choice
@@ -513,8 +586,9 @@ def test_the_caveats_name_what_the_times_rest_on() -> None:
 def test_the_table_in_the_docs_is_current() -> None:
     text = leave_one_out.DOCUMENT.read_text(encoding="utf-8")
     assert leave_one_out.document(text) == text, "run: python -m tests.leave_one_out"
-    assert leave_one_out.document(text.replace("x/÷ 1.17", "x/÷ 9.99")) == text
-    assert text.count("x/÷ 1.17") > 1
+    stale = re.sub(r"x/÷ 1\.\d\d \|", "x/÷ 9.99 |", text)
+    assert stale != text
+    assert leave_one_out.document(stale) == text
 
 
 def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
@@ -526,10 +600,9 @@ def test_the_measurement_shown_in_the_docs_is_a_profile() -> None:
 
 
 def test_what_is_left_out_does_not_say_a_word() -> None:
-    def predictions(
-        known: Mapping[str, ResolvedProfile], *, whole: bool
-    ) -> dict[tuple[str, ExecutionPath, int], Spread | None]:
-        return {(c.device, c.path, c.k): c.predicted for c in leave_one_out.cases(known, whole_device=whole)}
+    def predictions(known: Mapping[str, ResolvedProfile], *, whole: bool) -> dict[float, Spread | None]:
+        cases = leave_one_out.cases(known, whole_device=whole, only=("hailo-8",))
+        return {case.gmacs: case.predicted for case in cases}
 
     entry = profiles.get("hailo-8").profile
     shifted = tuple(
@@ -538,13 +611,12 @@ def test_what_is_left_out_does_not_say_a_word() -> None:
     changed = msgspec.structs.replace(entry, latency=shifted)
     ours = profiles.packaged()
     other = {**ours, "hailo-8": ResolvedProfile(changed)}
-    path = ExecutionPath("hailort", "int8", "npu")
     before, after = (predictions(known, whole=False) for known in (ours, other))
-    assert before["hailo-8", path, 6] == after["hailo-8", path, 6]
-    assert before["hailo-8", path, 3] != after["hailo-8", path, 3]
+    assert before[4.6] == after[4.6]
+    assert before[1.25] != after[1.25]
     before, after = (predictions(known, whole=True) for known in (ours, other))
-    assert all(before["hailo-8", path, k] == after["hailo-8", path, k] for k in (3, 6, 12))
-    assert before["hailo-10h", path, 6] != after["hailo-10h", path, 6]
+    assert before == after
+    assert len(before) == 3
 
 
 def test_a_soc_has_one_vote_however_many_times_are_known_of_it() -> None:
@@ -566,11 +638,12 @@ def test_a_time_without_a_prediction_is_counted_as_such() -> None:
 def test_the_intervals_hold_about_what_they_promise() -> None:
     ours = profiles.packaged()
     for whole in (False, True):
-        total = leave_one_out.rows(leave_one_out.cases(ours, whole_device=whole))[-1]
+        rows = leave_one_out.rows(leave_one_out.cases(ours, whole_device=whole))
+        total = rows[-1]
         assert total.num_socs >= 20
-        assert 0.72 <= total.coverage <= 0.92
-    families = {row.family for row in leave_one_out.rows(leave_one_out.cases(ours, whole_device=False))}
-    assert families >= {"Hailo", "Axera", "Qualcomm", "Jetson", "Raspberry Pi", "all"}
+        assert 0.75 <= total.coverage <= 0.95
+        families = {row.family for row in rows}
+        assert families >= {*leave_one_out.FAMILIES, "all"}
 
 
 def test_every_profile_of_ours_has_a_budget_with_a_reason() -> None:

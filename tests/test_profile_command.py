@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,8 @@ def own(folder: Path, *times: dict[str, Any], id: str = "box", **fields: str) ->
 
 def test_the_first_line_is_the_answer_and_without_a_bundle_the_next_says_which_model_this_is_about(said: Said) -> None:
     answer, first, second = said("--device", "pixel7").splitlines()[:3]
-    assert answer == "Google Pixel 7: nothing is known to fit 33 ms"
+    time = r"[\d.]+ ms \([\d.]+ to [\d.]+ ms, estimated\)"
+    assert re.fullmatch(rf"Google Pixel 7: k = 3, {time}; within 33 ms: unlikely \(\d\d %\)", answer)
     assert first == "hydravit_base_patch16_224 (the reference model; --bundle DIR speaks of yours)"
     assert second == "on Google Pixel 7: litert, float, CPU"
 
@@ -100,29 +102,32 @@ def test_pixel_7_is_an_estimate_with_a_wide_interval_and_the_command_that_settle
     shown = said("--device", "pixel7")
     assert "estimated" in shown
     assert "measured" not in shown
-    assert "Samsung Galaxy S21" in shown
     assert "To settle it: adb shell" in shown
     estimates = {one["heads"]: one for one in answer("--device", "pixel7")["estimates"]}
     assert {one["provenance"] for one in estimates.values()} == {"estimated"}
-    assert estimates[12]["ms"] == pytest.approx(827, rel=0.15)
-    assert estimates[12]["high"] / estimates[12]["low"] > 4
+    # A Galaxy S21, of the same cores, took 614 ms for 13 GMACs with ncnn; a Galaxy S23 271.
+    assert estimates[12]["low"] < 614 * 17.56 / 13.04 < estimates[12]["high"]
+    assert estimates[12]["high"] / estimates[12]["low"] > 3
     assert {k for k, one in estimates.items() if one["accuracy"]} == {3, 6}
 
 
 def test_a_choice_says_why_and_how_sure_it_is(said: Said, answer: Answer) -> None:
     shown = said("--device", "rpi5", "--budget-ms", "200")
-    assert "Choice for 200 ms (as asked): k = 3, 98 % sure: the largest k" in shown
-    assert "k = 5 may fit as well" in shown
     chosen = answer("--device", "rpi5", "--budget-ms", "200")["choice"]
-    assert (chosen["heads"], chosen["sure"], chosen["larger"]["heads"]) == (3, True, 5)
-    assert chosen["chance"] == pytest.approx(0.98, abs=0.01)
+    assert f"Choice for 200 ms (as asked): k = {chosen['heads']}, {chosen['chance']:.0%} sure: the largest k" in (
+        shown.replace(" %", "%")
+    )
+    assert f"k = {chosen['larger']['heads']} may fit as well" in shown
+    assert chosen["sure"] is True
+    assert chosen["chance"] >= 0.9
+    assert chosen["larger"]["heads"] > chosen["heads"] >= 3
 
 
 def test_a_guess_is_called_one(said: Said, answer: Answer) -> None:
-    shown = said("--device", "rpi5", "--budget-ms", "100")
-    assert "Best guess for 100 ms (as asked): k = 3" in shown
-    assert "a guess: no high bound is within 100 ms" in shown
-    assert answer("--device", "rpi5", "--budget-ms", "100")["choice"]["sure"] is False
+    shown = said("--device", "rpi5", "--budget-ms", "70")
+    assert "Best guess for 70 ms (as asked): k = 3" in shown
+    assert "a guess: no high bound is within 70 ms" in shown
+    assert answer("--device", "rpi5", "--budget-ms", "70")["choice"]["sure"] is False
 
 
 def test_a_timed_phone_is_answered_from_its_time(said: Said, answer: Answer) -> None:
@@ -146,7 +151,7 @@ def test_times_of_another_architecture_are_called_so(said: Said) -> None:
 def test_the_profiles_own_budget_is_used_and_never_fails(said: Said, answer: Answer) -> None:
     shown = said("--device", "pixel7")
     assert "Nothing is known to fit 33 ms (pixel7's own: a camera preview of 30 frames a second)" in shown
-    assert "Best guess: k = 3, the fastest: 18 % that it fits." in shown
+    assert re.search(r"Best guess: k = 3, the fastest: \d\d % that it fits\.", shown)
     budget = answer("--device", "pixel7")["budget"]
     assert (budget["ms"], budget["given"]) == (33, False)
 
@@ -167,11 +172,10 @@ def test_a_budget_that_nothing_fits_has_status_1_and_names_what_would(capsys: Ca
 
 
 def test_where_nothing_fits_what_comes_nearest_is_named(answer: Answer) -> None:
-    error = answer("--device", "rpi5", "--budget-ms", "40", status=1)["error"]["message"]
+    error = answer("--device", "rpi5", "--budget-ms", "30", status=1)["error"]["message"]
     assert "; k = 2, fewer heads than the reference model was trained for, takes" in error
-    assert "Nearest: --runtime litert --precision int8 takes 49.8 ms at k = 3" in error
-    error = answer("--device", "rpi5", "--budget-ms", "10", status=1)["error"]["message"]
-    assert "Nearest: --runtime litert --precision int8 takes 49.8 ms at k = 3; --runtime" in error
+    error = answer("--device", "rpi5", "--budget-ms", "3", status=1)["error"]["message"]
+    assert re.search(r"Nearest: --runtime \w+ --precision int8 takes [\d.]+ ms at k = 3; --runtime", error)
 
 
 def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, answer: Answer) -> None:
@@ -193,7 +197,7 @@ def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "the weights of every k alone take more memory than allowed" in told
-    assert "Nearest: --runtime litert --precision int8 takes 1.61 ms at k = 4" in told, "a quarter of the bytes"
+    assert re.search(r"Nearest: --runtime litert --precision int8 takes [\d.]+ ms at k = 4", told), "a quarter of it"
 
 
 def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
@@ -240,7 +244,8 @@ def test_this_machine_is_recognised_by_a_profile_of_the_users(config: Path, said
     document = answer("--device", "auto", "--budget-ms", "40")
     assert document["device"]["recognised_by"] == key
     assert document["estimates"][0]["ms"] == 5.0
-    assert (document["choice"]["heads"], document["choice"]["sure"]) == (10, True)
+    assert document["choice"]["sure"] is True
+    assert 8 <= document["choice"]["heads"] < 12
 
 
 @pytest.mark.skipif(profiles.match(profiles.here()) is not None, reason="this machine is one of the known devices")
@@ -293,12 +298,35 @@ def small_bundle(folder: Path) -> Path:
     return folder
 
 
-def test_a_small_model_gets_no_number_from_times_of_large_ones(small_bundle: Path, said: Said, answer: Answer) -> None:
-    shown = said("--device", "rpi5", "--bundle", str(small_bundle))
-    told = " ".join(shown.split())
-    assert "of models of 17.6 GMACs at 224 px" in told
-    assert f"Measure it: hydra-export bench standalone {small_bundle} FOLDER, to run on the device" in told
-    assert answer("--device", "rpi5", "--bundle", str(small_bundle))["estimates"] == []
+def test_a_small_model_is_estimated_from_times_of_large_ones_and_surely_no_slower(
+    small_bundle: Path, said: Said, answer: Answer
+) -> None:
+    shown = said("--device", "galaxy-s24", "--bundle", str(small_bundle))
+    assert "within 33 ms: yes (more than 99 %)" in shown.splitlines()[0]
+    assert "; at most the 5.9 ms of the larger vit here" in " ".join(shown.split())
+    small = answer("--device", "galaxy-s24", "--bundle", str(small_bundle))["estimates"]
+    large = answer("--device", "galaxy-s24")["estimates"]
+    assert all(0 < one["low"] < one["ms"] < one["high"] for one in small)
+    assert all(one["high"] / one["low"] > 2 * large[-1]["high"] / large[-1]["low"] for one in small)
+    board = said("--device", "rpi5", "--bundle", str(small_bundle))
+    assert f"To settle it: hydra-export bench standalone {small_bundle} FOLDER, to run on the device" in board
+
+
+def test_the_evidence_is_listed_with_its_weights(said: Said, answer: Answer) -> None:
+    shown = " ".join(said("--device", "rpi5", "--why").split())
+    assert "weight in k = 3" in shown
+    assert re.search(r"\d\d % Raspberry Pi 5 vit_b32_384 612 ms, ncnn", shown)
+    assert "weight in" not in said("--device", "rpi5")
+    one = answer("--device", "rpi5")["estimates"][0]
+    assert len(one["weights"]) == len(one["anchors"]) > 3
+    assert one["weights"] == sorted(one["weights"], reverse=True)
+
+
+def test_a_phone_that_runs_apps_alone_is_not_told_to_run_a_script(said: Said) -> None:
+    assert "in Xcode and make a performance report on the device" in said("--device", "iphone-11")
+    shown = said("--device", "iphone-11", "--runtime", "onnxruntime")
+    assert "bench standalone" not in shown
+    assert "in an app on the device" in shown
 
 
 def test_a_small_model_is_answered_from_its_own_times(
@@ -329,10 +357,8 @@ def test_a_smaller_head_count_than_the_bundle_holds_is_named_where_it_would_fit(
     model = bundle.read(small_bundle).model
     macs = {k: model.config.macs(k) / 1e9 for k in (1, 2, 4)}
     shape = {"model": model.name, "model_gmacs": macs[4], "resolution": model.config.image_size}
-    own(config, {**shape, "k": 4, "gmacs": macs[4], "ms": 100.0})
-    at = {k: 100 * gmacs / macs[4] for k, gmacs in macs.items()}
-    budget = (at[1] + at[2]) / 2
-    assert main(["profile", "--device", "box", "--bundle", str(small_bundle), "--budget-ms", f"{budget}"]) == 1
+    own(config, *({**shape, "k": k, "gmacs": macs[k], "ms": ms} for k, ms in ((1, 20.0), (2, 50.0), (4, 100.0))))
+    assert main(["profile", "--device", "box", "--bundle", str(small_bundle), "--budget-ms", "30"]) == 1
     assert "k = 1, which is not in the bundle, takes" in " ".join(capsys.readouterr().err.split())
 
 

@@ -30,7 +30,7 @@ GROUPS = {
         *("against", "bench"),
     ),
     "Output": (
-        *("target", "graph", "precision", "input", "batch", "out", "zip", "format", "top", "plot", "save"),
+        *("target", "graph", "precision", "input", "batch", "out", "zip", "format", "top", "plot", "why", "save"),
         *("tensorboard", "json", "debug", "shell"),
     ),
     "Resources": (

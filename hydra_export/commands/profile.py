@@ -38,6 +38,7 @@ def profile(
     precision: Precision | None = None,
     bundle: Path | None = None,
     plot: Path | None = None,
+    why: bool = False,
     profiles: Path | None = None,
 ) -> Result:
     """Say which subnetwork fits a device: from times taken there, or estimated from the nearest that were.
@@ -50,6 +51,7 @@ def profile(
         runtime: What runs it; by default the best known on the device.
         precision: fp32 and fp16, which devices compute alike, or int8.
         bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
+        why: List the records behind the answer, each with its weight.
         plot: Draw time and accuracy over k into this file (.png, .svg or .pdf).
         profiles: The folder of your own profiles, instead of the one among your settings.
     """
@@ -68,7 +70,7 @@ def profile(
     advice = advise(evidence, resolved, model, constraints)
     if plot is not None:
         _plot(plot, advice)
-    context = Context(recognised_by, bundle, manifest, profiles or registry.user_folder())
+    context = Context(recognised_by, bundle, manifest, profiles or registry.user_folder(), why)
     return _result(evidence, advice, context)
 
 

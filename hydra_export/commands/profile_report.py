@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from hydra_export import targets
 from hydra_export.commands import percent, size, table, titled
@@ -41,12 +41,14 @@ class Context:
         recognised_by: the key by which the device was recognised; empty where the user named it.
         bundle: the bundle of the model, with its *manifest*; None for the reference model.
         folder: of the user's own profiles.
+        why: list the evidence.
     """
 
     recognised_by: str
     bundle: Path | None
     manifest: Manifest | None
     folder: Path
+    why: bool = False
 
 
 # What a person reads
@@ -60,7 +62,8 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     title, where = f"{model.name} ({about})", f"on {advice.profile.name}{recognised}: {advice.path}"
     if choice is None:
         settle = [f"Measure it: {_measure(advice, context)}", _then(advice, context)]
-        return titled(title, titled(where, "", *words.choice(advice), *_others(advice), *settle))
+        answer = f"{advice.profile.name}: no number for {advice.path}"
+        return titled(answer, titled(title, titled(where, "", *words.choice(advice), *_others(advice), *settle)))
     rows = table(
         "k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {words.milliseconds(advice.budget.ms)}"
     )
@@ -87,17 +90,33 @@ def shown(advice: Advice, context: Context) -> RenderableType:
         f"{'To settle it' if unsure else 'To time yours'}: {_measure(advice, context)}",
         _then(advice, context),
     )
-    return titled(_answer(advice), titled(title, titled(where, rows, *lines)))
+    shown = Group(rows, _evidence(advice)) if context.why else rows
+    return titled(_answer(advice), titled(title, titled(where, shown, *lines)))
 
 
 def _answer(advice: Advice) -> str:
     """The device, the head count to run there, its time, and whether it keeps the budget: one line."""
     name, budget = advice.profile.name, words.milliseconds(advice.budget.ms)
-    if advice.heads is None:
-        return f"{name}: nothing is known to fit {budget}"
-    best = advice.estimates[advice.heads]
+    heads = _answered(advice)
+    if heads is None:
+        return f"{name}: nothing fits into {advice.constraints.max_ram_mib:g} MiB"
+    best = advice.estimates[heads]
     time = words.time(best.ms, best.low, best.high, best.provenance)
-    return f"{name}: k = {advice.heads}, {time}; within {budget}: {words.fit(advice, advice.heads)}"
+    return f"{name}: k = {heads}, {time}; within {budget}: {words.fit(advice, heads)}"
+
+
+def _answered(advice: Advice) -> int | None:
+    """The head count to run, or the fastest where none fits; None where memory allows none."""
+    return advice.heads or (advice.choice.nearest if advice.choice else None)
+
+
+def _evidence(advice: Advice) -> RenderableType:
+    """The records behind the answer, the weightiest first."""
+    heads = _answered(advice) or min(advice.estimates)
+    rows = table(f"weight in k = {heads}", "timed on", "time")
+    for anchor in advice.estimates[heads].anchors:
+        rows.add_row(f"{100 * anchor.weight:.0f} %", anchor.name, str(anchor))
+    return rows
 
 
 def _origins(advice: Advice) -> list[str]:
@@ -134,6 +153,8 @@ def _measure(advice: Advice, context: Context) -> str:
     timer = runtime.timers.get(advice.path.unit) or runtime.timers.get("", "")
     if timer and (not runtime.timer_classes or advice.profile.device_class in runtime.timer_classes):
         return timer.format(name=advice.model.name, k=k)
+    if advice.profile.family == "Apple" and advice.profile.device_class in ("phone", "tablet"):
+        return f"run the file for {advice.path.runtime} in an app on the device and time it there"
     bundle = context.bundle or "BUNDLE"
     if context.recognised_by:
         return f"hydra-export bench {bundle} --save"
@@ -217,7 +238,8 @@ def document(advice: Advice, context: Context) -> dict[str, Any]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {**estimate.times, "anchors": [*estimate.origins], "formula": estimate.formula}
+    weights = [anchor.weight for anchor in estimate.anchors]
+    return {**estimate.times, "anchors": [*estimate.origins], "weights": weights, "formula": estimate.formula}
 
 
 def _choice(choice: HeadChoice | None) -> dict[str, Any] | None:

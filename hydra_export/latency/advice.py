@@ -39,7 +39,6 @@ class Advice:
         needs_mib: memory per head count, at least.
         choice: None where nothing is known.
         others: other execution paths here: those within the constraints, or all where none of those is known.
-        sizes: GMACs and resolution of what was timed anywhere, where none of it is as large as this model.
     """
 
     resolved: ResolvedProfile
@@ -52,7 +51,6 @@ class Advice:
     verdicts: Mapping[int, Verdict]
     choice: HeadChoice | None
     others: tuple[PathEstimates, ...]
-    sizes: tuple[tuple[float, int], ...]
 
     @property
     def profile(self) -> DeviceProfile:
@@ -96,12 +94,7 @@ class Advice:
     @property
     def why_unknown(self) -> str:
         """Why there is no number, where there is none."""
-        if not self.sizes:
-            like = f"{self.profile.name} or on a device like it"
-            return f"no vision transformer is known to have been timed in this way on {like}"
-        timed = ", ".join(f"{gmacs:.3g} GMACs at {resolution} px" for gmacs, resolution in self.sizes)
-        own = f"{self.model.name} has {self.model.full:.2g} at {self.model.resolution} px"
-        return f"the times that are known anywhere are of models of {timed}, and {own}"
+        return f"no vision transformer is known to have been timed in this way on {self.profile.name} or one like it"
 
     @property
     def distance(self) -> int:
@@ -135,7 +128,6 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
         verdicts=verdicts,
         choice=choose(model, estimates, verdicts, budget.ms) if estimates else None,
         others=tuple(options[1:] or [o for o in known_paths(evidence, device, model) if o not in options]),
-        sizes=tuple(evidence.sizes(model)),
     )
 
 

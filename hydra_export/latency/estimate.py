@@ -1,4 +1,4 @@
-"""Milliseconds at every head count from the nearest evidence: affine in GMACs, wider the farther it is fetched.
+"""Milliseconds at every head count: as timed, else what all records together say of a network of its size.
 
 Half-widths are of logarithms and meant for 80 % intervals; ``docs/latency-model.md`` holds how they fare when each
 record is left out and predicted from the rest.
@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from hydra_export.device import LatencyRecord, Provenance
-from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload
-from hydra_export.latency.spread import Spread, predicted, rounded
+import numpy as np
 
-# Overhead share F of a whole ViT-B's time, t_k = t_B (F + (1 - F) M_k / M_B): likely, least, most. NPUs and GPUs showed
-# 0.03 (Axera) to 0.41 (Hailo), Orin 0.25; CPUs are 4 to 13 % slower at small k than in proportion to GMACs.
-_OVERHEAD = {"cpu": (0.01, 0.0, 0.05), "gpu": (0.25, 0.03, 0.45), "npu": (0.25, 0.03, 0.45)}
-# Between two anchors that are 3.7-fold apart in GMACs, as DeiT-tiny, -small and -base are, or as far beyond them.
-_BETWEEN = {"cpu": 0.04, "gpu": 0.37, "npu": 0.37}
-_STEP = math.log(4.60 / 1.25)
-_OWN = 0.05  # a user's measurement repeated
-_RECORD = 0.25  # somebody else's, of their file: vit_base and deit_base, one shape, are 1.3-fold apart on a Hailo-8
+from hydra_export.device import LatencyRecord, Provenance
+from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload, tokens_of
+from hydra_export.latency.kriging import Coordinates
+from hydra_export.latency.spread import Spread, Z, rounded
+
+_OWN = 0.05  # half-width of a user's measurement repeated
+_RECORD = 0.25  # of somebody else's, of their file: vit_base and deit_base, one shape, are 1.3-fold apart on a Hailo-8
 _UNSTATED = 0.2  # the precision is not stated
-_OTHER_MODEL = 0.25  # of another architecture
-_OTHER_RUNTIME = 0.5  # CPUs only, where runtimes do the same arithmetic: Raspberry Pi 4, ncnn against LiteRT
-_LEAST_RATIO, _LONE_RATIO = 0.15, 0.7  # between two paths, as seen on relatives
-_SAME_CORES = 0.7  # CPU relatives: A53 boards, by their clocks, are up to 2.1-fold off
-_LEAST_FAMILY, _LONE_RELATIVE = 0.4, 1.0
+_CALIBRATION = 0.82  # of the model's deviations: chips left out are within 80 % intervals more often than that
+_SIZES = np.exp(np.linspace(math.log(1e-6), math.log(2000), 100))  # GMACs at which times are estimated
+_LEAST_WEIGHT, _MOST_ANCHORS = 0.02, 12
+_WORKING_THREADS = 4  # a time on fewer is no bound of what a CPU takes
+_DEPTH = 12  # of DeiT-tiny, -small and -base, whose shape records with a head count have
 _DETAILS = r"@|[,;:] | \("  # what follows the name of a source
 
 
@@ -39,12 +35,14 @@ class Anchor:
     Attributes:
         device: the device's id; *name*: what it is called.
         source: where the record is from, by the profile's list of sources; empty where that does not have it.
+        weight: how much it moves the estimate; those of an estimate sum up to about 1.
     """
 
     device: str
     name: str
     record: LatencyRecord
     source: str
+    weight: float = 1.0
 
     def __str__(self) -> str:
         record = self.record
@@ -97,233 +95,115 @@ class Estimate:
         return tuple(str(anchor) if is_own else f"{anchor.name}: {anchor}" for anchor in self.anchors)
 
 
-@dataclass(frozen=True)
-class _Route:
-    """One way of getting from evidence to an estimate, for any GMACs."""
-
-    distance: int
-    at: Callable[[float], Spread]
-    anchors: tuple[Anchor, ...]
-    formula: str
-
-    @property
-    def own(self) -> tuple[Anchor, ...]:
-        """The times of subnetworks on this very device and path."""
-        return tuple(a for a in self.anchors if a.record.k is not None) if self.distance == 0 else ()
-
-
 def estimates(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> dict[int, Estimate]:
     """The time of every head count of *model* on *device* run along one *path*; empty where nothing speaks for it."""
-    routes = _routes(evidence, device, path, model)
-    if not routes:
+    start = evidence.point(device, path)
+    if start is None or not evidence.speaks_for(device, path):
         return {}
-    # Where this very path was timed, by the user or at a head count of the model, no ratio displaces that.
-    timed = any(anchor.record.k in model.gmacs for anchor in routes[0].own)
-    outranks = timed or _is_own(evidence, device, path, model)
-    route = routes[0] if outranks else min(routes, key=lambda route: _log_width(route, model))
-    whole = route.at(model.full)
-    return {k: _estimate(route, k, gmacs, whole) for k, gmacs in sorted(model.gmacs.items())}
+    start = replace(start, tokens=model.tokens)
+    records = evidence.records(device, path)
+    curve = _Curve(evidence, start, records, model)
+    anchors = _anchors(evidence, start, model)
+    distance = 0 if records else 1 if any(p.unit == path.unit for p in evidence.paths(device)) else 2
+    found = {}
+    for k, gmacs in sorted(model.gmacs.items()):
+        if same := _fastest([u for u in records if _is_of(u.record, gmacs, model)]):
+            timed = tuple(_anchor(evidence, usable, 1 / len(same)) for usable in same)
+            spread, provenance = _spread(same), same[0].record.provenance
+            found[k] = Estimate(k, spread, provenance, 0, timed, "as it was timed")
+        else:
+            formula = f"all {len(evidence.all)} records, weighed by what device, path and size have in common"
+            formula += curve.bounds(gmacs)
+            found[k] = Estimate(k, curve.at(gmacs), "estimated", distance, anchors[k], formula)
+    return found
 
 
-def _estimate(route: _Route, k: int, gmacs: float, whole: Spread) -> Estimate:
-    same = [a for a in route.own if a.record.k == k and math.isclose(a.record.gmacs, gmacs, rel_tol=0.02)]
-    if same:
-        record = same[0].record
-        return Estimate(k, route.at(record.gmacs), record.provenance, 0, tuple(same), "as it was timed")
-    return Estimate(k, route.at(gmacs).at_most(whole), "estimated", route.distance, route.anchors, route.formula)
+def _is_of(record: LatencyRecord, gmacs: float, model: Workload) -> bool:
+    """Is the record of a network of this shape? Which model that was cut from does not matter."""
+    alike = math.isclose(record.gmacs, gmacs, rel_tol=0.02) and tokens_of(record, model) == model.tokens
+    return record.k is not None and alike
 
 
-def _is_own(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> bool:
-    return any(usable.own for usable in evidence.records(device, path, model))
+def _anchors(evidence: Evidence, start: Coordinates, model: Workload) -> dict[int, tuple[Anchor, ...]]:
+    """The records that weigh most in the estimate of each head count, the weightiest first."""
+    heads = sorted(model.gmacs)
+    weights = evidence.field(model).weights([replace(start, gmacs=model.gmacs[k]) for k in heads])
+    return {
+        k: tuple(
+            _anchor(evidence, evidence.all[index], float(row[index]))
+            for index in np.argsort(-row)[:_MOST_ANCHORS]
+            if row[index] >= _LEAST_WEIGHT
+        )
+        for k, row in zip(heads, weights, strict=True)
+    }
 
 
-def _log_width(route: _Route, model: Workload) -> float:
-    return sum(math.log(route.at(gmacs).width) for gmacs in model.gmacs.values())
+def _anchor(evidence: Evidence, usable: UsableRecord, weight: float) -> Anchor:
+    profile, record = evidence.profiles[usable.device], usable.record
+    return Anchor(usable.device, profile.name, record, profile.sources.get(record.source, ""), weight)
 
 
-def _routes(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> list[_Route]:
-    own = _direct(evidence, device, path, model)
-    others = [other for other in evidence.paths(device) if other.unit == path.unit and other != path]
-    routes = [own, *(_by_ratio(evidence, device, path, other, model) for other in others)]
-    if path.unit == "cpu":
-        routes += [_other_runtime(_direct(evidence, device, other, model), path, other) for other in others]
-    if not any(routes):  # analogue devices last
-        routes = [_by_relatives(evidence, device, path, model)]
-        if path.unit == "cpu":
-            near = {other for name, _ in evidence.relatives(device, path) for other in evidence.paths(name)}
-            routes += [_other_runtime(_by_relatives(evidence, device, o, model), path, o) for o in sorted(near)]
-        if not any(routes) and path.unit == "cpu":
-            routes = [_by_phones(evidence, device, path, model)]
-    return [route for route in routes if route]
+class _Curve:
+    """The time on one path of a device over the size of a network, which never falls.
+
+    It is estimated at fixed sizes and held between the times of smaller and of larger networks here, so that it is the
+    same for every model with a subnetwork of some size.
+    """
+
+    def __init__(self, evidence: Evidence, start: Coordinates, records: list[UsableRecord], model: Workload) -> None:
+        self._smaller = [usable for usable in records if _is_bound(usable.record, model, 1)]
+        self._larger = [usable for usable in records if _is_bound(usable.record, model, -1)]
+        bounds = sorted([*self._smaller, *self._larger], key=lambda usable: usable.record.gmacs)
+        sizes = np.array(sorted({*_SIZES.tolist(), *(usable.record.gmacs for usable in bounds)}))
+        means, deviations = evidence.field(model).at([replace(start, gmacs=float(size)) for size in sizes])
+        file = min((_spread([usable]).up for usable in records), default=_RECORD)
+        half = np.hypot(_CALIBRATION * Z * deviations, file)
+        curves = means, means - half, means + half
+        for usable in bounds:
+            spread, gmacs = _spread([usable]), usable.record.gmacs
+            for curve, bound in zip(curves, np.log([spread.ms, spread.low, spread.high]), strict=True):
+                if usable in self._smaller:
+                    curve[sizes >= gmacs] = np.maximum(curve[sizes >= gmacs], bound)
+                if usable in self._larger:
+                    curve[sizes <= gmacs] = np.minimum(curve[sizes <= gmacs], bound)
+        self._sizes = np.log(sizes)
+        self._curves = [np.maximum.accumulate(curve) for curve in curves]
+
+    def at(self, gmacs: float) -> Spread:
+        ms, low, high = (float(np.interp(math.log(gmacs), self._sizes, curve)) for curve in self._curves)
+        return Spread(math.exp(ms), max(ms - low, 0.0), max(high - ms, 0.0))
+
+    def bounds(self, gmacs: float) -> str:
+        """What the time is held between, in words."""
+        smaller = [usable.record for usable in self._smaller if usable.record.gmacs <= gmacs]
+        larger = [usable.record for usable in self._larger if usable.record.gmacs >= gmacs]
+        ends = [("at least", "smaller", max(smaller, key=lambda r: (r.gmacs, r.ms)))] if smaller else []
+        ends += [("at most", "larger", min(larger, key=lambda r: (r.gmacs, r.ms)))] if larger else []
+        return "".join(f"; {how} the {rounded(r.ms)} ms of the {size} {r.model} here" for how, size, r in ends)
 
 
-def _direct(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
-    """From records of this device on this very path."""
-    sizes = by_size(evidence.records(device, path, model))
-    if not sizes:
-        return None
-    records = [record for group in sizes.values() for record in group]
-    profile = evidence.profiles[device]
-    likely, least, most = _OVERHEAD[path.unit]
-    alone = f"with an overhead share of {likely:.2f} ({least:.2f} to {most:.2f})"
-    own = _is_own(evidence, device, path, model)
-    return _Route(
-        distance=0,
-        at=lambda gmacs: _along(sizes, gmacs, model, path.unit, own),
-        anchors=tuple(Anchor(device, profile.name, r, profile.sources.get(r.source, "")) for r in records),
-        formula=f"affine in GMACs {alone if len(sizes) == 1 else f'through {len(sizes)} sizes'}",
-    )
+def _is_bound(record: LatencyRecord, model: Workload, sign: int) -> bool:
+    """Is a subnetwork of *model* with more GMACs (*sign* 1; -1: with fewer) surely the larger (smaller) network?"""
+    if record.k is None or (record.unit == "cpu" and (record.threads or _WORKING_THREADS) < _WORKING_THREADS):
+        return False
+    depth = model.depth if record.model == model.name else _DEPTH
+    return sign * model.tokens >= sign * tokens_of(record, model) and sign * model.depth >= sign * depth
 
 
-def _by_ratio(
-    evidence: Evidence, device: str, path: ExecutionPath, other: ExecutionPath, model: Workload
-) -> _Route | None:
-    """From another path of this device, by how the two compare on its relatives."""
-    route = _direct(evidence, device, other, model)
-    family = evidence.profiles[device].family
-    soc = soc_name(evidence, device)
-    ratios = []
-    for name, profile in evidence.profiles.items():
-        if family and profile.family == family and not profile.stand_in and soc_name(evidence, name) != soc:
-            pair = [by_size(evidence.records(name, each, model)) for each in (path, other)]
-            ratios += [mean_ms(pair[0][m]) / mean_ms(pair[1][m]) for m in pair[0].keys() & pair[1].keys()]
-    if route is None or len(ratios) < 2:
-        return None
-    ratio = predicted(ratios, _LEAST_RATIO, _LONE_RATIO)
-    return replace(
-        route,
-        distance=1,
-        at=lambda gmacs: route.at(gmacs).times(ratio.ms).blurred(ratio.down, ratio.up),
-        formula=f"{route.formula}, x {ratio.ms:.2g} as {path} takes of {other} on {len(ratios)} other {family} devices",
-    )
-
-
-def _other_runtime(route: _Route | None, path: ExecutionPath, other: ExecutionPath) -> _Route | None:
-    """From another runtime, taken for as fast, which does the same arithmetic on the same CPU."""
-    if route is None or other.arithmetic != path.arithmetic or other.runtime == path.runtime:
-        return None
-    return replace(
-        route,
-        distance=max(1, route.distance),
-        at=lambda gmacs: route.at(gmacs).blurred(_OTHER_RUNTIME, _OTHER_RUNTIME),
-        formula=f"{route.formula}, {path.runtime} taken for as fast as {other.runtime}",
-    )
-
-
-def _by_relatives(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
-    """From other devices on the same path: on a CPU of the same cores, else of the same family."""
-    related = [
-        (route, factor)
-        for name, factor in evidence.relatives(device, path)
-        if (route := _direct(evidence, name, path, model))
-    ]
-    if path.unit == "cpu":
-        how = "by the clocks of the four fastest cores, from a CPU of the same cores"
-        return _common(related, _SAME_CORES, _SAME_CORES, how)
-    family = evidence.profiles[device].family
-    how = f"the mean of {len(related)} {family} devices" if len(related) > 1 else f"from one other {family} device"
-    return _common(related, _LEAST_FAMILY, _LONE_RELATIVE, how)
-
-
-def _by_phones(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> _Route | None:
-    """From all phones on whose CPU anything did the same arithmetic."""
-    related = [
-        (route, 1.0)
-        for name in evidence.phones(device)
-        for other in evidence.paths(name)
-        if (other.unit, other.arithmetic) == (path.unit, path.arithmetic)
-        and (route := _direct(evidence, name, other, model))
-    ]
-    if len(related) < 3:
-        return None
-    return _common(related, _SAME_CORES, _LONE_RELATIVE, f"the mean of {len(related)} other phones")
-
-
-def _common(related: list[tuple[_Route, float]], least: float, alone: float, how: str) -> _Route | None:
-    if not related:
-        return None
-
-    def at(gmacs: float) -> Spread:
-        each = [route.at(gmacs).times(factor) for route, factor in related]
-        together = predicted([spread.ms for spread in each], least, alone)
-        # Each was carried along GMACs by the same formula: their errors of shape are one error.
-        return together.blurred(min(spread.down for spread in each), min(spread.up for spread in each))
-
-    anchors = tuple(anchor for route, _ in related for anchor in route.anchors)
-    return _Route(distance=2, at=at, anchors=anchors, formula=f"{related[0][0].formula}, {how}")
-
-
-def _along(sizes: dict[float, list[LatencyRecord]], gmacs: float, model: Workload, unit: str, own: bool) -> Spread:
-    """The time at *gmacs* on the line through the nearest two anchors, or of the likely slope through the only one."""
-    points = sorted((mass, mean_ms(records)) for mass, records in sizes.items())
-    nearest = min(points, key=lambda point: abs(math.log(point[0] / gmacs)))
-    if len(points) == 1:
-        mass, ms = nearest
-        likely, least, most = (_slope(share, gmacs, mass, model.full) for share in _OVERHEAD[unit])
-        first, last = sorted((least, most))
-        shaped = Spread(ms * likely, math.log(likely / first), math.log(last / likely))
-    else:
-        distance = abs(math.log(nearest[0] / gmacs)) / _STEP
-        half = _BETWEEN[unit] * min(distance, 2)
-        shaped = Spread(_on_line(points, gmacs), half, half)
-    return shaped.blurred(*_noise(sizes[nearest[0]], own))
-
-
-def _slope(share: float, gmacs: float, anchor: float, full: float) -> float:
-    """Time at *gmacs* over time at *anchor* with an overhead *share* of the whole model's time."""
-    return (share + (1 - share) * gmacs / full) / (share + (1 - share) * anchor / full)
-
-
-def _on_line(points: list[tuple[float, float]], gmacs: float) -> float:
-    """On the line through the two neighbours; beyond the last, never steeper than in proportion and never falling."""
-    above = next((index for index, point in enumerate(points) if point[0] >= gmacs), len(points) - 1)
-    (mass, ms), (mass2, ms2) = points[max(1, above) - 1], points[max(1, above)]
-    line = ms + (ms2 - ms) * (gmacs - mass) / (mass2 - mass)
-    end_mass, end = points[0] if gmacs < points[0][0] else points[-1]
-    if points[0][0] <= gmacs <= points[-1][0]:
-        return line
-    bounds = sorted((end, end * gmacs / end_mass))
-    return min(max(line, bounds[0]), bounds[1])
-
-
-def by_size(records: Sequence[UsableRecord]) -> dict[float, list[LatencyRecord]]:
-    """The records to go by, per GMACs: the newest of those with a date, and on a CPU the fastest number of threads."""
-    grouped: dict[float, list[LatencyRecord]] = {}
-    for record in (usable.record for usable in records):
-        key = next((mass for mass in grouped if math.isclose(mass, record.gmacs, rel_tol=0.02)), None)
-        grouped.setdefault(key or record.gmacs, []).append(record)
-    return {mass: _fastest(_newest(group)) for mass, group in grouped.items()}
-
-
-def _newest(records: list[LatencyRecord]) -> list[LatencyRecord]:
-    newest = max((record.date for record in records if record.date != "unknown"), default="unknown")
-    return [record for record in records if record.date == newest]
-
-
-def _fastest(records: list[LatencyRecord]) -> list[LatencyRecord]:
-    if records[0].unit != "cpu" or len({record.threads for record in records}) == 1:
+def _fastest(records: list[UsableRecord]) -> list[UsableRecord]:
+    """Of times on a CPU, those with the fastest number of threads."""
+    if not records or records[0].record.unit != "cpu":
         return records
-    best = min(records, key=lambda record: record.ms)
-    return [record for record in records if record.threads == best.threads]
+    best = min(records, key=lambda usable: usable.record.ms).record.threads
+    return [usable for usable in records if usable.record.threads == best]
 
 
-def mean_ms(records: list[LatencyRecord]) -> float:
-    return math.prod(record.ms for record in records) ** (1 / len(records))
-
-
-def _noise(records: list[LatencyRecord], own: bool) -> tuple[float, float]:
-    """How far down and up the record itself may be off on the user's device."""
-    if own:
-        down = max((math.log(record.ms / record.low) for record in records if record.low), default=0)
-        up = max((math.log(record.high / record.ms) for record in records if record.high), default=0)
-        return max(_OWN, down), max(_OWN, up)
-    doubts = [_RECORD]
-    doubts += [_UNSTATED] if any(record.precision == "unknown" for record in records) else []
-    doubts += [_OTHER_MODEL] if any(record.k is None for record in records) else []
-    return math.hypot(*doubts), math.hypot(*doubts)
-
-
-def soc_name(evidence: Evidence, device: str) -> str:
-    """The chip that a device's records speak of: one vote each. Made faster for one phone, it is still that chip."""
-    fact = evidence.profiles[device].facts.soc
-    return fact.value.removesuffix(" for Galaxy") if fact else device
+def _spread(records: list[UsableRecord]) -> Spread:
+    """The mean of records of one network, and how far down and up it may be off on the user's device."""
+    ms = math.prod(usable.record.ms ** (1 / len(records)) for usable in records)
+    if any(usable.own for usable in records):
+        down = max((math.log(u.record.ms / u.record.low) for u in records if u.record.low), default=0)
+        up = max((math.log(u.record.high / u.record.ms) for u in records if u.record.high), default=0)
+        return Spread(ms, max(_OWN, down), max(_OWN, up))
+    half = math.hypot(_RECORD, _UNSTATED if any(u.record.precision == "unknown" for u in records) else 0)
+    return Spread(ms, half, half)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from hydra_export import targets
 from hydra_export.architecture import HydraConfig
-from hydra_export.device import UNKNOWN, Cluster, DeviceProfile, LatencyRecord
+from hydra_export.device import UNKNOWN, DeviceProfile, LatencyRecord
+from hydra_export.latency.chips import Accelerator, accelerator, cpu_speed, oversubscribed, usual_threads
+from hydra_export.latency.kriging import Coordinates, Regression
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import ComputeUnit
 
 FLOAT, INT8 = "float", "int8"
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
 _ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
-_LITTLE_CORES = ("A53", "A55", "A510", "A520", "Silver", "E", "Icestorm", "Blizzard", "Thunder", "Sawtooth")
+_SAME_SIZE = 0.02
+_NO_CPU = (1.0, 1.0)  # speed, and how its logarithm scatters, where no device's is known
+_LEAST_SCATTER = 0.4  # of the speeds of a class of devices, of which there may be few
+# Standard deviations of the logarithm of a time: what a record has of its own.
+_OWN = 0.04  # a user's measurement repeated
+_RECORD = 0.12  # somebody else's: vit_base and deit_base, one shape, are 1.3-fold apart on one accelerator
+_UNSTATED = 0.15  # the precision is not stated
+OTHER_MODEL = 0.25  # of another architecture
+_FROM_THROUGHPUT = 0.1  # images a second, which hide a pipeline
+_STAND_IN = 0.25  # another chip than the one that it is named for
+_OVERSUBSCRIBED = 0.35  # more threads than fast cores
 
 
 @dataclass(frozen=True)
@@ -22,7 +38,8 @@ class Workload:
 
     Attributes:
         tokens: sequence length.
-        full: GMACs of the whole model, whether or not its largest head count is among *heads*.
+        full: GMACs of the whole model, whether or not its largest head count is among *heads*; the size of a
+            subnetwork alone decides on its time.
         gmacs: of one image, per head count.
         accuracy: top-1 in percent per head count, where it is known.
         params: per head count.
@@ -35,6 +52,7 @@ class Workload:
     gmacs: Mapping[int, float]
     accuracy: Mapping[int, float]
     params: Mapping[int, int]
+    depth: int = 12
 
     @classmethod
     def of(cls, name: str, config: HydraConfig, heads: Iterable[int], accuracy: Mapping[int, float]) -> Workload:
@@ -43,7 +61,7 @@ class Workload:
         gmacs = {k: config.macs(k) / 1e9 for k in heads}
         params = {k: config.num_params(k) for k in heads}
         full = config.macs(config.heads) / 1e9
-        return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params)
+        return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params, config.depth)
 
     def only(self, heads: Iterable[int]) -> Workload:
         """The subnetworks *heads*, which are among these."""
@@ -81,90 +99,178 @@ def path_of(record: LatencyRecord) -> ExecutionPath:
 class UsableRecord:
     """A record that estimates may rest on. *own*: the user's, which outranks others."""
 
+    device: str
     record: LatencyRecord
     own: bool
 
 
 class Evidence:
-    """The usable records of all devices: one image at a time, not suspect, not only an estimate."""
+    """The usable records of all devices: one image at a time, not suspect, not only an estimate.
+
+    Of several of one network on one path those count that are the newest, and on one path of a device the user's
+    outrank all others.
+    """
 
     def __init__(self, profiles: Mapping[str, ResolvedProfile]) -> None:
         self.profiles: dict[str, DeviceProfile] = {name: entry.profile for name, entry in profiles.items()}
         self._usable: dict[str, dict[ExecutionPath, list[UsableRecord]]] = {}
         for name, entry in profiles.items():
+            grouped: dict[ExecutionPath, list[UsableRecord]] = {}
             for record in entry.profile.latency:
                 if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
-                    usable = UsableRecord(record, own=record in entry.own)
-                    self._usable.setdefault(name, {}).setdefault(path_of(record), []).append(usable)
+                    usable = UsableRecord(name, record, own=record in entry.own)
+                    grouped.setdefault(path_of(record), []).append(usable)
+            self._usable[name] = {path: _newest(_best(usable)) for path, usable in grouped.items()}
+        self._fields: dict[tuple[int, int], Regression] = {}
 
     def paths(self, device: str) -> list[ExecutionPath]:
         """The execution paths that were timed on a device."""
         return sorted(self._usable.get(device, {}))
 
-    def records(self, device: str, path: ExecutionPath, model: Workload) -> list[UsableRecord]:
-        """The records that speak for *model*, the best of their kind alone: the user's, else of its own shape."""
-        speaking = [usable for usable in self._usable.get(device, {}).get(path, ()) if speaks_for(usable.record, model)]
-        own = [usable for usable in speaking if usable.own]
-        return own or [usable for usable in speaking if usable.record.k is not None] or speaking
+    def records(self, device: str, path: ExecutionPath) -> list[UsableRecord]:
+        return self._usable.get(device, {}).get(path, [])
 
-    def sizes(self, model: Workload) -> list[tuple[float, int]]:
-        """GMACs and resolution of the whole models that were timed anywhere; empty where some speak for *model*."""
-        records = [u.record for paths in self._usable.values() for usable in paths.values() for u in usable]
-        if any(speaks_for(record, model) for record in records):
-            return []
-        return sorted({(record.model_gmacs, record.resolution) for record in records if record.k is not None})
-
-    def relatives(self, device: str, path: ExecutionPath) -> list[tuple[str, float]]:
-        """Devices whose time on the same *path* says something of this one's, and the factor that it takes.
-
-        On a CPU: of the same largest core, with as many small ones among the four that work, by their clocks. On an
-        NPU: with the same NPU where its name is known, else, as on a GPU, of the same family. A stand-in (its chip is
-        not the one it is named for) is nobody's relative.
-        """
-        mine = self.profiles[device]
-        others = [name for name in self._usable if name != device and not self.profiles[name].stand_in]
-        if path.unit != "cpu":
-            family = [name for name in others if mine.family and self.profiles[name].family == mine.family]
-            npu = mine.facts.npu if path.unit == "npu" else None
-            npus = {name: self.profiles[name].facts.npu for name in family}
-            return [(n, 1.0) for n, fact in npus.items() if npu is None or (fact and fact.value == npu.value)]
-        working = _working(mine)
+    @cached_property
+    def all(self) -> list[UsableRecord]:
+        """The records of all devices in a form that files take: in floating point or int8."""
         return [
-            (name, _clock(theirs) / _clock(working))
-            for name in others
-            if working and (theirs := _working(self.profiles[name])) and _kind(working) == _kind(theirs)
+            usable
+            for name, paths in self._usable.items()
+            for path, records in paths.items()
+            if path.arithmetic in (FLOAT, INT8) and self.point(name, path) is not None
+            for usable in records
         ]
 
-    def phones(self, device: str) -> list[str]:
-        """All other phones, for a phone."""
-        phones = [name for name in self._usable if self.profiles[name].device_class == "phone"]
-        return [name for name in phones if name != device and self.profiles[device].device_class == "phone"]
+    def field(self, model: Workload) -> Regression:
+        """What all records say; *model* tells the sequence length of those that have its resolution."""
+        key = model.resolution, model.tokens
+        if key not in self._fields:
+            points = [self.point_of(usable, model) for usable in self.all]
+            self._fields[key] = Regression(points, [usable.record.ms for usable in self.all])
+        return self._fields[key]
+
+    def point(self, device: str, path: ExecutionPath, threads: int | None = None) -> Coordinates | None:
+        """A ViT-B on one path of a device; None where nothing is known of its place among others."""
+        profile = self.profiles[device]
+        speed, vague = None, 0.0
+        if path.unit == "cpu":
+            line, speed = "cpu", cpu_speed(profile, threads)
+            if speed is None and profile.device_class != "accelerator":
+                speed, vague = self._speeds.get(profile.device_class) or self._speeds.get("", _NO_CPU)
+        else:
+            line, _ = self._place(device, path)
+            if chip := self._chip(device, path):
+                speed = chip.speed
+            elif any(timed.unit == path.unit for timed in self.paths(device)):
+                speed, vague = 1.0, _NO_CPU[1]
+        if speed is None:
+            return None
+        return Coordinates(
+            unit=path.unit,
+            line=line,
+            soc=soc_name(self, device),
+            device=device,
+            runtime=path.runtime,
+            arithmetic=path.arithmetic,
+            log_speed=math.log(speed),
+            vague=vague,
+            threads=threads or usual_threads(profile) if path.unit == "cpu" else None,
+            gmacs=1.0,
+            tokens=1,
+        )
+
+    def speaks_for(self, device: str, path: ExecutionPath) -> bool:
+        """Does any record say what *path* takes on *device*?
+
+        CPUs are alike in all runtimes. On accelerators the same runtime has to be timed on the same line; and where
+        chips of a tier were timed in other arithmetic alone, it is not known that they compute in this one.
+        """
+        if self.point(device, path) is None:
+            return False
+        line, tier = self._place(device, path)
+        if path.unit == "cpu":
+            return any(timed.arithmetic == path.arithmetic for _, _, timed in self._timed if timed.unit == "cpu")
+        of_tier = {timed.arithmetic for one, other, timed in self._timed if (one, other) == (line, tier)}
+        return any(one == line and timed == path for one, _, timed in self._timed) and (
+            not of_tier or path.arithmetic in of_tier
+        )
+
+    @cached_property
+    def _timed(self) -> set[tuple[str, str, ExecutionPath]]:
+        """The lines and tiers of what was timed, and how."""
+        paths = {(usable.device, path_of(usable.record)) for usable in self.all}
+        return {(*self._place(device, path), path) for device, path in paths}
+
+    def _place(self, device: str, path: ExecutionPath) -> tuple[str, str]:
+        chip = self._chip(device, path)
+        return (chip.line, chip.tier) if chip else (f"{path.unit} of {device}", "")
+
+    def _chip(self, device: str, path: ExecutionPath) -> Accelerator | None:
+        """What *path* uses; a GPU is one of a line in its maker's runtime alone, whose kernels use all of it."""
+        makers = targets.device_runtimes()[path.runtime].maker
+        return accelerator(self.profiles[device], path.unit) if path.unit != "gpu" or makers else None
+
+    def point_of(self, usable: UsableRecord, model: Workload) -> Coordinates:
+        record = usable.record
+        point = self.point(usable.device, path_of(record), record.threads)
+        assert point is not None
+        noise = self._noise(usable)
+        return replace(point, gmacs=record.gmacs, tokens=tokens_of(record, model), noise=noise)
+
+    def _noise(self, usable: UsableRecord) -> float:
+        record, profile = usable.record, self.profiles[usable.device]
+        if usable.own:
+            return _OWN
+        doubts = {
+            _RECORD: True,
+            _UNSTATED: record.precision == "unknown",
+            OTHER_MODEL: record.k is None,
+            _FROM_THROUGHPUT: record.statistic == "from_throughput",
+            _STAND_IN: profile.stand_in,
+            _OVERSUBSCRIBED: oversubscribed(profile, record),
+        }
+        return math.hypot(*(doubt for doubt, applies in doubts.items() if applies))
+
+    @cached_property
+    def _speeds(self) -> dict[str, tuple[float, float]]:
+        """Of the CPUs of each class of device, and of all: the usual speed, and how its logarithm scatters."""
+        logs: dict[str, list[float]] = {}
+        for profile in self.profiles.values():
+            if speed := cpu_speed(profile, None):
+                for kind in (profile.device_class, ""):
+                    logs.setdefault(kind, []).append(math.log(speed))
+        return {
+            kind: (math.exp(statistics.mean(each)), max(statistics.pstdev(each), _LEAST_SCATTER))
+            for kind, each in logs.items()
+        }
 
 
-def speaks_for(record: LatencyRecord, model: Workload) -> bool:
-    """Is the record of a model about as large as *model*, on images as large?
-
-    Another architecture (no head count) may differ in resolution where its sequence is about as long.
-    """
-    if not 0.5 <= model.full / record.model_gmacs <= 2:
-        return False
-    if record.resolution == model.resolution:
-        return True
-    return record.k is None and record.tokens is not None and 0.5 <= model.tokens / record.tokens <= 2
+def tokens_of(record: LatencyRecord, model: Workload) -> int:
+    """Sequence length of what was timed; records of head counts at a model's resolution are of its patches."""
+    if record.tokens:
+        return record.tokens
+    return model.tokens if record.k and record.resolution == model.resolution else (record.resolution // 16) ** 2 + 1
 
 
-def _working(profile: DeviceProfile) -> list[Cluster]:
-    """The four fastest cores, which do the work of a model; none where a clock is not known."""
-    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
-    if not all(cluster.ghz for cluster in clusters):
-        return []
-    return [cluster for cluster in clusters for _ in range(cluster.cores)][:4]
+def soc_name(evidence: Evidence, device: str) -> str:
+    """The chip that a device's records speak of: one vote each. Made faster for one phone, it is still that chip."""
+    fact = evidence.profiles[device].facts.soc
+    return fact.value.removesuffix(" for Galaxy") if fact else device
 
 
-def _clock(cores: list[Cluster]) -> float:
-    return sum(core.ghz or 0 for core in cores)
+def _best(records: list[UsableRecord]) -> list[UsableRecord]:
+    return [usable for usable in records if usable.own] or records
 
 
-def _kind(cores: list[Cluster]) -> tuple[str, int]:
-    """The largest core, and the number of little ones."""
-    return cores[0].core, sum(core.core.startswith(_LITTLE_CORES) for core in cores)
+def _newest(records: list[UsableRecord]) -> list[UsableRecord]:
+    """Of each size, on as many threads, those with the newest date, if any has one."""
+    groups: dict[tuple[object, ...], list[UsableRecord]] = {}
+    for usable in records:
+        record = usable.record
+        size = round(math.log(record.gmacs) / _SAME_SIZE), record.resolution, record.threads
+        groups.setdefault(size, []).append(usable)
+    return [usable for group in groups.values() for usable in group if _date(usable) == max(map(_date, group))]
+
+
+def _date(usable: UsableRecord) -> str:
+    return "" if usable.record.date == UNKNOWN else usable.record.date

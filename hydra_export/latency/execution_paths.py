@@ -54,11 +54,12 @@ def known_paths(
 
     def rank(option: PathEstimates) -> tuple[bool, bool, bool, int, int, float]:
         path, distance = option.path, option.whole.distance
-        accelerated = path.unit != "cpu" and distance == 0
         floating = ExecutionPath(path.runtime, FLOAT, path.unit)
         place = usual.index(floating) if floating in usual else len(usual)
+        accelerated = path.unit != "cpu" and (distance == 0 or floating in usual)
+        far = min(distance, 1) if accelerated else distance
         order = place if distance else 0
-        return known[path.runtime].converts, not accelerated, path.arithmetic != FLOAT, distance, order, option.whole.ms
+        return known[path.runtime].converts, not accelerated, path.arithmetic != FLOAT, far, order, option.whole.ms
 
     return sorted(options, key=rank)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # 90 % quantile of Student's t, which leaves 80 % between its two sides, for 1, 2, ... degrees of freedom.
@@ -56,19 +55,3 @@ class Spread:
 def rounded(ms: float) -> str:
     """Three digits, as much as any of these numbers means."""
     return f"{float(f'{ms:.3g}'):,.12g}"
-
-
-def predicted(values: Sequence[float], least: float, alone: float) -> Spread:
-    """What another value like *values* would be: their geometric mean, and Student's interval for one more.
-
-    Args:
-        least: the half-width that is never undercut, however well the few values agree.
-        alone: the half-width for a single value, which says nothing of its like.
-    """
-    logs = [math.log(value) for value in values]
-    num, mean = len(logs), sum(logs) / len(logs)
-    if num == 1:
-        return Spread(values[0], alone, alone)
-    deviation = math.sqrt(sum((log - mean) ** 2 for log in logs) / (num - 1))
-    half = max(least, _T[min(num - 1, len(_T)) - 1] * deviation * math.sqrt(1 + 1 / num))
-    return Spread(math.exp(mean), half, half)

@@ -8,6 +8,8 @@ from hydra_export.latency.advice import Advice
 from hydra_export.latency.choice import describe_fit, percent
 from hydra_export.latency.spread import rounded
 
+_MUCH = 0.15  # of an estimate
+
 
 def milliseconds(ms: float) -> str:
     return f"{rounded(ms)} ms"
@@ -59,7 +61,8 @@ def caveats(advice: Advice, targets: Collection[str] | None = None) -> list[str]
     lines = []
     if advice.inferred:
         lines += ["All of it is inferred from other devices: time this one before you rely on it."]
-    records = [anchor.record for estimate in advice.estimates.values() for anchor in estimate.anchors]
+    anchors = [anchor for estimate in advice.estimates.values() for anchor in estimate.anchors]
+    records = [anchor.record for anchor in anchors if anchor.weight >= _MUCH]
     if unlike := dict.fromkeys(f"{r.model} at {r.resolution} px" for r in records if r.k is None):
         lines += [
             f"What was timed is another architecture: {', '.join(unlike)}; this is at {advice.model.resolution} px."

@@ -5,7 +5,7 @@ from hydra_export.target import DeviceRuntime
 RUNTIMES = (
     DeviceRuntime(
         name="onnxruntime",
-        usual={"Apple": 1, "handheld": 1, "other": 0},
+        usual={"Apple": 1, "Jetson": 1, "handheld": 1, "other": 0},
         reads_results=True,
         printed_by="onnxruntime_perf_test",
     ),
@@ -14,6 +14,7 @@ RUNTIMES = (
         name="tensorrt",
         unit="gpu",
         maker="Jetson",
+        usual={"Jetson": 0},
         reads_results=True,
         printed_by="trtexec",
         timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"},
