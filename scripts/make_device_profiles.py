@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
+import statistics
 import sys
 import tomllib
 from ast import literal_eval
@@ -173,6 +174,7 @@ AI_HUB_PLACES = {
 }
 AI_HUB_RUNTIMES = {"tflite": "litert", "qnn_dlc": "qnn", "qnn_context_or_lib": "qnn", "onnxruntime-qnn": "onnxruntime"}
 AI_HUB_MODELS = ("vit", "vit_quantized")
+OUTDATED = 2  # times faster: what an older release measured says nothing of the device any more
 
 RUNTIMES = {
     "Hailo Dataflow Compiler": "hailort",
@@ -207,10 +209,12 @@ def main(folder: Path, out: Path) -> None:
         profiles[row["id"]] = known_as(profiles.get(row["id"]), row)
     for row in latest_edition(row for row in tables(folder, "published") if usable(row)):
         add(profiles, *published(row))
-    shared = newest(row for row in tables(folder, "qualcomm") if row["model"] in AI_HUB_MODELS)
+    measured = [row for row in tables(folder, "qualcomm") if row["model"] in AI_HUB_MODELS]
+    shared = newest(measured)
+    faster = speedups(measured)
     for row in shared:
         if not is_copy(row):
-            add(profiles, *ai_hub(row))
+            add(profiles, *ai_hub(row, faster.get(way(row), ("", 1.0))))
     for row in rows(OWN / "facts.csv"):
         profiles[row["id"]] = corrected(profiles[row["id"]], row)
     for profile in profiles.values():
@@ -609,6 +613,25 @@ def newest(measured: Iterable[Row]) -> list[Row]:
     return [*latest.values()]
 
 
+def way(row: Row) -> tuple[str, ...]:
+    return row["model"], row["precision"], row["runtime"], row["unit"]
+
+
+def speedups(measured: Iterable[Row]) -> dict[tuple[str, ...], tuple[str, float]]:
+    """How many times faster the newest release is than the last before it: the median over the devices of both."""
+    by_device: dict[tuple[tuple[str, ...], str], list[Row]] = {}
+    for row in measured:
+        by_device.setdefault((way(row), row["device"]), []).append(row)
+    ratios: dict[tuple[str, ...], list[float]] = {}
+    latest: dict[tuple[str, ...], str] = {}
+    for (which, _), several in by_device.items():
+        *_, after = several = sorted(several, key=lambda row: row["release_date"])
+        latest[which] = max(latest.get(which, ""), after["release_date"])
+        if len(several) > 1:
+            ratios.setdefault(which, []).append(float(several[-2]["latency_ms"]) / float(after["latency_ms"]))
+    return {which: (latest[which], statistics.median(ratios[which])) for which in ratios}
+
+
 def is_copy(row: Row) -> bool:
     """A proxy's row whose job ran on a real device that has its own row."""
     return bool(row["job_shared_with"]) and "(Proxy)" in row["device"]
@@ -618,7 +641,8 @@ def real_device(row: Row) -> str:
     return row["job_shared_with"]
 
 
-def ai_hub(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
+def ai_hub(row: Row, faster: tuple[str, float]) -> tuple[DeviceProfile, LatencyRecord, str]:
+    """*faster*: the day of the newest release that ran the model in this way on any device, and its speedup."""
     label = row["device"]
     if label in AI_HUB_PLACES:
         place = DeviceProfile(id=AI_HUB_PLACES[label], name=label, device_class="phone")
@@ -640,6 +664,8 @@ def ai_hub(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     quantized = row["model"] == "vit_quantized"
     low, high = float(row["peak_mem_mb_low"]), float(row["peak_mem_mb_high"])
+    released, speedup = faster
+    outdated = row["release_date"] < released and speedup >= OUTDATED
     record = LatencyRecord(
         model=row["model"],
         k=12,
@@ -658,6 +684,7 @@ def ai_hub(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
         provenance="measured",
         source="",
         note=f"AI Hub job {row['job_id']}, {row['runtime']}" + (", static int8 recipe of its own" if quantized else ""),
+        suspect=f"a newer release is {speedup:.0f} times faster in this way on other devices" if outdated else "",
     )
     return place, record, row["source"]
 
