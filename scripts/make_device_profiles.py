@@ -435,7 +435,7 @@ def known_as(profile: DeviceProfile | None, row: Row) -> DeviceProfile:
             budget=budget(row["class"], family_of_chip),
         )
     keys = {key: listed(row.get(key, "")) for key in Match.__struct_fields__ if key != "source"}
-    match = merged_match(profile.match, keys, row["source"])
+    match = merged_match(profile.match, keys, row["match_source"] or row["source"])
     facts = {field: getattr(profile.facts, field) for field in Facts.__struct_fields__}
     fresh = chip_facts(row["chip"])
     if row["ram_gb"]:
