@@ -21,7 +21,9 @@ UNKNOWN = "unknown"
 SCHEMA_FILE = "docs/device-profile.schema.json"
 
 Provenance = Literal["measured", "published", "published_secondhand", "estimated", "unknown"]
-DeviceClass = Literal["phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit"]
+DeviceClass = Literal[
+    "phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit", "microcontroller"
+]
 NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "w8a16", "w8a8_mixed_int16", "unknown"]
 Statistic = Literal["median", "mean", "min", "p90", "p99", "from_throughput", "unknown"]
 Range = float | tuple[float, float]  # one number, or the smallest and largest of the variants sold
@@ -58,7 +60,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         android_model: ``Build.MODEL`` (``ro.product.model``).
-        android_soc_model: ``Build.SOC_MODEL`` (``ro.soc.model``); other phones with this chip say the same.
+        android_soc_model: ``Build.SOC_MODEL`` (``ro.soc.model``), of a profile that stands for all phones with a chip.
         ios_machine: ``hw.machine``.
         devicetree_model: first letters of ``/proc/device-tree/model``.
         cpu_name: the processor's name in ``/proc/cpuinfo`` or ``machdep.cpu.brand_string``.
@@ -73,12 +75,17 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of the hardware, all of it optional."""
+    """What is known of the hardware, all of it optional.
+
+    Attributes:
+        npu_generation: by which NPUs of one name are ordered, such as 69 of a Hexagon V69.
+    """
 
     soc: Fact[str] | None = None
     cpu: Fact[tuple[Cluster, ...]] | None = None
     gpu: Fact[str] | None = None
     npu: Fact[str] | None = None
+    npu_generation: Fact[float] | None = None
     npu_tops: Fact[Range] | None = None
     ram_gb: Fact[Range] | None = None
     memory_gb_per_s: Fact[Range] | None = None
@@ -152,6 +159,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         family: devices that share a maker of the computing parts; accuracy of estimates is reported per family.
         stand_in: times were taken on another chip than the named one, which their source does not name.
+        too_small: why no model of this kind runs on it; empty for all that can.
         sources: short key -> where it is from.
     """
 
@@ -162,6 +170,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device_class: DeviceClass = msgspec.field(name="class")
     family: str = ""
     stand_in: bool = False
+    too_small: str = ""
     match: Match = Match()
     facts: Facts = Facts()
     budget: Budget | None = None

@@ -441,7 +441,7 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
         ("pixel7", "qnn", "onnxruntime, litert, ncnn"),
         ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn"),
         ("iphone-13", "qnn", "onnxruntime, coreml, litert, ncnn"),
-        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn"),
+        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn, executorch"),
         ("hailo-8", "onnxruntime", "hailort"),
     ],
 )

@@ -24,6 +24,8 @@ from hydra_export.errors import BadInput, UnknownName
 MEASURED = "measured"
 _MATCH_KEYS = ("android_model", "ios_machine", "devicetree_model", "android_soc_model", "cpu_name")  # surest first
 _PATIENCE_SECONDS = 60.0  # with others who add records, each in milliseconds
+_ALIKE = 0.75  # a name with a slip of the finger, and that of a device
+_MOST_NAMED = 8  # of the devices that a name could mean
 _TRADEMARKS = re.compile(r"\((R|TM)\)", re.IGNORECASE)
 
 
@@ -81,7 +83,7 @@ def get(name: str, folder: Path | None = None) -> ResolvedProfile:
 
     Raises:
         UnknownName: no profile is meant, one is near.
-        BadInput: several could be meant, or none.
+        BadInput: several could be meant, or none, or one on which no model runs.
     """
     entries = resolve(folder)
     spellings = {one: [one, entry.profile.name, *entry.profile.aliases] for one, entry in entries.items()}
@@ -89,14 +91,25 @@ def get(name: str, folder: Path | None = None) -> ResolvedProfile:
     words = set(_words(name))
     meant = exact or [one for one, texts in spellings.items() if words and any(words <= set(_words(t)) for t in texts)]
     if len(meant) == 1:
-        return entries[meant[0]]
+        return _fit(entries[meant[0]])
     if meant:
-        raise BadInput(f"'{name}' could be {', '.join(meant[:-1])} or {meant[-1]}.", "Give one of these.")
-    near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1)
+        rest = len(meant) - _MOST_NAMED + 1
+        shown = [*meant[: _MOST_NAMED - 1], f"{rest} others"] if rest > 1 else meant
+        raise BadInput(f"'{name}' could be {', '.join(shown[:-1])} or {shown[-1]}.", "Give one of these.")
+    near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1, cutoff=_ALIKE)
     if near:
         raise UnknownName("device", name, near)
     remedy = f"hydra-export profile list shows all; profiles of your own go into {folder or user_folder()}."
     raise BadInput(f"No device '{name}'.", remedy)
+
+
+def _fit(entry: ResolvedProfile) -> ResolvedProfile:
+    """*entry*, if models run on that device at all."""
+    profile = entry.profile
+    if profile.too_small:
+        remedy = "Choose a device that runs Linux, Android or iOS, such as a Raspberry Pi Zero 2 W (rpi-zero2w)."
+        raise BadInput(f"{profile.name} is too small: {profile.too_small}.", remedy)
+    return entry
 
 
 def match(keys: Match, folder: Path | None = None) -> tuple[ResolvedProfile, str] | None:
@@ -236,8 +249,8 @@ def _is(key: str, own: str, value: str) -> bool:
 
 
 def _letters(text: str) -> str:
-    return "".join(letter for letter in text.lower() if letter.isalnum())
+    return "".join(letter for letter in text.lower().replace("+", "plus") if letter.isalnum())
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+\d*\w*|\d+\w*", text.lower())
+    return re.findall(r"[a-z]+\d*\w*|\d+\w*", text.lower().replace("+", " plus"))

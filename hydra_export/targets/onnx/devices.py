@@ -26,4 +26,5 @@ RUNTIMES = (
     DeviceRuntime(name="axengine", unit="npu", maker="Axera", cards=True),
     DeviceRuntime(name="rknn", unit="npu", maker="Rockchip"),
     DeviceRuntime(name="ncnn", converts=True, reads_results=True, printed_by="benchncnn"),
+    DeviceRuntime(name="executorch", converts=True, handheld=False),  # takes none of our files: its times are evidence
 )
