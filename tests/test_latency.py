@@ -307,6 +307,11 @@ def test_one_operation_is_told_as_one() -> None:
     assert found.origins == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
 
 
+def test_a_time_from_a_throughput_says_so(ours: Evidence) -> None:
+    origins = estimated(ours, "hailo-8", ExecutionPath("hailort", "int8", "npu"))[12].origins
+    assert all(", 1000 / images a second, " in origin for origin in origins)
+
+
 def test_a_stand_in_says_less_of_others_than_the_chip_itself() -> None:
     other = _soc("d", "Snapdragon 8 Gen 1")
     proxy, real = (
