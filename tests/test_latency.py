@@ -559,6 +559,14 @@ def advised(mine: DeviceProfile, *others: DeviceProfile) -> latency.Advice:
     return latency.advise(evidence(mine, *others), ResolvedProfile(mine), REFERENCE, latency.Constraints())
 
 
+def test_a_usual_way_is_named_where_no_time_is_known_of_it(ours: Evidence) -> None:
+    for name, told in (("pixel4", True), ("galaxy-s24", False), ("hailo-8", False)):
+        advice = latency.advise(ours, profiles.get(name), REFERENCE, latency.Constraints())
+        line = "litert, float, NPU: nothing is known of the time here"
+        assert (line in words.other_paths(advice)) is told
+        assert any("nothing is known" in line for line in words.other_paths(advice)) is told
+
+
 def test_the_sources_are_those_of_the_records_behind_the_times() -> None:
     told_twice = record(12, 40.0, source="copy", suspect="copied from s")
     mine = profile("d", record(12, 40.0), told_twice, sources={"s": "somewhere", "copy": "elsewhere"})
