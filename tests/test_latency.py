@@ -307,6 +307,11 @@ def test_one_operation_is_told_as_one() -> None:
     assert found.origins == ("t: vit k=12 9 ms, litert fp16 NPU (2026-01-01), 1 operation on the CPU, somewhere",)
 
 
+def test_a_time_from_a_throughput_says_so(ours: Evidence) -> None:
+    origins = estimated(ours, "hailo-8", ExecutionPath("hailort", "int8", "npu"))[12].origins
+    assert all(", 1000 / images a second, " in origin for origin in origins)
+
+
 def test_a_stand_in_says_less_of_others_than_the_chip_itself() -> None:
     other = _soc("d", "Snapdragon 8 Gen 1")
     proxy, real = (
@@ -552,6 +557,14 @@ def test_what_does_not_fit_into_memory_is_not_chosen() -> None:
 
 def advised(mine: DeviceProfile, *others: DeviceProfile) -> latency.Advice:
     return latency.advise(evidence(mine, *others), ResolvedProfile(mine), REFERENCE, latency.Constraints())
+
+
+def test_a_usual_way_is_named_where_no_time_is_known_of_it(ours: Evidence) -> None:
+    for name, told in (("pixel4", True), ("galaxy-s24", False), ("hailo-8", False)):
+        advice = latency.advise(ours, profiles.get(name), REFERENCE, latency.Constraints())
+        line = "litert, float, NPU: nothing is known of the time here"
+        assert (line in words.other_paths(advice)) is told
+        assert any("nothing is known" in line for line in words.other_paths(advice)) is told
 
 
 def test_the_sources_are_those_of_the_records_behind_the_times() -> None:

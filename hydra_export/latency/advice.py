@@ -11,7 +11,7 @@ from hydra_export.device import Budget, DeviceProfile, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
-from hydra_export.latency.execution_paths import PathEstimates, known_paths, usual_path
+from hydra_export.latency.execution_paths import PathEstimates, known_paths, untold, usual_path
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import Precision
 
@@ -38,6 +38,7 @@ class Advice:
         estimates: per head count; empty where nothing is known.
         needs_mib: memory per head count, at least.
         choice: None where nothing is known.
+        untold: how the device usually runs our files, too, but nothing is known of the time.
         others: other execution paths here: those within the constraints, or all where none of those is known.
     """
 
@@ -51,6 +52,7 @@ class Advice:
     verdicts: Mapping[int, Verdict]
     choice: HeadChoice | None
     others: tuple[PathEstimates, ...]
+    untold: tuple[ExecutionPath, ...] = ()
 
     @property
     def profile(self) -> DeviceProfile:
@@ -117,6 +119,7 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
     needs = memory(resolved, model, path, constraints.precision)
     estimates = options[0].estimates if options else {}
     verdicts = {k: verdict(e, budget.ms, needs[k], constraints.max_ram_mib) for k, e in estimates.items()}
+    every = known_paths(evidence, device, model)
     return Advice(
         resolved=resolved,
         model=model,
@@ -127,7 +130,8 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
         needs_mib=needs,
         verdicts=verdicts,
         choice=choose(model, estimates, verdicts, budget.ms) if estimates else None,
-        others=tuple(options[1:] or [o for o in known_paths(evidence, device, model) if o not in options]),
+        others=tuple(options[1:] or [o for o in every if o not in options]),
+        untold=tuple(untold(evidence, device, every)),
     )
 
 

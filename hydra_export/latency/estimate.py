@@ -51,6 +51,7 @@ class Anchor:
         how = f"{record.runtime} {record.precision} {record.unit.upper()}"
         on_cpu = record.ops.cpu if record.ops and record.unit == "npu" else 0
         fallback = f", {on_cpu} operation{'s' * (on_cpu > 1)} on the CPU" if on_cpu else ""
+        fallback += ", 1000 / images a second" if record.statistic == "from_throughput" else ""
         source = re.split(_DETAILS, self.source or record.source)[0]
         return f"{record.model}{size} {rounded(record.ms)} ms, {how}{when}{fallback}, {source}"
 

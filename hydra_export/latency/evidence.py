@@ -19,6 +19,7 @@ from hydra_export.target import ComputeUnit
 FLOAT, INT8 = "float", "int8"
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
 _ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
+_WITHOUT_CPU = ("accelerator", "microcontroller")  # or without one that runs a transformer, unless its cores are known
 _SAME_SIZE = 0.02
 _NO_CPU = (1.0, 1.0)  # speed, and how its logarithm scatters, where no device's is known
 _LEAST_SCATTER = 0.4  # of the speeds of a class of devices, of which there may be few
@@ -155,7 +156,7 @@ class Evidence:
         speed, vague = None, 0.0
         if path.unit == "cpu":
             line, speed = "cpu", cpu_speed(profile, threads)
-            if speed is None and profile.device_class != "accelerator":
+            if speed is None and profile.device_class not in _WITHOUT_CPU:
                 speed, vague = self._speeds.get(profile.device_class) or self._speeds.get("", _NO_CPU)
         else:
             line, _ = self._place(device, path)

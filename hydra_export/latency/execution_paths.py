@@ -88,6 +88,14 @@ def usual_path(evidence: Evidence, device: str, *, runtime: str = "", precision:
     return ExecutionPath(path.runtime, arithmetic(precision or FLOAT), path.unit)
 
 
+def untold(evidence: Evidence, device: str, options: list[PathEstimates]) -> list[ExecutionPath]:
+    """How a device usually runs our files, in what of that no time is known."""
+    profile = evidence.profiles[device]
+    told = {(option.path.runtime, option.path.unit) for option in options}
+    usual = [] if profile.device_class in ("accelerator", "microcontroller") else _usual(profile)
+    return [path for path in usual if (path.runtime, path.unit) not in told]
+
+
 def _usual(profile: DeviceProfile) -> list[ExecutionPath]:
     """How this class of device runs our files, without special tools."""
     known = targets.device_runtimes().values()

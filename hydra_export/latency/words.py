@@ -80,4 +80,5 @@ def caveats(advice: Advice, targets: Collection[str] | None = None) -> list[str]
 def other_paths(advice: Advice) -> list[str]:
     """The best of the other execution paths, with the time of the largest head count."""
     wholes = [(option.path, option.whole) for option in advice.others[:4]]
-    return [f"{path}: {time(whole.ms, whole.low, whole.high, whole.provenance)}" for path, whole in wholes]
+    lines = [f"{path}: {time(whole.ms, whole.low, whole.high, whole.provenance)}" for path, whole in wholes]
+    return [*lines, *(f"{path}: nothing is known of the time here" for path in advice.untold)]
