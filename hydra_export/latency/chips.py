@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from hydra_export.device import DeviceProfile, LatencyRecord, ends
 
 # Work per clock of one core on a ViT, Cortex-A72 = 1: estimated from ncnn's benchmark/README.md (vision_transformer on
-# one thread, or four of a kind) where a core is timed there, else that of its predecessor. From A75 and A55 on, cores
-# compute in fp16 (Arm's Technical Reference Manuals, ID_AA64PFR0_EL1.FP), which doubles it.
+# one thread, or four of a kind) where a core is timed there, else guessed from its predecessor: unverified.
 _PER_CLOCK = {
     "A53": 0.45,
     "A55": 0.9,
@@ -77,8 +76,8 @@ _USUAL_THREADS = 4  # on everything else
 
 # Accelerators of one line, in the unit that the maker uses for that line: int8 TOPS. "year": of the generation, which
 # orders those of one tier; None where a chip has no accelerator of the line that runs a transformer.
-# TFLOPS of the GPU in dense fp16, without the other accelerators that NVIDIA's TOPS count: its data sheets, Orin's
-# from sparse int8 (Jetson AGX Orin Series technical brief: of 275, the GPU's are 170).
+# TFLOPS of the GPU in dense fp16, without the other accelerators that NVIDIA's TOPS count: unverified, Orin's estimated
+# as a quarter of sparse int8, of which a GPU has 170 of an AGX Orin's 275.
 _JETSON_GPUS = {
     "jetson-nano": 0.47,
     "jetson-tx2-nx": 1.33,
@@ -109,8 +108,7 @@ class Accelerator:
     speed: float
 
 
-# Speeds: TOPS from Qualcomm's, Apple's, NVIDIA's, Hailo's and Rockchip's product pages where they state them; those of
-# the chips marked with ~ below are estimated from the neighbouring generation.
+# Speeds: TOPS as makers advertise them, unverified; those marked ~ are estimated from neighbouring generations.
 _CHIPS: tuple[tuple[str, Accelerator], ...] = (
     ("Snapdragon 888", Accelerator(_HTP, "flagship", 2021, 20)),
     ("Snapdragon 8 Gen 1", Accelerator(_HTP, "flagship", 2022, 27)),
