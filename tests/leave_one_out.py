@@ -5,6 +5,7 @@ python -m tests.leave_one_out       renews the tables of docs/latency-model.md
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -201,13 +202,19 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
+@functools.cache
+def packaged(whole_device: bool) -> list[Case]:
+    """The cases of the registry, which take a minute."""
+    return cases(profiles.packaged(), whole_device=whole_device)
+
+
 def document(text: str) -> str:
     """docs/latency-model.md, of which this is the *text*, with the tables below ``_HEADINGS`` as they are today."""
     for heading, whole_device in _HEADINGS.items():
         before, mark, after = text.partition(f"\n## {heading}\n")
         old = _TABLE.search(after)
         assert old, f"no table below {heading!r}"
-        today = table(rows(cases(profiles.packaged(), whole_device=whole_device)))
+        today = table(rows(packaged(whole_device)))
         text = f"{before}{mark}{after[: old.start()]}{today}{after[old.end() :]}"
     return text
 

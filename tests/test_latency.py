@@ -656,9 +656,8 @@ def test_a_time_without_a_prediction_is_counted_as_such() -> None:
 
 
 def test_the_intervals_hold_about_what_they_promise() -> None:
-    ours = profiles.packaged()
     for whole in (False, True):
-        rows = leave_one_out.rows(leave_one_out.cases(ours, whole_device=whole))
+        rows = leave_one_out.rows(leave_one_out.packaged(whole))
         total = rows[-1]
         assert total.num_socs >= 20
         assert 0.75 <= total.coverage <= 0.95
