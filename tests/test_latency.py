@@ -351,7 +351,7 @@ def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
         for name, entry in profiles.packaged().items()
         if any(record.unit == "npu" for record in entry.profile.latency)
     }
-    for name, chip in chips.items():
+    for chip, name in {chip: name for name, chip in chips.items()}.items():  # one device of each
         if chip and chip.year and chip not in timed:
             tiers.setdefault((chip.line, chip.tier), []).append((chip.year, name))
     return tiers
