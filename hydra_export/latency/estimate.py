@@ -35,7 +35,8 @@ class Anchor:
     Attributes:
         device: the device's id; *name*: what it is called.
         source: where the record is from, by the profile's list of sources; empty where that does not have it.
-        weight: how much it moves the estimate; those of an estimate sum up to about 1.
+        weight: how much of the record's own departure the estimate takes over; others may count against it, so that
+            these need not sum up to 1.
     """
 
     device: str
