@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
 
 import msgspec
 
@@ -19,7 +21,44 @@ _LARGEST = {
     "patch_size": 1024,
     "image_size": 8192,
     "num_classes": 1_000_000,
+    "channels": 4,
+    "register_tokens": 256,
 }
+_MAY_BE_0 = ("num_classes", "register_tokens")
+
+
+Positions = Literal["all", "patches", "none"]
+Norm = Literal["layer_norm", "rms_norm"]
+FinalNorm = Literal["before_pooling", "after_pooling", "none"]
+Pooling = Literal["token", "avg", "max", "avgmax", "attention", "none"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+
+
+class Rotary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rotary positions: queries and keys of patches are turned by angles that grow with their row and column.
+
+    Attributes:
+        grid: ``index``: rows and columns are counted from 0 (EVA-02); ``centered``: they run from -1 to 1 (DINOv3).
+        temperature: the longest period over the shortest.
+        offset: added to rows and columns before anything else.
+        reference: rows and columns of the grid that positions are scaled to; None where they are not.
+        columns_first: the first half of the angles is that of columns.
+    """
+
+    grid: Literal["index", "centered"] = "index"
+    temperature: float = 10000.0
+    offset: float = 0.0
+    reference: tuple[int, int] | None = None
+    columns_first: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 < self.temperature <= 1e9 or not abs(self.offset) <= 1e6:
+            raise BadInput(
+                f"Rotary positions have temperature {self.temperature} and offset {self.offset}.",
+                "Give a temperature above 1 and an offset within 1e6.",
+            )
+        if self.reference is not None and not all(1 <= side <= _LARGEST["image_size"] for side in self.reference):
+            raise BadInput(f"Rotary positions refer to a grid of {self.reference}.", "Give rows and columns above 0.")
 
 
 class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,48 +67,81 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         heads: attention heads of the universal model; subnetwork k has the first k.
         head_dim: channels per head; subnetwork k is ``k * head_dim`` wide.
-        patch_size, image_size: pixels, both square.
-        num_classes: 0 for a backbone that returns the normalised class token.
-        mlp_ratio: hidden over outer width of the MLP.
+        patch_size: pixels, square.
+        image_size: pixels: the side, or height and width.
+        num_classes: 0 for a backbone that returns features.
+        mlp_ratio: hidden over outer width of the MLP; of a gated one, the width after the gate.
         layer_scale: initial value of timm's LayerScale, None without.
         separate_classifiers: the head counts with a classifier of their own; empty where all share one.
-        layer_norm_eps: what LayerNorm adds to the variance: 1e-6 in timm, 1e-12 in transformers' ViTs.
+        layer_norm_eps: what norms add to the variance: 1e-6 in timm, 1e-12 in transformers' ViTs.
+        class_token, distillation_token, register_tokens: the tokens before those of the patches, in this order.
+        positions: the tokens that learned positions are added to.
+        rotary: rotary positions, None without.
+        pre_norm: a norm of the tokens before the blocks (CLIP).
+        norm: of which kind all norms are.
+        final_norm: where the last one stands.
+        pooling: how one vector is made of the tokens: the class token, a mean or a maximum over patches, both halved,
+            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. A
+            distilled model (``token`` with a distillation token) takes the mean over both tokens' logits.
+        pool_prefix: whether the tokens before those of the patches are pooled too.
+        activation: that of the MLP.
+        gated_mlp: the MLP multiplies the activation of one Linear by another Linear (SwiGLU).
+        qk_norm, attention_norm, mlp_norm: norms of each head's queries and keys, before the attention's last Linear,
+            and before the MLP's.
     """
 
     heads: int
     head_dim: int = 64
     depth: int = 12
     patch_size: int = 16
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     channels: int = 3
     num_classes: int = 1000
     mlp_ratio: float = 4.0
     layer_scale: float | None = None
     separate_classifiers: tuple[int, ...] = ()
     layer_norm_eps: float = 1e-6
+    class_token: bool = True
+    distillation_token: bool = False
+    register_tokens: int = 0
+    positions: Positions = "all"
+    rotary: Rotary | None = None
+    pre_norm: bool = False
+    norm: Norm = "layer_norm"
+    final_norm: FinalNorm = "before_pooling"
+    pooling: Pooling = "token"
+    pool_prefix: bool = False
+    activation: Activation = "gelu"
+    gated_mlp: bool = False
+    qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name, largest in _LARGEST.items():
-            value = getattr(self, name)
-            smallest = 0 if name == "num_classes" else 1
+        sizes = {name: getattr(self, name) for name in _LARGEST if name != "image_size"}
+        for name, value, largest in (
+            *((name, value, _LARGEST[name]) for name, value in sizes.items()),
+            *(("image_size", side, _LARGEST["image_size"]) for side in self.image_shape),
+        ):
+            smallest = 0 if name in _MAY_BE_0 else 1
             if not smallest <= value <= largest:
                 raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
-        if self.channels not in (1, 3):
-            raise BadInput(f"Model channels is {self.channels}.", "Give 1 (grey) or 3 (RGB).")
-        if self.image_size % self.patch_size:
+        if any(side % self.patch_size for side in self.image_shape):
             raise BadInput(
-                f"Image size {self.image_size} is not a multiple of patch size {self.patch_size}.",
+                f"Image size {self.image_text} is not a multiple of patch size {self.patch_size}.",
                 "Choose sizes that divide.",
             )
-        if not 0 < self.mlp_ratio <= 64 or (self.head_dim * self.mlp_ratio) % 1:
+        hidden = self.width(self.heads) * self.mlp_ratio
+        if not 0 < self.mlp_ratio <= 64 or abs(hidden - round(hidden)) > 1e-6 or hidden < self.heads:
             raise BadInput(
-                f"MLP ratio {self.mlp_ratio} with head_dim {self.head_dim} gives no whole number of channels per head.",
-                "Choose a ratio for which head_dim * mlp_ratio is a whole number.",
+                f"MLP ratio {self.mlp_ratio} at width {self.width(self.heads)} gives no whole number of channels.",
+                "Choose a ratio for which their product is a whole number, one per head at least.",
             )
         if self.layer_scale is not None and not math.isfinite(self.layer_scale):
             raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
         if not 1e-12 <= self.layer_norm_eps <= 1e-3:
             raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Give 1e-12 to 0.001.")
+        self._check_tokens()
         own = self.separate_classifiers
         if own and not self.num_classes:
             raise BadInput("Separate classifiers are listed for a model without classes.", "Give num_classes.")
@@ -79,10 +151,49 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"List head counts from 1 to {self.heads} once each, in ascending order.",
             )
 
+    def _check_tokens(self) -> None:
+        """Refuses choices that contradict each other."""
+        if self.pooling == "token" and not self.class_token:
+            raise BadInput("Model pooling is token, and it has no class token.", "Give pooling avg, or class_token.")
+        if self.distillation_token and self.pooling != "token":
+            raise BadInput(f"A distilled model has pooling {self.pooling}.", "Give pooling token.")
+        if self.distillation_token and self.register_tokens:
+            raise BadInput("A distilled model has register tokens.", "Give one or the other.")
+        if self.pooling == "none" and self.num_classes:
+            raise BadInput("A model without pooling has a classifier.", "Give num_classes 0, or pooling.")
+        if self.pooling in ("token", "none") and self.pool_prefix:
+            raise BadInput(f"Model pool_prefix does not go with pooling {self.pooling}.", "Leave it out.")
+        if self.pooling == "none" and self.final_norm == "after_pooling":
+            raise BadInput("A model without pooling has a norm after it.", "Give final_norm before_pooling.")
+        if self.rotary is not None and self.head_dim % 4:
+            raise BadInput(f"Rotary positions with head_dim {self.head_dim}.", "Give a multiple of 4.")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of images, in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def image_text(self) -> str:
+        """The image size as people write it: ``224x224``, height first."""
+        return "{}x{}".format(*self.image_shape)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
     @property
     def prefix_tokens(self) -> dict[str, int]:
-        """The parameters that are tokens before those of the patches, and how many each holds."""
-        return {"cls_token": 1}
+        """The parameters that are tokens before those of the patches, by timm's names, and how many each holds."""
+        counts = {
+            "cls_token": int(self.class_token),
+            "dist_token": int(self.distillation_token),
+            "reg_token": self.register_tokens,
+        }
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -92,7 +203,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def num_patches(self) -> int:
         """Patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
+        return math.prod(self.grid)
 
     @property
     def num_tokens(self) -> int:
@@ -100,9 +211,28 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.num_prefix_tokens + self.num_patches
 
     @property
-    def hidden_per_head(self) -> int:
-        """MLP channels that one head adds."""
-        return int(self.head_dim * self.mlp_ratio)
+    def num_positions(self) -> int:
+        """Tokens with a learned position."""
+        return {"all": self.num_tokens, "patches": self.num_patches, "none": 0}[self.positions]
+
+    @property
+    def num_read_tokens(self) -> int | None:
+        """Tokens, the first ones, that are read after the last block; None for all."""
+        return 1 + self.distillation_token if self.pooling == "token" else None
+
+    @property
+    def num_pooled_tokens(self) -> int:
+        """Tokens that a mean, a maximum or attention pools."""
+        return self.num_tokens if self.pool_prefix else self.num_patches
+
+    def hidden(self, heads: int) -> int:
+        """MLP channels of subnetwork *heads*."""
+        return int(heads * self.hidden_per_head)
+
+    @property
+    def hidden_per_head(self) -> Fraction:
+        """MLP channels that one head adds, on average: subnetwork k has this times k, rounded down."""
+        return Fraction(round(self.width(self.heads) * self.mlp_ratio), self.heads)
 
     @property
     def attention_scale(self) -> float:
@@ -120,36 +250,31 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def output(self) -> str:
         """What the graphs call their output: a backbone has no logits."""
+        if self.pooling == "none":
+            return "patch_tokens"
         return "logits" if self.num_classes else "features"
 
-    def num_outputs(self, heads: int) -> int:
-        """Numbers per image that subnetwork *heads* returns: one per class, or its width without a classifier."""
-        return self.num_classes or self.width(heads)
+    def output_shape(self, heads: int) -> tuple[int, ...]:
+        """Of what subnetwork *heads* returns of one image: logits, features, or a vector for each patch."""
+        vector = (self.num_classes or self.width(heads),)
+        return (self.num_patches, *vector) if self.pooling == "none" else vector
 
-    def classifier(self, heads: int) -> str:
-        """Name prefix of the classifier that subnetwork *heads* uses."""
+    @property
+    def classifier_names(self) -> tuple[str, ...]:
+        """timm's names: two of a distilled model, whose logits are the mean of both."""
+        return ("head", "head_dist")[: 1 + self.distillation_token]
+
+    def classifiers(self, heads: int) -> tuple[str, ...]:
+        """Name prefixes of the classifiers that subnetwork *heads* uses: one, or two of a distilled model."""
+        names = self.classifier_names
         if not self.separate_classifiers:
-            return "head"
+            return names
         if heads not in self.separate_classifiers:
             listed = ",".join(map(str, self.separate_classifiers))
             raise BadInput(
                 f"The model has no classifier for heads {heads}.", f"It has separate ones: give `heads={listed}`."
             )
-        return f"head.k{heads}"
-
-    def num_params(self, heads: int) -> int:
-        """Parameters of the dense subnetwork *heads* (for ViT-B/16: PAPER table, DeiT's own numbers)."""
-        D, hidden = self.width(heads), heads * self.hidden_per_head
-        embedding = D * (self.channels * self.patch_size**2 + 1 + self.num_prefix_tokens + self.num_tokens)
-        block = 4 * D + 4 * D * D + 4 * D + 2 * D * hidden + hidden + D + (2 * D if self.layer_scale else 0)
-        return embedding + self.depth * block + 2 * D + self.num_classes * (D + 1 if self.num_classes else 0)
-
-    def macs(self, heads: int) -> int:
-        """Multiply-accumulates of one image through subnetwork *heads*: all products, attention's included."""
-        N, D, hidden = self.num_tokens, self.width(heads), heads * self.hidden_per_head
-        embedding = self.num_patches * D * self.channels * self.patch_size**2
-        block = N * (4 * D * D + 2 * D * hidden) + 2 * N * N * D
-        return embedding + self.depth * block + D * self.num_classes
+        return tuple(f"{name}.k{heads}" for name in names)
 
 
 def parse_heads(text: str, largest: int, usual: Sequence[int] = (), argument: str = "heads") -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from hydra_export import board, targets
+from hydra_export import board, network, targets
 from hydra_export.bundle import ArtifactEntry, Manifest, batch
 from hydra_export.errors import BadInput, CheckFailed, LimitExceeded, MissingExtra, VerificationFailed
 from hydra_export.target import Interface, TensorInfo, Work
@@ -122,7 +122,7 @@ class Guard:
                 "Export it again.",
             )
         largest, size = max(artifact.heads), self.manifest.fetch_bytes(artifact)
-        params = model.config.num_params(largest)
+        params = network.num_params(model.config, largest)
         if size < params * _LEAST_BYTES:
             raise VerificationFailed(
                 f"{path} has {size:,} bytes, too few for the {params:,} parameters of subnetwork {largest}.",

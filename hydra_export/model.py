@@ -3,7 +3,7 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, P prefix tokens
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -13,16 +13,22 @@ import msgspec
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
-from timm.layers.norm import LayerNorm
+from timm.layers.activations import GELUTanh, QuickGELU
+from timm.layers.attention import Attention
+from timm.layers.mlp import GluMlp
+from timm.layers.norm import LayerNorm, RmsNorm
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.weight_init import trunc_normal_
 from timm.models import register_model
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file, files, network, normalised
+from hydra_export import checkpoint_file, files, network, normalised, rotary
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import remote, tensors, timm_form
-from hydra_export.network import Operations
+from hydra_export.network import Operations, Span
 from hydra_export.normalised import Weight
 from hydra_export.preprocess import Preprocessing, imagenet
 
@@ -53,8 +59,6 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     hydra_export.checkpoint_file; *info* is what that says of the model, and what it will say.
     """
 
-    cls_token: nn.Parameter
-    pos_embed: nn.Parameter
     info: CheckpointInfo | None = None
 
     def __init__(self, config: HydraConfig, **timm_arguments: Any) -> None:
@@ -63,15 +67,21 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
         self.config, self.cuts = config, network.cuts(config)
         self._hub_mixin_config = None  # it lies in the checkpoint; a second copy could contradict it
+        self._packed = {part: (layer.name, i) for layer in network.layers(config) for i, part in enumerate(layer.parts)}
+        patches = self.patch_embed.proj.weight
+        like: dict[str, Any] = {"device": patches.device, "dtype": patches.dtype}
+        if config.distillation_token:
+            _add_distillation(self, config, config.heads, like)
+        _add_rotary(self, config)
         if config.separate_classifiers:
-            like: dict[str, Any] = {"device": self.cls_token.device, "dtype": self.cls_token.dtype}
-            heads = {
-                f"k{k}": nn.Linear(config.width(k), config.num_classes, **like) for k in config.separate_classifiers
-            }
-            for head in heads.values():
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)
-            self.head = nn.ModuleDict(heads)  # type: ignore[assignment]
+            for name in config.classifier_names:
+                heads = {
+                    f"k{k}": nn.Linear(config.width(k), config.num_classes, **like) for k in config.separate_classifiers
+                }
+                for head in heads.values():
+                    nn.init.zeros_(head.weight)
+                    nn.init.zeros_(head.bias)
+                setattr(self, name, nn.ModuleDict(heads))
 
     def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
         """Logits [B, num_classes] of subnetwork *heads* (all by default); computes the active slices only."""
@@ -165,27 +175,34 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         Without *copy* most of its weights are views of self: it is for reading alone, and needs hardly any memory.
         """
         self._assert_heads(heads)
-        dense = VisionTransformer(**_timm_arguments(self.config, heads), weight_init="skip", device="meta")
-        own, classifier = self.state_dict(), self.config.classifier(heads)
+        dense = _dense(self.config, heads)
+        own, classifiers = self.state_dict(), self.config.classifiers(heads)
+        renamed = dict(zip(self.config.classifier_names, classifiers, strict=True))
         state = {}
         for name, dense_tensor in dense.state_dict().items():
-            source = name.replace("head.", f"{classifier}.")
+            layer, dot, kind = name.partition(".")
+            source = f"{renamed.get(layer, layer)}{dot}{kind}"
             cut = self.cuts[source].first(own[source], heads)
             whole = cut.clone(memory_format=torch.contiguous_format) if copy else cut
             state[name] = whole.reshape(dense_tensor.shape)
         dense.load_state_dict(state, assign=True)
         return dense.train(self.training)
 
+    def packed(self, name: str) -> tuple[str, int | None]:
+        """The layer that holds the layer *name* of the normalised form, and which part of it that is."""
+        layer, part = self._packed[name]
+        return layer, part if self.cuts[f"{layer}.weight"].stacked > 1 else None
+
     def normalised_weights(self, pixels: Preprocessing | None = None) -> dict[str, Weight]:
         """The normalised form of all parameters (see ``normalised.weights``)."""
         return normalised.weights(self.config, self.state_dict(), pixels)
 
     def weights(self, heads: int, pixels: Preprocessing | None = None) -> dict[str, Tensor]:
-        """The normalised form of subnetwork *heads*, views where nothing is computed; its classifier is ``head``."""
+        """The normalised form of subnetwork *heads*, classifiers by timm's names; views where nothing is computed."""
         self._assert_heads(heads)
-        classifier = self.config.classifier(heads)
+        self.config.classifiers(heads)  # refuses one that is missing
         return {
-            name.replace(classifier, "head"): weight.first(heads)
+            name.replace(f".k{heads}.", ".") if weight.cut.owner else name: weight.first(heads)
             for name, weight in self.normalised_weights(pixels).items()
             if weight.cut.used_by((heads,))
         }
@@ -198,22 +215,34 @@ class _Slices(Operations[Tensor]):
         self.model, self.heads = model, heads
 
     def embed(self, image_BCHW: Tensor) -> Tensor:
-        x_BDhw = F.conv2d(image_BCHW, *self._layer("patch_embed/proj"), stride=self.model.patch_embed.proj.stride)
+        model, config = self.model, self.model.config
+        x_BDhw = F.conv2d(image_BCHW, *self._layer("patch_embed"), stride=model.patch_embed.proj.stride)
         x_BND = x_BDhw.flatten(2).transpose(1, 2)
-        cut, names = self.model.cuts["pos_embed"], (*self.model.config.prefix_tokens, "pos_embed")
-        *prefix, positions_1ND = (cut.first(getattr(self.model, name), self.heads) for name in names)
-        prefix_BPD = [tokens.expand(x_BND.shape[0], -1, -1) for tokens in prefix]
-        return self.model.pos_drop(torch.cat([*prefix_BPD, x_BND], dim=1) + positions_1ND)  # type: ignore[no-any-return]
+        if config.positions == "patches":
+            x_BND = x_BND + self._parameter("pos_embed")
+        if config.num_prefix_tokens:
+            prefix_BPD = [self._parameter(name).expand(x_BND.shape[0], -1, -1) for name in config.prefix_tokens]
+            x_BND = torch.cat([*prefix_BPD, x_BND], dim=1)
+        if config.positions == "all":
+            x_BND = x_BND + self._parameter("pos_embed")
+        return model.pos_drop(x_BND)  # type: ignore[no-any-return]
 
-    def layer_norm(self, x_BND: Tensor, place: str) -> Tensor:
-        return F.layer_norm(x_BND, x_BND.shape[-1:], *self._layer(place), self.model.config.layer_norm_eps)
+    def norm(self, x: Tensor, place: str) -> Tensor:
+        size, epsilon = x.shape[-1:], self.model.config.layer_norm_eps
+        if self.model.config.norm == "rms_norm":
+            return F.rms_norm(x, size, self._layer(place)[0], epsilon)
+        return F.layer_norm(x, size, *self._layer(place), epsilon)
 
     def linear(self, x: Tensor, place: str) -> Tensor:
         return F.linear(x, *self._layer(place))
 
     def qkv(self, query_BND: Tensor, x_BND: Tensor, place: str) -> tuple[Tensor, Tensor, Tensor]:
         """One product over the packed slice: three strided ones cost up to 2.5 times as much forward and backward."""
-        weight_3DD, bias_3D = self._layer(f"{place}/qkv")
+        if place == "attn_pool":
+            places = ((query_BND, "q"), (x_BND, "k"), (x_BND, "v"))
+            q_BHNC, k_BHNC, v_BHNC = (self._heads_apart(self.linear(x, f"{place}/{part}"))[0] for x, part in places)
+            return q_BHNC, k_BHNC, v_BHNC
+        weight_3DD, bias_3D = self._first(f"{place}/qkv")
         D = x_BND.shape[-1]
         weight, bias = weight_3DD.reshape(3 * D, D), bias_3D.reshape(3 * D)
         if query_BND is x_BND:
@@ -229,14 +258,26 @@ class _Slices(Operations[Tensor]):
         x = x_BND.view(*x_BND.shape[:2], parts, self.heads, C)
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
+    def head_norm(self, x_BHNC: Tensor, place: str) -> Tensor:
+        return self.norm(x_BHNC, place)
+
+    def rotate(self, x_BHNC: Tensor, place: str) -> Tensor:
+        return _rotated(x_BHNC, *self._module("blocks.0/attn").tables)
+
     def attention(self, qkv: tuple[Tensor, Tensor, Tensor], place: str, num_queries: int) -> Tensor:
-        dropout = self._module(place).attn_drop.p if self.model.training else 0.0
+        dropout = 0.0 if place == "attn_pool" or not self.model.training else self._module(place).attn_drop.p
         return F.scaled_dot_product_attention(*qkv, dropout_p=dropout).transpose(1, 2).flatten(2)
 
     def activation(self, x: Tensor, place: str) -> Tensor:
-        return self._module(place).drop1(F.gelu(x))  # type: ignore[no-any-return]
+        mlp = self._module(place)
+        return mlp.act(x) if self.model.config.gated_mlp else mlp.drop1(mlp.act(x))  # type: ignore[no-any-return]
+
+    def product(self, x: Tensor, y: Tensor, place: str) -> Tensor:
+        return self._module(place).drop1(x * y)  # type: ignore[no-any-return]
 
     def residual(self, x_BND: Tensor, y_BND: Tensor, place: str) -> Tensor:
+        if place.startswith("attn_pool"):
+            return x_BND + y_BND
         block = self._module(place.partition("/")[0])
         if place.endswith("attn"):
             drop, scale, drop_path = block.attn.proj_drop, block.ls1, block.drop_path1
@@ -247,55 +288,183 @@ class _Slices(Operations[Tensor]):
             y_BND = y_BND * scale.gamma[: y_BND.shape[-1]]
         return x_BND + drop_path(y_BND)  # type: ignore[no-any-return]
 
-    def select(self, x_BND: Tensor, place: str) -> Tensor:
-        return x_BND[:, :1]
+    def select(self, x_BND: Tensor, span: Span, place: str) -> Tensor:
+        return x_BND[:, slice(*span)]
 
-    def features(self, x_B1D: Tensor) -> Tensor:
+    def pool(self, x_BND: Tensor, kind: str, place: str) -> Tensor:
+        mean = lambda: x_BND.mean(1, keepdim=True)  # noqa: E731
+        match kind:
+            case "avg":
+                return mean()
+            case "max":
+                return x_BND.amax(1, keepdim=True)
+        return 0.5 * (x_BND.amax(1, keepdim=True) + mean())
+
+    def latent(self, x_BND: Tensor, place: str) -> Tensor:
+        return self._parameter(place).expand(x_BND.shape[0], -1, -1)
+
+    def features(self, x_B1D: Tensor, place: str) -> Tensor:
         return self.model.head_drop(x_B1D[:, 0])  # type: ignore[no-any-return]
 
-    def classifier(self, features_BD: Tensor, weights: str) -> Tensor:
-        return F.linear(features_BD, *self._layer(weights))
+    def classifier(self, features: Sequence[tuple[Tensor, str]]) -> Tensor:
+        logits = [F.linear(features_BD, *self._layer(weights)) for features_BD, weights in features]
+        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+
+    def patch_tokens(self, x_BND: Tensor) -> Tensor:
+        return x_BND
 
     def _module(self, place: str) -> Any:
         return attrgetter(place.replace("/", "."))(self.model)
 
+    def _parameter(self, place: str) -> Tensor:
+        name = place.replace("/", ".")
+        cut: Tensor = self.model.cuts[name].first(self._module(place), self.heads)
+        return cut
+
     def _layer(self, place: str) -> tuple[Tensor, Tensor]:
-        """The weight and the bias of the subnetwork."""
+        """The weight and the bias of the subnetwork; an RMSNorm has a weight alone."""
+        layer, part = self.model.packed(place.replace("/", "."))
+        tensors = self._first(layer)
+        return tensors if part is None else (tensors[0][part], tensors[1][part])
+
+    def _first(self, place: str) -> tuple[Tensor, Tensor]:
         name, cuts = place.replace("/", "."), self.model.cuts
         layer = attrgetter(name)(self.model)
-        weight, bias = cuts[f"{name}.weight"], cuts[f"{name}.bias"]
-        return weight.first(layer.weight, self.heads), bias.first(layer.bias, self.heads)
+        weight = cuts[f"{name}.weight"].first(layer.weight, self.heads)
+        return weight, cuts[f"{name}.bias"].first(layer.bias, self.heads) if f"{name}.bias" in cuts else weight
+
+
+def _rotated(x_BHNC: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """See ``network.Operations.rotate``."""
+    first, second = x_BHNC.chunk(2, dim=-1)
+    return x_BHNC * cosines + torch.cat([second, first], dim=-1) * sines
+
+
+class _RotaryAttention(Attention):
+    """timm's attention with rotary positions."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def turn(self, tables: tuple[Tensor, Tensor]) -> None:
+        """By these from now on."""
+        for name, table in zip(("cosines", "sines"), tables, strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [N, C]."""
+        return self.cosines, self.sines
+
+    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """As Attention's."""
+        B, N, D = x_BND.shape
+        qkv = self.qkv(x_BND).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        q, k = (_rotated(x, *self.tables) for x in (self.q_norm(q), self.k_norm(k)))
+        y_BND = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask).transpose(1, 2).reshape(B, N, D)
+        return self.proj_drop(self.proj(self.norm(y_BND)))  # type: ignore[no-any-return]
 
 
 def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) -> VisionTransformer:
     """The plain timm ViT that the normalised *weights* of subnetwork *heads* are, whatever was done to them."""
-    plain = msgspec.structs.replace(config, layer_scale=None, separate_classifiers=())
-    dense = VisionTransformer(**_timm_arguments(plain, heads), weight_init="skip", device="meta")
-    zeros = {name: torch.zeros(1, count, config.width(heads)) for name, count in config.prefix_tokens.items()}
-    state = {**zeros, "pos_embed": weights["tokens"]}
+    positions = "all" if "tokens" in weights else "none"
+    plain = msgspec.structs.replace(config, layer_scale=None, separate_classifiers=(), positions=positions)
+    tables = (weights["rope.cos"][0, 0], weights["rope.sin"][0, 0]) if config.rotary is not None else None
+    dense = _dense(plain, heads, tables)
+    state = {name: torch.zeros(1, count, config.width(heads)) for name, count in config.prefix_tokens.items()}
+    if positions == "all":
+        state["pos_embed"] = weights["tokens"]
+    if config.pooling == "attention":
+        state["attn_pool.latent"] = weights["attn_pool.latent"]
     for layer in network.layers(plain):
-        for kind in ("weight", "bias"):
+        for kind in ("weight", "bias")[: 1 + layer.has_bias]:
             parts = [weights[f"{part}.{kind}"] for part in layer.parts]
-            if len(parts) > 1:
-                parts[0] = parts[0] * (1 / config.attention_scale)
+            if layer.factor != 1.0:
+                parts[0] = parts[0] * (1 / layer.factor)
             state[f"{layer.name}.{kind}"] = torch.cat(parts) if len(parts) > 1 else parts[0]
     dense.load_state_dict(state, assign=True)
     return dense.eval()
 
 
+def _dense(config: HydraConfig, heads: int, tables: tuple[Tensor, Tensor] | None = None) -> VisionTransformer:
+    """timm's module of subnetwork *heads*, without weights; with rotary positions as *tables* say."""
+    dense = VisionTransformer(**_timm_arguments(config, heads), weight_init="skip", device="meta")
+    if config.distillation_token:
+        dense.__class__ = VisionTransformerDistilled
+        dense.distilled_training = False
+        _add_distillation(dense, config, heads, {"device": "meta"})
+    _add_rotary(dense, config, tables)
+    return dense
+
+
+def _add_rotary(model: VisionTransformer, config: HydraConfig, tables: tuple[Tensor, Tensor] | None = None) -> None:
+    """The tables, which are no parameters: one pair for all blocks."""
+    if config.rotary is not None:
+        tables = tables or rotary.tables(config, config.rotary)
+        for block in model.blocks:
+            block.attn.turn(tables)
+
+
+def _add_distillation(model: VisionTransformer, config: HydraConfig, heads: int, like: dict[str, Any]) -> None:
+    """What timm's VisionTransformerDistilled has besides."""
+    width, num_classes = config.width(heads), config.num_classes
+    model.num_prefix_tokens = 2
+    model.dist_token = nn.Parameter(torch.empty(1, 1, width, **like))
+    trunc_normal_(model.dist_token, std=0.02)
+    if config.num_positions:
+        model.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, width, **like))
+        trunc_normal_(model.pos_embed, std=0.02)
+    model.head_dist = nn.Linear(width, num_classes, **like) if num_classes else nn.Identity()
+
+
+_POOLING = {"attention": "map", "none": ""}  # timm's names of what has another
+_ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": GELUTanh, "quick_gelu": QuickGELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
 def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
-    return {
-        "img_size": config.image_size,
+    width, hidden = config.width(heads), config.hidden(heads)
+    arguments = {
+        "img_size": config.image_shape,
         "patch_size": config.patch_size,
         "in_chans": config.channels,
         "num_classes": config.num_classes,
-        "embed_dim": config.width(heads),
+        "global_pool": _POOLING.get(config.pooling, config.pooling),
+        "embed_dim": width,
         "depth": config.depth,
         "num_heads": heads,
-        "mlp_ratio": config.mlp_ratio,
+        "mlp_ratio": (hidden + 0.5) / width,  # of which timm takes the whole part
+        "qk_norm": config.qk_norm,
+        "scale_attn_norm": config.attention_norm,
+        "scale_mlp_norm": config.mlp_norm,
         "init_values": config.layer_scale,
-        "norm_layer": partial(LayerNorm, eps=config.layer_norm_eps),
+        "class_token": config.class_token,
+        "pos_embed": "none" if config.positions == "none" else "learn",
+        "no_embed_class": config.positions == "patches",
+        "reg_tokens": config.register_tokens,
+        "pre_norm": config.pre_norm,
+        "final_norm": config.final_norm != "none",
+        "fc_norm": config.final_norm == "after_pooling",
+        "pool_include_prefix": config.pool_prefix,
+        "embed_layer": _patch_embed,
+        "norm_layer": partial(LayerNorm if config.norm == "layer_norm" else RmsNorm, eps=config.layer_norm_eps),
+        "act_layer": _ACTIVATIONS[config.activation],
     }
+    if config.gated_mlp:
+        arguments["mlp_layer"] = _gated_mlp
+    if config.rotary is not None:
+        arguments["attn_layer"] = _RotaryAttention
+    return arguments
+
+
+def _patch_embed(**arguments: Any) -> PatchEmbed:
+    """With a bias, which timm leaves out in front of a norm: there it is 0."""
+    return PatchEmbed(**arguments | {"bias": True})
+
+
+def _gated_mlp(in_features: int, hidden_features: int, **others: Any) -> GluMlp:
+    """As wide after the gate as another MLP would be; the gate's half comes first."""
+    return GluMlp(in_features, 2 * hidden_features, gate_last=False, **others)
 
 
 def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]) -> HydraViT:
@@ -307,14 +476,14 @@ def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]
         if (value := arguments.pop(theirs, None)) is not None:
             if isinstance(value, (tuple, list)) and len(set(value)) == 1:  # timm's (224, 224)
                 value = value[0]
-            config = msgspec.structs.replace(config, **{ours: value})
+            config = msgspec.structs.replace(config, **{ours: tuple(value) if isinstance(value, list) else value})
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(unused, None)
     model = HydraViT(config, **arguments)
     data = imagenet(config.image_size)
     model.pretrained_cfg = model.default_cfg = {  # type: ignore[assignment]
         "architecture": "hydravit",
-        "input_size": (config.channels, config.image_size, config.image_size),
+        "input_size": (config.channels, *config.image_shape),
         "num_classes": config.num_classes,
         "mean": data.mean,
         "std": data.std,

@@ -1,6 +1,6 @@
 """The normalised form of a model's parameters: what every target emits from, and what fp16 and int8 round."""
 
-# E width of the universal model, P prefix tokens, N tokens
+# E width of the universal model, N tokens, C head width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydra_export import network
+from hydra_export import network, rotary
 from hydra_export.architecture import HydraConfig
 from hydra_export.network import Cut, Span
 from hydra_export.preprocess import Preprocessing
@@ -62,29 +62,48 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 def weights(config: HydraConfig, state: Mapping[str, Tensor], pixels: Preprocessing | None = None) -> dict[str, Weight]:
     """The normalised form of the universal model whose parameters are *state*, under timm's names.
 
-    q, k and v are apart and q carries the attention's scale; LayerScale is folded into the Linear before it.
-    Linears keep torch's layout [out, in]. ``tokens`` [1, N, E] is what is added to a zero token and the embedded
-    patches: the class token at its position, then the other positions. With *pixels*, the patch embedding takes
-    raw pixels in 0-255: its weights and bias absorb that normalisation, computed in float64.
+    q, k and v are apart and q carries the attention's scale; so are the two halves of a gated MLP's first Linear.
+    LayerScale is folded into the Linear before it. Linears keep torch's layout [out, in]. ``tokens`` [1, N, E] is what
+    is added to zero tokens and the embedded patches: the prefix tokens with their positions, then the positions of
+    patches. Rotary positions are two tables, as ``network.Operations.rotate`` takes them. With *pixels*, the patch
+    embedding takes raw pixels in 0-255: its weights and bias absorb that normalisation, computed in float64.
     """
     weights: dict[str, Weight] = {}
     for layer in network.layers(config):
-        weight, bias = state[f"{layer.name}.weight"], state[f"{layer.name}.bias"]
+        weight = state[f"{layer.name}.weight"]
+        bias = state[f"{layer.name}.bias"] if layer.has_bias else None
         if pixels is not None and layer.parts == ("patch_embed",):
+            assert bias is not None
             weight, bias = _fold_normalisation(weight, bias, pixels)
         if layer.scale:
+            assert bias is not None
             gamma = state[f"{layer.scale}.gamma"]
             weight, bias = weight * gamma[:, None], bias * gamma
-        count = len(layer.parts)
-        for name, part, part_bias in zip(layer.parts, weight.chunk(count), bias.chunk(count), strict=True):
-            factor = config.attention_scale if name.endswith(".attn.q") else 1.0
-            weights[f"{name}.weight"] = Weight(part, layer.cut, factor)
-            weights[f"{name}.bias"] = Weight(part_bias, layer.cut.along(0), factor)
+        factors = (layer.factor, *(1.0 for _ in layer.parts[1:]))
+        for kind, cut, whole in (("weight", layer.cut, weight), ("bias", layer.cut.along(0), bias)):
+            if whole is not None:
+                for name, part, factor in zip(layer.parts, whole.chunk(len(layer.parts)), factors, strict=True):
+                    weights[f"{name}.{kind}"] = Weight(part, cut, factor)
         if layer.parts == ("patch_embed",):
-            prefix_1PE = torch.cat([state[token] for token in config.prefix_tokens], dim=1)
-            tokens_1NE = F.pad(prefix_1PE, (0, 0, 0, config.num_patches)) + state["pos_embed"]
-            weights["tokens"] = Weight(tokens_1NE, network.cuts(config)["pos_embed"])
+            weights |= _of_tokens(config, state)
     return weights
+
+
+def _of_tokens(config: HydraConfig, state: Mapping[str, Tensor]) -> dict[str, Weight]:
+    found, width = {}, config.width(config.heads)
+    prefix, positions = [state[token] for token in config.prefix_tokens], state.get("pos_embed")
+    if config.num_tokens > config.num_patches or positions is not None:
+        some = positions if positions is not None else prefix[0]
+        tokens_1NE = torch.cat([*prefix, some.new_zeros(1, config.num_patches, width)], dim=1)
+        if positions is not None:
+            tokens_1NE = tokens_1NE + F.pad(positions, (0, 0, config.num_tokens - config.num_positions, 0))
+        found["tokens"] = Weight(tokens_1NE, Cut((0, 0, config.head_dim)))
+    if config.pooling == "attention":
+        found["attn_pool.latent"] = Weight(state["attn_pool.latent"], Cut((0, 0, config.head_dim)))
+    if config.rotary is not None:
+        for name, table_NC in zip(("rope.cos", "rope.sin"), rotary.tables(config, config.rotary), strict=True):
+            found[name] = Weight(table_NC[None, None], Cut((0, 0, 0, 0)))
+    return found
 
 
 def _fold_normalisation(patch: Tensor, bias: Tensor, pixels: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computes at one head count: [num_images, num_outputs] in float64 and in float32."""
+    """What PyTorch computes at one head count: [num_images, output_shape] in float64 and in float32."""
 
     exact: NDArray[np.float64]
     torch_fp32: NDArray[np.float32]

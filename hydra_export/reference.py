@@ -118,7 +118,7 @@ def _read(path: Path, config: HydraConfig) -> tuple[NDArray[np.float32], NDArray
     """Image and logits; what they are is compared with the model before anything of them is read."""
     shapes = {
         "image": (config.channels, config.image_size, config.image_size),
-        "logits": (config.num_outputs(config.heads),),
+        "logits": config.output_shape(config.heads),
     }
     limit = 4 * _MOST_IMAGES * sum(map(math.prod, shapes.values())) + 2**16
     try:

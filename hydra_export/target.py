@@ -109,16 +109,17 @@ Interface = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]  # inputs and 
 
 def image_info(config: HydraConfig, spec: ExportSpec, channels_last: bool = False) -> TensorInfo:
     """The image that an artifact takes; pixels in 0-255 have their channels last, normalised ones where it says so."""
-    size, is_raw = config.image_size, spec.input == "image"
-    axes = (size, size, config.channels) if is_raw or channels_last else (config.channels, size, size)
+    is_raw = spec.input == "image"
+    axes = (*config.image_shape, config.channels)
+    axes = axes if is_raw or channels_last else (axes[2], *axes[:2])
     return TensorInfo(name="image", dtype="uint8" if is_raw else "float32", shape=(_batch(spec), *axes))
 
 
 def output_info(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> TensorInfo:
     """What an artifact of *heads* gives; without a classifier as many numbers as the chosen subnetwork is wide."""
-    sizes = {config.num_outputs(k) for k in heads}
-    size = sizes.pop() if len(sizes) == 1 else "width"
-    return TensorInfo(name=config.output, dtype="float32", shape=(_batch(spec), size))
+    *others, last = zip(*(config.output_shape(k) for k in heads), strict=True)
+    size = last[0] if len(set(last)) == 1 else "width"
+    return TensorInfo(name=config.output, dtype="float32", shape=(_batch(spec), *(sizes[0] for sizes in others), size))
 
 
 def _batch(spec: ExportSpec) -> int | str:

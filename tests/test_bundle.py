@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hydra_export import bundle, files
+from hydra_export import bundle, files, network
 from hydra_export.errors import BadInput, OutputRefused, VerificationFailed
 
 
@@ -404,4 +404,4 @@ def test_the_model_is_told_to_the_latency_model(exported: Path) -> None:
     assert known.accuracy == known.workload.accuracy == {4: 70.0}
     assert known.gmacs == {2: two.gmacs, 4: four.gmacs}
     assert known.workload.gmacs == pytest.approx(known.gmacs, rel=0, abs=5e-7)  # six digits are stored
-    assert known.macs((2, 4), 3) == 3 * (model.config.macs(2) + model.config.macs(4))
+    assert known.macs((2, 4), 3) == 3 * (network.macs(model.config, 2) + network.macs(model.config, 4))

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from hydra_export import bundle, checkpoint, checkpoint_file, parity, targets
+from hydra_export import bundle, checkpoint, checkpoint_file, network, parity, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.data import ImageSet, packaged_images
@@ -65,7 +65,7 @@ def test_the_manifest_says_what_was_exported(tiny_checkpoint: Path, tmp_path: Pa
         dense = loaded.model.subnetwork(subnetwork.heads)
         assert subnetwork.params == sum(parameter.numel() for parameter in dense.parameters())
         assert subnetwork.width == dense.embed_dim
-        assert subnetwork.gmacs == pytest.approx(loaded.info.config.macs(subnetwork.heads) / 1e9, abs=1e-6)
+        assert subnetwork.gmacs == pytest.approx(network.macs(loaded.info.config, subnetwork.heads) / 1e9, abs=1e-6)
         assert subnetwork.accuracy == {2: 60.5, 4: 70.25}[subnetwork.heads]
         assert subnetwork.trained is True
     assert {

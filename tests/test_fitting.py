@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hydra_export import bundle, checkpoint, commands, fitting, profiles
+from hydra_export import bundle, checkpoint, commands, fitting, network, profiles
 from hydra_export.cli import main
 from hydra_export.verification import verify
 from tests.conftest import available_targets
@@ -50,7 +50,7 @@ def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
     profiles.user_folder().mkdir(parents=True)
     for name, budget, runtime in (("fast", 10, "onnxruntime"), ("busy", 3, "onnxruntime"), ("lite", 10, "litert")):
-        sizes = {k: config.macs(k) / 1e9 for k in (2, 4)}
+        sizes = {k: network.macs(config, k) / 1e9 for k in (2, 4)}
         times = [
             TIME.format(k=k, gmacs=sizes[k], whole=sizes[4], runtime=runtime, ms=ms) for k, ms in ((2, 2.0), (4, 5.0))
         ]

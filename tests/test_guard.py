@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hydra_export import archive, board, bundle, checkpoint, targets
+from hydra_export import archive, board, bundle, checkpoint, network, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, MissingExtra, VerificationFailed
@@ -89,7 +89,10 @@ def test_a_model_of_more_parameters_than_its_file_has_bytes_is_refused(folder: P
         model["config"].update(depth=256)
         config = msgspec.convert(model["config"], HydraConfig)
         for entry in model["subnetworks"]:
-            entry.update(params=config.num_params(entry["heads"]), gmacs=round(config.macs(entry["heads"]) / 1e9, 6))
+            entry.update(
+                params=network.num_params(config, entry["heads"]),
+                gmacs=round(network.macs(config, entry["heads"]) / 1e9, 6),
+            )
 
     reseal(folder, deepen)
     told = refused(capsys, "verify", str(folder))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hydra_export import profiles
+from hydra_export import network, profiles
 from hydra_export.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -336,7 +336,7 @@ def test_a_small_model_is_answered_from_its_own_times(
 
     model = bundle.read(small_bundle).model
     sizes = {entry.heads: entry.gmacs for entry in model.subnetworks}
-    whole = model.config.macs(model.config.heads) / 1e9
+    whole = network.macs(model.config, model.config.heads) / 1e9
     shape = {"model": model.name, "model_gmacs": whole, "resolution": model.config.image_size}
     own(config, {**shape, "k": 4, "gmacs": sizes[4], "ms": 0.5, "more": "peak_memory_mb = 90"})
     found = answer("--device", "box", "--bundle", str(small_bundle), "--budget-ms", "1")
@@ -355,7 +355,7 @@ def test_a_smaller_head_count_than_the_bundle_holds_is_named_where_it_would_fit(
     from hydra_export import bundle
 
     model = bundle.read(small_bundle).model
-    macs = {k: model.config.macs(k) / 1e9 for k in (1, 2, 4)}
+    macs = {k: network.macs(model.config, k) / 1e9 for k in (1, 2, 4)}
     shape = {"model": model.name, "model_gmacs": macs[4], "resolution": model.config.image_size}
     own(config, *({**shape, "k": k, "gmacs": macs[k], "ms": ms} for k, ms in ((1, 20.0), (2, 50.0), (4, 100.0))))
     assert main(["profile", "--device", "box", "--bundle", str(small_bundle), "--budget-ms", "30"]) == 1
@@ -366,7 +366,7 @@ def test_what_the_bundle_lacks_for_the_runtime_is_said(small_bundle: Path, confi
     from hydra_export import bundle
 
     model = bundle.read(small_bundle).model
-    whole = model.config.macs(4) / 1e9
+    whole = network.macs(model.config, 4) / 1e9
     shape = {"model": model.name, "model_gmacs": whole, "resolution": model.config.image_size}
     own(config, {**shape, "k": 4, "gmacs": whole, "ms": 0.5})
     assert "holds nothing for" not in said("--device", "box", "--bundle", str(small_bundle))

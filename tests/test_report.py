@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hydra_export import bundle, checkpoint, checkpoint_file, report
+from hydra_export import bundle, checkpoint, checkpoint_file, network, report
 from hydra_export.architecture import HydraConfig
 from hydra_export.bench import bench
 from hydra_export.cli import main
@@ -427,7 +427,7 @@ source = "{source}"
 def _board(packaged: Path, folder: Path, source: str) -> None:
     manifest = bundle.read(packaged)
     gmacs = {s.heads: s.gmacs for s in manifest.model.subnetworks}
-    whole = manifest.model.config.macs(manifest.model.config.heads) / 1e9
+    whole = network.macs(manifest.model.config, manifest.model.config.heads) / 1e9
     text = _BOARD.format(commit="a" * 40, model="another", gmacs=gmacs[6], whole=whole, source=source)
     (folder / "board.toml").write_text(text)
 
@@ -850,9 +850,9 @@ def test_of_head_counts_that_lie_close_together_the_ends_and_the_best_are_named(
                 **first,
                 "heads": k,
                 "width": config.width(k),
-                "params": config.num_params(k),
+                "params": network.num_params(config, k),
                 "accuracy": 88 + (k == 9) - (k - 6.5) ** 2 / 100,
-                "gmacs": config.macs(k) / 1e9,
+                "gmacs": network.macs(config, k) / 1e9,
             }
             for k in range(1, 13)
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hydra_export import board, bundle, targets
+from hydra_export import board, bundle, network, targets
 from hydra_export.bench import runtimes as runners
 from hydra_export.bench.report import Report
 from hydra_export.errors import BadInput, CheckFailed, UnknownName
@@ -89,8 +89,10 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
             "checkpoint_sha256": model.checkpoint_sha256,
             "resolution": model.config.image_size,
             "tokens": model.config.num_tokens,
-            "gmacs": model.config.macs(model.config.heads) / 1e9,
-            "subnetworks": [{"heads": s.heads, "gmacs": model.config.macs(s.heads) / 1e9} for s in model.subnetworks],
+            "gmacs": network.macs(model.config, model.config.heads) / 1e9,
+            "subnetworks": [
+                {"heads": s.heads, "gmacs": network.macs(model.config, s.heads) / 1e9} for s in model.subnetworks
+            ],
         },
         "artifacts": [
             {

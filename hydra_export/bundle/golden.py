@@ -97,8 +97,8 @@ def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> No
         "image": npz.Header(np.dtype(np.float32), (n, config.channels, size, size)),
     }
     for (k, _), (exact, torch_fp32) in names.items():
-        expected[exact] = npz.Header(np.dtype(np.float64), (n, config.num_outputs(k)))
-        expected[torch_fp32] = npz.Header(np.dtype(np.float32), (n, config.num_outputs(k)))
+        expected[exact] = npz.Header(np.dtype(np.float64), (n, *config.output_shape(k)))
+        expected[torch_fp32] = npz.Header(np.dtype(np.float32), (n, *config.output_shape(k)))
     for name, header in expected.items():
         if headers[name] != header:
             raise ValueError(f"{name} is {headers[name]}, not {header}")

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from hydra_export import documents, files
+from hydra_export import documents, files, network
 from hydra_export.bundle.manifest import MANIFEST, SCHEMA_VERSION, ArtifactEntry, Manifest, ModelEntry
 from hydra_export.bundle.sums import SUMS, FileEntry, package_entry
 from hydra_export.errors import BadInput, VerificationFailed
@@ -85,7 +85,11 @@ def _model_contradictions(model: ModelEntry) -> Iterator[str]:
         yield f"its {len(exported)} subnetworks do not ascend within 1..{config.heads}"
         return
     for each in model.subnetworks:
-        width, params, gmacs = (config.width(each.heads), config.num_params(each.heads), config.macs(each.heads) / 1e9)
+        width, params, gmacs = (
+            config.width(each.heads),
+            network.num_params(config, each.heads),
+            network.macs(config, each.heads) / 1e9,
+        )
         near = math.isclose(each.params, params, rel_tol=0.01) and math.isclose(
             each.gmacs, gmacs, rel_tol=0.01, abs_tol=1e-6
         )  # whatever an older release counted

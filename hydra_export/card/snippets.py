@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -56,7 +57,7 @@ def _row(program: Program, card: Card, entry: ArtifactEntry, heads: int, best: B
         function=_quoted(f"k{heads}") if entry.graph == "universal" else card.only_function,
         pixels=_flag(entry.input == "image"),
         batch=entry.batch,
-        outputs=manifest.model.config.num_outputs(heads),
+        outputs=math.prod(manifest.model.config.output_shape(heads)),
         best=best[0],
         value=_number(best[1]),
     )

@@ -60,6 +60,7 @@ def evaluate(
     import msgspec
 
     from hydra_export import checkpoint as checkpoints
+    from hydra_export import network
     from hydra_export.architecture import parse_heads
     from hydra_export.evaluation.accuracy import accuracy
     from hydra_export.evaluation.cost import measure as cost
@@ -98,8 +99,8 @@ def evaluate(
             "trained": k in info.trained_heads if info.trained_heads else None,
             "top1": accuracies[k].top1,
             "top5": accuracies[k].top5,
-            "params": info.config.num_params(k),
-            "macs": info.config.macs(k),
+            "params": network.num_params(info.config, k),
+            "macs": network.macs(info.config, k),
             **(msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads)) if measure or plot else {}),
         }
         for k in head_counts

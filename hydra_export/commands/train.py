@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from hydra_export import network
 from hydra_export.commands import Flag, Result, candidates, table, talk, tell
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
@@ -181,8 +182,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
                 "heads": k,
                 "trained": k in config.trained_heads,
                 "top1": top1,
-                "params": config.model.num_params(k),
-                "macs": config.model.macs(k),
+                "params": network.num_params(config.model, k),
+                "macs": network.macs(config.model, k),
             }
             for k, top1 in outcome.accuracy.items()
         ],

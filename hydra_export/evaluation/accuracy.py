@@ -55,7 +55,7 @@ def accuracy(
         BadData: none can be read.
     """
     assert not model.training
-    heads, device = tuple(heads), model.cls_token.device
+    heads, device = tuple(heads), model.patch_embed.proj.weight.device
     taken = min(len(images), limit or len(images))
     indices = (np.arange(taken) * len(images) // taken)[rank::num_processes]
     class_indices = None if classes is None else torch.as_tensor(classes, device=device)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra_export import conversion, files, parity, targets
+from hydra_export import conversion, files, network, parity, targets
 from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.bundle import DeviceEntry
 from hydra_export.checkpoint import Checkpoint, default_heads
@@ -75,7 +75,7 @@ def planned(
     run_by = _run_by(devices, heads)
     heads = tuple(k for k in heads if any(k in run for run in run_by.values())) if devices else heads
     for k in heads:
-        config.classifier(k)
+        config.classifiers(k)
     writes = [w for job in listed for w in conversion.writes([job], run_by.get(job.target.name, heads))]
     artifacts = [each for w in writes for each in w.job.target.planned(checkpoint, w.heads, w.job.spec)]
     num_runs = sum(len(artifact.heads) for artifact in artifacts)
@@ -95,9 +95,10 @@ def _num_images(
     config: HydraConfig, artifacts: Sequence[Artifact], further: Sequence[str], times: int
 ) -> dict[Precision, int]:
     """As many as the whole proof can afford; int8's share of right answers needs more of them."""
-    largest = config.macs(max(k for artifact in artifacts for k in artifact.heads))
+    largest = network.macs(config, max(k for artifact in artifacts for k in artifact.heads))
     of_an_image = sum(
-        config.macs(k) * (_REFERENCES + len(parity.verifying(targets.get(each.target), each.spec.precision, further)))
+        network.macs(config, k)
+        * (_REFERENCES + len(parity.verifying(targets.get(each.target), each.spec.precision, further)))
         for each in artifacts
         for k in each.heads
     )

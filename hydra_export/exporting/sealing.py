@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hydra_export import bundle, card, targets
+from hydra_export import bundle, card, network, targets
 from hydra_export.checkpoint import untrained
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.exporting.parities import Parities
@@ -51,8 +51,8 @@ def _manifest(
         bundle.SubnetworkEntry(
             heads=k,
             width=info.config.width(k),
-            params=info.config.num_params(k),
-            gmacs=round(info.config.macs(k) / 1e9, 6),
+            params=network.num_params(info.config, k),
+            gmacs=round(network.macs(info.config, k) / 1e9, 6),
             accuracy=info.accuracy.get(k),
             trained=k in info.trained_heads if info.trained_heads else "unknown",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from hydra_export import targets
+from hydra_export import network, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, DeviceProfile, LatencyRecord
 from hydra_export.latency.chips import Accelerator, accelerator, cpu_speed, oversubscribed, usual_threads
@@ -59,9 +59,9 @@ class Workload:
     def of(cls, name: str, config: HydraConfig, heads: Iterable[int], accuracy: Mapping[int, float]) -> Workload:
         """The subnetworks *heads* of a model with architecture *config*."""
         heads = list(heads)
-        gmacs = {k: config.macs(k) / 1e9 for k in heads}
-        params = {k: config.num_params(k) for k in heads}
-        full = config.macs(config.heads) / 1e9
+        gmacs = {k: network.macs(config, k) / 1e9 for k in heads}
+        params = {k: network.num_params(config, k) for k in heads}
+        full = network.macs(config, config.heads) / 1e9
         return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params, config.depth)
 
     def only(self, heads: Iterable[int]) -> Workload:

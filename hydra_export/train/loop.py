@@ -110,7 +110,7 @@ class Trainer:
         targets = labels
         if self._mix is not None:
             images, targets = self._mix(images, labels)
-        images = images.to(self.model.cls_token.dtype)
+        images = images.to(self.model.patch_embed.proj.weight.dtype)
         autocast = _AUTOCAST.get(config.precision)
         for k in sorted(heads, reverse=True):  # the largest first: it may teach the others
             with torch.autocast(self.world.device.type, autocast) if autocast else contextlib.nullcontext():

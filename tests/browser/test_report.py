@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hydra_export import checkpoint, report
+from hydra_export import checkpoint, network, report
 from hydra_export.data import packaged_images
 from hydra_export.exporting import export, jobs
 from tests.browser.conftest import Serve
@@ -73,7 +73,7 @@ def pages(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("pages")
     (folder / "profiles").mkdir()
     for name, ms in (("fast", 1.5), ("slow", 700.0)):
-        gmacs = checkpoint.load().info.config.macs(12) / 1e9
+        gmacs = network.macs(checkpoint.load().info.config, 12) / 1e9
         (folder / "profiles" / f"{name}.toml").write_text(_BOARD.format(name=name, gmacs=gmacs, ms=ms))
     times = folder / "bench.json"
     times.write_bytes(msgspec.json.encode(bench(bundles["three"], runs=5)))

@@ -29,7 +29,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
     for k in heads:
-        checkpoint.info.config.classifier(k)  # one that is missing is refused before anything is written
+        checkpoint.info.config.classifiers(k)  # one that is missing is refused before anything is written
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
     written = shells.write(weights, heads, _locations(checkpoint, heads, spec), out)
     artifacts = planned(checkpoint, heads, spec, opset)

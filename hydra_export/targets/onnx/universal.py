@@ -55,7 +55,7 @@ def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opse
 def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, out: Path) -> list[Artifact]:
     """Writes what is ``planned`` into *out*."""
     for k in heads:
-        checkpoint.info.config.classifier(k)  # one that is missing is refused before anything is written
+        checkpoint.info.config.classifiers(k)  # one that is missing is refused before anything is written
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
     written = shells.write(weights, heads, {heads[-1]: _location(checkpoint, spec)}, out)
     artifacts = planned(checkpoint, heads, spec, opset)
@@ -124,8 +124,8 @@ def _graph(
 
 def _few(config: HydraConfig, heads: Sequence[int]) -> bool:
     """Whether the weights of all listed subnetworks are few enough to be in memory side by side."""
-    together = sum(config.num_params(k) for k in heads)
-    return together <= _MOST_COPIES * config.num_params(heads[-1]) or 4 * together <= _MOST_BYTES
+    together = sum(network.num_params(config, k) for k in heads)
+    return together <= _MOST_COPIES * network.num_params(config, heads[-1]) or 4 * together <= _MOST_BYTES
 
 
 def _branches(

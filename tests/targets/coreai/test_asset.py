@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_export import targets
+from hydra_export import network, targets
 from hydra_export.errors import BadInput, MissingExtra, UnknownName
 from hydra_export.installation import install_command
 from hydra_export.target import ExportSpec
@@ -79,7 +79,7 @@ def test_the_program_takes_little_beside_its_weights(
     (artifact,) = case(precision).write(checkpoint, (4,), tmp_path / "out")  # type: ignore[arg-type]
     size = (tmp_path / "out" / artifact.path / "main.mlirb").stat().st_size
     bytes_per_weight = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
-    assert size < 1.03 * bytes_per_weight * checkpoint.info.config.num_params(4)
+    assert size < 1.03 * bytes_per_weight * network.num_params(checkpoint.info.config, 4)
 
 
 @pytest.mark.parametrize(

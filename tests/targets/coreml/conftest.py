@@ -98,7 +98,9 @@ def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[
     stored = Weights(checkpoint, artifact.spec)
     whole = {name: np.zeros(tensor.shape, np.float32) for name, tensor in checkpoint.model.weights(heads).items()}
     for name, full in whole.items():
-        source = name.replace("head", checkpoint.info.config.classifier(heads)) if name.startswith("head.") else name
+        source = (
+            name.replace("head", checkpoint.info.config.classifiers(heads)[0]) if name.startswith("head.") else name
+        )
         grows = stored.grows(source)
         if full.ndim not in (2, 4):
             full[:] = stored.vector(source, (0, heads)).astype(np.float32)

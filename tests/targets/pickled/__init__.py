@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
+from hydra_export import network
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.target import (
     Artifact,
@@ -83,7 +84,7 @@ class PickledTarget(Target):
         batch = "batch" if spec.batch == "dynamic" else spec.batch
         shape = (batch, config.channels, config.image_size, config.image_size)
         image = TensorInfo(name="image", dtype="float32", shape=shape)
-        logits = [TensorInfo(name="logits", dtype="float32", shape=(batch, config.num_outputs(k))) for k in heads]
+        logits = [TensorInfo(name="logits", dtype="float32", shape=(batch, *config.output_shape(k))) for k in heads]
         return [
             Artifact(path=f, files=(f,), target=self.name, spec=spec, heads=(k,), inputs=(image,), outputs=(output,))
             for f, k, output in zip(files, heads, logits, strict=True)
@@ -96,7 +97,7 @@ class PickledTarget(Target):
         for k, artifact in zip(heads, artifacts, strict=True):
             kept = {
                 "module": checkpoint.model.subnetwork(k).eval(),
-                "macs": checkpoint.info.config.macs(k),
+                "macs": network.macs(checkpoint.info.config, k),
                 "metadata": described(checkpoint.info, checkpoint.sha256, (k,), spec),
                 "signature": msgspec.to_builtins((artifact.inputs, artifact.outputs)),
             }

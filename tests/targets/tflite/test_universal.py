@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hydra_export import network
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.exporting import jobs
@@ -232,7 +233,7 @@ def test_weights_are_stored_once(
         assert start + size <= following[0] < start + size + 64
     config = twelve_heads(make_checkpoint).info.config
     each = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
-    folded = config.num_params(heads[-1]) - config.width(heads[-1])  # the class token lies in the positions
+    folded = network.num_params(config, heads[-1]) - config.width(heads[-1])  # the class token lies in the positions
     others = 4 * (sum(regions.values()) // 4) if precision == "int8" else each * folded
     assert sum(regions.values()) == others
     said = set(model.metadata.values())
