@@ -18,7 +18,7 @@ from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.importing import bare, names, places, shapes, sources, tensors, transformers_form
-from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, without
+from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, Original, without
 from hydra_export.preprocess import Preprocessing, imagenet, named
 
 
@@ -78,11 +78,11 @@ class CheckpointFile:
     """What a checkpoint holds, without the model that it is of.
 
     Attributes:
-        state: under timm's names, as it was stored; it may be mapped from the file.
+        state: under timm's names, in our form; it may be mapped from the file.
         path: of the file, ``timm:NAME``, or the class of a module.
         sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
-        original: timm's own module with these weights, where its name is known: the model must compute the same.
+        original: what it was imported from, where timm has a name for it: the model must compute the same.
     """
 
     info: CheckpointInfo
@@ -90,7 +90,7 @@ class CheckpointFile:
     path: Path
     sha256: str
     notes: tuple[str, ...] = ()
-    original: nn.Module | None = None
+    original: Original | None = None
 
 
 @contextmanager
@@ -133,12 +133,14 @@ def read(
     original = None
     with naming(source.path):
         state = names.plain(source.content, source.name, notes, drop)
+        if not source.description:
+            shapes.check_variant(state)
         tensors.check_plain(state, source.num_bytes)
         if source.description:
             info = _decoded(source.description)
         else:
             vit = _imported_model(source, state, _Hints(head_dim, architecture, size))
-            state, original, info = vit.state, vit.module, _imported(vit, source.name, preprocessing)
+            state, original, info = vit.state, vit.original, _imported(vit, source.name, preprocessing)
             if not info.config.num_classes:
                 notes.append(f"{source.name} has no classifier: it gives features, not logits.")
         _check_agrees(info.config, head_dim, size)
@@ -234,7 +236,7 @@ def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[i
             f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
         )
     if image_size is not None:
-        shapes.check_size(image_size, config.image_size, "`image_size`")
+        shapes.check_size(image_size, config, "`image_size`")
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

@@ -7,9 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from hydra_export.architecture import Activation
 from hydra_export.errors import BadInput
-from hydra_export.importing import shapes
-from hydra_export.importing.imported_model import ACTIVATION, EPSILON, HEAD_WIDTH, IMAGE_SIZE, POOLING, ImportedModel
+from hydra_export.importing import canonical, shapes
+from hydra_export.importing.canonical import Layout
+from hydra_export.importing.imported_model import (
+    ACTIVATION,
+    EPSILON,
+    HEAD_WIDTH,
+    IMAGE_SIZE,
+    POOLING,
+    ROTARY,
+    ImportedModel,
+)
 from hydra_export.preprocess import hydravit
 
 # Widths whose heads are 64 channels wide in most models that timm 1.0.31 registers in vision_transformer.py and
@@ -17,6 +27,9 @@ from hydra_export.preprocess import hydravit
 # 72 at 1152, 64, 96 or 128 at 1536, 128 at 2048, 32 at 64 and 96.
 USUAL_HEAD_DIM = 64
 WIDTHS_OF_USUAL_HEADS = frozenset({192, 256, 320, 384, 512, 640, 768, 832, 896, 1024})
+
+_POOLINGS = {"token": "the class token", "avg": "the mean of the patches' tokens"}
+_ACTIVATIONS = {"gelu": "exact GELU", "silu": "SiLU"}
 
 # The model that github.com/ds-kiel/HydraViT registers. Its heads are 64 wide, whatever its width.
 _OFFICIAL = "hydravit_dyn_patch16_224"
@@ -28,25 +41,32 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
     Raises:
         BadInput: the variant is not supported, or the width does not determine the head width.
     """
-    shape, assumed = shapes.shape(state), []
+    shapes.check_variant(state)
+    state, assumed = canonical.converted(state, Layout()), []
     if head_dim is None:
-        width = shape.width
-        if width not in WIDTHS_OF_USUAL_HEADS:
+        width = _width(state)
+        if width and width not in WIDTHS_OF_USUAL_HEADS:
             raise BadInput(
                 f"the checkpoint does not state its head width, and {USUAL_HEAD_DIM} is unusual at width {width}.",
                 "Give `head_dim`, its timm name as `architecture`, or its config.json.",
             )
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
-    config = shape.config(USUAL_HEAD_DIM if head_dim is None else head_dim)
-    assumed += [
-        f"{POOLING}: the class token",
-        f"{ACTIVATION}: exact GELU",
-        f"{EPSILON}: {config.layer_norm_eps:g}",
-    ]
+    # A gated MLP is a SwiGLU in every ViT that timm registers.
+    activation: Activation = "silu" if shapes.is_gated(state) else "gelu"
+    config = shapes.config(state, head_dim or USUAL_HEAD_DIM, image_size, activation=activation)
+    if config.pooling != "attention":  # whose tensors say it
+        assumed.append(f"{POOLING}: {_POOLINGS[config.pooling]}")
+    assumed.append(f"{ROTARY}: none")
+    assumed += [f"{ACTIVATION}: {_ACTIVATIONS[activation]}", f"{EPSILON}: {config.layer_norm_eps:g}"]
     if image_size is None:
-        side = config.image_size
-        assumed.append(f"{IMAGE_SIZE}: {side}x{side}, a square, as the number of positions allows")
+        assumed.append(f"{IMAGE_SIZE}: {config.image_text}, a square, as the number of positions allows")
     return ImportedModel(config=config, state=state, assumed=tuple(assumed))
+
+
+def _width(state: Mapping[str, Tensor]) -> int:
+    """0 where there is no patch embedding, which is refused later."""
+    patch = state.get("patch_embed.proj.weight")
+    return 0 if patch is None else int(patch.shape[0])
 
 
 def is_official(arguments: Mapping[str, Any]) -> bool:
@@ -56,5 +76,5 @@ def is_official(arguments: Mapping[str, Any]) -> bool:
 
 def official(state: dict[str, Tensor]) -> ImportedModel:
     """A checkpoint of the authors' trainer, whose code determines the computation and the preprocessing."""
-    config = shapes.shape(state).config(USUAL_HEAD_DIM)
+    config = shapes.config(state, USUAL_HEAD_DIM, None)
     return ImportedModel(config=config, state=state, preprocessing=hydravit(config.image_size), universal=True)

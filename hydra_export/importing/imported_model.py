@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,7 +15,16 @@ POOLING = "pooling"
 ACTIVATION = "activation"
 EPSILON = "LayerNorm epsilon"
 IMAGE_SIZE = "image size"
+ROTARY = "rotary positions"
 PREPROCESSING = "preprocessing"
+
+
+@dataclass(frozen=True)
+class Original:
+    """timm's own module, and its tensors under its names: the import must compute the same."""
+
+    module: nn.Module
+    state: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +32,13 @@ class ImportedModel:
     """A ViT as it was imported.
 
     Attributes:
-        state: under timm's names.
+        state: in our form (see ``canonical``).
         preprocessing: None if the checkpoint does not state it.
         unusable: why the stated preprocessing is not supported; empty otherwise.
         labels: one per class; empty where unknown.
         assumed: one sentence per assumption, its subject before a colon.
         universal: trained as a HydraViT, at unstated head counts; other models were trained at full width only.
-        module: timm's own module with these weights, if its name is known; the import must compute the same.
+        original: what it was, if timm has a name for it.
     """
 
     config: HydraConfig
@@ -39,7 +48,7 @@ class ImportedModel:
     labels: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     universal: bool = False
-    module: nn.Module | None = None
+    original: Original | None = None
 
 
 def without(assumed: Iterable[str], *subjects: str) -> tuple[str, ...]:

@@ -11,12 +11,21 @@ from torch import Tensor
 from hydra_export.errors import BadInput
 
 _CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+_MOST_LISTED = 4
 # DistributedDataParallel and AveragedModel, torch.compile, Lightning's usual attribute names, EMA copies.
 _AVERAGES = ("ema_model", "model_ema", "ema")
 _WRAPPERS = re.compile(rf"((?:module|_orig_mod|model|net|{'|'.join(_AVERAGES)})\.)*")
-_PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
-# What forward never reads: masked pre-training's token, AveragedModel's counter, what transformers adds to a backbone.
-_UNUSED = re.compile(r"(mask_token|n_averaged|(vit\.)?embeddings\.mask_token|(vit\.)?pooler\.dense\.(weight|bias))")
+_PATCHES = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+)
+# What forward never reads: masked pre-training's token, AveragedModel's counter, what transformers adds to a backbone,
+# and of CLIP and SigLIP what is about texts.
+_UNUSED = re.compile(
+    r"(mask_token|n_averaged|(\w+\.)?embeddings\.(mask_token|position_ids)|(\w+\.)?pooler\.dense\.(weight|bias)"
+    r"|text_model\..*|text_projection\.(weight|bias)|logit_scale|logit_bias)"
+)
 
 
 def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -40,13 +49,13 @@ def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -
         raise BadInput("it holds no state dict.", "Save model.state_dict().")
     state = _unwrap(content, name, notes)
     if unused := [key for key in state if _UNUSED.fullmatch(key)]:
-        notes.append(f"{name}: {', '.join(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
+        notes.append(f"{name}: {_listed(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
     dropped = [key for key in state if key.startswith(tuple(drop))]
     for start in drop:
         if not any(key.startswith(start) for key in dropped):
             raise BadInput(f"it has no parameters {start}... to leave out.", "Name those that it has.")
     if dropped:
-        notes.append(f"{name}: {', '.join(dropped)} {_was(dropped)} left out as asked.")
+        notes.append(f"{name}: {_listed(dropped)} {_was(dropped)} left out as asked.")
     return {key: tensor for key, tensor in state.items() if key not in {*unused, *dropped}}
 
 
@@ -76,6 +85,11 @@ def _prefix(key: str) -> str:
 
 def _is_filled(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = names if len(names) <= _MOST_LISTED else names[:_MOST_LISTED]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 def _is(names: Sequence[str]) -> str:

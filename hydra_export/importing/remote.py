@@ -15,6 +15,7 @@ from timm.models import is_model_in_modules
 
 from hydra_export.errors import BadCheckpoint
 from hydra_export.importing.sources import CONFIGS, WEIGHTS, Source, digest, of_folder, shard_names
+from hydra_export.importing.timm_config import MODULES
 
 
 def fetched(repo: str, **options: Any) -> Path:
@@ -68,9 +69,9 @@ def of_timm(name: str) -> Source:
     Raises:
         BadCheckpoint: it is no plain ViT of timm's, or its weights cannot be fetched.
     """
-    if not is_model_in_modules(name, ("vision_transformer", "deit")):
+    if not is_model_in_modules(name, MODULES):
         known = timm.is_model(name)
-        reason = "is no plain ViT" if known else "is no name of timm's"
+        reason = "is no ViT of a kind that is supported" if known else "is no name of timm's"
         raise BadCheckpoint(
             f"timm's {name} cannot be loaded: {name} {reason}.", "timm.list_models('vit_*') lists them."
         )

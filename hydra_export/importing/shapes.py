@@ -1,129 +1,171 @@
-"""Infers a plain ViT's architecture from its tensor shapes, except for the head width."""
+"""Infers a ViT's architecture from the shapes of its tensors, in our form, and what more is known of it."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 
-ONLY = "Only plain ViTs with a class token are supported."
+ONLY = "Supported are the ViTs that docs/vits.md lists."
 
 # Variants of the ViT that no subnetwork of ours is, by the parameters that give them away.
 _REFUSED = {
-    "dist_token": "a distillation token, to which all others attend",
-    "head_dist": "a classifier of a distillation token",
-    "reg_token": "register tokens",
-    "q_norm": "qk-norm",
-    "k_norm": "qk-norm",
-    "fc_norm": "average pooling (fc_norm)",
-    "norm_pre": "a norm before the blocks (CLIP)",
-    "attn_pool": "attention pooling",
-    "rope": "rotary positions",
     "rel_pos": "relative positions",
     "relative_position": "relative positions",
-    "gamma_1": "BEiT's blocks",
-    "q_bias": "BEiT's blocks",
-    "w12": "a gated MLP (SwiGLU)",
-    "fc1_g": "a gated MLP (SwiGLU)",
-    "attn.norm": "a norm inside attention",
-    "attn.gate": "gated attention",
-    "mlp.norm": "a norm inside the MLP",
     "patch_embed.backbone": "a convolutional stem",
     "patch_embed.norm": "a norm inside the patch embedding",
+    "attn.gate": "gated attention",
+    "rope.freqs": "rotary positions that are learned",
+    "attn_pool.pos_embed": "attention pooling with positions",
+    "attn_pool.q_norm": "attention pooling with qk-norm",
+    ".in_proj.": "blocks whose attention and MLP are parallel",
+    "attns.": "blocks with several attentions",
+    "lambda_q1": "differential attention",
+    "layers.0.blocks": "several stages (Swin)",
+    "stages.0": "several stages",
 }
 
 _NEEDED = {
     "patch_embed.proj.weight": "a patch embedding",
-    "patch_embed.proj.bias": "a bias in the patch embedding",
-    "cls_token": "a class token",
-    "pos_embed": "learned absolute positions",
-    "blocks.0.attn.qkv.weight": "transformer blocks with packed qkv",
+    "blocks.0.attn.qkv.weight": "transformer blocks with attention (qkv)",
     "blocks.0.attn.qkv.bias": "a qkv bias",
+    "blocks.0.norm1.weight": "norms before attention and MLP",
     "blocks.0.mlp.fc1.bias": "an MLP",
-    "norm.weight": "a final norm",
+    "blocks.0.mlp.fc2.weight": "an MLP",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """An architecture without what shapes cannot determine: the head width and LayerNorm's epsilon."""
-
-    width: int
-    depth: int
-    patch_size: int
-    image_size: int
-    channels: int
-    num_classes: int
-    hidden: int
-    layer_scale: float | None
-
-    def config(self, head_dim: int, layer_norm_eps: float = 1e-6) -> HydraConfig:
-        """The complete architecture.
-
-        Raises:
-            BadInput: *head_dim* does not divide the width.
-        """
-        if head_dim < 1 or self.width % head_dim:
-            raise BadInput(
-                f"its width {self.width} is not a multiple of head_dim {head_dim}.", "Give the right `head_dim`."
-            )
-        return HydraConfig(
-            heads=self.width // head_dim,
-            head_dim=head_dim,
-            depth=self.depth,
-            patch_size=self.patch_size,
-            image_size=self.image_size,
-            channels=self.channels,
-            num_classes=self.num_classes,
-            mlp_ratio=self.hidden / self.width,
-            layer_scale=self.layer_scale,
-            layer_norm_eps=layer_norm_eps,
-        )
-
-
-def shape(state: Mapping[str, Tensor]) -> Shape:
-    """The architecture that the shapes give.
+def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, int] | None, **known: Any) -> HydraConfig:
+    """The architecture of *state*, which is in our form; *known* is what shapes do not say.
 
     Raises:
-        BadInput: a variant that is not supported, by its name.
+        BadInput: a variant that is not supported, by its name, or shapes that do not fit.
     """
     check_variant(state)
     for name, feature in _NEEDED.items():
         if name not in state:
-            raise BadInput(f"this model has no tensor {name}.", f"Only plain ViTs with {feature} are supported.")
-    patch, positions = state["patch_embed.proj.weight"], state["pos_embed"]
-    if patch.ndim != 4 or patch.shape[2] != patch.shape[3] or not patch.numel() or positions.ndim != 3:
-        raise BadInput(
-            f"patch embedding {list(patch.shape)} and positions {list(positions.shape)} are not a square ViT's.",
-            "Only square patches and images are supported.",
-        )
-    num_patches = int(positions.shape[1]) - 1
-    grid = math.isqrt(max(num_patches, 0))
-    if grid * grid != num_patches or not grid:
-        raise BadInput(
-            f"{num_patches + 1} positions are not a square of patches and a class token.",
-            "Positions without the class token, and images that are not square, are not supported.",
-        )
+            raise BadInput(f"this model has no tensor {name}.", f"Only ViTs with {feature} are supported.")
+    patch, fc1, fc2 = (
+        state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.bias", "blocks.0.mlp.fc2.weight")
+    )
+    if patch.ndim != 4 or patch.shape[2] != patch.shape[3] or not patch.numel():
+        raise BadInput(f"its patch embedding is {list(patch.shape)}.", "Only square patches are supported.")
+    head = state.get("head.weight")
+    if fc1.ndim != 1 or fc2.ndim != 2 or (head is not None and head.ndim != 2):
+        raise BadInput("its MLP or its classifier is no Linear layer.", ONLY)
+    if "head_dist.weight" in state and "dist_token" not in state:
+        raise BadInput("it has a classifier of a distillation token (head_dist), and no such token.", ONLY)
+    width = int(patch.shape[0])
+    if head_dim < 1 or width % head_dim:
+        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Give the right `head_dim`.")
+    prefix = {
+        "class_token": "cls_token" in state,
+        "distillation_token": "dist_token" in state,
+        "register_tokens": int(state["reg_token"].shape[1]) if "reg_token" in state else 0,
+    }
+    found = {
+        **prefix,
+        "pre_norm": "norm_pre.weight" in state,
+        "norm": "layer_norm" if "blocks.0.norm1.bias" in state else "rms_norm",
+        "final_norm": (
+            "before_pooling" if "norm.weight" in state else "after_pooling" if "fc_norm.weight" in state else "none"
+        ),
+        "pooling": _pooling(state),
+        "gated_mlp": is_gated(state),
+        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+        "attention_norm": "blocks.0.attn.norm.weight" in state,
+        "mlp_norm": "blocks.0.mlp.norm.weight" in state,
+        "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+    }
+    patch_size, num_prefix = int(patch.shape[2]), sum(map(int, prefix.values()))
+    positions, grid = _grid(state.get("pos_embed"), num_prefix, image_size, patch_size, known.get("rotary") is not None)
+    height, width_ = (side * patch_size for side in grid)
     blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
-    head, hidden = state.get("head.weight"), state["blocks.0.mlp.fc1.bias"]
-    if hidden.ndim != 1 or (head is not None and head.ndim != 2):
-        raise BadInput("its MLP or its classifier is no Linear layer.", "Only plain ViTs are supported.")
-    return Shape(
-        width=int(patch.shape[0]),
+    return HydraConfig(
+        heads=width // head_dim,
+        head_dim=head_dim,
         depth=max(blocks) + 1,
-        patch_size=int(patch.shape[2]),
-        image_size=grid * int(patch.shape[2]),
+        patch_size=patch_size,
+        image_size=height if height == width_ else (height, width_),
         channels=int(patch.shape[1]),
         num_classes=0 if head is None else int(head.shape[0]),
-        hidden=hidden.shape[0],
-        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
+        mlp_ratio=fc2.shape[1] / width,
+        **{**found, "positions": positions, **known},
     )
+
+
+def is_gated(state: Mapping[str, Tensor]) -> bool:
+    """Whether an MLP's first Linear is twice as wide as its last one takes."""
+    fc1, fc2 = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    return fc1 is not None and fc2 is not None and fc2.ndim == 2 and fc1.shape[0] == 2 * fc2.shape[1]
+
+
+def _pooling(state: Mapping[str, Tensor]) -> str:
+    if "attn_pool.latent" in state:
+        return "attention"
+    return "token" if "cls_token" in state and "fc_norm.weight" not in state else "avg"
+
+
+def _grid(
+    positions: Tensor | None, num_prefix: int, image_size: tuple[int, int] | None, patch_size: int, is_rotary: bool
+) -> tuple[str, tuple[int, int]]:
+    """Which tokens have learned positions, and the rows and columns of patches.
+
+    Where nobody says how large images are, the patches are a square.
+    """
+    stated = None
+    if image_size is not None:
+        if any(side % patch_size for side in image_size):
+            raise BadInput(
+                "Images of {}x{} are no whole number of patches of {}.".format(*image_size, patch_size),
+                "Give the size that the model was trained with.",
+            )
+        stated = (image_size[0] // patch_size, image_size[1] // patch_size)
+    if positions is None:
+        if stated is None or not is_rotary:
+            raise BadInput(
+                "this model has no tensor pos_embed, and nothing says what other positions it has.",
+                "Give its timm name as `architecture`.",
+            )
+        return "none", stated
+    if positions.ndim != 3:
+        raise BadInput(f"its positions are {list(positions.shape)}.", ONLY)
+    count = int(positions.shape[1])
+    for kind, num_patches in (("all", count - num_prefix), ("patches", count)):
+        side = math.isqrt(max(num_patches, 0))
+        grid = stated or (side, side)
+        if side and math.prod(grid) == num_patches:
+            return kind, grid
+    return _refuse(count, num_prefix, image_size, patch_size)
+
+
+def _refuse(count: int, num_prefix: int, image_size: tuple[int, int] | None, patch_size: int) -> Any:
+    if image_size is None:
+        raise BadInput(
+            f"{count} positions are not a square of patches, with or without {num_prefix} tokens before them.",
+            "Give the `image_size` that the model was trained with.",
+        )
+    raise BadInput(
+        "images of {}x{} have {} patches, and the model has {} positions.".format(
+            *image_size, math.prod(side // patch_size for side in image_size), count
+        ),
+        "Give the size that the model was trained with.",
+    )
+
+
+def check_size(stated: tuple[int, int], config: HydraConfig, who: str) -> None:
+    """Refuses a stated image size that is not the one that the positions are of."""
+    if stated != config.image_shape:
+        raise BadInput(
+            "{} gives images of {}x{}, the positions are those of {}.".format(who, *stated, config.image_text),
+            "Give the size that the model was trained with.",
+        )
 
 
 def check_variant(state: Mapping[str, Tensor]) -> None:
@@ -132,18 +174,3 @@ def check_variant(state: Mapping[str, Tensor]) -> None:
         for mark, variant in _REFUSED.items():
             if mark in name:
                 raise BadInput(f"this ViT has {variant} ({name}).", ONLY)
-
-
-def check_size(stated: tuple[int, int], side: int, who: str) -> None:
-    """Refuses a stated image size that is not square or does not match *side*, which the positions determine."""
-    height, width = stated
-    if height != width:
-        raise BadInput(
-            f"{who} gives images of {height}x{width}, which are not square.",
-            "Only square images are supported: positions, preprocessing and every graph are made for them.",
-        )
-    if height != side:
-        raise BadInput(
-            f"{who} gives images of {height}x{width}, the positions are those of {side}x{side}.",
-            "Give the size that the model was trained with.",
-        )

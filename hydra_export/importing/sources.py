@@ -62,6 +62,7 @@ def of_file(path: Path) -> Source:
 
 def of_module(module: nn.Module) -> Source:
     """A torch module in memory, which stays as it is: the state dict shares its tensors."""
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
     config: Any = getattr(module, "config", None)  # of transformers
@@ -75,7 +76,7 @@ def of_module(module: nn.Module) -> Source:
         num_bytes=sum(tensor.nbytes for tensor in state.values()),
         sha256=digest(state),
         config=config.to_dict() if hasattr(config, "to_dict") else {},
-        module=copy.deepcopy(module).eval() if isinstance(module, VisionTransformer) else None,
+        module=copy.deepcopy(module).eval() if isinstance(module, (VisionTransformer, Eva)) else None,
     )
 
 

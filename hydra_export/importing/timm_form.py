@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import timm
 import torch
-from timm.layers.activations import GELU
-from timm.layers.attention import Attention
-from timm.layers.layer_scale import LayerScale
-from timm.layers.mlp import Mlp
-from timm.layers.norm import LayerNorm
-from timm.layers.patch_embed import PatchEmbed
 from timm.models import is_model, is_model_in_modules, split_model_name_tag
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.exact import layers_in_float64
-from hydra_export.importing import shapes
-from hydra_export.importing.imported_model import IMAGE_SIZE, PREPROCESSING, ImportedModel
+from hydra_export.importing import canonical, shapes, timm_config
+from hydra_export.importing.imported_model import IMAGE_SIZE, PREPROCESSING, ImportedModel, Original
+from hydra_export.importing.tensors import as_float32
 from hydra_export.preprocess import Preprocessing
 
-_MODULES = ("vision_transformer", "deit", "model")  # timm's with plain ViTs, and hydra_export.model
+_MODULES = (*timm_config.MODULES, "model")  # timm's, and hydra_export.model
 _LARGEST_ARGUMENT = 8192  # of sizes that a configuration asks timm for; the model's own are all smaller
 _LARGEST_DEPTH = 256
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -128,28 +124,23 @@ def imported_model(
     """
     if own_module is None:
         _check_name(reference)
-    shape = shapes.shape(state)
-    for stated in (image_size, reference.image_size):
-        if stated is not None:
-            shapes.check_size(stated, shape.image_size, "`image_size`" if stated is image_size else reference.who)
-    depth = reference.arguments.get("depth", shape.depth)
-    for what, count, own in (("classes", reference.num_classes, shape.num_classes), ("blocks", depth, shape.depth)):
-        if count is not None and count != own:
-            raise BadInput(
-                f"{reference.who} says {count} {what}, the weights have {own}.",
-                "Give the configuration of these weights.",
-            )
-    module = own_module or _module(reference, shape)
+    shapes.check_variant(state)
+    _check_stated(state, reference)
+    stated = image_size or reference.image_size
+    module = own_module or _module(reference, state, stated)
     ours = getattr(module, "config", None)  # of a HydraViT
-    if not isinstance(ours, HydraConfig) and (problem := next(_differences(module), "")):
-        raise BadInput(f"timm's {reference.name} has {problem}.", shapes.ONLY)
-    config = ours if isinstance(ours, HydraConfig) else _config(module, shape)
+    if isinstance(ours, HydraConfig):
+        config, converted = ours, state
+    else:
+        config, layout = timm_config.of_module(module, f"timm's {reference.name}")
+        converted = canonical.converted(state, layout)
+    for size in (image_size, reference.image_size):
+        if size is not None:
+            shapes.check_size(size, config, "`image_size`" if size is image_size else reference.who)
     cfg: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
     assumed = []
-    usual = _spatial(cfg.get("input_size"))
-    if image_size is None and reference.image_size is None and usual != (config.image_size,) * 2:
-        side = config.image_size
-        assumed.append(f"{IMAGE_SIZE}: {side}x{side}, a square, as the number of positions allows")
+    if stated is None and _spatial(cfg.get("input_size")) != config.image_shape:
+        assumed.append(f"{IMAGE_SIZE}: {config.image_text}, a square, as the number of positions allows")
     data, unusable = reference.data if reference.is_whole else {**cfg, **reference.data}, ""
     try:
         preprocessing, more = _preprocessing(data, config)
@@ -159,25 +150,47 @@ def imported_model(
         more = [f"{PREPROCESSING}: timm's of {reference.name} ({_summary(preprocessing)})", *more]
     return ImportedModel(
         config=config,
-        state=state,
+        state=converted,
         preprocessing=preprocessing,
         unusable=unusable,
         labels=reference.labels or (_labels(cfg.get("label_names")) if own_module else ()),
         assumed=(*assumed, *more),
-        module=None if isinstance(ours, HydraConfig) else module,
+        original=None if isinstance(ours, HydraConfig) else Original(module, state),
     )
 
 
+def _check_stated(state: Mapping[str, Tensor], reference: TimmReference) -> None:
+    head = state.get("head.weight")
+    own = {
+        "classes": 0 if head is None else int(head.shape[0]),
+        "blocks": 1
+        + max((int(name.split(".")[1]) for name in state if re.match(r"blocks\.\d{1,4}\.", name)), default=0),
+    }
+    for what, count in (("classes", reference.num_classes), ("blocks", reference.arguments.get("depth"))):
+        if count is not None and count != own[what]:
+            raise BadInput(
+                f"{reference.who} says {count} {what}, the weights have {own[what]}.",
+                "Give the configuration of these weights.",
+            )
+
+
 @torch.no_grad()
-def check_equal(module: nn.Module, state: Mapping[str, Tensor], ours: nn.Module, config: HydraConfig) -> None:
-    """Refuses an import, *ours*, that does not compute what timm's *module* computes of one random image, in float64.
+def check_equal(original: Original, ours: nn.Module, config: HydraConfig) -> None:
+    """Refuses an import, *ours*, that does not compute what timm's module computes of one random image, in float64.
 
     Raises:
-        BadInput: by how much the outputs differ.
+        BadInput: by how much the outputs differ, or that the module does not take these tensors.
     """
-    module.load_state_dict(dict(state), assign=True)
-    shape = (1, config.channels, config.image_size, config.image_size)
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    module = original.module
+    try:
+        module.load_state_dict(as_float32(original.state), assign=True)
+    except RuntimeError as error:  # torch's, for names and shapes
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise BadInput(f"the tensors are not those of its architecture: {reason}.", "Give the right one.") from error
+    _compute_buffers(module)
+    image = torch.randn(
+        (1, config.channels, *config.image_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     outputs = []
     for each in (module.eval(), ours.eval()):
         with layers_in_float64(each):
@@ -191,12 +204,22 @@ def check_equal(module: nn.Module, state: Mapping[str, Tensor], ours: nn.Module,
         )
 
 
+def _compute_buffers(module: nn.Module) -> None:
+    """What timm computes when it builds a module, and does not where there is no memory for it yet."""
+    for each in module.modules():
+        lost = [name for name, buffer in each.named_buffers(recurse=False) if buffer.is_meta]
+        for name in lost:
+            each._buffers[name] = torch.empty_like(each._buffers[name], device="cpu")
+        if lost:
+            each.init_non_persistent_buffers()  # type: ignore[operator]
+
+
 def _check_name(reference: TimmReference) -> None:
     if not is_model(reference.name):
         known = timm.list_models("vit_*") + timm.list_models("deit*")
         raise UnknownName("architecture of timm's called", reference.name, known, field="architecture")
     if not is_model_in_modules(reference.name, _MODULES):
-        raise BadInput(f"{reference.name} is no plain ViT.", shapes.ONLY)
+        raise BadInput(f"{reference.name} is no ViT of a kind that is supported.", shapes.ONLY)
     for name, value in reference.arguments.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         plain = all(each is None or isinstance(each, (bool, int, float, str)) for each in numbers) and len(numbers) < 9
@@ -207,9 +230,24 @@ def _check_name(reference: TimmReference) -> None:
             )
 
 
-def _module(reference: TimmReference, shape: shapes.Shape) -> nn.Module:
+def _module(reference: TimmReference, state: Mapping[str, Tensor], image_size: tuple[int, int] | None) -> nn.Module:
     """timm's module without weights, of the size and classes that the tensors have."""
-    ours = {"num_classes": shape.num_classes, "img_size": shape.image_size, "in_chans": shape.channels}
+    head, patch = state.get("head.weight"), state.get("patch_embed.proj.weight")
+    if patch is None or patch.ndim != 4:
+        raise BadInput("this model has no patch embedding.", shapes.ONLY)
+    ours: dict[str, Any] = {"num_classes": 0 if head is None else int(head.shape[0]), "in_chans": int(patch.shape[1])}
+    if image_size is not None:
+        ours["img_size"] = image_size
+    module = _built(reference, ours)
+    positions, given = state.get("pos_embed"), getattr(module, "pos_embed", None)
+    if image_size is None and positions is not None and given is not None and positions.shape != given.shape:
+        num_prefix = 0 if getattr(module, "no_embed_class", False) else getattr(module, "num_prefix_tokens", 0)
+        side = math.isqrt(max(int(positions.shape[-2]) - num_prefix, 1))
+        module = _built(reference, ours | {"img_size": side * int(patch.shape[2])})
+    return module
+
+
+def _built(reference: TimmReference, ours: Mapping[str, Any]) -> nn.Module:
     arguments = {
         key: value for key, value in reference.arguments.items() if key not in ("pretrained", "checkpoint_path")
     }
@@ -223,83 +261,6 @@ def _module(reference: TimmReference, shape: shapes.Shape) -> nn.Module:
             f"timm cannot build {reference.name} as {reference.who} says: {reason}.",
             "Give the configuration of these weights.",
         ) from error
-
-
-def _differences(module: nn.Module) -> Iterator[str]:
-    """Features of *module* that subnetworks do not support."""
-    if type(module) is not VisionTransformer:
-        yield f"a class of its own, {type(module).__name__}"
-        return
-    if not module.blocks:
-        yield "no blocks"
-    if not module.has_class_token:
-        yield "no class token"
-    if module.num_reg_tokens:
-        yield "register tokens"
-    if module.global_pool != "token":
-        yield f"{module.global_pool or 'no'} pooling, not that of the class token"
-    if module.pos_embed is None or module.no_embed_class:
-        yield "positions of another kind"
-    if type(module.patch_embed) is not PatchEmbed or not isinstance(module.patch_embed.norm, nn.Identity):
-        yield "another patch embedding"
-    elif module.patch_embed.proj.bias is None:
-        yield "no bias in the patch embedding"
-    elif len({*module.patch_embed.patch_size}) > 1 or len({*(module.patch_embed.grid_size or ())}) != 1:
-        yield "patches or images that are not square"
-    for name in ("norm_pre", "fc_norm", "patch_drop"):
-        if not isinstance(getattr(module, name), nn.Identity):
-            yield f"a layer {name}"
-    if module.attn_pool is not None:
-        yield "attention pooling"
-    for block in module.blocks:
-        yield from _differences_of_block(block)
-    norms = [
-        module.norm,
-        *(norm for block in module.blocks if type(block) is Block for norm in (block.norm1, block.norm2)),
-    ]
-    if any(type(norm) not in (LayerNorm, nn.LayerNorm) or norm.bias is None for norm in norms):
-        yield "another norm than LayerNorm, or none at its end"
-    elif len({norm.eps for norm in norms}) > 1:
-        yield "LayerNorms of different epsilons"
-
-
-def _differences_of_block(block: nn.Module) -> Iterator[str]:
-    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
-        yield "blocks of another kind"
-        return
-    attn: Any = block.attn
-    mlp: Any = block.mlp
-    if attn.qkv.bias is None or attn.proj.bias is None or mlp.fc1.bias is None or mlp.fc2.bias is None:
-        yield "no bias in attention (qkv) or MLP"
-    if attn.num_heads * attn.head_dim != attn.qkv.in_features or attn.scale != attn.head_dim**-0.5:
-        yield "attention of another width or scale"
-    extra = {"qk-norm": (attn.q_norm, attn.k_norm), "a norm in attention or MLP": (attn.norm, mlp.norm)}
-    for name, layers in extra.items():
-        if not all(isinstance(layer, nn.Identity) for layer in layers):
-            yield name
-    if getattr(attn, "gate", None) is not None:
-        yield "gated attention"
-    if type(mlp.act) not in (nn.GELU, GELU) or getattr(mlp.act, "approximate", "none") != "none":
-        yield f"the activation {type(mlp.act).__name__}, not exact GELU"
-    if not all(isinstance(scale, (nn.Identity, LayerScale)) for scale in (block.ls1, block.ls2)):
-        yield "another LayerScale"
-
-
-def _config(module: Any, shape: shapes.Shape) -> HydraConfig:
-    """Everything of the module; LayerScale is that of the tensors, which must have the module's shapes anyway."""
-    block: Any = module.blocks[0]
-    return HydraConfig(
-        heads=block.attn.num_heads,
-        head_dim=block.attn.head_dim,
-        depth=len(module.blocks),
-        patch_size=module.patch_embed.patch_size[0],
-        image_size=module.patch_embed.img_size[0],
-        channels=module.patch_embed.proj.in_channels,
-        num_classes=module.num_classes,
-        mlp_ratio=block.mlp.fc1.out_features / module.embed_dim,
-        layer_scale=None if isinstance(block.ls1, nn.Identity) else shape.layer_scale or 1e-5,
-        layer_norm_eps=module.norm.eps,
-    )
 
 
 def _preprocessing(cfg: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing | None, list[str]]:

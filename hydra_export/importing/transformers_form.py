@@ -4,42 +4,79 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from hydra_export.architecture import HydraConfig
+from hydra_export.architecture import Activation, HydraConfig
 from hydra_export.errors import BadInput
-from hydra_export.importing import shapes
+from hydra_export.importing import canonical, shapes
+from hydra_export.importing.canonical import Layout
 from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel
 from hydra_export.preprocess import Preprocessing
 
-_ONLY = "Only transformers' ViT (model_type vit) with exact GELU and a qkv bias is supported."
-_EXACT_GELU = ("gelu", "gelu_python")
+_ACTIVATIONS: dict[Any, Activation] = {
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu", "relu": "relu", "silu": "silu", "swish": "silu",
+}  # fmt: skip
 # PIL's numbers, as preprocessor_config.json has them; the others are no interpolation that every device has.
 _RESAMPLE: dict[Any, str] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-_NAMES = (
-    ("embeddings.cls_token", "cls_token"),
-    ("embeddings.position_embeddings", "pos_embed"),
-    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
-    ("layernorm.", "norm."),
-    ("classifier.", "head."),
-)
-_LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d{1,4})\.(.+)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What transformers takes of a model_type where its config.json says nothing."""
+
+    patch: int
+    epsilon: float
+    activation: str = "gelu"
+
+
+_VIT, _DINO = _Kind(16, 1e-12), _Kind(14, 1e-6)
+_CLIP, _SIGLIP = _Kind(32, 1e-5, "quick_gelu"), _Kind(16, 1e-6, "gelu_pytorch_tanh")
+_KINDS = {
+    "vit": _VIT, "deit": _VIT, "dinov2": _DINO, "dinov2_with_registers": _DINO,
+    "clip": _CLIP, "clip_vision_model": _CLIP, "siglip": _SIGLIP, "siglip_vision_model": _SIGLIP,
+}  # fmt: skip
+_ONLY = f"Of transformers' models {', '.join(_KINDS)} are supported."
+_PREFIX = re.compile(r"(vit|deit|dinov2|dinov2_with_registers|vision_model)\.")
+_NAMES = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.distillation_token": "dist_token",
+    "embeddings.register_tokens": "reg_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.position_embedding.weight": "pos_embed",
+    "head.probe": "attn_pool.latent",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "embeddings.patch_embedding.": "patch_embed.proj.",
+    "layernorm.": "norm.",
+    "post_layernorm.": "norm.",
+    "pre_layrnorm.": "norm_pre.",
+    "classifier.": "head.",
+    "cls_classifier.": "head.",
+    "distillation_classifier.": "head_dist.",
+    "visual_projection.": "head.",
+    "head.attention.out_proj.": "attn_pool.proj.",
+    "head.layernorm.": "attn_pool.norm.",
+    "head.mlp.": "attn_pool.mlp.",
+}
+_LAYER = re.compile(r"(?:encoder\.layers?|layers?)\.(\d{1,4})\.(.+)\.(weight|bias|lambda1)")
 # Up to transformers 4, and as 5 still writes them; in memory 5 has other names.
 _LAYER_NAMES = {
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "attention.output.dense": "attn.proj",
-    "attention.o_proj": "attn.proj",
-    "intermediate.dense": "mlp.fc1",
-    "mlp.fc1": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "mlp.fc2": "mlp.fc2",
+    **dict.fromkeys(("layernorm_before", "norm1", "layer_norm1"), "norm1"),
+    **dict.fromkeys(("layernorm_after", "norm2", "layer_norm2"), "norm2"),
+    **dict.fromkeys(("attention.output.dense", "attention.o_proj", "self_attn.out_proj"), "attn.proj"),
+    **dict.fromkeys(("intermediate.dense", "mlp.fc1", "mlp.weights_in"), "mlp.fc1"),
+    **dict.fromkeys(("output.dense", "mlp.fc2", "mlp.weights_out", "mlp.down_proj"), "mlp.fc2"),
+    "mlp.gate_proj": "mlp.fc1_g",
+    "mlp.up_proj": "mlp.fc1_x",
+    "layer_scale1": "ls1",
+    "layer_scale2": "ls2",
 }
-_QKV = re.compile(r"attention\.(?:attention\.(query|key|value)|(q|k|v)_proj)")
+_QKV = re.compile(r"(?:attention\.attention\.(query|key|value)|(?:attention|self_attn)\.(q|k|v)_proj)")
 _LARGEST_NUMBER = 1e9
 
 
@@ -56,20 +93,30 @@ def imported_model(
     Raises:
         BadInput: the kind of model is not supported, or its metadata contradicts the tensors.
     """
-    _check_kind(config)
-    timm_state = _rename(state)
-    shape, heads = shapes.shape(timm_state), config.get("num_attention_heads", 12)
-    if not isinstance(heads, int) or not 1 <= heads <= shape.width or shape.width % heads:
-        raise BadInput(
-            f"config.json gives {heads} heads, the weights are {shape.width} wide.", "Give these weights' own."
-        )
-    hydra_config = shape.config(shape.width // heads, float(config.get("layer_norm_eps", 1e-12)))
-    shapes.check_size(_pair(config.get("image_size", 224), "image_size"), hydra_config.image_size, "config.json")
-    patch = config.get("patch_size", 16)
-    if _pair(patch, "patch_size") != (hydra_config.patch_size,) * 2:
+    kind, tower = _KINDS.get(config["model_type"]), config.get("vision_config") or config
+    if kind is None or not isinstance(tower, Mapping):
+        raise BadInput(f"config.json is of model_type {config['model_type'][:40]}.", _ONLY)
+    ours, known = _known(_renamed(state), config["model_type"])
+    ours = canonical.converted(ours, Layout())
+    activation = _ACTIVATIONS.get(stated := tower.get("hidden_act", kind.activation))
+    if activation is None:
+        raise BadInput(f"config.json gives the activation {str(stated)[:40]}.", _ONLY)
+    if shapes.is_gated(ours):  # DINOv2's, whatever hidden_act says
+        activation = "silu"
+    epsilon, heads = tower.get("layer_norm_eps", kind.epsilon), tower.get("num_attention_heads", 12)
+    if not _is_number(epsilon):
+        raise BadInput(f"config.json gives layer_norm_eps {str(epsilon)[:40]}.", "Give a number.")
+    width = ours["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in ours else 0
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise BadInput(f"config.json gives {heads} heads, the weights are {width} wide.", "Give these weights' own.")
+    size = _pair(tower.get("image_size", 224), "image_size")
+    hydra_config = shapes.config(
+        ours, width // heads, size, activation=activation, layer_norm_eps=float(epsilon), **known
+    )
+    if _pair(patch := tower.get("patch_size", kind.patch), "patch_size") != (hydra_config.patch_size,) * 2:
         raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {hydra_config.patch_size}.", _ONLY)
     result = ImportedModel(
-        config=hydra_config, state=timm_state, labels=_labels(config.get("id2label"), hydra_config.num_classes)
+        config=hydra_config, state=ours, labels=_labels(config.get("id2label"), hydra_config.num_classes)
     )
     if not preprocessor:
         return result
@@ -80,42 +127,52 @@ def imported_model(
     return replace(result, preprocessing=preprocessing, assumed=assumed)
 
 
-def _check_kind(config: Mapping[str, Any]) -> None:
-    kind, activation = config["model_type"], config.get("hidden_act", "gelu")
-    if kind != "vit":
-        raise BadInput(f"config.json is of model_type {kind[:40]}.", _ONLY)
-    if activation not in _EXACT_GELU:
-        raise BadInput(f"config.json gives the activation {str(activation)[:40]}, not exact GELU.", _ONLY)
-    if config.get("qkv_bias", True) is not True:
-        raise BadInput("config.json gives no qkv bias.", _ONLY)
-    epsilon = config.get("layer_norm_eps", 1e-12)
-    if not _is_number(epsilon):
-        raise BadInput(f"config.json gives layer_norm_eps {str(epsilon)[:40]}.", "Give a number.")
+def _known(state: dict[str, Tensor], model_type: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What transformers' classes compute that shapes do not say, and *state* without what they leave out."""
+    head, norm = state.get("head.weight"), state.get("norm.weight")
+    known: dict[str, Any] = {}
+    if model_type.startswith(("clip", "siglip")) and "head.bias" in state:  # ForImageClassification
+        known["pooling"] = "avg"
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("attn_pool.")}
+        if model_type.startswith("clip"):  # whose last norm is the pooler's
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("norm.")}
+    elif "dist_token" in state and "head_dist.weight" not in state:  # read by the other tokens alone
+        state["reg_token"] = state.pop("dist_token")
+    elif head is not None and norm is not None and head.shape[-1] == 2 * norm.shape[0]:
+        raise BadInput(
+            "its classifier takes the class token and the mean of the patches side by side.",
+            "Export the backbone: AutoModel.from_pretrained(...).save_pretrained(...).",
+        )
+    if "dinov2" in model_type and "reg_token" in state and "cls_token" in state:  # registers have no positions
+        positions = state["pos_embed"]
+        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        state["pos_embed"] = positions[:, 1:]
+    return state, known
 
 
-def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """*state* under timm's names; query, key and value of a block become one."""
-    timm_state: dict[str, Tensor] = {}
-    qkv_parts: dict[str, dict[str, Tensor]] = {}
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """*state* under timm's names, query, key and value apart."""
+    ours: dict[str, Tensor] = {}
     for full_name, tensor in state.items():
-        name = full_name.removeprefix("vit.")
+        name = _PREFIX.sub("", full_name, count=1) if _PREFIX.match(full_name) else full_name
         if match := _LAYER.fullmatch(name):
-            block, layer, part = f"blocks.{int(match[1])}", match[2], match[3]
+            block, layer, part = f"blocks.{int(match[1])}", match[2], match[3].replace("lambda1", "gamma")
             if qkv := _QKV.fullmatch(layer):
-                qkv_parts.setdefault(f"{block}.attn.qkv.{part}", {})[(qkv[1] or qkv[2])[0]] = tensor
-                continue
+                layer = f"attn.{(qkv[1] or qkv[2])[0]}_proj"
             name = f"{block}.{_LAYER_NAMES.get(layer, layer)}.{part}"
+        elif match := re.fullmatch(r"head\.attention\.in_proj_(weight|bias)", name):
+            query, *others = tensor.chunk(3)
+            ours[f"attn_pool.q.{match[1]}"], tensor, name = query, torch.cat(others), f"attn_pool.kv.{match[1]}"
         else:
-            for theirs, ours in _NAMES:
+            for theirs, own in _NAMES.items():
                 if name == theirs or (theirs.endswith(".") and name.startswith(theirs)):
-                    name = ours + name.removeprefix(theirs)
+                    name = own + name.removeprefix(theirs)
                     break
-        timm_state[name] = tensor
-    for name, parts in qkv_parts.items():
-        if set(parts) != {"q", "k", "v"} or len({part.shape for part in parts.values()}) != 1:
-            raise BadInput(f"query, key and value of {name} do not match.", "Download it again.")
-        timm_state[name] = torch.cat([parts[part] for part in "qkv"])
-    return timm_state
+        ours[name] = tensor
+    for name in ("cls_token", "pos_embed"):
+        if name in ours and ours[name].ndim < 3:
+            ours[name] = ours[name].reshape(1, -1, ours[name].shape[-1])
+    return ours
 
 
 def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -181,9 +238,10 @@ def _labels(id2label: Any, num_classes: int) -> tuple[str, ...]:
     """The names of the classes, where they are more than transformers' own LABEL_0, LABEL_1, ..."""
     if not isinstance(id2label, Mapping) or not num_classes:
         return ()
-    names = [id2label.get(str(number)) for number in range(num_classes)]
-    if all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+    by_number = {str(number): name for number, name in id2label.items()}  # whose keys JSON makes strings of
+    if all(name == f"LABEL_{number}" for number, name in by_number.items()):
         return ()
+    names = [by_number.get(str(number)) for number in range(num_classes)]
     if len(id2label) != num_classes or not all(isinstance(name, str) for name in names):
         raise BadInput(
             f"config.json names {len(id2label)} classes, the weights have {num_classes}.", "Give these weights' own."

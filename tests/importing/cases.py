@@ -18,9 +18,10 @@ import safetensors.torch
 import timm
 import torch
 from timm.layers.activations import QuickGELU
+from timm.layers.mlp import SwiGLUPacked
 from timm.layers.norm import LayerNorm
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
 from hydra_export import checkpoint
@@ -82,8 +83,8 @@ def outcome(case: Case, folder: Path) -> Outcome:
         loaded = checkpoint.load(written.place, **written.options)
     except BadInput as error:
         return Outcome("refused", error.message)
-    side = loaded.info.config.image_size
-    image = torch.randn(2, loaded.info.config.channels, side, side, generator=torch.Generator().manual_seed(1))
+    config = loaded.info.config
+    image = torch.randn(2, config.channels, *config.image_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours = loaded.model(image)
         try:
@@ -222,7 +223,7 @@ def _halved(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module.to(dtype).float()
 
 
-def _of_timm(name: str, seed: int = 0, **arguments: Any) -> nn.Module:
+def of_timm(name: str, seed: int = 0, **arguments: Any) -> nn.Module:
     torch.manual_seed(seed)
     return perturbed(timm.create_model(name, num_classes=5, **arguments))
 
@@ -246,7 +247,7 @@ def _bare() -> Iterator[Case]:
     yield Case("bare, 16 heads of 80, --head-dim 80", bare(wide, head_dim=80), "equal")
     odd = vit(81, embed_dim=240, num_heads=3)
     yield Case("bare, 3 heads of 80 (width 240)", bare(odd), "refused", "does not state its head width")
-    yield Case("bare, average pooling with fc_norm", bare(vit(1, global_pool="avg")), "refused", "average pooling")
+    yield Case("bare, average pooling with fc_norm", bare(vit(1, global_pool="avg")), "equal")
     for pool in ("avg", "max", "avgmax"):
         module = vit(2, global_pool=pool, fc_norm=False)
         yield Case(f"bare, {pool} pooling without fc_norm", bare(module), "assumed", "pooling")
@@ -256,17 +257,24 @@ def _bare() -> Iterator[Case]:
     yield Case("bare, epsilon 1e-3", bare(vit(6, **_epsilon(1e-3))), "assumed", "LayerNorm epsilon")
     flat = vit(7, img_size=(16, 64))
     yield Case("bare, 16x64 image (2x8 patches)", bare(flat), "assumed", "image size")
-    yield Case("bare, 16x64 image, --image-size", bare(flat, image_size=(16, 64)), "refused", "not square")
-    yield Case("bare, --image-size that contradicts", bare(vit(), image_size=64), "refused", "positions are those of")
+    yield Case("bare, 16x64 image, --image-size", bare(flat, image_size=(16, 64)), "equal")
+    yield Case("bare, --image-size that contradicts", bare(vit(), image_size=64), "refused", "17 positions")
     yield Case("bare, 24x32 image (3x4 patches)", bare(vit(8, img_size=(24, 32))), "refused", "not a square")
-    yield Case("bare, 4 registers", bare(vit(9, reg_tokens=4)), "refused", "register tokens")
-    yield Case("bare, qk-norm", bare(vit(10, qk_norm=True)), "refused", "qk-norm")
-    yield Case("bare, no qkv bias", bare(vit(11, qkv_bias=False)), "refused", "attn.qkv.bias")
+    yield Case("bare, 4 registers", bare(vit(9, reg_tokens=4)), "equal")
+    yield Case("bare, qk-norm", bare(vit(10, qk_norm=True)), "equal")
+    yield Case("bare, no qkv bias", bare(vit(11, qkv_bias=False)), "equal")
     no_class = vit(12, class_token=False, global_pool="avg", fc_norm=False)
-    yield Case("bare, no class token", bare(no_class), "refused", "cls_token")
-    yield Case("bare, class token without position", bare(vit(13, no_embed_class=True)), "refused", "positions")
-    distilled = vit(14, VisionTransformerDistilled)
-    yield Case("bare, distilled", bare(distilled), "refused", "a distillation token")
+    yield Case("bare, no class token", bare(no_class), "equal")
+    yield Case("bare, class token without position", bare(vit(13, no_embed_class=True)), "equal")
+    yield Case("bare, distilled", bare(vit(14, VisionTransformerDistilled)), "equal")
+    yield Case("bare, attention pooling", bare(vit(17, class_token=False, global_pool="map")), "equal")
+    yield Case("bare, norm before the blocks", bare(vit(18, pre_norm=True)), "equal")
+    gated = vit(19, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=2.0)
+    yield Case("bare, SwiGLU", bare(gated), "equal")
+    rotary = of_timm("vit_small_patch16_rope_ape_224", img_size=32, depth=1)
+    yield Case("bare, rotary positions", bare(rotary), "assumed", "rotary positions")
+    yield Case("bare, no positions", bare(vit(23, pos_embed="none")), "refused", "no tensor pos_embed")
+    yield Case("bare, parallel blocks", bare(vit(24, block_fn=ParallelScalingBlock)), "refused", "are parallel")
     yield Case("bare, LayerScale", bare(vit(15, init_values=0.3)), "equal")
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         half = vit(16).to(dtype)
@@ -290,7 +298,7 @@ def _wrapped() -> Iterator[Case]:
     tied = module.state_dict() | {"head_dist.weight": torch.randn(5, 192)}
     yield Case("a distillation head", pickled(module, tied), "refused", "distillation")
     yield Case("a distillation head, --drop", pickled(module, tied, drop=["head_dist"]), "equal")
-    distilled = vit(14, VisionTransformerDistilled)
+    distilled = vit(25, VisionTransformerDistilled)
     tokens = ["dist_token", "head_dist"]
     yield Case("distilled, --drop", bare(distilled, drop=tokens), "refused", "not a square")
     yield Case("--drop of nothing", bare(module, drop=["mask"]), "refused", "no parameters mask")
@@ -306,19 +314,20 @@ def _timm_configs() -> Iterator[Case]:
     for pool, fc_norm in (("avg", False), ("avg", True), ("max", False)):
         arguments: dict[str, Any] = {"global_pool": pool, "fc_norm": fc_norm}
         write = hub(vit(31, **arguments), timm_config(arguments))
-        reason = "average pooling" if fc_norm else f"{pool} pooling"
-        yield Case(f"timm config.json, {pool} pooling, fc_norm={fc_norm}", write, "refused", reason)
+        yield Case(f"timm config.json, {pool} pooling, fc_norm={fc_norm}", write, "equal")
     quick: dict[str, Any] = {"act_layer": "quick_gelu"}
-    yield Case("timm config.json, quick-GELU", hub(vit(32, **quick), timm_config(quick)), "refused", "activation")
+    yield Case("timm config.json, quick-GELU", hub(vit(32, **quick), timm_config(quick)), "equal")
+    hard: dict[str, Any] = {"act_layer": "hard_swish"}
+    yield Case("timm config.json, hard-swish", hub(vit(35, **hard), timm_config(hard)), "refused", "activation")
     flat: dict[str, Any] = {"img_size": (16, 64)}
-    yield Case("timm config.json, 16x64", hub(vit(33, **flat), timm_config(flat)), "refused", "not square")
+    yield Case("timm config.json, 16x64", hub(vit(33, **flat), timm_config(flat)), "equal")
     wrong = timm_config({"num_heads": 6, "num_classes": 7})
     yield Case("timm config.json of other classes", hub(module, wrong), "refused", "7 classes")
     deep = timm_config({"num_heads": 6, "depth": 3})
     yield Case("timm config.json of another depth", hub(module, deep), "refused", "3 blocks")
     registers: dict[str, Any] = {"reg_tokens": 2, "no_embed_class": True}
     write = hub(vit(34, **registers), timm_config(registers))
-    yield Case("timm config.json, registers", write, "refused", "register tokens")
+    yield Case("timm config.json, registers", write, "equal")
 
 
 def _flat(configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,13 +337,17 @@ def _flat(configs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _architectures() -> Iterator[Case]:
-    module = _of_timm("test_vit")  # 2 heads of 32
+    module = of_timm("test_vit")  # 2 heads of 32
     yield Case("bare, test_vit", bare(module), "refused", "does not state its head width")
     yield Case("bare, test_vit, --architecture", bare(module, architecture="test_vit"), "equal")
-    dynamic = _of_timm("test_vit", img_size=96)
+    dynamic = of_timm("test_vit", img_size=96)
     yield Case("bare, test_vit at 96, --architecture", bare(dynamic, architecture="test_vit"), "equal")
-    pooled = _of_timm("test_vit3")
-    yield Case("bare, test_vit3, --architecture", bare(pooled, architecture="test_vit3"), "refused", "pooling")
+    pooled = of_timm("test_vit3")
+    yield Case("bare, test_vit3, --architecture", bare(pooled, architecture="test_vit3"), "equal")
+    for name, side in (("eva02_tiny_patch14_224", 56), ("vit_small_plus_patch16_dinov3_qkvb", 64)):
+        write = bare(of_timm(name, img_size=side), architecture=name, image_size=side)
+        yield Case(f"bare, {name}, --architecture", write, "equal")
+    module = of_timm("test_vit")
     wrong = bare(module, architecture="vit_tiny_patch16_224")
     yield Case("bare, test_vit, wrong --architecture", wrong, "refused", "")
     args = argparse.Namespace(model="test_vit", num_classes=5, img_size=None, gp=None, mean=None, lr=1e-3)
@@ -342,7 +355,7 @@ def _architectures() -> Iterator[Case]:
     yield Case("timm's trainer, arch and args", pickled(module, content), "equal")
     pooling = argparse.Namespace(**(vars(args) | {"gp": "avg"}))
     content = content | {"args": pooling}
-    yield Case("timm's trainer, args with --gp avg", pickled(module, content), "refused", "avg pooling")
+    yield Case("timm's trainer, args with --gp avg", pickled(module, content), "refused", "fc_norm.weight")
     official = vit(40)
     names = argparse.Namespace(model="hydravit_dyn_patch16_224", num_classes=5)
     content = {"arch": names.model, "state_dict": _prefixed(official, "module."), "args": names}
@@ -361,11 +374,9 @@ def _transformers() -> Iterator[Case]:
     write = hub(five, transformers_configs(layer_norm_eps=1e-5), transformers_state(five.state_dict()))
     yield Case("transformers ViT, epsilon 1e-5", write, "equal")
     for name, changes, reason in (
-        ("quick-GELU", {"hidden_act": "quick_gelu"}, "quick_gelu"),
-        ("tanh GELU", {"hidden_act": "gelu_new"}, "gelu_new"),
-        ("no qkv bias", {"qkv_bias": False}, "qkv bias"),
-        ("16x64 image", {"image_size": [16, 64]}, "not square"),
-        ("DeiT with distillation", {"model_type": "deit"}, "model_type deit"),
+        ("an activation", {"hidden_act": "mish"}, "activation mish"),
+        ("another image", {"image_size": [16, 48]}, "images of 16x48"),
+        ("Swin", {"model_type": "swin"}, "model_type swin"),
         ("5 heads", {"num_attention_heads": 5}, "5 heads"),
     ):
         yield Case(f"transformers, {name}", hub(module, transformers_configs(**changes), state), "refused", reason)
