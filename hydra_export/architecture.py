@@ -68,7 +68,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         heads: attention heads of the universal model; subnetwork k has the first k.
         head_dim: channels per head; subnetwork k is ``k * head_dim`` wide.
         patch_size: pixels, square.
-        image_size: pixels: the side, or height and width.
+        image_size: pixels: the side, or height and width; what is left of whole patches on the right and below is unused.
         num_classes: 0 for a backbone that returns features.
         mlp_ratio: hidden over outer width of the MLP; of a gated one, the width after the gate.
         layer_scale: initial value of timm's LayerScale, None without.
@@ -126,10 +126,9 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smallest = 0 if name in _MAY_BE_0 else 1
             if not smallest <= value <= largest:
                 raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
-        if any(side % self.patch_size for side in self.image_shape):
+        if min(self.image_shape) < self.patch_size:
             raise BadInput(
-                f"Image size {self.image_text} is not a multiple of patch size {self.patch_size}.",
-                "Choose sizes that divide.",
+                f"Images of {self.image_text} are smaller than patches of {self.patch_size}.", "Give larger ones."
             )
         hidden = self.width(self.heads) * self.mlp_ratio
         if not 0 < self.mlp_ratio <= 64 or abs(hidden - round(hidden)) > 1e-6 or hidden < self.heads:

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hydra_export import network
-from hydra_export.architecture import HydraConfig, parse_heads
+from hydra_export import network, rotary
+from hydra_export.architecture import HydraConfig, Rotary, parse_heads
 from hydra_export.errors import BadInput
-from hydra_export.model import HydraViT
+from hydra_export.model import HydraViT, assembled
 from hydra_export.preprocess import Preprocessing
+from tests.variants import VARIANTS, checkpoint
 
 PAPER = {  # k: parameters, GMACs
     3: (5_717_416, 1.25),
@@ -38,8 +39,7 @@ CLOSE: Any = {"rtol": 0.0, "atol": 1e-11}
 
 def images(config: HydraConfig, batch: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    size = config.image_size
-    return torch.randn(batch, config.channels, size, size, generator=generator, dtype=torch.float64)
+    return torch.randn(batch, config.channels, *config.image_shape, generator=generator, dtype=torch.float64)
 
 
 def sliced_by_hand(model: HydraViT, k: int) -> VisionTransformer:
@@ -368,7 +368,7 @@ def test_a_state_dict_makes_the_round_trip(tiny_model: HydraViT, tiny_config: Hy
         ({"depth": 0}, "depth is 0"),
         ({"patch_size": 5}, "not a multiple of patch size 5"),
         ({"image_size": -16}, "image_size is -16"),
-        ({"channels": 4}, "channels is 4"),
+        ({"channels": 5}, "channels is 5"),
         ({"num_classes": -1}, "num_classes is -1"),
         ({"mlp_ratio": 0.3}, "MLP ratio 0.3"),
         ({"mlp_ratio": float("nan")}, "MLP ratio nan"),
@@ -458,3 +458,65 @@ def test_a_bad_list_of_head_counts_is_refused_in_one_short_message(text: str, sa
     assert caught.value.remedy.endswith("`heads=6,12`.")
     assert caught.value.exit_status == 2
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_computes_what_timms_module_of_its_slices_computes(name: str) -> None:
+    config = VARIANTS[name]
+    loaded = checkpoint(config)
+    model = loaded.model.double()
+    image = images(config, 2)
+    for k in (1, 2, 4):
+        with torch.inference_mode():
+            ours = model(image, k)
+            dense = model.subnetwork(k)
+            theirs = dense(image)
+            put_together = assembled(config, k, model.weights(k)).double()(image)
+        assert ours.shape == (2, *config.output_shape(k))
+        for each in (theirs, put_together):
+            patches = each[:, config.num_prefix_tokens :] if config.pooling == "none" else each
+            torch.testing.assert_close(ours, patches, rtol=1e-6, atol=1e-6)
+        assert network.num_params(config, k) == sum(p.numel() for p in dense.parameters())
+    assert {key: tuple(t.shape) for key, t in model.state_dict().items()} == network.shapes(config)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_of_a_variant_matters(name: str) -> None:
+    model = checkpoint(VARIANTS[name]).model
+    model(images(model.config).float()).square().sum().backward()
+    still = {key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert still == set()
+
+
+@pytest.mark.parametrize("grid", ["index", "centered"])
+@pytest.mark.parametrize(("offset", "reference", "columns_first"), [(0.0, None, False), (1.0, (4, 4), True)])
+def test_rotary_tables_are_timms_to_the_last_bit(
+    grid: str, offset: float, reference: tuple[int, int] | None, columns_first: bool
+) -> None:
+    from timm.layers.pos_embed_sincos import create_rope_embed
+
+    more: dict[str, Any] = {"ref_feat_shape": reference, "in_pixels": False} if grid == "index" else {}
+    rope = create_rope_embed(
+        rope_type="cat" if grid == "index" else "dinov3",
+        dim=64,
+        num_heads=2,
+        feat_shape=(3, 5),
+        temperature=100.0,
+        grid_offset=offset,
+        grid_indexing="xy" if columns_first else "ij",
+        rotate_half=True,
+        **more,
+    )
+    sines, cosines = rope.get_embed().chunk(2, -1)
+    positions = Rotary(
+        grid=grid,  # type: ignore[arg-type]
+        temperature=100.0,
+        offset=offset,
+        reference=reference if grid == "index" else None,
+        columns_first=columns_first,
+    )
+    config = HydraConfig(heads=2, head_dim=32, patch_size=4, image_size=(12, 20), rotary=positions, positions="none")
+    ours_cos, ours_sin = rotary.tables(config, positions)
+    assert torch.equal(ours_cos[1:], cosines)
+    assert torch.equal(ours_sin[1:], torch.cat([-sines[:, :16], sines[:, 16:]], 1))
+    assert torch.equal(ours_cos[:1], torch.ones(1, 32))

@@ -121,11 +121,6 @@ def _grid(
     """
     stated = None
     if image_size is not None:
-        if any(side % patch_size for side in image_size):
-            raise BadInput(
-                "Images of {}x{} are no whole number of patches of {}.".format(*image_size, patch_size),
-                "Give the size that the model was trained with.",
-            )
         stated = (image_size[0] // patch_size, image_size[1] // patch_size)
     if positions is None:
         if stated is None or not is_rotary:

@@ -19,7 +19,9 @@ from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
 
 _LOOKED_AT = 8  # images of a dataset, to see what they are like
-_MUST_AGREE = ("head_dim", "depth", "patch_size", "channels", "mlp_ratio", "layer_norm_eps")
+# Of two configurations; positions are resampled, other classes start anew, and whether both have LayerScale is asked.
+_MAY_DIFFER = {"heads", "image_size", "num_classes", "separate_classifiers", "layer_scale"}
+_TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "attn_pool.latent")
 
 
 def source(config: TrainConfig) -> Checkpoint | None:
@@ -64,7 +66,7 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
 
 def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
     """Refuses a checkpoint whose weights are of other shapes than head counts and classes account for."""
-    for field in _MUST_AGREE:
+    for field in (name for name in HydraConfig.__struct_fields__ if name not in _MAY_DIFFER):
         given, required = getattr(theirs, field), getattr(ours, field)
         if given != required:
             raise BadInput(
@@ -95,7 +97,7 @@ def randomise(model: HydraViT, scheme: str) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
-        elif name in ("cls_token", "pos_embed"):
+        elif name in _TOKENS:
             torch.nn.init.trunc_normal_(parameter, std=0.02)
         elif parameter.ndim > 1 and scheme == "fan-in":
             torch.nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -114,23 +116,24 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
     heads = min(model.config.heads, start.config.heads)
     mine, theirs = dict(model.named_parameters()), start.state_dict()
     for name, cut in model.cuts.items():
-        if name.startswith("head."):
+        if name.startswith(("head.", "head_dist.")):
             mine[name].zero_()
             if not same_classes:
                 continue
             k = min(cut.owner or heads, heads)
-            given = theirs[f"{_classifier(start.config, k)}.{name.rpartition('.')[2]}"]
+            given = theirs[f"{name.partition('.')[0]}{_owner(start.config, k)}.{name.rpartition('.')[2]}"]
             inputs = min(mine[name].shape[-1], given.shape[-1])
             mine[name][..., :inputs] = given[..., :inputs]
             continue
         given = theirs[name]
         if name == "pos_embed":
-            side = model.config.image_size // model.config.patch_size
-            given = resample_abs_pos_embed(given, [side, side])
+            num_prefix = start.config.num_positions - start.config.num_patches
+            grids = (list(config.grid) for config in (model.config, start.config))
+            given = resample_abs_pos_embed(given, *grids, num_prefix_tokens=num_prefix)
         cut.first(mine[name], heads).copy_(cut.first(given, heads))
 
 
-def _classifier(config: HydraConfig, heads: int) -> str:
-    """The classifier for *heads*, or of the next larger that has one."""
+def _owner(config: HydraConfig, heads: int) -> str:
+    """What the name of the classifier for *heads*, or of the next larger that has one, ends with."""
     listed = config.separate_classifiers
-    return f"head.k{next((k for k in listed if k >= heads), listed[-1])}" if listed else "head"
+    return f".k{next((k for k in listed if k >= heads), listed[-1])}" if listed else ""
