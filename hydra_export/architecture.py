@@ -68,7 +68,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         heads: attention heads of the universal model; subnetwork k has the first k.
         head_dim: channels per head; subnetwork k is ``k * head_dim`` wide.
         patch_size: pixels, square.
-        image_size: pixels: the side, or height and width; what is left of whole patches on the right and below is unused.
+        image_size: pixels: the side, or height and width; what is no whole patch on the right and below is not read.
         num_classes: 0 for a backbone that returns features.
         mlp_ratio: hidden over outer width of the MLP; of a gated one, the width after the gate.
         layer_scale: initial value of timm's LayerScale, None without.

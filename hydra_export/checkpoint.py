@@ -60,7 +60,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     drop: Sequence[str] = (),
 ) -> Checkpoint:
-    """Reads a checkpoint: ours, a plain ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
+    """Reads a checkpoint: ours, a ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
 
     What nothing says is assumed, and listed in ``info.assumed``. Where timm knows the architecture, the import is
     compared with timm's own module.

@@ -111,7 +111,7 @@ def read(
     image_size: int | tuple[int, int] | None = None,
     drop: Sequence[str] = (),
 ) -> CheckpointFile:
-    """Reads a checkpoint: ours, a plain ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
+    """Reads a checkpoint: ours, a ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
 
     What nothing says is assumed, and listed in ``info.assumed``.
 

@@ -366,7 +366,7 @@ def test_a_state_dict_makes_the_round_trip(tiny_model: HydraViT, tiny_config: Hy
         ({"heads": 10**9}, "heads is 1000000000"),
         ({"head_dim": 0}, "head_dim is 0"),
         ({"depth": 0}, "depth is 0"),
-        ({"patch_size": 5}, "not a multiple of patch size 5"),
+        ({"patch_size": 300}, "smaller than patches of 300"),
         ({"image_size": -16}, "image_size is -16"),
         ({"channels": 5}, "channels is 5"),
         ({"num_classes": -1}, "num_classes is -1"),

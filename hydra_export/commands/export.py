@@ -29,7 +29,7 @@ def export(
     """Export a universal model, verify every artifact against PyTorch, and write a bundle.
 
     Args:
-        checkpoint: The model: a file of ours, of timm's or transformers' plain ViTs, or of the authors of HydraViT; a
+        checkpoint: The model: a file of ours, of timm's or transformers' ViTs, or of the authors of HydraViT; a
             folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
         out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
         zip: Write one archive beside the folder, too, OUT.zip: the same bytes wherever and whenever, from the same

@@ -67,7 +67,7 @@ def of_timm(name: str) -> Source:
     """timm's pretrained *name*.
 
     Raises:
-        BadCheckpoint: it is no plain ViT of timm's, or its weights cannot be fetched.
+        BadCheckpoint: it is no ViT of timm's that is supported, or its weights cannot be fetched.
     """
     if not is_model_in_modules(name, MODULES):
         known = timm.is_model(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 
-ONLY = "Supported are the ViTs that docs/vits.md lists."
+ONLY = "Supported are DeiT, DINOv2, DINOv3, CLIP, SigLIP, EVA-02 and ViTs like them."
 
 # Variants of the ViT that no subnetwork of ours is, by the parameters that give them away.
 _REFUSED = {

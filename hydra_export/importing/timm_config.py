@@ -21,9 +21,9 @@ from torch import nn
 from hydra_export.architecture import Activation, FinalNorm, HydraConfig, Norm, Pooling, Positions, Rotary
 from hydra_export.errors import BadInput
 from hydra_export.importing.canonical import Layout
+from hydra_export.importing.shapes import ONLY
 
 MODULES = ("vision_transformer", "deit", "eva")  # timm's, with ViTs of ours
-ONLY = "Supported are the ViTs that docs/vits.md lists."
 _KINDS = (VisionTransformer, VisionTransformerDistilled, Eva)
 _POOLING: dict[str, Pooling] = {"token": "token", "avg": "avg", "max": "max", "avgmax": "avgmax", "map": "attention"}
 _ACTIVATIONS: dict[type, Activation] = {

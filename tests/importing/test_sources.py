@@ -122,7 +122,7 @@ def test_timms_models_come_from_the_cache_for_export_and_for_training(cache: Pat
     [
         ("vit_tiny_patch16_224.augreg_in21k", "cannot be loaded"),  # not cached, no network
         ("vit_tiny_patch16_224.nothing", "cannot be loaded"),
-        ("resnet18", "is no plain ViT"),
+        ("resnet18", "is no ViT of a kind that is supported"),
         ("nothing", "is no name of timm's"),
     ],
 )
