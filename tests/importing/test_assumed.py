@@ -10,7 +10,15 @@ from hydra_export import bundle, checkpoint, checkpoint_file
 from hydra_export.cli import main
 from tests.importing.cases import bare, hub, timm_config, transformers_configs, transformers_state, vit
 
-SUBJECTS = ["head width", "pooling", "activation", "LayerNorm epsilon", "image size", "preprocessing"]
+SUBJECTS = [
+    "head width",
+    "pooling",
+    "rotary positions",
+    "activation",
+    "LayerNorm epsilon",
+    "image size",
+    "preprocessing",
+]
 
 
 def subjects(assumed: tuple[str, ...]) -> list[str]:
@@ -50,7 +58,7 @@ def test_what_was_assumed_is_kept_with_the_weights(tmp_path: Path) -> None:
 def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
     path = bare(vit())(tmp_path).place
     loaded = checkpoint.load(path, head_dim=64, image_size=(32, 32), preprocessing="inception")
-    assert subjects(loaded.info.assumed) == ["pooling", "activation", "LayerNorm epsilon"]
+    assert subjects(loaded.info.assumed) == ["pooling", "rotary positions", "activation", "LayerNorm epsilon"]
 
 
 @pytest.mark.parametrize(
