@@ -292,13 +292,10 @@ class _Slices(Operations[Tensor]):
         return x_BND[:, slice(*span)]
 
     def pool(self, x_BND: Tensor, kind: str, place: str) -> Tensor:
-        mean = lambda: x_BND.mean(1, keepdim=True)  # noqa: E731
-        match kind:
-            case "avg":
-                return mean()
-            case "max":
-                return x_BND.amax(1, keepdim=True)
-        return 0.5 * (x_BND.amax(1, keepdim=True) + mean())
+        if kind == "avg":
+            return x_BND.mean(1, keepdim=True)
+        largest_B1D = x_BND.amax(1, keepdim=True)
+        return largest_B1D if kind == "max" else 0.5 * (largest_B1D + x_BND.mean(1, keepdim=True))
 
     def latent(self, x_BND: Tensor, place: str) -> Tensor:
         return self._parameter(place).expand(x_BND.shape[0], -1, -1)
@@ -392,7 +389,7 @@ def _dense(config: HydraConfig, heads: int, tables: tuple[Tensor, Tensor] | None
     dense = VisionTransformer(**_timm_arguments(config, heads), weight_init="skip", device="meta")
     if config.distillation_token:
         dense.__class__ = VisionTransformerDistilled
-        dense.distilled_training = False
+        dense.distilled_training = False  # type: ignore[assignment]
         _add_distillation(dense, config, heads, {"device": "meta"})
     _add_rotary(dense, config, tables)
     return dense
@@ -403,7 +400,8 @@ def _add_rotary(model: VisionTransformer, config: HydraConfig, tables: tuple[Ten
     if config.rotary is not None:
         tables = tables or rotary.tables(config, config.rotary)
         for block in model.blocks:
-            block.attn.turn(tables)
+            attention: Any = block.attn
+            attention.turn(tables)
 
 
 def _add_distillation(model: VisionTransformer, config: HydraConfig, heads: int, like: dict[str, Any]) -> None:

@@ -306,9 +306,9 @@ def layers(config: HydraConfig) -> tuple[Layer, ...]:
     for i in range(config.depth):
         block = f"blocks.{i}"
         attn, scales = f"{block}.attn", (f"{block}.ls1", f"{block}.ls2") if config.layer_scale else ("", "")
-        scale = {"factor": config.attention_scale} if not config.qk_norm else {}
+        scale = 1.0 if config.qk_norm else config.attention_scale
         norm(f"{block}.norm1")
-        add(f"{attn}.qkv", C, C, rows=N, parts=[f"{attn}.{part}" for part in "qkv"], **scale)
+        add(f"{attn}.qkv", C, C, rows=N, parts=[f"{attn}.{part}" for part in "qkv"], factor=scale)
         if config.qk_norm:
             norm(f"{attn}.q_norm", 0, fixed=(C,), factor=config.attention_scale)
             norm(f"{attn}.k_norm", 0, fixed=(C,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.model import HydraViT
 from hydra_export.network import Cut, Operations
 from tests.conftest import perturbed
+from tests.variants import VARIANTS
 
 
 class Tokens(Operations[int]):
@@ -27,8 +30,16 @@ class Tokens(Operations[int]):
         self.layers += ["patch_embed", "tokens"]
         return self.config.num_tokens
 
-    def layer_norm(self, x: int, place: str) -> int:
+    def norm(self, x: int, place: str) -> int:
         self._weights(place)
+        return x
+
+    def head_norm(self, x: int, place: str) -> int:
+        return self.norm(x, place)
+
+    def rotate(self, x: int, place: str) -> int:
+        assert x == self.config.num_tokens
+        self.layers += ["rope.cos", "rope.sin"]
         return x
 
     def linear(self, x: int, place: str) -> int:
@@ -39,26 +50,44 @@ class Tokens(Operations[int]):
         return self.linear(query, f"{place}/q"), self.linear(x, f"{place}/k"), self.linear(x, f"{place}/v")
 
     def attention(self, qkv: tuple[int, int, int], place: str, num_queries: int) -> int:
-        assert qkv == (num_queries, self.config.num_tokens, self.config.num_tokens)
+        keys = self.config.num_pooled_tokens if place == "attn_pool" else self.config.num_tokens
+        assert qkv == (num_queries, keys, keys)
         return num_queries
 
     def activation(self, x: int, place: str) -> int:
+        return x
+
+    def product(self, x: int, y: int, place: str) -> int:
+        assert x == y
         return x
 
     def residual(self, x: int, y: int, place: str) -> int:
         assert x == y
         return x
 
-    def select(self, x: int, place: str) -> int:
+    def select(self, x: int, span: tuple[int, int], place: str) -> int:
+        assert 0 <= span[0] < span[1] <= x
+        return span[1] - span[0]
+
+    def pool(self, x: int, kind: str, place: str) -> int:
+        assert x > 1
         return 1
 
-    def features(self, x: int) -> int:
+    def latent(self, x: int, place: str) -> int:
+        self._weights(place)
+        return 1
+
+    def features(self, x: int, place: str) -> int:
         assert x == 1
         return x
 
-    def classifier(self, features_BD: int, weights: str) -> int:
-        self._weights(weights)
-        return features_BD
+    def classifier(self, features: Sequence[tuple[int, str]]) -> int:
+        for _, weights in features:
+            self._weights(weights)
+        return features[0][0]
+
+    def patch_tokens(self, x: int) -> int:
+        return x
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_classes": 0, "depth": 1}, {"depth": 3, "layer_scale": 0.5}])
@@ -68,12 +97,23 @@ def test_a_subnetwork_uses_every_weight_of_its_normalised_form_once(
     config = msgspec.structs.replace(tiny_config, **changes)
     ops = Tokens(config)
     assert network.run(ops, config, 0, 3) == 1
-    normalised = list(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in _weights(config)))
-    assert ops.layers == normalised
+    assert ops.layers == _layers(config, 3)
 
 
-def _weights(config: HydraConfig) -> list[str]:
-    return list(HydraViT(config).weights(3))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_uses_every_weight_of_its_normalised_form(name: str) -> None:
+    config = VARIANTS[name]
+    ops = Tokens(config)
+    assert network.run(ops, config, 0, 2) == (config.num_patches if config.pooling == "none" else 1)
+    used = [layer for layer in ops.layers if not layer.startswith("rope.") and layer != "tokens"]
+    assert len(used) == len(set(used))
+    assert set(used) == {layer for layer in _layers(config, 2) if not layer.startswith("rope.") and layer != "tokens"}
+    assert (config.rotary is not None) == ("rope.cos" in ops.layers) == ("rope.cos" in _layers(config, 2))
+
+
+def _layers(config: HydraConfig, heads: int) -> list[str]:
+    names = HydraViT(config).weights(heads)
+    return list(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names))
 
 
 @pytest.mark.parametrize("fixture", ["tiny_config", "scaled_config"])
@@ -88,7 +128,7 @@ def test_every_parameter_has_a_cut_and_it_is_what_the_dense_subnetwork_has(
         if cut.used_by((2,)):
             first = cut.first(parameters[name], 2)
             expected = dense[name.replace("head.k2", "head")]
-            assert torch.equal(first.flatten(0, 1) if cut.stacked else first, expected), name
+            assert torch.equal(first.flatten(0, 1) if cut.stacked > 1 else first, expected), name
 
 
 def test_a_classifier_of_its_own_is_in_the_shell_of_its_head_count_alone() -> None:

@@ -137,10 +137,6 @@ def _grid(
         grid = stated or (side, side)
         if side and math.prod(grid) == num_patches:
             return kind, grid
-    return _refuse(count, num_prefix, image_size, patch_size)
-
-
-def _refuse(count: int, num_prefix: int, image_size: tuple[int, int] | None, patch_size: int) -> Any:
     if image_size is None:
         raise BadInput(
             f"{count} positions are not a square of patches, with or without {num_prefix} tokens before them.",
@@ -148,7 +144,7 @@ def _refuse(count: int, num_prefix: int, image_size: tuple[int, int] | None, pat
         )
     raise BadInput(
         "images of {}x{} have {} patches, and the model has {} positions.".format(
-            *image_size, math.prod(side // patch_size for side in image_size), count
+            *image_size, math.prod(stated or ()), count
         ),
         "Give the size that the model was trained with.",
     )

@@ -68,7 +68,7 @@ def of_module(module: nn.Module, who: str) -> tuple[HydraConfig, Layout]:
         pooling=_POOLING[vit.global_pool],
         # Eva pools by attention over all tokens, but takes the mean of patches alone.
         pool_prefix=getattr(vit, "pool_include_prefix", vit.global_pool == "map") and vit.num_prefix_tokens > 0,
-        activation=_activation(mlp.act),
+        activation=_activation(mlp.act) or "gelu",  # another is refused
         gated_mlp=isinstance(mlp, (GluMlp, SwiGLU)),
         qk_norm=not isinstance(attn.q_norm, nn.Identity),
         attention_norm=not isinstance(attn.norm, nn.Identity),

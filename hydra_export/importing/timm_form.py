@@ -195,11 +195,11 @@ def check_equal(original: Original, ours: nn.Module, config: HydraConfig) -> Non
     for each in (module.eval(), ours.eval()):
         with layers_in_float64(each):
             outputs.append(each(image))
-    error, size = float((outputs[0] - outputs[1]).abs().max()), float(outputs[0].abs().max())
-    if not error <= _BOUND * max(size, 1e-30):
+    off, size = float((outputs[0] - outputs[1]).abs().max()), float(outputs[0].abs().max())
+    if not off <= _BOUND * max(size, 1e-30):
         raise BadInput(
             f"the import does not compute what timm's module computes: outputs of up to {size:.3g} differ by "
-            f"{error:.3g}.",
+            f"{off:.3g}.",
             "Report it with this message; nothing was written.",
         )
 
@@ -207,9 +207,9 @@ def check_equal(original: Original, ours: nn.Module, config: HydraConfig) -> Non
 def _compute_buffers(module: nn.Module) -> None:
     """What timm computes when it builds a module, and does not where there is no memory for it yet."""
     for each in module.modules():
-        lost = [name for name, buffer in each.named_buffers(recurse=False) if buffer.is_meta]
-        for name in lost:
-            each._buffers[name] = torch.empty_like(each._buffers[name], device="cpu")
+        lost = {name: buffer for name, buffer in each.named_buffers(recurse=False) if buffer.is_meta}
+        for name, buffer in lost.items():
+            each._buffers[name] = torch.empty_like(buffer, device="cpu")
         if lost:
             each.init_non_persistent_buffers()  # type: ignore[operator]
 
@@ -254,7 +254,7 @@ def _built(reference: TimmReference, ours: Mapping[str, Any]) -> nn.Module:
     try:
         # Warnings are about sizes of nothing, such as no channels: they are compared with the weights next.
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-            return timm.create_model(reference.name, **arguments | ours)
+            return timm.create_model(reference.name, **{**arguments, **ours})
     except Exception as error:  # of timm and torch: they share no base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
