@@ -94,15 +94,36 @@ def _outputs(module: torch.nn.Module, image_NCHW: torch.Tensor) -> NDArray[np.fl
     import torch
 
     was_training = module.training
-    with torch.inference_mode():
-        output: Any = module.eval()(image_NCHW)
-    module.train(was_training)
-    logits = getattr(output, "logits", output)
+    try:
+        with torch.inference_mode():
+            output: Any = module.eval()(image_NCHW)
+    except (TypeError, ValueError) as error:  # of a module that needs texts, for one
+        raise BadInput(
+            f"The {type(module).__name__} does not take images alone: {str(error).splitlines()[0]}.",
+            "Give the module of its image tower.",
+        ) from error
+    finally:
+        module.train(was_training)
+    logits = _vectors(output, module)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(image_NCHW):
         raise BadInput(
             f"The module returns {type(logits).__name__}, not logits [N, K].", "Give one that returns these."
         )
     return np.asarray(logits.float().cpu().numpy(), np.float32)
+
+
+def _vectors(output: Any, module: torch.nn.Module) -> Any:
+    """Of what transformers' modules return, the logits, or what their features are.
+
+    The pooler of a ViT or DeiT is a further layer, which a backbone of ours has not: there it is the class token.
+    """
+    for name in ("logits", "image_embeds"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    if hasattr(getattr(module, "pooler", None), "dense"):
+        return output.last_hidden_state[:, 0]
+    pooled = getattr(output, "pooler_output", None)
+    return output if pooled is None else pooled
 
 
 def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:
