@@ -30,7 +30,7 @@ _MAY_BE_0 = ("num_classes", "register_tokens")
 Positions = Literal["all", "patches", "none"]
 Norm = Literal["layer_norm", "rms_norm"]
 FinalNorm = Literal["before_pooling", "after_pooling", "none"]
-Pooling = Literal["token", "avg", "max", "avgmax", "attention", "none"]
+Pooling = Literal["token", "avg", "max", "avgmax", "token_avg", "attention", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
@@ -81,8 +81,9 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         norm: of which kind all norms are.
         final_norm: where the last one stands.
         pooling: how one vector is made of the tokens: the class token, a mean or a maximum over patches, both halved,
-            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. A
-            distilled model (``token`` with a distillation token) takes the mean over both tokens' logits.
+            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. With ``token_avg`` the
+            class token and the mean over patches have a classifier each, whose sum are the logits (DINOv2 in
+            transformers). A distilled model (``token`` with a distillation token) takes the mean over both tokens' logits.
         pool_prefix: whether the tokens before those of the patches are pooled too.
         activation: that of the MLP.
         gated_mlp: the MLP multiplies the activation of one Linear by another Linear (SwiGLU).
@@ -152,15 +153,21 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def _check_tokens(self) -> None:
         """Refuses choices that contradict each other."""
-        if self.pooling == "token" and not self.class_token:
-            raise BadInput("Model pooling is token, and it has no class token.", "Give pooling avg, or class_token.")
+        if self.pooling in ("token", "token_avg") and not self.class_token:
+            raise BadInput(
+                f"Model pooling is {self.pooling}, and it has no class token.", "Give pooling avg, or class_token."
+            )
+        if self.pooling == "token_avg" and not self.num_classes:
+            raise BadInput(
+                "Model pooling is token_avg, and it has no classifier.", "Give pooling token, or num_classes."
+            )
         if self.distillation_token and self.pooling != "token":
             raise BadInput(f"A distilled model has pooling {self.pooling}.", "Give pooling token.")
         if self.distillation_token and self.register_tokens:
             raise BadInput("A distilled model has register tokens.", "Give one or the other.")
         if self.pooling == "none" and self.num_classes:
             raise BadInput("A model without pooling has a classifier.", "Give num_classes 0, or pooling.")
-        if self.pooling in ("token", "none") and self.pool_prefix:
+        if self.pooling in ("token", "token_avg", "none") and self.pool_prefix:
             raise BadInput(f"Model pool_prefix does not go with pooling {self.pooling}.", "Leave it out.")
         if self.pooling == "none" and self.final_norm == "after_pooling":
             raise BadInput("A model without pooling has a norm after it.", "Give final_norm before_pooling.")
@@ -260,8 +267,14 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def classifier_names(self) -> tuple[str, ...]:
-        """timm's names: two of a distilled model, whose logits are the mean of both."""
-        return ("head", "head_dist")[: 1 + self.distillation_token]
+        """timm's names; of two, the logits are the mean of a distilled model's, and the sum of another's."""
+        second = "head_dist" if self.distillation_token else "head_patches"
+        return ("head", second)[: 1 + (self.distillation_token or self.pooling == "token_avg")]
+
+    @property
+    def logits_share(self) -> float:
+        """What each classifier's logits are multiplied by before they are summed."""
+        return 0.5 if self.distillation_token else 1.0
 
     def classifiers(self, heads: int) -> tuple[str, ...]:
         """Name prefixes of the classifiers that subnetwork *heads* uses: one, or two of a distilled model."""

@@ -70,8 +70,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         self._packed = {part: (layer.name, i) for layer in network.layers(config) for i, part in enumerate(layer.parts)}
         patches = self.patch_embed.proj.weight
         like: dict[str, Any] = {"device": patches.device, "dtype": patches.dtype}
-        if config.distillation_token:
-            _add_distillation(self, config, config.heads, like)
+        _add_tokens_and_classifiers(self, config, config.heads, like)
         _add_rotary(self, config)
         if config.separate_classifiers:
             for name in config.classifier_names:
@@ -305,7 +304,7 @@ class _Slices(Operations[Tensor]):
 
     def classifier(self, features: Sequence[tuple[Tensor, str]]) -> Tensor:
         logits = [F.linear(features_BD, *self._layer(weights)) for features_BD, weights in features]
-        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) * self.model.config.logits_share
 
     def patch_tokens(self, x_BND: Tensor) -> Tensor:
         return x_BND
@@ -387,10 +386,12 @@ def assembled(config: HydraConfig, heads: int, weights: Mapping[str, Tensor]) ->
 def _dense(config: HydraConfig, heads: int, tables: tuple[Tensor, Tensor] | None = None) -> VisionTransformer:
     """timm's module of subnetwork *heads*, without weights; with rotary positions as *tables* say."""
     dense = VisionTransformer(**_timm_arguments(config, heads), weight_init="skip", device="meta")
+    _add_tokens_and_classifiers(dense, config, heads, {"device": "meta"})
     if config.distillation_token:
         dense.__class__ = VisionTransformerDistilled
         dense.distilled_training = False  # type: ignore[assignment]
-        _add_distillation(dense, config, heads, {"device": "meta"})
+    elif config.pooling == "token_avg":
+        dense.__class__ = _TwoClassifiers
     _add_rotary(dense, config, tables)
     return dense
 
@@ -404,19 +405,32 @@ def _add_rotary(model: VisionTransformer, config: HydraConfig, tables: tuple[Ten
             attention.turn(tables)
 
 
-def _add_distillation(model: VisionTransformer, config: HydraConfig, heads: int, like: dict[str, Any]) -> None:
-    """What timm's VisionTransformerDistilled has besides."""
+class _TwoClassifiers(VisionTransformer):
+    """As transformers' Dinov2ForImageClassification."""
+
+    def forward_head(self, x_BND: Tensor, pre_logits: bool = False) -> Tensor:
+        """The sum of what is made of the class token and of the mean over patches."""
+        patches_BD = x_BND[:, self.num_prefix_tokens :].mean(1)
+        return self.head(x_BND[:, 0]) + self.head_patches(patches_BD)  # type: ignore[no-any-return,operator]
+
+
+def _add_tokens_and_classifiers(
+    model: VisionTransformer, config: HydraConfig, heads: int, like: dict[str, Any]
+) -> None:
+    """What timm's VisionTransformer has not: a second classifier, and a distillation token."""
     width, num_classes = config.width(heads), config.num_classes
-    model.num_prefix_tokens = 2
-    model.dist_token = nn.Parameter(torch.empty(1, 1, width, **like))
-    trunc_normal_(model.dist_token, std=0.02)
-    if config.num_positions:
-        model.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, width, **like))
-        trunc_normal_(model.pos_embed, std=0.02)
-    model.head_dist = nn.Linear(width, num_classes, **like) if num_classes else nn.Identity()
+    if config.distillation_token:
+        model.num_prefix_tokens = 2
+        model.dist_token = nn.Parameter(torch.empty(1, 1, width, **like))
+        trunc_normal_(model.dist_token, std=0.02)
+        if config.num_positions:
+            model.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, width, **like))
+            trunc_normal_(model.pos_embed, std=0.02)
+    for name in config.classifier_names[1:]:
+        setattr(model, name, nn.Linear(width, num_classes, **like) if num_classes else nn.Identity())
 
 
-_POOLING = {"attention": "map", "none": ""}  # timm's names of what has another
+_POOLING = {"attention": "map", "none": "", "token_avg": "token"}  # timm's names of what has another
 _ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": GELUTanh, "quick_gelu": QuickGELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 

@@ -117,13 +117,16 @@ def pooled(ops: Operations[V], config: HydraConfig, x: V) -> list[V]:
         tokens = [ops.pool(x, "avg", "pool")]
     elif config.pooling == "token":
         tokens = [x]
+    elif config.pooling == "token_avg":
+        tokens = [ops.select(x, (0, 1), "pool/cls"), ops.pool(_of_patches(ops, config, x), "avg", "pool")]
     else:
         x = x if config.pool_prefix else _of_patches(ops, config, x)
         by_attention = config.pooling == "attention"
         tokens = [_attention_pool(ops, config, x) if by_attention else ops.pool(x, config.pooling, "pool")]
     if config.final_norm == "after_pooling":
         tokens = [ops.norm(token, "fc_norm") for token in tokens]
-    places = ("cls", "dist") if len(tokens) > 1 else ("norm",)
+    second = "dist" if config.distillation_token else "patches"
+    places = ("cls", second) if len(tokens) > 1 else ("norm",)
     return [ops.features(token, place) for token, place in zip(tokens, places, strict=True)]
 
 
@@ -327,8 +330,7 @@ def layers(config: HydraConfig) -> tuple[Layer, ...]:
         mlp("attn_pool.mlp", 1)
     if config.final_norm == "after_pooling":
         norm("fc_norm")
-    K, names = config.num_classes, config.classifier_names
-    share = 1 / len(names)  # of the logits
+    K, names, share = config.num_classes, config.classifier_names, config.logits_share
     for k in config.separate_classifiers:
         for name in names:
             add(f"{name}.k{k}", 0, 0, fixed=(K, config.width(k)), owner=k, rows=1, factor=share)

@@ -17,6 +17,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "plain": {},
     "registers": {"register_tokens": 2, "positions": "patches", "layer_scale": 1e-5},  # DINOv2 with registers, DeiT III
     "distilled": {"distillation_token": True},
+    "class token and average": {"pooling": "token_avg", "register_tokens": 1},  # DINOv2's classifier in transformers
     "distilled features": {"distillation_token": True, "num_classes": 0},
     "pre-norm": {"pre_norm": True, "activation": "quick_gelu", "layer_norm_eps": 1e-5},  # CLIP
     "average": {"class_token": False, "pooling": "avg"},

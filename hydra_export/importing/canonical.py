@@ -14,7 +14,9 @@ from hydra_export.errors import BadInput
 
 _BLOCK = re.compile(r"(blocks\.\d{1,4})\.")
 # Linears, and the norms that have a bias where others have.
-_BIASED = re.compile(r"(patch_embed\.proj|head|head_dist|.*\.(attn\.qkv|proj|fc1|fc2|kv)|attn_pool\.q)\.weight")
+_BIASED = re.compile(
+    r"(patch_embed\.proj|head|head_dist|head_patches|.*\.(attn\.qkv|proj|fc1|fc2|kv)|attn_pool\.q)\.weight"
+)
 _NORMS = re.compile(r"(norm|norm_pre|fc_norm|.*\.(norm|norm1|norm2|q_norm|k_norm))\.weight")
 
 

@@ -138,11 +138,9 @@ def _known(state: dict[str, Tensor], model_type: str) -> tuple[dict[str, Tensor]
             state = {name: tensor for name, tensor in state.items() if not name.startswith("norm.")}
     elif "dist_token" in state and "head_dist.weight" not in state:  # read by the other tokens alone
         state["reg_token"] = state.pop("dist_token")
-    elif head is not None and norm is not None and head.shape[-1] == 2 * norm.shape[0]:
-        raise BadInput(
-            "its classifier takes the class token and the mean of the patches side by side.",
-            "Export the backbone: AutoModel.from_pretrained(...).save_pretrained(...).",
-        )
+    elif head is not None and norm is not None and head.shape[-1] == 2 * norm.shape[0]:  # class token, mean of patches
+        known["pooling"] = "token_avg"
+        state["head.weight"], state["head_patches.weight"] = head.chunk(2, dim=1)
     if "dinov2" in model_type and "reg_token" in state and "cls_token" in state:  # registers have no positions
         positions = state["pos_embed"]
         state["cls_token"] = state["cls_token"] + positions[:, :1]

@@ -116,7 +116,7 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
     heads = min(model.config.heads, start.config.heads)
     mine, theirs = dict(model.named_parameters()), start.state_dict()
     for name, cut in model.cuts.items():
-        if name.startswith(("head.", "head_dist.")):
+        if name.startswith(("head.", "head_dist.", "head_patches.")):
             mine[name].zero_()
             if not same_classes:
                 continue

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from hydra_export import checkpoint
-from hydra_export.errors import BadCheckpoint
 from tests.importing.cases import perturbed
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -54,6 +53,9 @@ def _models() -> Iterator[tuple[str, Any, Output]]:
     yield "DeiT, distilled", t.DeiTForImageClassificationWithTeacher(config("DeiT", **_WIDE, num_labels=5)), _logits
     yield "DINOv2", t.Dinov2Model(config("Dinov2")), _pooled
     yield "DINOv2, SwiGLU", t.Dinov2Model(config("Dinov2", use_swiglu_ffn=True)), _pooled
+    yield "DINOv2's classifier", t.Dinov2ForImageClassification(config("Dinov2", num_labels=5)), _logits
+    registers = config("Dinov2WithRegisters", num_labels=5)
+    yield "DINOv2 with registers, classifier", t.Dinov2WithRegistersForImageClassification(registers), _logits
     yield "DINOv2 with registers", t.Dinov2WithRegistersModel(config("Dinov2WithRegisters")), _pooled
     yield "CLIP", t.CLIPVisionModel(config("CLIPVision", **_WIDE)), _pooled
     projection = config("CLIPVision", **_WIDE, projection_dim=7)
@@ -91,10 +93,3 @@ def test_the_texts_tower_of_clip_is_left_out(tmp_path: Path) -> None:
         features = module.visual_projection(module.vision_model(image).pooler_output)
         torch.testing.assert_close(loaded.model(image), features, rtol=2e-5, atol=2e-5)
     assert any("text_model" in note and "left out" in note for note in loaded.notes)
-
-
-def test_two_features_side_by_side_are_refused(tmp_path: Path) -> None:
-    config = transformers.Dinov2Config(**_SMALL, num_labels=5)
-    transformers.Dinov2ForImageClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(BadCheckpoint, match="the mean of the patches side by side"):
-        checkpoint.load(tmp_path)
