@@ -81,9 +81,9 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         norm: of which kind all norms are.
         final_norm: where the last one stands.
         pooling: how one vector is made of the tokens: the class token, a mean or a maximum over patches, both halved,
-            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. With ``token_avg`` the
-            class token and the mean over patches have a classifier each, whose sum are the logits (DINOv2 in
-            transformers). A distilled model (``token`` with a distillation token) takes the mean over both tokens' logits.
+            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. ``token_avg``: the
+            class token and the mean over patches have a classifier each, and their sum are the logits (DINOv2 in
+            transformers). A distilled model (``token`` with a distillation token) takes the mean of both tokens' logits.
         pool_prefix: whether the tokens before those of the patches are pooled too.
         activation: that of the MLP.
         gated_mlp: the MLP multiplies the activation of one Linear by another Linear (SwiGLU).
