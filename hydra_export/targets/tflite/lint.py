@@ -28,7 +28,7 @@ from hydra_export.unchanged import Latest
 SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a model's only signature
 
 _LARGEST_RANK = 4  # GPU delegates take no more
-_OUTPUTS = ("logits", "features")
+_RANKS = {"logits": 2, "features": 2, "patch_tokens": 3}  # of outputs
 _FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixels
 _BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS.values()}
 
@@ -71,7 +71,7 @@ def signature(model: Model) -> Interface:
         model.graphs[each.graph].tensors[index].shape for each in model.signatures for index in each.outputs.values()
     }
     if len(widths) > 1:
-        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
+        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(*output.shape[:-1], "width"))
     return inputs, (output,)
 
 
@@ -117,7 +117,7 @@ def _interface(model: Model) -> Iterator[str]:
 def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
     graph = model.graphs[signature.graph]
     takes = ["image", *(["k"] if signature.key == RUN else [])]
-    if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _OUTPUTS]:
+    if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _RANKS]:
         yield f"it takes {list(signature.inputs)} and gives {list(signature.outputs)}"
         return
     if (tuple(signature.inputs.values()), tuple(signature.outputs.values())) != (graph.inputs, graph.outputs):
@@ -126,7 +126,7 @@ def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
     image, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     if image.dtype not in ("float32", "uint8") or len(image.shape) != 4 or DYNAMIC in image.shape[1:]:
         yield f"its image is {image.dtype} {list(image.shape)}"
-    elif result.dtype != "float32" or len(result.shape) != 2:
+    elif result.dtype != "float32" or [len(result.shape)] != [_RANKS[name] for name in signature.outputs]:
         yield f"its output is {result.dtype} {list(result.shape)}"
 
 
