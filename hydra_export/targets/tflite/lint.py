@@ -289,6 +289,12 @@ def _labels(model: Model) -> Iterator[str]:
 def _graphs(model: Model) -> Iterator[str]:
     for graph in model.graphs:
         yield from _graph(graph, model)
+        yield from _tokens(graph, model)
+    operations = [operation for graph in model.graphs for operation in graph.operations]
+    if len({operation.options["approximate"] for operation in operations if "approximate" in operation.options}) > 1:
+        yield "its GELUs are exact and by tanh"
+    if not any(operator_of(model, operation).name == "RSQRT" for operation in operations):
+        yield "it has no norm"
 
 
 def _graph(graph: Graph, model: Model) -> Iterator[str]:
@@ -317,6 +323,25 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
         yield f"its output {graph.tensors[min(missing)].name} is not made"
     if unused := set(range(len(graph.tensors))) - used:
         yield f"tensor {graph.tensors[min(unused)].name} is not used"
+
+
+def _tokens(graph: Graph, model: Model) -> Iterator[str]:
+    """What is taken of the tokens begins at the first, or at the patches; of a distilled model's two it may be one."""
+    prefix = 0
+    for operation in graph.operations:
+        name, given = operator_of(model, operation).name, [graph.tensors[index] for index in operation.inputs]
+        if name == "PAD":
+            prefix = _number(model, given[1], 2)
+        if name == "STRIDED_SLICE" and len(given[0].shape) == 3 and given[0].shape[1] > 2:
+            begin = _number(model, given[1], 1)
+            if begin not in (0, prefix):
+                yield f"it takes tokens from {begin} on, behind {prefix} that are no patches"
+
+
+def _number(model: Model, tensor: Tensor, place: int) -> int:
+    numbers = model.numbers(tensor)
+    assert numbers is not None  # as the operator's rule has it
+    return int(numbers.flat[place])
 
 
 def _misfit(operation: Node, graph: Graph, model: Model) -> str:

@@ -112,7 +112,7 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
         {
             0: b.CreateString(image.name),
             1: b.CreateString(_image_described(form, info.config, info.preprocessing)),
-            3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.config)}),
+            3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.config, info.preprocessing)}),
             4: _tables(b, [_table(b, {0: _Byte(_NORMALIZATION), 1: _normalization(b, form, info.preprocessing)})]),
         },
     )
@@ -150,15 +150,17 @@ def _output_described(config: HydraConfig) -> str:
 
 
 def _image_described(form: InputForm, config: HydraConfig, pixels: Preprocessing) -> str:
-    size, channels = "{} x {}".format(*config.image_shape), "RGB" if config.channels == 3 else "grey"
-    values = "0-255" if form == "image" else "normalised"
-    return f"{size} pixels, {channels}, {values}; resize the shorter side to {pixels.shorter_side} first"
+    height, width = config.image_shape
+    channels, values = "RGB" if pixels.channels == 3 else "grey", "0-255" if form == "image" else "normalised"
+    larger = [int(side / pixels.crop) for side in (height, width)]
+    first = f"the shorter side to {larger[0]}" if height == width else "it to cover {} x {}".format(*larger)
+    return f"{height} x {width} pixels, {channels}, {values}; resize {first} first"
 
 
-def _image_properties(b: Any, config: HydraConfig) -> int:
+def _image_properties(b: Any, config: HydraConfig, pixels: Preprocessing) -> int:
     height, width = config.image_shape
     size = _table(b, {0: _UInt(width), 1: _UInt(height)})
-    return _table(b, {0: _Byte(_RGB if config.channels == 3 else _GRAYSCALE), 1: size})
+    return _table(b, {0: _Byte(_RGB if pixels.channels == 3 else _GRAYSCALE), 1: size})
 
 
 def _normalization(b: Any, form: InputForm, pixels: Preprocessing) -> int:

@@ -14,6 +14,7 @@ FLOAT32, FLOAT16, INT32, UINT8, BOOL, INT8 = 0, 1, 2, 3, 6, 9
 VALID = 1
 
 _MOST_PREFIX_TOKENS = 257  # a class token, and as many register tokens as a model may have
+_MOST_READ_TOKENS = 2  # of a distilled model
 
 # Version 3c of the schema came in autumn 2023 (tensorflow/tensorflow#62413), this release in spring 2024.
 _READS_BEHIND = "2.16.0"
@@ -183,13 +184,18 @@ def _reshape(operands: Sequence[Operand], options: Options) -> Shape:
     return new
 
 
+def _rsqrt(operands: Sequence[Operand], options: Options) -> Shape:
+    _need(operands[0].shape[-1:] == (1,), "it is not of a variance")
+    return operands[0].shape
+
+
 def _softmax(operands: Sequence[Operand], options: Options) -> Shape:
     _need(options["beta"] == 1, "its beta is not 1")
     return operands[0].shape
 
 
 def _strided_slice(operands: Sequence[Operand], options: Options) -> Shape:
-    """Some of the tokens or channels, a half of heads; the masks say that all of the other axes is taken, every image at least."""
+    """Some of the tokens or channels, or a half of heads; the masks say that all of the other axes is taken."""
     shape = operands[0].shape
     rank = len(shape)
     begin, end, strides = (_numbers(operand, (rank,)) for operand in operands[1:])
@@ -200,6 +206,8 @@ def _strided_slice(operands: Sequence[Operand], options: Options) -> Shape:
     (axis,) = cut
     low, high = begin[axis], end[axis]
     _need(0 <= low < high <= shape[axis], f"there is no {low}:{high} in {list(shape)}")
+    is_end = (low == 0 and high <= _MOST_READ_TOKENS) or high == shape[axis]
+    _need(rank != 3 or axis != 1 or is_end, "it takes tokens from between others")
     halves = ((0, shape[3] // 2), (shape[3] // 2, shape[3])) if rank == 4 else ()
     _need(rank < 4 or (axis == 3 and shape[3] % 2 == 0 and (low, high) in halves), "it takes no half of heads")
     _need(not any(begin[:axis] + begin[axis + 1 :] + end[:axis] + end[axis + 1 :]), "it takes another part")
@@ -242,7 +250,7 @@ OPERATORS = {
         Operator("REDUCE_MAX", 82, "ReducerOptions", "1.11.0", _SHAPED, _maximum),
         Operator("RELU", 19, "", "1.5.0", _ONE, _same),
         Operator("RESHAPE", 22, "ReshapeOptions", "1.5.0", _SHAPED, _reshape),
-        Operator("RSQRT", 76, "", "1.10.0", _ONE, _same),
+        Operator("RSQRT", 76, "", "1.10.0", _ONE, _rsqrt),
         Operator("SOFTMAX", 25, "SoftmaxOptions", "1.5.0", _ONE, _softmax),
         Operator("STRIDED_SLICE", 45, "StridedSliceOptions", "1.6.0", ("float32", *("int32",) * 3), _strided_slice),
         Operator("SUB", 41, "SubOptions", "1.6.0", _TWO, _elementwise),
