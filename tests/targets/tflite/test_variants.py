@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hydra_export import parity
+from hydra_export import network, parity
 from hydra_export.architecture import HydraConfig, Rotary
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.parity import Reference
@@ -57,7 +57,8 @@ def _prove(config: HydraConfig, out: Path, cases: list[tuple[Case, dict[str, Any
     for number, (case, choices) in enumerate(cases):
         for artifact in case.write(model, (1, 2, 4), out / str(number), **choices):
             path = out / str(number) / artifact.path
-            TFLITE.lint(path)
+            work = TFLITE.lint(path)
+            assert len(artifact.heads) > 1 or 0 < work.macs <= network.macs(config, *artifact.heads)
             assert TFLITE.signature(path) == (artifact.inputs, artifact.outputs)
             for k in artifact.heads:
                 _check(model, artifact, path, k)
@@ -139,6 +140,13 @@ def test_damaged_files_of_every_operator_are_refused_or_run(make_checkpoint: Mak
     found = in_a_process_of_its_own(tmp_path / artifact.path, 100, 40_000, most_runs=10)
     assert found["refused"] > 70
     assert found["runs"] > 0
+
+
+def test_as_many_registers_as_a_model_may_have_pass(tmp_path: Path) -> None:
+    """And a single patch."""
+    config = msgspec.structs.replace(VARIANTS["average and maximum"], register_tokens=256, patch_size=16)
+    (artifact,) = TFLITE.write(checkpoint(config), (1,), ExportSpec(), tmp_path)
+    TFLITE.lint(tmp_path / artifact.path)
 
 
 @pytest.mark.parametrize(
