@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
-from hydra_export.network import Operations, Span
+from hydra_export.network import Cut, Operations, Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, TensorInfo
 from hydra_export.targets.tflite.operators import (
@@ -191,10 +191,11 @@ class TFLiteEmitter(Operations[Value]):
         self.width = config.width(heads)
         self.batch = DYNAMIC if spec.batch == "dynamic" else spec.batch
         self.spans = list(itertools.pairwise((0, *cuts)))
+        self._layer_cuts = {part: layer.cut for layer in network.layers(config) for part in layer.parts}
         self._parts: dict[int, list[Value]] = {}
 
     def emit(self, image_BHWC: Value) -> Value:
-        """From the input to the logits, or to the features of a model without a classifier."""
+        """From the input to what the subnetwork returns."""
         return network.run(self, self.config, self._float(image_BHWC), self.heads)
 
     def _float(self, image_BHWC: Value) -> Value:
@@ -219,24 +220,50 @@ class TFLiteEmitter(Operations[Value]):
         patch = {"padding": VALID, "stride_h": config.patch_size, "stride_w": config.patch_size}
         x = g.op("patch_embed/CONV_2D", "CONV_2D", inputs, **patch)
         x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_patches, self.width])
-        # Zero tokens in front, then the prefix comes with the positions: CONCATENATION would need a batch of it.
-        pads = g.constant("tokens/pads", [[0, 0], [config.num_prefix_tokens, 0], [0, 0]])
-        x_BND = g.op("tokens/PAD", "PAD", [x_BND, pads])
+        if config.num_prefix_tokens:
+            # Zero tokens in front, then the prefix comes with the positions: CONCATENATION would need a batch of it.
+            pads = g.constant("tokens/pads", [[0, 0], [config.num_prefix_tokens, 0], [0, 0]])
+            x_BND = g.op("tokens/PAD", "PAD", [x_BND, pads])
+        elif not config.num_positions:
+            return x_BND
         tokens_BND = g.weight("tokens")
         if self.spans:  # they lie as [1, D, N], of which fewer channels are the beginning
             tokens_BND = g.op("tokens/TRANSPOSE", "TRANSPOSE", [tokens_BND, g.constant("tokens/perm", [0, 2, 1])])
         return self._add(x_BND, tokens_BND, "tokens/ADD")
 
-    def select(self, x_BND: Value, place: str) -> Value:
-        return self._part(x_BND, 1, (0, 1), "cls", f"{place}/STRIDED_SLICE")
+    def select(self, x_BND: Value, span: Span, place: str) -> Value:
+        corners = "cls" if span == (0, 1) else "tokens/{}_{}".format(*span)
+        return self._part(x_BND, 1, span, corners, f"{place}/STRIDED_SLICE")
 
-    def features(self, x_B1D: Value) -> Value:
+    def pool(self, x_BND: Value, kind: str, place: str) -> Value:
+        """As [B, 1, D]."""
+        g, axis = self.g, self.g.constant("pool/axis", [1])
+        operators = {"avg": ["MEAN"], "max": ["REDUCE_MAX"], "avgmax": ["MEAN", "REDUCE_MAX"]}[kind]
+        x_B1D, *others = (g.op(f"{place}/{name}", name, [x_BND, axis], keep_dims=True) for name in operators)
+        if not others:
+            return x_B1D
+        return self._mul(self._add(x_B1D, others[0], f"{place}/ADD"), g.constant("pool/half", 0.5), f"{place}/MUL")
+
+    def latent(self, x_BND: Value, place: str) -> Value:
+        """Added to a token that is 0: so that there is one for each image, however many there are."""
+        token_B1D = self._mul(
+            self.select(x_BND, (0, 1), place), self.g.constant("latent/zero", 0.0), f"{place}/zero/MUL"
+        )
+        return self._add(token_B1D, self.g.weight(place.replace("/", ".")), f"{place}/ADD")
+
+    def features(self, x_B1D: Value, place: str) -> Value:
         """Without the axis of tokens."""
-        name = "norm/RESHAPE" if self.config.num_classes else self.config.output
+        name = f"{place}/RESHAPE" if self.config.num_classes else self.config.output
         return self._reshape(x_B1D, name, "norm/shape", [self.width])
 
-    def classifier(self, features_BD: Value, weights: str) -> Value:
-        return self._linear(features_BD, weights, "head", "logits")
+    def classifier(self, features: Sequence[tuple[Value, str]]) -> Value:
+        name = "logits" if len(features) == 1 else ""
+        logits = [self._linear(x_BD, weights, weights.partition(".")[0], name) for x_BD, weights in features]
+        return logits[0] if name else self._add(logits[0], logits[1], "logits")
+
+    def patch_tokens(self, x_BND: Value) -> Value:
+        self.g.tensors[x_BND.index].name = self.config.output
+        return x_BND
 
     def residual(self, x_BND: Value, y_BND: Value, place: str) -> Value:
         return self._add(x_BND, y_BND, f"{place}/residual/ADD")
@@ -258,6 +285,19 @@ class TFLiteEmitter(Operations[Value]):
             self._heads_apart(self.linear(x_BND, f"{place}/v"), f"{place}/v"),
         )
 
+    def head_norm(self, x_BHNC: Value, place: str) -> Value:
+        return self.norm(x_BHNC, place)
+
+    def rotate(self, x_BHNC: Value, place: str) -> Value:
+        g, C = self.g, self.config.head_dim
+        first, second = (
+            self._part(x_BHNC, 3, span, f"rope/{half}", f"{place}/{half}/STRIDED_SLICE")
+            for half, span in (("first", (0, C // 2)), ("second", (C // 2, C)))
+        )
+        exchanged_BHNC = g.op(f"{place}/CONCATENATION", "CONCATENATION", [second, first], axis=3)
+        x_BHNC = self._mul(x_BHNC, g.weight("rope.cos"), f"{place}/cos/MUL")
+        return self._add(x_BHNC, self._mul(exchanged_BHNC, g.weight("rope.sin"), f"{place}/sin/MUL"), f"{place}/ADD")
+
     def attention(self, qkv_BHNC: tuple[Value, Value, Value], place: str, num_queries: int) -> Value:
         q_BHNC, k_BHNC, v_BHNC = qkv_BHNC
         scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{place}/scores", adj_y=True)
@@ -278,34 +318,44 @@ class TFLiteEmitter(Operations[Value]):
         return self.g.op(f"{scope}/BATCH_MATMUL", "BATCH_MATMUL", [x, y], adj_x=False, adj_y=adj_y)
 
     def activation(self, x: Value, place: str) -> Value:
-        return self.g.op(f"{place}/GELU", "GELU", [x], approximate=False)
+        g, kind = self.g, self.config.activation
+        if kind == "relu":
+            return g.op(f"{place}/RELU", "RELU", [x])
+        if kind in ("gelu", "gelu_tanh"):
+            return g.op(f"{place}/GELU", "GELU", [x], approximate=kind == "gelu_tanh")
+        factor = g.constant("quick_gelu/factor", 1.702) if kind == "quick_gelu" else None
+        scaled = x if factor is None else self._mul(x, factor, f"{place}/factor/MUL")
+        return self._mul(x, g.op(f"{place}/LOGISTIC", "LOGISTIC", [scaled]), f"{place}/{kind}/MUL")
 
-    def layer_norm(self, x_BND: Value, place: str) -> Value:
+    def product(self, x: Value, y: Value, place: str) -> Value:
+        return self._mul(x, y, f"{place}/product/MUL")
+
+    def norm(self, x: Value, place: str) -> Value:
         """TFLite has no operator for it; no other order or form of these nine that was tried is faster."""
-        g, last, name = self.g, self.g.constant("norm/axis", [2]), place.replace("/", ".")
-        mean_BN1 = g.op(f"{place}/mean/MEAN", "MEAN", [x_BND, last], keep_dims=True)
-        x_BND = g.op(f"{place}/SUB", "SUB", [x_BND, mean_BN1])
-        square_BND = self._mul(x_BND, x_BND, f"{place}/square/MUL")
-        variance_BN1 = g.op(f"{place}/variance/MEAN", "MEAN", [square_BND, last], keep_dims=True)
-        variance_BN1 = self._add(
-            variance_BN1, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{place}/epsilon/ADD"
-        )
-        x_BND = self._mul(x_BND, g.op(f"{place}/RSQRT", "RSQRT", [variance_BN1]), f"{place}/normalised/MUL")
-        x_BND = self._mul(x_BND, g.weight(f"{name}.weight"), f"{place}/MUL")
-        return self._add(x_BND, g.weight(f"{name}.bias"), f"{place}/ADD")
+        g, rank, name = self.g, len(x.shape), place.replace("/", ".")
+        last = g.constant("norm/axis" if rank == 3 else "head_norm/axis", [rank - 1])
+        has_mean = self.config.norm == "layer_norm"
+        if has_mean:
+            x = g.op(f"{place}/SUB", "SUB", [x, g.op(f"{place}/mean/MEAN", "MEAN", [x, last], keep_dims=True)])
+        square = self._mul(x, x, f"{place}/square/MUL")
+        variance = g.op(f"{place}/variance/MEAN", "MEAN", [square, last], keep_dims=True)
+        variance = self._add(variance, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{place}/epsilon/ADD")
+        x = self._mul(x, g.op(f"{place}/RSQRT", "RSQRT", [variance]), f"{place}/normalised/MUL")
+        x = self._mul(x, g.weight(f"{name}.weight"), f"{place}/MUL")
+        return self._add(x, g.weight(f"{name}.bias"), f"{place}/ADD") if has_mean else x
 
     def linear(self, x: Value, place: str) -> Value:
         return self._linear(x, place.replace("/", "."), place)
 
     def _linear(self, x: Value, weight: str, scope: str, name: str = "") -> Value:
         """x @ weight.T + bias over the last axis; a sum over the parts of x where the weight is cut."""
-        bias = self.g.weight(f"{weight}.bias")
-        if not self.spans or weight.startswith("head.k"):  # a classifier of its own
+        bias, cut = self.g.weight(f"{weight}.bias"), self._layer_cuts[weight]
+        if not self.spans or cut.owner is not None:  # a classifier of its own
             return self._fully_connected(
                 [x, self.g.weight(f"{weight}.weight"), bias], name or f"{scope}/FULLY_CONNECTED"
             )
         columns, *others = self.spans
-        part, *other_parts = self._cut(x)
+        part, *other_parts = self._cut(x, cut)
         label = name if name and not others else f"{scope}/FULLY_CONNECTED"
         total = self._fully_connected([part, self.g.weight(f"{weight}.weight", columns), bias], label)
         for columns, part in zip(others, other_parts, strict=True):
@@ -322,13 +372,13 @@ class TFLiteEmitter(Operations[Value]):
             kind = "FULLY_CONNECTED/INT8"
         return self.g.op(name, kind, inputs, keep_num_dims=True)
 
-    def _cut(self, x: Value) -> list[Value]:
-        """The parts of the last axis, of which every head has as much; several Linears take the same."""
+    def _cut(self, x: Value, cut: Cut) -> list[Value]:
+        """The parts of the last axis that Linears *cut* at head counts take; several take the same."""
         if len(self.spans) == 1:
             return [x]
         if x.index not in self._parts:
-            axis, unit, of = len(x.shape) - 1, x.shape[-1] // self.heads, self.g.tensors[x.index].name
-            ranges = [(low * unit, high * unit) for low, high in self.spans]
+            axis, of = len(x.shape) - 1, self.g.tensors[x.index].name
+            ranges = [(cut.place(1, low), cut.place(1, high)) for low, high in self.spans]
             self._parts[x.index] = [
                 self._part(x, axis, (low, high), f"part/{low}_{high}_of_{axis}", f"{of}/STRIDED_SLICE[{low}:{high}]")
                 for low, high in ranges

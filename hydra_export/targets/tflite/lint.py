@@ -28,7 +28,7 @@ from hydra_export.unchanged import Latest
 SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a model's only signature
 
 _LARGEST_RANK = 4  # GPU delegates take no more
-_OUTPUTS = ("logits", "features")
+_RANKS = {"logits": 2, "features": 2, "patch_tokens": 3}  # of outputs
 _FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixels
 _BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS.values()}
 
@@ -71,7 +71,7 @@ def signature(model: Model) -> Interface:
         model.graphs[each.graph].tensors[index].shape for each in model.signatures for index in each.outputs.values()
     }
     if len(widths) > 1:
-        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(output.shape[0], "width"))
+        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(*output.shape[:-1], "width"))
     return inputs, (output,)
 
 
@@ -117,7 +117,7 @@ def _interface(model: Model) -> Iterator[str]:
 def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
     graph = model.graphs[signature.graph]
     takes = ["image", *(["k"] if signature.key == RUN else [])]
-    if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _OUTPUTS]:
+    if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _RANKS]:
         yield f"it takes {list(signature.inputs)} and gives {list(signature.outputs)}"
         return
     if (tuple(signature.inputs.values()), tuple(signature.outputs.values())) != (graph.inputs, graph.outputs):
@@ -126,7 +126,7 @@ def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
     image, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     if image.dtype not in ("float32", "uint8") or len(image.shape) != 4 or DYNAMIC in image.shape[1:]:
         yield f"its image is {image.dtype} {list(image.shape)}"
-    elif result.dtype != "float32" or len(result.shape) != 2:
+    elif result.dtype != "float32" or [len(result.shape)] != [_RANKS[name] for name in signature.outputs]:
         yield f"its output is {result.dtype} {list(result.shape)}"
 
 
@@ -289,6 +289,12 @@ def _labels(model: Model) -> Iterator[str]:
 def _graphs(model: Model) -> Iterator[str]:
     for graph in model.graphs:
         yield from _graph(graph, model)
+        yield from _tokens(graph, model)
+    operations = [operation for graph in model.graphs for operation in graph.operations]
+    if len({operation.options["approximate"] for operation in operations if "approximate" in operation.options}) > 1:
+        yield "its GELUs are exact and by tanh"
+    if not any(operator_of(model, operation).name == "RSQRT" for operation in operations):
+        yield "it has no norm"
 
 
 def _graph(graph: Graph, model: Model) -> Iterator[str]:
@@ -317,6 +323,25 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
         yield f"its output {graph.tensors[min(missing)].name} is not made"
     if unused := set(range(len(graph.tensors))) - used:
         yield f"tensor {graph.tensors[min(unused)].name} is not used"
+
+
+def _tokens(graph: Graph, model: Model) -> Iterator[str]:
+    """What is taken of the tokens begins at the first, or at the patches; of a distilled model's two it may be one."""
+    prefix = 0
+    for operation in graph.operations:
+        name, given = operator_of(model, operation).name, [graph.tensors[index] for index in operation.inputs]
+        if name == "PAD":
+            prefix = _number(model, given[1], 2)
+        if name == "STRIDED_SLICE" and len(given[0].shape) == 3 and given[0].shape[1] > 2:
+            begin = _number(model, given[1], 1)
+            if begin not in (0, prefix):
+                yield f"it takes tokens from {begin} on, behind {prefix} that are no patches"
+
+
+def _number(model: Model, tensor: Tensor, place: int) -> int:
+    numbers = model.numbers(tensor)
+    assert numbers is not None  # as the operator's rule has it
+    return int(numbers.flat[place])
 
 
 def _misfit(operation: Node, graph: Graph, model: Model) -> str:

@@ -16,6 +16,7 @@ import flatbuffers  # type: ignore[import-untyped]
 import msgspec
 
 from hydra_export import documents
+from hydra_export.architecture import HydraConfig
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import METADATA_PREFIX, InputForm, TensorInfo
 from hydra_export.targets.tflite.operators import Operator, oldest_runtime
@@ -110,8 +111,8 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
         b,
         {
             0: b.CreateString(image.name),
-            1: b.CreateString(_image_described(form, info.preprocessing)),
-            3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.preprocessing)}),
+            1: b.CreateString(_image_described(form, info.config, info.preprocessing)),
+            3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.config, info.preprocessing)}),
             4: _tables(b, [_table(b, {0: _Byte(_NORMALIZATION), 1: _normalization(b, form, info.preprocessing)})]),
         },
     )
@@ -131,7 +132,7 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
         b,
         {
             0: b.CreateString(graph.output.name),
-            1: b.CreateString("one score per class, before softmax" if info.config.num_classes else "the class token"),
+            1: b.CreateString(_output_described(info.config)),
             3: _table(b, {0: _Byte(_FEATURE_PROPERTIES), 1: _table(b, {})}),
             **({6: _tables(b, [_table(b, labels)])} if info.labels else {}),
         },
@@ -140,14 +141,25 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
     return _table(b, {**name, 2: _tables(b, [image_table, *choices]), 3: _tables(b, [output_table])})
 
 
-def _image_described(form: InputForm, pixels: Preprocessing) -> str:
-    size, channels = pixels.image_size, "RGB" if pixels.channels == 3 else "grey"
-    values = "0-255" if form == "image" else "normalised"
-    return f"{size} x {size} pixels, {channels}, {values}; resize the shorter side to {int(size / pixels.crop)} first"
+def _output_described(config: HydraConfig) -> str:
+    if config.num_classes:
+        return "one score per class, before softmax"
+    if config.pooling == "none":
+        return "a vector for each patch"
+    return "the class token" if config.num_read_tokens == 1 else "the features"
 
 
-def _image_properties(b: Any, pixels: Preprocessing) -> int:
-    size = _table(b, {0: _UInt(pixels.image_size), 1: _UInt(pixels.image_size)})
+def _image_described(form: InputForm, config: HydraConfig, pixels: Preprocessing) -> str:
+    height, width = config.image_shape
+    channels, values = "RGB" if pixels.channels == 3 else "grey", "0-255" if form == "image" else "normalised"
+    larger = [int(side / pixels.crop) for side in (height, width)]
+    first = f"the shorter side to {larger[0]}" if height == width else "it to cover {} x {}".format(*larger)
+    return f"{height} x {width} pixels, {channels}, {values}; resize {first} first"
+
+
+def _image_properties(b: Any, config: HydraConfig, pixels: Preprocessing) -> int:
+    height, width = config.image_shape
+    size = _table(b, {0: _UInt(width), 1: _UInt(height)})
     return _table(b, {0: _Byte(_RGB if pixels.channels == 3 else _GRAYSCALE), 1: size})
 
 

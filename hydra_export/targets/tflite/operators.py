@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 FLOAT32, FLOAT16, INT32, UINT8, BOOL, INT8 = 0, 1, 2, 3, 6, 9
 VALID = 1
 
+_MOST_PREFIX_TOKENS = 257  # a class token, and as many register tokens as a model may have
+_MOST_READ_TOKENS = 2  # of a distilled model
+
 # Version 3c of the schema came in autumn 2023 (tensorflow/tensorflow#62413), this release in spring 2024.
 _READS_BEHIND = "2.16.0"
 
@@ -145,23 +148,32 @@ def _if(operands: Sequence[Operand], options: Options) -> Shape:
     raise ValueError("what it makes depends on other graphs")
 
 
-def _gelu(operands: Sequence[Operand], options: Options) -> Shape:
-    _need(not options["approximate"], "it is the approximation by tanh")
-    return operands[0].shape
+def _concatenation(operands: Sequence[Operand], options: Options) -> Shape:
+    x, y = (operand.shape for operand in operands)
+    _need(len(x) == 4 and x == y and options["axis"] == 3, "it does not join two halves of heads")
+    return (*x[:3], 2 * x[3])
 
 
 def _mean(operands: Sequence[Operand], options: Options) -> Shape:
+    """Over the channels or the tokens."""
     shape = operands[0].shape
-    _need(_numbers(operands[1], (1,)) == [len(shape) - 1] and len(shape) > 1, "it is not over the last axis")
+    (axis,) = _numbers(operands[1], (1,))
+    _need(0 < axis == len(shape) - 1 or (len(shape), axis) == (3, 1), "it is over neither channels nor tokens")
     _need(bool(options["keep_dims"]), "it drops the axis")
-    return (*shape[:-1], 1)
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+def _maximum(operands: Sequence[Operand], options: Options) -> Shape:
+    _need(len(operands[0].shape) == 3 and _numbers(operands[1], (1,)) == [1], "it is not over the tokens")
+    return _mean(operands, options)
 
 
 def _pad(operands: Sequence[Operand], options: Options) -> Shape:
     shape = operands[0].shape
     pads = _numbers(operands[1], (len(shape), 2))
-    _need(len(shape) == 3 and pads == [0, 0, 1, 0, 0, 0], "it adds anything but one token in front")
-    return (shape[0], shape[1] + 1, shape[2])
+    _need(len(shape) == 3 and pads[:2] + pads[3:] == [0] * 5, "it adds anything but tokens in front")
+    _need(0 < pads[2] <= _MOST_PREFIX_TOKENS, f"it adds {pads[2]} tokens")
+    return (shape[0], shape[1] + pads[2], shape[2])
 
 
 def _reshape(operands: Sequence[Operand], options: Options) -> Shape:
@@ -172,24 +184,32 @@ def _reshape(operands: Sequence[Operand], options: Options) -> Shape:
     return new
 
 
+def _rsqrt(operands: Sequence[Operand], options: Options) -> Shape:
+    _need(operands[0].shape[-1:] == (1,), "it is not of a variance")
+    return operands[0].shape
+
+
 def _softmax(operands: Sequence[Operand], options: Options) -> Shape:
     _need(options["beta"] == 1, "its beta is not 1")
     return operands[0].shape
 
 
 def _strided_slice(operands: Sequence[Operand], options: Options) -> Shape:
-    """Some of the tokens or channels; the masks say that all of the other axes is taken, every image at least."""
+    """Some of the tokens or channels, or a half of heads; the masks say that all of the other axes is taken."""
     shape = operands[0].shape
     rank = len(shape)
     begin, end, strides = (_numbers(operand, (rank,)) for operand in operands[1:])
     every = options["begin_mask"]
     cut = [axis for axis in range(rank) if not every >> axis & 1]
-    _need(rank in (2, 3) and every < 1 << rank and every == options["end_mask"], "its masks differ")
+    _need(rank in (2, 3, 4) and every < 1 << rank and every == options["end_mask"], "its masks differ")
     _need(len(cut) == 1 and cut[0] > 0 and strides == [1] * rank, "it takes more than a part of one axis")
     (axis,) = cut
     low, high = begin[axis], end[axis]
     _need(0 <= low < high <= shape[axis], f"there is no {low}:{high} in {list(shape)}")
-    _need(rank != 3 or axis != 1 or (low, high) == (0, 1), "it takes other tokens than the first")
+    is_end = (low == 0 and high <= _MOST_READ_TOKENS) or high == shape[axis]
+    _need(rank != 3 or axis != 1 or is_end, "it takes tokens from between others")
+    halves = ((0, shape[3] // 2), (shape[3] // 2, shape[3])) if rank == 4 else ()
+    _need(rank < 4 or (axis == 3 and shape[3] % 2 == 0 and (low, high) in halves), "it takes no half of heads")
     _need(not any(begin[:axis] + begin[axis + 1 :] + end[:axis] + end[axis + 1 :]), "it takes another part")
     return (*shape[:axis], high - low, *shape[axis + 1 :])
 
@@ -214,19 +234,23 @@ OPERATORS = {
         Operator("ADD", 0, "AddOptions", "1.5.0", _TWO, _elementwise),
         Operator("BATCH_MATMUL", 126, "BatchMatMulOptions", "2.3.0", _TWO, _batch_matmul),
         Operator("CAST", 53, "CastOptions", "1.5.0", ("uint8",), _cast),
+        Operator("CONCATENATION", 2, "ConcatenationOptions", "1.5.0", _TWO, _concatenation),
         Operator("CONV_2D", 3, "Conv2DOptions", "1.5.0", _THREE, _conv_2d),
         Operator("DEQUANTIZE", 6, "", "1.15.0", ("float16",), _same, version=3),
         Operator("EQUAL", 71, "EqualOptions", "1.14.0", _NUMBERS, _compare, "bool"),
         Operator(*_FULLY_CONNECTED, "2.0.0", _THREE, _fully_connected, version=5),
         Operator("GATHER", 36, "GatherOptions", "1.6.0", _SHAPED, _gather),
-        Operator("GELU", 150, "GeluOptions", "2.9.0", _ONE, _gelu),
+        Operator("GELU", 150, "GeluOptions", "2.9.0", _ONE, _same),
         Operator("IF", 118, "IfOptions", "1.15.0", (), _if),
         Operator("LESS", 58, "LessOptions", "1.14.0", _NUMBERS, _compare, "bool"),
+        Operator("LOGISTIC", 14, "", "1.14.0", _ONE, _same),
         Operator("MEAN", 40, "ReducerOptions", "1.6.0", _SHAPED, _mean),
         Operator("MUL", 18, "MulOptions", "1.5.0", _TWO, _elementwise),
         Operator("PAD", 34, "PadOptions", "1.5.0", _SHAPED, _pad),
+        Operator("REDUCE_MAX", 82, "ReducerOptions", "1.11.0", _SHAPED, _maximum),
+        Operator("RELU", 19, "", "1.5.0", _ONE, _same),
         Operator("RESHAPE", 22, "ReshapeOptions", "1.5.0", _SHAPED, _reshape),
-        Operator("RSQRT", 76, "", "1.10.0", _ONE, _same),
+        Operator("RSQRT", 76, "", "1.10.0", _ONE, _rsqrt),
         Operator("SOFTMAX", 25, "SoftmaxOptions", "1.5.0", _ONE, _softmax),
         Operator("STRIDED_SLICE", 45, "StridedSliceOptions", "1.6.0", ("float32", *("int32",) * 3), _strided_slice),
         Operator("SUB", 41, "SubOptions", "1.6.0", _TWO, _elementwise),

@@ -203,6 +203,7 @@ _OPTIONS = _Union(
         1: _TableType("Conv2DOptions", {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT)}),
         8: _TableType("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL)}),
         9: _TableType("SoftmaxOptions", {0: ("beta", _FLOAT)}),
+        10: _TableType("ConcatenationOptions", {0: ("axis", _INT)}),
         11: _TableType("AddOptions", {}),
         17: _TableType("ReshapeOptions", {}),
         21: _TableType("MulOptions", {}),

@@ -26,7 +26,7 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """
     weights = stored_weight.normalised(checkpoint, spec)
     weights["patch_embed.weight"] = weights["patch_embed.weight"].permuted(0, 2, 3, 1)
-    if spec.graph == "universal" and TFLiteOptions.of(spec).overlap:
+    if spec.graph == "universal" and TFLiteOptions.of(spec).overlap and "tokens" in weights:
         weights["tokens"] = weights["tokens"].permuted(0, 2, 1)
     return weights
 

@@ -153,6 +153,16 @@ def _pads(model: Any) -> None:
     model.buffers[tensor(model, "tokens/pads").buffer].data = np.array([0, 0, 2, 0, 0, 0], "<i4").view(np.uint8)
 
 
+def _last_token(model: Any) -> None:
+    for name, token in (("cls/begin", 16), ("cls/end", 17)):
+        model.buffers[tensor(model, name).buffer].data = np.array([0, token, 0], "<i4").view(np.uint8)
+
+
+def _relu(model: Any) -> None:
+    opcode = _opcode(model, 76)
+    opcode.builtinCode = opcode.deprecatedBuiltinCode = 19
+
+
 def _intermediates(model: Any) -> None:
     operator(model, "logits").intermediates = np.array([1], np.int32)
 
@@ -277,7 +287,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "two signatures": (_two_signatures, "other graphs and signatures"),
     "two graphs": (_two_graphs, "other graphs and signatures"),
     "other output": (_other_output, "its signature and its graph have other inputs and outputs"),
-    "GELU by tanh": (_tanh, "GELU: it is the approximation by tanh"),
+    "one GELU by tanh": (_tanh, "its GELUs are exact and by tanh"),
     "fused activation": (_activation, "FullyConnectedOptions .* has field 0, which our files do not have"),
     "options left out": (_no_options, "an operator has options of kind 27, and none"),
     "options of another kind": (_options_of_another_kind, "is of kind 100, which our files lack"),
@@ -297,7 +307,9 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "made twice": (_made_twice, "is made twice"),
     "no bias": (_no_bias, "it names tensor -1 of"),
     "inputs exchanged": (_swapped_inputs, "FULLY_CONNECTED: its bias is of another size"),
-    "two class tokens": (_pads, "PAD: it adds anything but one token in front"),
+    "two class tokens": (_pads, r"PAD makes float32 \[1, 18, 16\], not"),
+    "another token": (_last_token, "it takes tokens from 16 on, behind 1 that are no patches"),
+    "RELU for RSQRT": (_relu, "it has no norm"),
     "intermediates": (_intermediates, "Operator .* has field 8, which our files do not have"),
     "variable": (_variable, "Tensor .* has field 5, which our files do not have"),
     "content outside": (
