@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 # An iOS version and the macOS of the same year.
 MACOS = {15: "12", 16: "13", 17: "14", 18: "15"}
-COLORS = {1: "grey", 3: "rgb"}  # of images, by their channels
 
 _OLDEST_INT8 = 16
 _OLDEST_UNIVERSAL = 18
@@ -113,11 +112,6 @@ class CoreMLTarget(Target):
         if spec.batch != 1 and (spec.input == "image" or options.classifier):
             what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
             raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give `batch=1`.")
-        if model is not None and spec.input == "image" and model.preprocessing.channels not in COLORS:
-            raise BadInput(
-                f"An image input of Core ML is RGB or grey; {model.name} takes {model.preprocessing.channels} channels.",
-                "Give `input=tensor`.",
-            )
         if model is not None and options.classifier and not model.labels:
             raise BadInput(
                 f"A classifier needs labels, and {model.name} has none.", "Give `labels`, a class name per line."

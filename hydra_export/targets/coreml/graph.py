@@ -32,7 +32,7 @@ IMAGE = "image"
 OUTPUTS = LOGITS, FEATURES, PATCH_TOKENS = "logits", "features", "patch_tokens"
 HEAD = "head"  # what the names of classifiers' products begin with, where it is not LOGITS
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # as Vision and Xcode expect
-GELU_MODES = {"gelu": "EXACT", "gelu_tanh": "TANH_APPROXIMATION", "quick_gelu": "SIGMOID_APPROXIMATION"}
+_GELU_MODES = {"gelu": "EXACT", "gelu_tanh": "TANH_APPROXIMATION", "quick_gelu": "SIGMOID_APPROXIMATION"}
 
 
 def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights: Weights, store: Store) -> Any:
@@ -166,8 +166,8 @@ class CoreMLEmitter(Operations[Any]):
 
     def activation(self, x: Any, place: str) -> Any:
         name = self.config.activation
-        if name in GELU_MODES:
-            return self.mb.gelu(x=x, mode=GELU_MODES[name], name=f"{_name(place)}_gelu")
+        if name in _GELU_MODES:
+            return self.mb.gelu(x=x, mode=_GELU_MODES[name], name=f"{_name(place)}_gelu")
         return getattr(self.mb, name)(x=x, name=f"{_name(place)}_{name}")
 
     def product(self, x: Any, y: Any, place: str) -> Any:
@@ -251,7 +251,7 @@ class CoreMLEmitter(Operations[Any]):
         return y
 
     def _part(self, x: Any, span: Span, cut: Cut) -> Any:
-        """The channels of *x* that the heads of *span* have, by the *cut* of the weight that they are multiplied with."""
+        """The channels of *x* that the heads of *span* have; *cut* is that of the weight that multiplies them."""
         if span == (0, self.heads):
             return x
         name = f"{x.name}{_label(span)}"

@@ -23,11 +23,7 @@ _OPERATIONS = {
     *("mul", "reshape", "slice_by_index", "softmax", "squeeze", "transpose", "classify"),
     *("reduce_max", "reduce_mean", "relu", "silu"),
 }
-_FORMS: dict[str, tuple[dict[str, Any], ...]] = {  # of what has others that none of our programs needs
-    "gelu": tuple({"mode": mode} for mode in graph.GELU_MODES.values()),
-    "reduce_max": ({"axes": (1,), "keep_dims": True},),
-    "reduce_mean": ({"axes": (1,), "keep_dims": True},),
-}
+_POOL: dict[str, Any] = {"axes": (1,), "keep_dims": True}  # what reductions are there for
 _ATTENTION = ({"matmul"}, {"scaled_dot_product_attention"})
 _DEQUANTIZE = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")  # of iOS 16, of iOS 18
 _PRODUCTS = ("linear", "conv")
@@ -71,8 +67,8 @@ def _program(package: mil.Package) -> Iterator[str]:
         if others not in _ATTENTION:
             yield f"it uses operations {sorted(others)}"
         for step in function.steps:
-            if step.static not in _FORMS.get(step.operation.name, (step.static,)):
-                yield f"{step.label} has {step.static}"
+            if step.operation.name.startswith("reduce_") and step.static != _POOL:
+                yield f"{step.label} has {step.static}, and tokens are pooled by {_POOL}"
         for declared in function.types:
             if (rank := getattr(declared, "rank", 0)) > _LARGEST_RANK:
                 yield f"a value has rank {rank}"

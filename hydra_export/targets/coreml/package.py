@@ -12,7 +12,7 @@ from hydra_export.mil.package import ARRAY_DTYPES, COLOR_SPACES, SPECIFICATIONS
 from hydra_export.mil.proto import model_class
 from hydra_export.network import Span
 from hydra_export.target import Artifact, ExportSpec, described, image_info, output_info
-from hydra_export.targets.coreml import COLORS, MACOS, TARGET, CoreMLOptions, folder, graph
+from hydra_export.targets.coreml import MACOS, TARGET, CoreMLOptions, folder, graph
 from hydra_export.targets.coreml.weight_file import WeightFileWriter
 from hydra_export.targets.coreml.weights import Weights
 from hydra_export.text import kept
@@ -124,7 +124,7 @@ def _describe_interface(message: Any, function: Any, checkpoint: Checkpoint, spe
     if spec.input == "image":
         kind = image.type.imageType
         kind.height, kind.width = config.image_shape
-        kind.colorSpace = _COLOR_SPACES[COLORS[config.channels]]
+        kind.colorSpace = _COLOR_SPACES[{1: "grey", 3: "rgb"}[config.channels]]
     else:
         _describe_array(image, function.inputs[0].type)
     for name in block.outputs:

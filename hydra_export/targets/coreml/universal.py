@@ -35,8 +35,8 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     (height, width), listed = info.config.image_shape, ", ".join(map(str, heads))
     text = (
         f"{info.name}, subnetworks of {listed} of {info.config.heads} attention heads, as functions k{heads[0]} to "
-        f"k{heads[-1]} over common weights: Vision Transformers for images of {height} x {width} pixels. Experimental: it "
-        f"has not been run on Apple hardware."
+        f"k{heads[-1]} over common weights: Vision Transformers for images of {height} x {width} pixels. "
+        f"Experimental: it has not been run on Apple hardware."
     )
     (artifact,) = planned(checkpoint, heads, spec)
     programs = [(f"k{k}", spans[:count]) for count, k in enumerate(heads, start=1)]
