@@ -42,6 +42,7 @@ _SDPA = re.compile(
 )
 _COMPOSITES = {"layer_norm": _NORM, "attention": _SDPA, "beginning": re.compile("()")}
 _NUMBER = re.compile(rf"dense<{_FLOAT}> : tensor<f(?:16|32)>")
+_OF_CLASSIFIER = re.compile(r"dense_resource<head(_dist)?\.k\d+\.weight>")
 _OUTPUTS = ("logits", "features", "patch_tokens")
 _HEADS = re.compile(r"\d{1,5}(,\d{1,5})*", re.ASCII)
 _CALLEE = re.compile(r"#param\.constant<@(\w+)> : !param\.symbol")
@@ -131,11 +132,14 @@ def _pools(graph: AssetGraph) -> Iterator[str]:
 
 
 def _epsilon(graph: AssetGraph) -> Iterator[str]:
-    """What a device adds to the variance, which has the operation that is declared, is what was verified."""
+    """What a device that has the declared operation computes is what was verified: over which axis, adding what."""
     declared = _NORM.fullmatch(graph.attributes["composite_decl"])
     constants = [each.attributes["value"] for each in graph.operations if each.name == _CONSTANT]
     added = [float(found[1]) for value in constants if (found := _NUMBER.fullmatch(value))]
-    if declared is None or len(added) != 1 or int(declared[1]) != len(graph.inputs[0][1].shape) - 1:
+    last = len(graph.inputs[0][1].shape) - 1
+    if declared is not None and int(declared[1]) != last:
+        yield f"{graph.name} declares that it is over axis {declared[1]}, and is over axis {last}"
+    if declared is None or len(added) != 1:
         yield f"{graph.name} adds {added} to the variance"
         return
     narrow = np.float16 if graph.inputs[0][1].dtype == "f16" else np.float32
@@ -182,7 +186,7 @@ def _precision(function: AssetGraph, said: str) -> Iterator[str]:
 
 
 def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:
-    """Smaller subnetworks use the matrices of the largest; a classifier may be their own."""
+    """Smaller subnetworks use the matrices of the largest; classifiers may be their own."""
     products = (_LINEAR, _CONVOLUTION)
     weights = {
         graph.name: {
@@ -194,8 +198,8 @@ def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:
     }
     largest = max(weights, key=lambda name: int(name.removeprefix("k")) if name != "main" else 0)
     for name, used in weights.items():
-        if len(used - weights[largest]) > 1:
-            yield f"{len(used - weights[largest])} matrices of function {name} are not those of {largest}"
+        if own := [each for each in used - weights[largest] if not _OF_CLASSIFIER.match(each)]:
+            yield f"{len(own)} matrices of function {name} are not those of {largest}"
 
 
 def _weight(graph: AssetGraph, product: AssetOperation) -> AssetOperation | None:
