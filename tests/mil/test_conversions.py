@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hydra_export import mil
+from hydra_export.mil.operation import find
+from hydra_export.mil.types import TensorType
 
 
 @pytest.mark.parametrize("ios", [15, 16, 17, 18])
@@ -80,3 +85,55 @@ def test_a_classifier_names_the_label_of_its_largest_probability(converted: Path
     assert outputs["classLabel"] == f"class {expected['logits'].argmax()}"
     values = [outputs["classLabel_probs"][f"class {i}"] for i in range(11)]
     np.testing.assert_allclose(values, expected["logits"][0], atol=2e-3)
+
+
+_INFERRED = """
+import sys
+sys.modules["tensorflow"] = None  # it and coremltools cannot share a process
+import torch, torchvision, numpy as np
+from coremltools.converters.mil import Builder as mb
+
+x, found = np.load(f"{sys.argv[1]}/x.npy"), {}
+
+@mb.program(input_specs=[mb.TensorSpec(shape=x.shape)])
+def main(given):
+    for name, of in {
+        "gelu": lambda x: mb.gelu(x=x, mode="SIGMOID_APPROXIMATION"),
+        "relu": lambda x: mb.relu(x=x),
+        "reduce_max": lambda x: mb.reduce_max(x=x, axes=[1], keep_dims=True),
+        "reduce_mean": lambda x: mb.reduce_mean(x=x, axes=[1], keep_dims=True),
+        "silu": lambda x: mb.silu(x=x),  # of which it computes no constants
+    }.items():
+        found[f"{name}_shape"] = of(given).shape
+        if of(x).val is not None:
+            found[name] = of(x).val
+    return given
+
+np.savez(f"{sys.argv[1]}/inferred.npz", **found)
+"""
+
+
+def test_operations_give_the_types_and_the_values_that_coremltools_infers(tmp_path: Path) -> None:
+    x = 3 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    done = subprocess.run([sys.executable, "-c", _INFERRED, str(tmp_path)], capture_output=True, text=True, check=False)
+    if "No module named 'coremltools'" in done.stderr:
+        pytest.skip("coremltools is not installed: pip install 'hydra-export[coreml]'")
+    assert done.returncode == 0, done.stderr[-2000:]
+    inferred = np.load(tmp_path / "inferred.npz")
+    pool: dict[str, Any] = {"axes": (1,), "keep_dims": True}
+    static = {
+        "gelu": {"mode": "SIGMOID_APPROXIMATION"},
+        "reduce_max": pool,
+        "reduce_mean": pool,
+        "relu": {},
+        "silu": {},
+    }
+    assert {name.removesuffix("_shape") for name in inferred} == set(static)
+    for name, given in static.items():
+        operation = find(name, 15)
+        assert operation.infer(x=TensorType("fp32", x.shape), **given) == (
+            TensorType("fp32", tuple(inferred[f"{name}_shape"].tolist())),
+        )
+        if name != "silu":
+            np.testing.assert_allclose(operation.compute(x=x, **given), inferred[name], rtol=2e-6)

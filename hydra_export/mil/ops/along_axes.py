@@ -12,6 +12,7 @@ from hydra_export.mil.operation import (
     FLOAT,
     INT,
     INTS,
+    NUMBER,
     NUMERAL,
     Array,
     Outputs,
@@ -79,3 +80,8 @@ def _reduced(x: TensorType, axes: Any, keep_dims: bool) -> Outputs:
 @operation(_reduced, {"x": value(*FLOAT), "axes": optional(INTS), "keep_dims": optional(BOOL, False)})
 def reduce_mean(x: Array, axes: Any, keep_dims: bool) -> Array:
     return x.mean(axis=_normalised_axes(axes, x.ndim), keepdims=keep_dims)
+
+
+@operation(_reduced, {"x": value(*NUMBER), "axes": optional(INTS), "keep_dims": optional(BOOL, False)})
+def reduce_max(x: Array, axes: Any, keep_dims: bool) -> Array:
+    return x.max(axis=_normalised_axes(axes, x.ndim), keepdims=keep_dims)

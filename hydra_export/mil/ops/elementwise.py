@@ -64,7 +64,7 @@ def rsqrt(x: Array, epsilon: float) -> Array:
 
 
 def _gelu_type(x: TensorType, mode: str) -> Outputs:
-    expect(mode in ("EXACT", "TANH_APPROXIMATION"), f"mode {mode!r} is not known")
+    expect(mode in ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION"), f"mode {mode!r} is not known")
     return (x,)
 
 
@@ -73,7 +73,19 @@ def gelu(x: Array, mode: str) -> Array:
     half, one = x.dtype.type(0.5), x.dtype.type(1)
     if mode == "EXACT":
         return half * x * (one + erf(x * x.dtype.type(math.sqrt(0.5))))
+    if mode == "SIGMOID_APPROXIMATION":
+        return x / (one + np.exp(x * x.dtype.type(-1.702)))
     return half * x * (one + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3)))
+
+
+@operation(same_as_x, {"x": value(*FLOAT)})
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+@operation(same_as_x, {"x": value(*FLOAT)})
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
 
 
 _CASTS = {"fp16": np.float64, "fp32": np.float64, "int32": np.int32, "bool": np.bool_}

@@ -72,10 +72,10 @@ def write(checkpoint: Checkpoint, artifact: Artifact, out: Path) -> Artifact:
 
 def _description(checkpoint: Checkpoint, artifact: Artifact) -> str:
     info, heads = checkpoint.info, artifact.heads
-    size = info.config.image_size
+    height, width = info.config.image_shape
     if artifact.spec.graph == "separate":
         what = f"subnetwork of {heads[0]} of {info.config.heads} attention heads: a Vision Transformer"
     else:
         listed = ", ".join(map(str, heads))
         what = f"subnetworks of {listed} of {info.config.heads} attention heads, as functions: Vision Transformers"
-    return f"{kept(info.name)}, {what} for images of {size} x {size} pixels."
+    return f"{kept(info.name)}, {what} for images of {height} x {width} pixels."

@@ -20,10 +20,12 @@ _BYTES = {"f32": 4, "f16": 2, "si8": 1, "ui8": 1, "si32": 4, "ui32": 4}
 _WIDTHS = {"fp32": ("f32", "f32"), "fp16": ("f16", "f16"), "int8": ("si8", "f16")}  # of Linears, of all else
 _CONSTANT, _CALL, _DEQUANTIZE, _OUTPUT = (f"coreai.{name}" for name in ("constant", "invoke", "dequantize", "output"))
 _ELEMENTWISE = tuple(f"coreai.decomposable.broadcasting_{name}" for name in ("add", "mul", "sub"))
+_REDUCTIONS = ("coreai.reduce_max", "coreai.reduce_mean")
 _LINEAR, _CONVOLUTION = "coreai.decomposable.broadcasting_batch_matmul", "coreai.conv2d"
 _OPERATIONS = {
     *(_CONSTANT, _CALL, _OUTPUT, _LINEAR, _CONVOLUTION, *_ELEMENTWISE),
-    *(f"coreai.{name}" for name in ("cast", "concat", "gelu", "reshape", "slice", "transpose")),
+    *(f"coreai.{name}" for name in ("cast", "concat", "gelu", "relu", "reshape", "silu", "slice", "transpose")),
+    *_REDUCTIONS,
 }
 _ALLOWED = {  # in graphs that functions call, by what each stands for
     "layer_norm": {_CONSTANT, _OUTPUT, *_ELEMENTWISE, "coreai.reduce_mean", "coreai.rsqrt"},
@@ -32,7 +34,7 @@ _ALLOWED = {  # in graphs that functions call, by what each stands for
 }
 _FLOAT = r"(\d\.\d+(?:[eE][-+]?\d+)?)"
 _NORM = re.compile(
-    rf'#coreai\.composite_declaration<"layer_norm" = \{{.*axes = \[2 : si64\], eps = {_FLOAT} : f32, .*\}}>'
+    rf'#coreai\.composite_declaration<"layer_norm" = \{{.*axes = \[([23]) : si64\], eps = {_FLOAT} : f32, .*\}}>'
 )
 _SDPA = re.compile(
     r'#coreai\.composite_declaration<"scaled_dot_product_attention" = '
@@ -40,11 +42,13 @@ _SDPA = re.compile(
 )
 _COMPOSITES = {"layer_norm": _NORM, "attention": _SDPA, "beginning": re.compile("()")}
 _NUMBER = re.compile(rf"dense<{_FLOAT}> : tensor<f(?:16|32)>")
+_OF_CLASSIFIER = re.compile(r"dense_resource<head(_dist)?\.k\d+\.weight>")
+_OUTPUTS = ("logits", "features", "patch_tokens")
 _HEADS = re.compile(r"\d{1,5}(,\d{1,5})*", re.ASCII)
 _CALLEE = re.compile(r"#param\.constant<@(\w+)> : !param\.symbol")
 _FUNCTION = {"arg_attrs", "function_type", "param_decls", "res_attrs", "sym_name"}
 _CALLED = _FUNCTION | {"composite_decl", "no_inline", "priv"}
-_EXACT = "#coreai.approximate<none>"
+_GELUS = {"", *(f"#coreai.approximate<{name}>" for name in ("none", "tanh", "sigmoid"))}
 
 
 def lint(path: Path) -> Work:
@@ -87,6 +91,7 @@ def _graph(graph: AssetGraph) -> Iterator[str]:
     """A function, or what it says that it stands for, and nothing that says where it was made or lies elsewhere."""
     if graph.is_function:
         yield from _operations(graph, _OPERATIONS | {_DEQUANTIZE}, _FUNCTION)
+        yield from _pools(graph)
         return
     kind = next((kind for kind in _ALLOWED if graph.name.startswith(f"{kind}_")), "")
     if not kind:
@@ -107,27 +112,41 @@ def _operations(graph: AssetGraph, allowed: Set[str], attributes: Set[str]) -> I
             yield f"{graph.name} uses operation {operation.name}"
         if not operation.is_plain or {*operation.attributes} - {"approximate", "callee", "value"}:
             yield f"{operation.name} says where it was made, or more than it may"
-        if operation.attributes.get("approximate", _EXACT) != _EXACT:
-            yield "its GELU is an approximation"
+        if operation.attributes.get("approximate", "") not in _GELUS:
+            yield "its GELU is an approximation that no model has"
     results = [(operation.name, tensor) for operation in graph.operations for tensor in operation.results]
     for name, tensor in (*graph.inputs, *results):
         if tensor.dtype not in _BYTES or len(tensor.shape) > _LARGEST_RANK or min(tensor.shape, default=1) < 1:
             yield f"{name} is {tensor.dtype} {list(tensor.shape)}"
 
 
+def _pools(graph: AssetGraph) -> Iterator[str]:
+    """What functions reduce is the axis of tokens, which stays."""
+    kinds = [tensor for _, tensor in graph.inputs]
+    for operation in graph.operations:
+        if operation.name in _REDUCTIONS:
+            given, pooled = kinds[operation.operands[0]].shape, operation.results[0].shape
+            if len(given) != 3 or pooled != (given[0], 1, given[2]):
+                yield f"{operation.name} makes {list(pooled)} of {list(given)}"
+        kinds += operation.results
+
+
 def _epsilon(graph: AssetGraph) -> Iterator[str]:
-    """What a device adds to the variance, which has the operation that is declared, is what was verified."""
+    """What a device that has the declared operation computes is what was verified: over which axis, adding what."""
     declared = _NORM.fullmatch(graph.attributes["composite_decl"])
     constants = [each.attributes["value"] for each in graph.operations if each.name == _CONSTANT]
     added = [float(found[1]) for value in constants if (found := _NUMBER.fullmatch(value))]
+    last = len(graph.inputs[0][1].shape) - 1
+    if declared is not None and int(declared[1]) != last:
+        yield f"{graph.name} declares that it is over axis {declared[1]}, and is over axis {last}"
     if declared is None or len(added) != 1:
         yield f"{graph.name} adds {added} to the variance"
         return
     narrow = np.float16 if graph.inputs[0][1].dtype == "f16" else np.float32
     with np.errstate(over="ignore"):
-        expected = max(float(narrow(float(declared[1]))), float(np.finfo(narrow).smallest_subnormal))
+        expected = max(float(narrow(float(declared[2]))), float(np.finfo(narrow).smallest_subnormal))
     if abs(added[0] - expected) > 1e-5 * expected:
-        yield f"{graph.name} declares to add {declared[1]} to the variance, and adds {added[0]:g}"
+        yield f"{graph.name} declares to add {declared[2]} to the variance, and adds {added[0]:g}"
 
 
 def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iterator[str]:
@@ -140,7 +159,7 @@ def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iter
     taken = "ui8" if said.get("input") == "image" else "f32"
     for graph in functions:
         inputs, outputs = ([(name, tensor.dtype) for name, tensor in each] for each in (graph.inputs, graph.outputs))
-        if inputs != [("image", taken)] or outputs not in ([("logits", "f32")], [("features", "f32")]):
+        if inputs != [("image", taken)] or outputs not in ([(name, "f32")] for name in _OUTPUTS):
             yield f"{graph.name} takes {inputs} and gives {outputs}"
     if len({graph.inputs for graph in functions}) != 1:
         yield "its functions take different images"
@@ -167,7 +186,7 @@ def _precision(function: AssetGraph, said: str) -> Iterator[str]:
 
 
 def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:
-    """Smaller subnetworks use the matrices of the largest; a classifier may be their own."""
+    """Smaller subnetworks use the matrices of the largest; classifiers may be their own."""
     products = (_LINEAR, _CONVOLUTION)
     weights = {
         graph.name: {
@@ -179,8 +198,8 @@ def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:
     }
     largest = max(weights, key=lambda name: int(name.removeprefix("k")) if name != "main" else 0)
     for name, used in weights.items():
-        if len(used - weights[largest]) > 1:
-            yield f"{len(used - weights[largest])} matrices of function {name} are not those of {largest}"
+        if own := [each for each in used - weights[largest] if not _OF_CLASSIFIER.match(each)]:
+            yield f"{len(own)} matrices of function {name} are not those of {largest}"
 
 
 def _weight(graph: AssetGraph, product: AssetOperation) -> AssetOperation | None:

@@ -56,7 +56,7 @@ def functions(path: Path) -> dict[str, AssetGraph]:
     """The functions of the asset at *path*, by name; CheckFailed where one does not take an image and give numbers."""
     found = {graph.name: graph for graph in described(path) if graph.is_function}
     ranks = {(_ranks(graph.inputs), _ranks(graph.outputs)) for graph in found.values()}
-    if ranks != {((4,), (2,))}:
+    if len(ranks) != 1 or ranks > {((4,), (2,)), ((4,), (3,))}:
         raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
     return found
 
@@ -71,7 +71,7 @@ def signature(path: Path) -> Interface:
     every = list(functions(path).values())
     ((name, image),), ((output, given),) = every[-1].inputs, every[-1].outputs
     shapes = {graph.outputs[0][1].shape for graph in every}
-    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (*given.shape[:1], "width")
+    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (*given.shape[:-1], "width")
     return (_info(name, image, image.shape),), (_info(output, given, shape),)
 
 

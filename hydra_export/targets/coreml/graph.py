@@ -18,7 +18,7 @@ from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.mil.builder import Labels, ProgramBuilder, Store
 from hydra_export.mil.types import TensorType
-from hydra_export.network import Operations, Span
+from hydra_export.network import Cut, Operations, Span
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec
 from hydra_export.targets.coreml import CoreMLOptions
@@ -28,8 +28,11 @@ from hydra_export.text import kept
 if TYPE_CHECKING:  # linting a package needs no torch
     from hydra_export.checkpoint_file import CheckpointInfo
 
-IMAGE, LOGITS, FEATURES = "image", "logits", "features"
+IMAGE = "image"
+OUTPUTS = LOGITS, FEATURES, PATCH_TOKENS = "logits", "features", "patch_tokens"
+HEAD = "head"  # what the names of classifiers' products begin with, where it is not LOGITS
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # as Vision and Xcode expect
+_GELU_MODES = {"gelu": "EXACT", "gelu_tanh": "TANH_APPROXIMATION", "quick_gelu": "SIGMOID_APPROXIMATION"}
 
 
 def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights: Weights, store: Store) -> Any:
@@ -37,7 +40,7 @@ def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights
     config = weights.config
     assert isinstance(spec.batch, int)
     mb = ProgramBuilder(CoreMLOptions.of(spec).ios, store)
-    image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, config.image_size, config.image_size)))
+    image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, *config.image_shape)))
     return mb.function(CoreMLEmitter(mb, spans, spec, weights).emit(image, info))
 
 
@@ -71,17 +74,22 @@ class CoreMLEmitter(Operations[Any]):
             image_BCHW = mb.cast(x=image_BCHW, dtype="fp16", name="image_fp16")
         result = network.run(self, self.config, image_BCHW, self.heads)
         if not self.config.num_classes:
-            return [self._output(result, FEATURES)]
+            return [self._output(result, self.config.output)]
         if not self.options.classifier:
             return [result]
         shares, labels = mb.softmax(x=result, axis=-1, name="probabilities"), Labels(map(kept, info.labels))
         outputs = [LABEL, PROBABILITIES]
         return [*mb.classify(probabilities=shares, classes=labels, name="classify_0", outputs=outputs), result]
 
-    def classifier(self, features_BD: Any, weights: str) -> Any:
-        if self.dtype == np.float32:
-            return self._linear(features_BD, weights, name=LOGITS)
-        return self._output(self._linear(features_BD, weights, name="head"), LOGITS)
+    def classifier(self, features: Sequence[tuple[Any, str]]) -> Any:
+        name = LOGITS if self.dtype == np.float32 else HEAD
+        if len(features) == 1:
+            (features_BD, weights), *_ = features
+            logits_BK = self._linear(features_BD, weights, name=name)
+        else:
+            one_BK, other_BK = (self._linear(features_BD, weights) for features_BD, weights in features)
+            logits_BK = self.mb.add(x=one_BK, y=other_BK, name=LOGITS if name == LOGITS else f"{HEAD}_sum")
+        return logits_BK if self.dtype == np.float32 else self._output(logits_BK, LOGITS)
 
     def _output(self, x: Any, name: str) -> Any:
         return (
@@ -117,33 +125,88 @@ class CoreMLEmitter(Operations[Any]):
         width = config.width(span[1] - span[0])
         x = mb.reshape(x=patches_Bdhw, shape=[B, width, config.num_patches], name=f"patch_embed{label}_rows")
         x_BNd = mb.transpose(x=x, perm=[0, 2, 1], name=f"patch_embed{label}_tokens")
-        tokens_1Nd, prefix = self.weights.vector("tokens", span), config.num_prefix_tokens
-        x_BNd = mb.add(x=x_BNd, y=tokens_1Nd[:, prefix:], name=f"positions{label}")
-        prefix_BPd = mb.const(val=np.repeat(tokens_1Nd[:, :prefix], B, axis=0), name=f"cls_token{label}")
-        return mb.concat(values=[prefix_BPd, x_BNd], axis=1, name=f"tokens{label}")
+        prefix = config.num_prefix_tokens
+        if config.num_positions:
+            x_BNd = mb.add(x=x_BNd, y=self.weights.vector("tokens", span)[:, prefix:], name=f"positions{label}")
+        if not prefix:
+            return x_BNd
+        prefix_BPd = np.repeat(self.weights.vector("tokens", span)[:, :prefix], B, axis=0)
+        values = [mb.const(val=prefix_BPd, name=f"cls_token{label}"), x_BNd]
+        return mb.concat(values=values, axis=1, name=f"tokens{label}")
 
-    def select(self, x_BND: Any, place: str) -> Any:
-        return self.mb.slice_by_index(x=x_BND, begin=[0, 0, 0], end=[self.batch, 1, self.width], name=_name(place))
+    def select(self, x_BND: Any, span: Span, place: str) -> Any:
+        begin, end = [0, span[0], 0], [self.batch, span[1], self.width]
+        return self.mb.slice_by_index(x=x_BND, begin=begin, end=end, name=_name(place))
 
-    def features(self, x_B1D: Any) -> Any:
+    def pool(self, x_BND: Any, kind: str, place: str) -> Any:
+        """Each over axis 1, which stays."""
+        mb, scope = self.mb, _name(place)
+        if kind != "max":
+            mean_B1D = mb.reduce_mean(x=x_BND, axes=[1], keep_dims=True, name=f"{scope}_mean")
+        if kind != "avg":
+            max_B1D = mb.reduce_max(x=x_BND, axes=[1], keep_dims=True, name=f"{scope}_max")
+        if kind != "avgmax":
+            return mean_B1D if kind == "avg" else max_B1D
+        both_B1D = mb.add(x=mean_B1D, y=max_B1D, name=f"{scope}_both")
+        return mb.mul(x=both_B1D, y=self.dtype(0.5), name=scope)
+
+    def latent(self, x_BND: Any, place: str) -> Any:
+        latent_11D = self.weights.vector(place.replace("/", "."), (0, self.heads))
+        return self.mb.const(val=np.repeat(latent_11D, self.batch, axis=0), name=_name(place))
+
+    def features(self, x_B1D: Any, place: str) -> Any:
         """Without the axis of tokens."""
-        return self.mb.squeeze(x=x_B1D, axes=[1], name="cls")
+        return self.mb.squeeze(x=x_B1D, axes=[1], name="cls" if place == "norm" else place)
+
+    def patch_tokens(self, x_BND: Any) -> Any:
+        return x_BND
 
     def residual(self, x_BND: Any, y_BND: Any, place: str) -> Any:
         return self.mb.add(x=x_BND, y=y_BND, name=f"{_name(place)}_residual")
 
     def activation(self, x: Any, place: str) -> Any:
-        return self.mb.gelu(x=x, mode="EXACT", name=f"{_name(place)}_gelu")
+        name = self.config.activation
+        if name in _GELU_MODES:
+            return self.mb.gelu(x=x, mode=_GELU_MODES[name], name=f"{_name(place)}_gelu")
+        return getattr(self.mb, name)(x=x, name=f"{_name(place)}_{name}")
+
+    def product(self, x: Any, y: Any, place: str) -> Any:
+        return self.mb.mul(x=x, y=y, name=f"{_name(place)}_product")
 
     def qkv(self, query_BND: Any, x_BND: Any, place: str) -> tuple[Any, Any, Any]:
         """As [B, H, N, C]."""
-        whole = keeps_attention_whole(self.config, self.spec)
-        undone = 1 / self.config.attention_scale if whole else 1.0
         return (
-            self._heads_apart(self._linear(query_BND, f"{place}/q", undone), f"{place}/q"),
+            self._heads_apart(self._linear(query_BND, f"{place}/q", self._undone(f"{place}/q")), f"{place}/q"),
             self._heads_apart(self._linear(x_BND, f"{place}/k"), f"{place}/k"),
             self._heads_apart(self._linear(x_BND, f"{place}/v"), f"{place}/v"),
         )
+
+    def _undone(self, place: str) -> float:
+        """What undoes the factor that the weights at *place* carry, where attention multiplies by it as well."""
+        whole = keeps_attention_whole(self.config, self.spec)
+        return 1 / self.weights.factor(f"{place.replace('/', '.')}.weight") if whole else 1.0
+
+    def head_norm(self, x_BHNC: Any, place: str) -> Any:
+        return self._norm(x_BHNC, place, self._undone(place))
+
+    def rotate(self, x_BHNC: Any, place: str) -> Any:
+        mb, scope, half = self.mb, _name(place), self.config.head_dim // 2
+        cos_11NC, sin_11NC = (
+            self._shared(_name(each), self.weights.vector(each, (0, self.heads))) for each in ("rope.cos", "rope.sin")
+        )
+        *others, C = x_BHNC.shape
+        first, second = (
+            mb.slice_by_index(
+                x=x_BHNC,
+                begin=self._place([0, 0, 0, low]),
+                end=self._place([*others, high]),
+                name=f"{scope}_half_{low}",
+            )
+            for low, high in ((0, half), (half, C))
+        )
+        swapped_BHNC = self._concat([second, first], f"{scope}_swapped")
+        turned_BHNC = mb.mul(x=swapped_BHNC, y=sin_11NC, name=f"{scope}_sin")
+        return mb.add(x=mb.mul(x=x_BHNC, y=cos_11NC, name=f"{scope}_cos"), y=turned_BHNC, name=f"{scope}_turned")
 
     def attention(self, qkv_BHNC: tuple[Any, Any, Any], place: str, num_queries: int) -> Any:
         """In one operation where that is exact."""
@@ -168,13 +231,13 @@ class CoreMLEmitter(Operations[Any]):
     def _linear(self, x: Any, place: str, factor: float = 1.0, name: str = "") -> Any:
         """The product with all blocks of a weight, shell by shell."""
         mb, name, layer = self.mb, name or _name(place), place.replace("/", ".")
-        taller, wider = self.weights.grows(f"{layer}.weight")
+        taller, wider = map(bool, self.weights.cut(f"{layer}.weight").units)
         (_, first), *later = self.spans if wider else [(0, self.heads)]
 
         def product(rows: Span, columns: Span, name: str, biased: bool = True) -> Any:
             weight = self._matrix(f"{layer}.weight", rows, columns, f"{name}_weight", factor)
             bias = self.weights.vector(f"{layer}.bias", rows, factor) if biased else self._zeros(weight.shape[0])
-            given = self._part(x, columns) if wider else x
+            given = self._part(x, columns, self.weights.cut(f"{layer}.weight")) if wider else x
             return mb.linear(x=given, weight=weight, bias=bias, name=name)
 
         y = product((0, first), (0, first), f"{name}{_label((0, first))}" if later else name)
@@ -187,13 +250,13 @@ class CoreMLEmitter(Operations[Any]):
                 y = self._concat([y, added], name if last else f"{label}_all")
         return y
 
-    def _part(self, x: Any, span: Span) -> Any:
-        """The channels of *x* that the heads of *span* have."""
+    def _part(self, x: Any, span: Span, cut: Cut) -> Any:
+        """The channels of *x* that the heads of *span* have; *cut* is that of the weight that multiplies them."""
         if span == (0, self.heads):
             return x
         name = f"{x.name}{_label(span)}"
         if name not in self._made:
-            low, high = (x.shape[-1] // self.heads * k for k in span)
+            low, high = (cut.place(1, k) for k in span)
             begin, end = self._place([*(0 for _ in x.shape[:-1]), low]), self._place([*x.shape[:-1], high])
             self._made[name] = self.mb.slice_by_index(x=x, begin=begin, end=end, name=name)
         return self._made[name]
@@ -229,17 +292,27 @@ class CoreMLEmitter(Operations[Any]):
             quantized_data=block.data, zero_point=np.int8(0), scale=block.scale, axis=0, name=name
         )
 
-    def layer_norm(self, x_BND: Any, place: str) -> Any:
-        whole, layer = (0, self.heads), place.replace("/", ".")
-        return self.mb.layer_norm(
-            x=x_BND,
-            axes=[-1],
-            gamma=self.weights.vector(f"{layer}.weight", whole),
-            beta=self.weights.vector(f"{layer}.bias", whole),
-            # In float16 a smaller one is 0, and a token whose channels are equal would be divided by it.
-            epsilon=max(self.dtype(self.config.layer_norm_eps), np.finfo(self.dtype).smallest_subnormal),
-            name=_name(place),
-        )
+    def norm(self, x_BND: Any, place: str) -> Any:
+        return self._norm(x_BND, place)
+
+    def _norm(self, x: Any, place: str, factor: float = 1.0) -> Any:
+        """Over the last axis, with weights that are multiplied by *factor*.
+
+        RMSNorm is the first half of the LayerNorm of *x* and -*x*, whose mean is 0: no square of a float16, which ends
+        at 256, is ever a result.
+        """
+        mb, name, layer, whole = self.mb, _name(place), place.replace("/", "."), (0, self.heads)
+        # In float16 a smaller one is 0, and a token whose channels are equal would be divided by it.
+        eps = max(self.dtype(self.config.layer_norm_eps), np.finfo(self.dtype).smallest_subnormal)
+        gamma = self.weights.vector(f"{layer}.weight", whole, factor)
+        if self.config.norm == "layer_norm":
+            beta = self.weights.vector(f"{layer}.bias", whole, factor)
+            return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=eps, name=name)
+        negative = mb.mul(x=x, y=self._shared("minus_one", self.dtype(-1)), name=f"{name}_negative")
+        both = self._concat([x, negative], f"{name}_both")
+        scaled = mb.layer_norm(x=both, axes=[-1], gamma=np.tile(gamma, 2), epsilon=eps, name=f"{name}_scaled")
+        begin, end = self._place([0] * len(x.shape)), self._place([*x.shape])
+        return mb.slice_by_index(x=scaled, begin=begin, end=end, name=name)
 
 
 def _name(place: str) -> str:

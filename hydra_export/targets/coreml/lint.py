@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,9 @@ _LARGEST_RANK = 4  # what the Neural Engine takes
 _OPERATIONS = {
     *("add", "cast", "concat", "conv", "gelu", "identity", "layer_norm", "linear"),
     *("mul", "reshape", "slice_by_index", "softmax", "squeeze", "transpose", "classify"),
+    *("reduce_max", "reduce_mean", "relu", "silu"),
 }
+_POOL: dict[str, Any] = {"axes": (1,), "keep_dims": True}  # what reductions are there for
 _ATTENTION = ({"matmul"}, {"scaled_dot_product_attention"})
 _DEQUANTIZE = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")  # of iOS 16, of iOS 18
 _PRODUCTS = ("linear", "conv")
@@ -63,6 +66,9 @@ def _program(package: mil.Package) -> Iterator[str]:
         others = function.operations - allowed
         if others not in _ATTENTION:
             yield f"it uses operations {sorted(others)}"
+        for step in function.steps:
+            if step.operation.name.startswith("reduce_") and step.static != _POOL:
+                yield f"{step.label} has {step.static}, and tokens are pooled by {_POOL}"
         for declared in function.types:
             if (rank := getattr(declared, "rank", 0)) > _LARGEST_RANK:
                 yield f"a value has rank {rank}"
@@ -146,14 +152,14 @@ def _weights(package: mil.Package) -> Iterator[str]:
 
 
 def _sharing(package: mil.Package) -> Iterator[str]:
-    """Smaller subnetworks use the matrices of the largest; a classifier may be their own."""
+    """Smaller subnetworks use the matrices of the largest; classifiers may be their own."""
     offsets = {
-        name: {constant.offset for _, constant in _matrices(function) if constant}
+        name: {constant.offset: result for result, constant in _matrices(function) if constant}
         for name, function in package.functions.items()
     }
     for name, used in offsets.items():
-        own = used - offsets[package.default_function] - {None}
-        if len(own) > 1:
+        own = used.keys() - offsets[package.default_function].keys() - {None}
+        if not all(used[offset].startswith((graph.HEAD, graph.LOGITS)) for offset in own):
             yield f"{len(own)} matrices of function {name} are not those of {package.default_function}"
 
 
@@ -165,7 +171,7 @@ def _description(package: mil.Package) -> Iterator[str]:
         yield f"it has the metadata {foreign[0]!r}"
     for signature in package.signatures.values():
         names = [each.name for each in signature.outputs]
-        if [each.name for each in signature.inputs] != ["image"] or not {graph.LOGITS, graph.FEATURES} & set(names):
+        if [each.name for each in signature.inputs] != ["image"] or not {*graph.OUTPUTS} & set(names):
             yield "it has other inputs and outputs than an image and logits"
         if not all(each.description for each in (*signature.inputs, *signature.outputs)):
             yield "an input or output has no description"

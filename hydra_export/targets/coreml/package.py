@@ -123,8 +123,8 @@ def _describe_interface(message: Any, function: Any, checkpoint: Checkpoint, spe
     image = message.input.add(name=graph.IMAGE)
     if spec.input == "image":
         kind = image.type.imageType
-        kind.width = kind.height = config.image_size
-        kind.colorSpace = _COLOR_SPACES["rgb" if config.channels == 3 else "grey"]
+        kind.height, kind.width = config.image_shape
+        kind.colorSpace = _COLOR_SPACES[{1: "grey", 3: "rgb"}[config.channels]]
     else:
         _describe_array(image, function.inputs[0].type)
     for name in block.outputs:
@@ -147,14 +147,16 @@ def _describe_array(feature: Any, kind: Any) -> None:
 
 
 def _texts(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, str]:
-    data = checkpoint.info.preprocessing
+    config, data = checkpoint.info.config, checkpoint.info.preprocessing
+    of_class_token = (config.pooling, config.final_norm, config.norm) == ("token", "before_pooling", "layer_norm")
     mean, std = (", ".join(f"{each:g}" for each in values) for values in (data.mean, data.std))
     image = f"The image, resized so that its shorter side is {int(data.image_size / data.crop)}, then cropped"
     normalised = f", as (pixel / 255 - mean) / std with mean {mean} and std {std}"
     return {
         graph.IMAGE: f"{image}{normalised if spec.input == 'tensor' else ''}.",
         graph.LOGITS: "One number per class, before softmax.",
-        graph.FEATURES: "The class token after the last LayerNorm.",
+        graph.FEATURES: "The class token after the last LayerNorm." if of_class_token else "A number per channel.",
+        graph.PATCH_TOKENS: "A number per channel for each patch, row by row from the top left.",
         graph.LABEL: "The most probable label.",
         graph.PROBABILITIES: "The probability of each label.",
     }

@@ -28,8 +28,8 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
 
 
 def _description(checkpoint: Checkpoint, heads: int) -> str:
-    info, size = checkpoint.info, checkpoint.info.config.image_size
+    info, (height, width) = checkpoint.info, checkpoint.info.config.image_shape
     return (
         f"{info.name}, subnetwork of {heads} of {info.config.heads} attention heads: a Vision Transformer of width "
-        f"{info.config.width(heads)} for images of {size} x {size} pixels."
+        f"{info.config.width(heads)} for images of {height} x {width} pixels."
     )

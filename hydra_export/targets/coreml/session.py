@@ -14,10 +14,10 @@ from hydra_export import mil
 from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
 from hydra_export.target import Interface, TensorInfo
+from hydra_export.targets.coreml.graph import OUTPUTS
 from hydra_export.unchanged import Latest
 
 opened = Latest(mil.load)
-_OUTPUTS = {"logits", "features"}
 _DTYPES = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
 
@@ -86,9 +86,9 @@ def signature(package: mil.Package) -> Interface:
         taken = TensorInfo(name=image.name, dtype="uint8", shape=(batch, height, width, channels))
     else:
         taken = TensorInfo(name=image.name, dtype=_DTYPES[image.dtype], shape=image.shape)
-    (given,) = (each for each in default.outputs if each.name in _OUTPUTS)
-    shapes = {each.shape for of in package.signatures.values() for each in of.outputs if each.name in _OUTPUTS}
-    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (given.shape[0], "width")
+    (given,) = (each for each in default.outputs if each.name in OUTPUTS)
+    shapes = {each.shape for of in package.signatures.values() for each in of.outputs if each.name in OUTPUTS}
+    shape: tuple[int | str, ...] = given.shape if len(shapes) == 1 else (*given.shape[:-1], "width")
     return (taken,), (TensorInfo(name=given.name, dtype=_DTYPES[given.dtype], shape=shape),)
 
 
@@ -108,7 +108,7 @@ def _interface(package: mil.Package, heads: int) -> tuple[str, mil.Feature, str]
         listed = ", ".join(sorted(package.functions, key=lambda name: (len(name), name)))
         raise CheckFailed(f"{package.path} has functions {listed}, none for heads {heads}.")
     signature = package.signatures[function]
-    outputs = [each.name for each in signature.outputs if each.kind == "tensor" and each.name in _OUTPUTS]
+    outputs = [each.name for each in signature.outputs if each.kind == "tensor" and each.name in OUTPUTS]
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4 or len(outputs) != 1:
         raise CheckFailed(f"{package.path} has other inputs and outputs than an image and logits.")
     return function, signature.inputs[0], outputs[0]

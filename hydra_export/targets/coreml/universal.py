@@ -32,11 +32,11 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     package.check_labels(checkpoint, spec)
     info = checkpoint.info
     spans = list(itertools.pairwise((0, *heads)))
-    size, listed = info.config.image_size, ", ".join(map(str, heads))
+    (height, width), listed = info.config.image_shape, ", ".join(map(str, heads))
     text = (
         f"{info.name}, subnetworks of {listed} of {info.config.heads} attention heads, as functions k{heads[0]} to "
-        f"k{heads[-1]} over common weights: Vision Transformers for images of {size} x {size} pixels. Experimental: it "
-        f"has not been run on Apple hardware."
+        f"k{heads[-1]} over common weights: Vision Transformers for images of {height} x {width} pixels. "
+        f"Experimental: it has not been run on Apple hardware."
     )
     (artifact,) = planned(checkpoint, heads, spec)
     programs = [(f"k{k}", spans[:count]) for count, k in enumerate(heads, start=1)]

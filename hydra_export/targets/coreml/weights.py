@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_export.errors import BadInput
-from hydra_export.network import Span
+from hydra_export.network import Cut, Span
 from hydra_export.target import ExportSpec
 
 if TYPE_CHECKING:  # running and linting a package needs no torch
@@ -44,17 +44,21 @@ class Weights:
         self._quantized = spec.precision == "int8"
         self.dtype: type[np.float16 | np.float32] = np.float32 if spec.precision == "fp32" else np.float16
 
-    def grows(self, name: str) -> tuple[bool, ...]:
-        """Per axis of *name*, whether more heads make it longer."""
-        return tuple(map(bool, self._normalised[name].cut.units))
+    def cut(self, name: str) -> Cut:
+        """How subnetworks are cut from *name*."""
+        return self._normalised[name].cut
+
+    def factor(self, name: str) -> float:
+        """What *name* is multiplied by in the normalised form."""
+        return self._normalised[name].factor
 
     def vector(self, name: str, span: Span, factor: float = 1.0) -> NDArray[Any]:
         """What the heads of *span* bring to *name*, which is never quantized: it grows on one axis at most."""
-        return _scaled(self._rounded(name, self._part(name, (span,) * len(self.grows(name)))), factor)
+        return _scaled(self._rounded(name, self._part(name, (span,) * len(self.cut(name).units))), factor)
 
     def matrix(self, name: str, rows: Span, columns: Span, factor: float = 1.0) -> NDArray[Any] | Quantized:
         """The block of *name* between head counts on its first axis, and on its second."""
-        part = self._part(name, (rows, columns, *((0, 0),) * (len(self.grows(name)) - 2)))
+        part = self._part(name, (rows, columns, *((0, 0),) * (len(self.cut(name).units) - 2)))
         rounded = self._rounded(name, part)
         return _quantized(_scaled(part, factor)) if self._quantized else _scaled(rounded, factor)
 

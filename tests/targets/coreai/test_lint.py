@@ -80,10 +80,16 @@ def test_a_program_that_is_too_large_is_not_read(write: Write, monkeypatch: pyte
         COREAI.lint(path)
 
 
-def _relu(self: Any, x: Any, place: str) -> Any:
+def _tanh(self: Any, x: Any, place: str) -> Any:
     import coreai.authoring as ca
 
-    return ca.relu(x)
+    return ca.tanh(x)
+
+
+def _reduced(self: Any, x: Any, place: str) -> Any:
+    import coreai.authoring as ca
+
+    return ca.broadcasting_add(x, ca.reduce_mean(x, np.array([2], np.int32)))
 
 
 def _rank_5(self: Any, x: Any, place: str) -> Any:
@@ -101,7 +107,12 @@ def _sliced(self: Any, whole: Any, shape: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("activation", "problem"), [(_relu, "uses operation coreai.relu"), (_rank_5, r"is f32 \[1, 1, 1, 17, 64\]")]
+    ("activation", "problem"),
+    [
+        (_tanh, "uses operation coreai.tanh"),
+        (_reduced, r"reduce_mean makes \[1, 17, 1\] of \[1, 17, 64\]"),
+        (_rank_5, r"is f32 \[1, 1, 1, 17, 64\]"),
+    ],
 )
 def test_operations_that_are_not_ours_are_refused(
     activation: Any,

@@ -70,7 +70,7 @@ def _no_residual(emitter: Any, ca: Any) -> Any:
 
 
 def _last_token(emitter: Any, ca: Any) -> Any:
-    def select(self: Any, x_BND: Any, place: str) -> Any:
+    def select(self: Any, x_BND: Any, span: tuple[int, int], place: str) -> Any:
         B, N, D = x_BND.type.shape
         begin, end = np.array([0, N - 1, 0], np.int32), np.array([B, N, D], np.int32)
         return ca.slice_(x_BND, begin, end, np.array([1, 1, 1], np.int32))
@@ -124,7 +124,8 @@ def test_a_subnetwork_that_begins_elsewhere_is_not_exported(
     ("right", "wrong", "problem"),
     [
         ("eps = {eps:.8e}", "eps = 1.0e-3", "declares to add 1.0"),
-        ("axes = [2 : si64]", "axes = [1 : si64]", "does not declare the operation"),
+        ("axes = [{axis} : si64]", "axes = [1 : si64]", "does not declare the operation"),
+        ("axes = [{axis} : si64]", "axes = [3 : si64]", "is over axis 3"),
         ("scale = 1.0", "scale = 0.5", "does not declare the operation"),
         ("is_causal = false", "is_causal = true", "does not declare the operation"),
     ],

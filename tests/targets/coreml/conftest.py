@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -74,21 +75,31 @@ class Proof:
         config, data = checkpoint.info.config, checkpoint.info.preprocessing
         self.precision, self.heads = artifact.spec.precision, heads or artifact.heads[0]
         self.image = given(checkpoint, artifact.spec)
-        self.expected = {
+        expected = {
             kind: parity.reference(checkpoint.model, self.heads, pixels(config), data, kind)
             for kind in dict.fromkeys((self.precision, "fp32"))
         }
         if self.precision == "int8":
-            self.expected["int8"] = _of_quantized(checkpoint, artifact, self.heads)
+            expected["int8"] = _of_quantized(checkpoint, artifact, self.heads)
+        size = math.prod(config.output_shape(self.heads))  # timm gives the tokens before those of patches as well
+        self.expected = {
+            kind: parity.Reference(*(_flat(each)[:, -size:] for each in (reference.exact, reference.torch_fp32)))
+            for kind, reference in expected.items()
+        }
 
     def of(self, path: Path) -> ParityRecord:
         """The record of the package at *path*; ParityFailed where it computes something else."""
         if self.precision == "int8":
-            record = parity.compare(COREML.load(path, self.heads).run(self.image), self.expected["int8"])
+            record = parity.compare(_flat(COREML.load(path, self.heads).run(self.image)), self.expected["int8"])
             parity.check(str(path), self.heads, record)
             return record
-        run = lambda session: session.run(self.image)  # noqa: E731
+        run = lambda session: _flat(session.run(self.image))  # noqa: E731
         return parity.verify(COREML, path, self.heads, self.precision, self.expected, run)[0]
+
+
+def _flat(outputs: NDArray[Any]) -> NDArray[Any]:
+    """[B, ...] as [B, all]."""
+    return outputs.reshape(len(outputs), -1)
 
 
 def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[str, NDArray[np.float32]]:
@@ -97,12 +108,14 @@ def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[
     spans = list(itertools.pairwise((0, *(k for k in listed if k <= heads))))
     stored = Weights(checkpoint, artifact.spec)
     whole = {name: np.zeros(tensor.shape, np.float32) for name, tensor in checkpoint.model.weights(heads).items()}
+    config = checkpoint.info.config
+    classifiers = dict(zip(config.classifier_names, config.classifiers(heads), strict=True))
     for name, full in whole.items():
-        source = (
-            name.replace("head", checkpoint.info.config.classifiers(heads)[0]) if name.startswith("head.") else name
-        )
-        grows = stored.grows(source)
-        if full.ndim not in (2, 4):
+        layer, dot, kind = name.partition(".")
+        source = f"{classifiers.get(layer, layer)}{dot}{kind}"
+        cut = stored.cut(source)
+        grows = [bool(unit) for unit in cut.units]
+        if full.ndim not in (2, 4) or layer == "rope":
             full[:] = stored.vector(source, (0, heads)).astype(np.float32)
             continue
         for high in spans if any(grows[:2]) else [(0, heads)]:
@@ -115,8 +128,8 @@ def dequantized(checkpoint: Checkpoint, artifact: Artifact, heads: int) -> dict[
                 block = stored.matrix(source, rows, columns)
                 assert isinstance(block, Quantized)
                 place = tuple(
-                    slice(*(size // heads * k for k in span)) if grow else slice(None)
-                    for span, size, grow in zip((rows, columns), full.shape, grows, strict=False)
+                    slice(*(cut.place(axis, k) for k in span)) if grows[axis] else slice(None)
+                    for axis, span in enumerate((rows, columns))
                 )
                 scale = block.scale.astype(np.float32).reshape(-1, *(1,) * (full.ndim - 1))
                 full[place] = block.data.astype(np.float32) * scale

@@ -209,7 +209,7 @@ def test_coremltools_opens_a_package_and_leaves_its_bytes_alone(write: Write) ->
     assert {each: each.read_bytes() for each in path.rglob("*") if each.is_file()} == before
 
 
-_READ_BACK = """
+READ_BACK = """
 import sys
 sys.modules["tensorflow"] = None
 import torch, torchvision
@@ -239,7 +239,7 @@ def test_coremltools_reads_back_every_kind_of_package_and_infers_the_same_types(
             if offered(graph, **choices):
                 _, _, path = write(heads=(1, 2, 4) if graph == "universal" else 2, graph=graph, **choices)
                 paths.append(str(path.rename(tmp_path / f"{len(paths)}.mlpackage")))
-    done = subprocess.run([sys.executable, "-c", _READ_BACK, *paths], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", READ_BACK, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(done.stdout.split()) == {"main", "k1", "k2", "k4"}
     assert len(done.stdout.split()) > len(paths) > 50
