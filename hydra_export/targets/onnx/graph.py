@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
-from hydra_export.network import Operations
+from hydra_export.network import Operations, Span, Unit
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, Precision
 
 
 @dataclass(frozen=True)
 class PerHead:
-    """A size that grows with the head count: *size* for each head."""
+    """A size that grows with the head count: *size* for each head, of which the whole part counts."""
 
-    size: int
+    size: Unit
 
 
 Size = int | PerHead
@@ -87,7 +87,7 @@ class OnnxGraphBuilder(NodeBuilder):
 
     def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
         """A vector of sizes, one per name."""
-        return self.constant(name, [size.size * self.heads if isinstance(size, PerHead) else size for size in sizes])
+        return self.constant(name, [int(size.size * self.heads) if isinstance(size, PerHead) else size for size in sizes])
 
     def reshape(self, x: ir.Value, name: str, shape_name: str, shape: Sequence[Size]) -> ir.Value:
         """*x* in another shape; equal shapes have one name."""
@@ -99,8 +99,16 @@ class OnnxGraphBuilder(NodeBuilder):
             return self._quantized_linear(x_RD, weight, name)
         return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
 
-    def plus_product(self, x_RD: ir.Value, gemm: ir.Node, place: str) -> ir.Value:
-        """*x_RD* plus what *gemm* gives, whose bias is added first: a product alone is left of it."""
+    def plus_linear(self, x_RD: ir.Value, result_RD: ir.Value, place: str) -> ir.Value:
+        """*x_RD* plus what a Linear gave, whose bias is added first: a product alone is left of it.
+
+        Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
+        widths for one thread on a processor with AVX2; and ncnn's converter takes no Gemm whose bias is computed.
+        """
+        gemm = result_RD.producer()
+        assert gemm
+        if gemm.op_type != "Gemm":
+            return self.op("Add", [x_RD, result_RD], f"{place}/residual/Add")
         y_RD, weight, bias = gemm.inputs
         assert y_RD
         assert weight
@@ -165,95 +173,224 @@ class OnnxEmitter(Operations[ir.Value]):
         x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_patches])
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
         # ncnn's converter drops Pad; but Concat needs a prefix for each image of a batch.
-        if self.batch:
-            x_BND = g.op("Add", [x_BND, g.weight("tokens.positions")], "tokens/Add")
-            x_BND = g.op("Concat", [g.weight("tokens.prefix"), x_BND], "tokens/Concat", axis=1)
-        else:
+        if config.num_prefix_tokens and not self.batch:
             pads = g.constant("tokens/pads", [0, config.num_prefix_tokens, 0, 0, 0, 0])
             x_BND = g.op("Add", [g.op("Pad", [x_BND, pads], "tokens/Pad"), g.weight("tokens")], "tokens/Add")
+            return self._rows(x_BND, "tokens/Reshape")
+        if config.num_positions:
+            x_BND = g.op("Add", [x_BND, g.weight("tokens.positions")], "tokens/Add")
+        if config.num_prefix_tokens:
+            x_BND = g.op("Concat", [g.weight("tokens.prefix"), x_BND], "tokens/Concat", axis=1)
         return self._rows(x_BND, "tokens/Reshape")
 
     def _rows(self, x: ir.Value, name: str) -> ir.Value:
         return self.g.reshape(x, name, "rows/shape", [-1, self.width])
 
-    def layer_norm(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """In one operator."""
-        name, epsilon = place.replace("/", "."), self.config.layer_norm_eps
-        inputs = [x_RD, self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")]
-        return self.g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
+    def norm(self, x: ir.Value, place: str) -> ir.Value:
+        """In one operator where there is one."""
+        g, name, epsilon = self.g, place.replace("/", "."), self.config.layer_norm_eps
+        inputs = [x, g.weight(f"{name}.weight")]
+        if self.config.norm == "layer_norm":
+            inputs.append(g.weight(f"{name}.bias"))
+            return g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
+        if self.opset >= 23:
+            return g.op("RMSNormalization", inputs, f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
+        # The form that onnxruntime's SimplifiedLayerNormFusion looks for.
+        squares = g.op("Pow", [x, g.constant("rms/two", 2.0)], f"{place}/Pow")
+        mean = self._reduced("ReduceMean", squares, -1, f"{place}/ReduceMean", keepdims=1)
+        mean = g.op("Add", [mean, g.constant("rms/epsilon", epsilon)], f"{place}/Add")
+        x = g.op("Div", [x, g.op("Sqrt", [mean], f"{place}/Sqrt")], f"{place}/Div")
+        return g.op("Mul", [x, inputs[1]], f"{place}/Mul")
+
+    def _reduced(self, op_type: str, x: ir.Value, axis: int, name: str, keepdims: int) -> ir.Value:
+        """Over one axis, which is an input from opset 18 on."""
+        if self.opset < 18:
+            return self.g.op(op_type, [x], name, axes=[axis], keepdims=keepdims)
+        axes = self.g.constant(f"rows/axis_{axis}", [axis])
+        return self.g.op(op_type, [x, axes], name, keepdims=keepdims)
 
     def linear(self, x_RD: ir.Value, place: str) -> ir.Value:
         """See OnnxGraphBuilder."""
         return self.g.linear(x_RD, place.replace("/", "."), f"{place}/Gemm")
 
-    def classifier(self, features_BD: ir.Value, weights: str) -> ir.Value:
+    def classifier(self, features: Sequence[tuple[ir.Value, str]]) -> ir.Value:
         """See OnnxGraphBuilder."""
-        return self.g.linear(features_BD, weights, "logits")
+        (first_BD, weights), *others = features
+        logits = self.g.linear(first_BD, weights, f"{weights}/Gemm" if others else "logits")
+        for features_BD, weights in others:
+            logits = self.g.plus_linear(logits, self.g.linear(features_BD, weights, f"{weights}/Gemm"), weights)
+        return logits
 
-    def select(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """Of each image's tokens side by side, the first."""
-        side_by_side = (self.batch or -1, PerHead(self.config.num_tokens * self.config.head_dim))
-        x = self.g.reshape(x_RD, f"{place}/Reshape", "cls/shape", side_by_side)
-        parts: list[tuple[str, Size]] = [("start", 0), ("end", self.width), ("axis", 1)]
-        return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{place}/Slice")
+    def select(self, x_RD: ir.Value, span: Span, place: str) -> ir.Value:
+        """Of each image's tokens side by side, a part; what is pooled keeps the images apart, [B, N, D]."""
+        g, config, (low, high) = self.g, self.config, span
+        num_tokens = self._num_read if place in ("pool/cls", "pool/dist") else config.num_tokens
+        label = "cls" if (*span, num_tokens) == (0, 1, config.num_tokens) else f"tokens/{low}_{high}_of_{num_tokens}"
+        x = g.reshape(x_RD, f"{place}/Reshape", f"{label}/shape", (self.batch or -1, self._side_by_side(num_tokens)))
+        parts: list[tuple[str, Size]] = [("start", self._side_by_side(low) if low else 0)]
+        parts += [("end", self._side_by_side(high)), ("axis", 1)]
+        x = g.op("Slice", [x, *(g.sizes(f"{label}/{part}", [n]) for part, n in parts)], f"{place}/Slice")
+        if self._is_apart(place):
+            return self._images(x, high - low, f"{place}/images/Reshape")
+        return x if high - low == 1 else self._rows(x, f"{place}/rows/Reshape")
 
-    def features(self, x_RD: ir.Value) -> ir.Value:
+    @property
+    def _num_read(self) -> int:
+        return self.config.num_read_tokens or self.config.num_tokens
+
+    def _side_by_side(self, num_tokens: int) -> PerHead:
+        return PerHead(num_tokens * self.config.head_dim)
+
+    def _is_apart(self, place: str) -> bool:
+        """Whether what is selected there is no rows."""
+        return place == "pool/patches" and self.config.pooling != "attention"
+
+    def _images(self, x_RD: ir.Value, num_tokens: int, name: str) -> ir.Value:
+        """The tokens of each image, [B, N, D]."""
+        shape = (self.batch or -1, num_tokens, self.width)
+        return self.g.reshape(x_RD, name, f"attn/tokens_{num_tokens}", shape)
+
+    def pool(self, x: ir.Value, kind: str, place: str) -> ir.Value:
+        """Over an axis of its own; a row for each image."""
+        config = self.config
+        selected = config.pooling != "token" and config.num_prefix_tokens and not config.pool_prefix
+        x_BND = x if selected else self._images(x, config.num_read_tokens or config.num_pooled_tokens, f"{place}/Reshape")
+        kinds = {"avg": ("ReduceMean",), "max": ("ReduceMax",), "avgmax": ("ReduceMax", "ReduceMean")}
+        pooled = [self._reduced(op, x_BND, 1, f"{place}/{op}", keepdims=0) for op in kinds[kind]]
+        if len(pooled) == 1:
+            return pooled[0]
+        both = self.g.op("Add", pooled, f"{place}/Add")
+        return self.g.op("Mul", [both, self.g.constant("pool/half", 0.5)], f"{place}/Mul")
+
+    def latent(self, x_RD: ir.Value, place: str) -> ir.Value:
+        """One row for all images: its product with keys is spread over the batch."""
+        return self._rows(self.g.weight(place.replace("/", ".")), f"{place}/Reshape")
+
+    def features(self, x_BD: ir.Value, place: str) -> ir.Value:
         """A row for each image, as it is."""
-        return x_RD
+        return x_BD
+
+    def patch_tokens(self, x: ir.Value) -> ir.Value:
+        """With the images apart, as they are where they were selected."""
+        if self.config.num_prefix_tokens:
+            return x
+        return self._images(x, self.config.num_patches, "patch_tokens")
 
     def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
-        """A sum; at the end of the last block the bias comes into it before the product.
-
-        Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
-        widths for one thread on a processor with AVX2; and ncnn's converter takes no Gemm whose bias is computed.
-        """
-        if place == f"blocks.{self.config.depth - 1}/mlp" and (gemm := y_RD.producer()) and gemm.op_type == "Gemm":
-            return self.g.plus_product(x_RD, gemm, place)
+        """A sum; where a few rows are left and no more of them are made, the bias comes into it before the product."""
+        is_last = place == f"blocks.{self.config.depth - 1}/mlp" and self.config.num_read_tokens
+        if is_last or place == "attn_pool/mlp":
+            return self.g.plus_linear(x_RD, y_RD, place)
         return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
 
-    def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Rows: each form of attention has its own order of axes."""
-        return self.linear(query_RD, f"{place}/q"), self.linear(x_RD, f"{place}/k"), self.linear(x_RD, f"{place}/v")
+    def product(self, x: ir.Value, y: ir.Value, place: str) -> ir.Value:
+        """Of rows."""
+        return self.g.op("Mul", [x, y], f"{place}/product/Mul")
 
-    def attention(self, qkv_RD: tuple[ir.Value, ir.Value, ir.Value], place: str, num_queries: int) -> ir.Value:
-        """Opset 23's operator where the head count is known, otherwise products and Softmax."""
-        if self.heads is not None and self.opset >= 23:
-            a = self._attention_operator(*qkv_RD, place, num_queries, self.heads)
+    def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Rows: each form of attention has its own order of axes. Where more is done to each head, [B, N, H, C]."""
+        q, k, v = (self.linear(x, f"{place}/{part}") for x, part in ((query_RD, "q"), (x_RD, "k"), (x_RD, "v")))
+        if self._has_apart(place):
+            num_queries = self.config.num_tokens if query_RD is x_RD else self._num_read
+            q = self._apart(q, f"{place}/q/heads/Reshape", num_queries)
+            k = self._apart(k, f"{place}/k/heads/Reshape", self.config.num_tokens)
+        return q, k, v
+
+    def _has_apart(self, place: str) -> bool:
+        """Whether queries and keys have their heads apart before attention."""
+        return place != "attn_pool" and (self.config.qk_norm or self.config.rotary is not None)
+
+    def _apart(self, x_RD: ir.Value, name: str, num_tokens: int) -> ir.Value:
+        shape = (self.batch or -1, num_tokens, PerHead(1), self.config.head_dim)
+        return self.g.reshape(x_RD, name, f"attn/apart_{num_tokens}", shape)
+
+    def head_norm(self, x_BNHC: ir.Value, place: str) -> ir.Value:
+        """As any other: each head's channels are an axis."""
+        return self.norm(x_BNHC, place)
+
+    def rotate(self, x_BNHC: ir.Value, place: str) -> ir.Value:
+        """The halves by Split and Concat; the tables are [1, N, 1, C]."""
+        g, half = self.g, self.config.head_dim // 2
+        place = f"{place}/rotate"
+        parts, halves = [f"{place}/first", f"{place}/second"], g.constant("rope/halves", [half, half])
+        first, second = g.ops("Split", [x_BNHC, halves], f"{place}/Split", parts, axis=-1)
+        swapped = g.op("Concat", [second, first], f"{place}/Concat", axis=-1)
+        cosines = g.op("Mul", [x_BNHC, g.weight("rope.cos")], f"{place}/cos/Mul")
+        sines = g.op("Mul", [swapped, g.weight("rope.sin")], f"{place}/sin/Mul")
+        return g.op("Add", [cosines, sines], f"{place}/Add")
+
+    def attention(self, qkv: tuple[ir.Value, ir.Value, ir.Value], place: str, num_queries: int) -> ir.Value:
+        """Opset 23's operator where the head count is known, otherwise products and Softmax.
+
+        That operator takes no query that all images share.
+        """
+        if self.heads is not None and self.opset >= 23 and place != "attn_pool":
+            a = self._attention_operator(*qkv, place, num_queries, self.heads)
         else:
-            a = self._softmax_attention(*qkv_RD, place, num_queries)
+            a = self._softmax_attention(*qkv, place, num_queries)
         return self._rows(a, f"{place}/Reshape")
 
     def _attention_operator(
-        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int, heads: int
+        self, q: ir.Value, k: ir.Value, v: ir.Value, scope: str, num_queries: int, heads: int
     ) -> ir.Value:
         """Opset 23's Attention; q carries the scale already."""
-        rows = ((q_RD, "q", num_queries), (k_RD, "k", self.config.num_tokens), (v_RD, "v", self.config.num_tokens))
-        qkv_BND = [
-            self.g.reshape(x_RD, f"{scope}/{part}/Reshape", f"attn/tokens_{n}", (self.batch or -1, n, self.width))
-            for x_RD, part, n in rows
-        ]
+        parts = ((q, "q", num_queries), (k, "k", self.config.num_tokens), (v, "v", self.config.num_tokens))
+        qkv_BND = [self._images(x, n, f"{scope}/{part}/Reshape") for x, part, n in parts]
         num_heads = {"q_num_heads": heads, "kv_num_heads": heads}
         return self.g.op("Attention", qkv_BND, f"{scope}/Attention", scale=1.0, **num_heads)
 
-    def _softmax_attention(
-        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int
-    ) -> ir.Value:
-        g = self.g
-        q_BHNC = self._heads_apart(q_RD, f"{scope}/q", num_queries, [0, 2, 1, 3])
-        k_BHCN = self._heads_apart(k_RD, f"{scope}/k", self.config.num_tokens, [0, 2, 3, 1])
-        v_BHNC = self._heads_apart(v_RD, f"{scope}/v", self.config.num_tokens, [0, 2, 1, 3])
+    def _softmax_attention(self, q: ir.Value, k: ir.Value, v: ir.Value, scope: str, num_queries: int) -> ir.Value:
+        g, config = self.g, self.config
+        num_tokens = config.num_tokens
+        if scope == "attn_pool":
+            num_tokens = config.num_pooled_tokens
+            q = g.reshape(q, f"{scope}/q/Reshape", f"{scope}/apart", (1, 1, PerHead(1), config.head_dim))
+        is_apart = self._has_apart(scope)
+        q_BHNC = self._transposed(q, f"{scope}/q", num_queries, [0, 2, 1, 3], is_apart or scope == "attn_pool")
+        k_BHCN = self._transposed(k, f"{scope}/k", num_tokens, [0, 2, 3, 1], is_apart)
+        v_BHNC = self._transposed(v, f"{scope}/v", num_tokens, [0, 2, 1, 3])
         scores_BHNN = g.op("MatMul", [q_BHNC, k_BHCN], f"{scope}/scores/MatMul")
         shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/Softmax", axis=-1)
         a_BHNC = g.op("MatMul", [shares_BHNN, v_BHNC], f"{scope}/values/MatMul")
         return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
 
-    def _heads_apart(self, x_RD: ir.Value, scope: str, num_tokens: int, perm: list[int]) -> ir.Value:
-        shape = (self.batch or -1, num_tokens, PerHead(1), self.config.head_dim)
-        x_BNHC = self.g.reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
+    def _transposed(
+        self, x: ir.Value, scope: str, num_tokens: int, perm: list[int], is_apart: bool = False
+    ) -> ir.Value:
+        x_BNHC = x if is_apart else self._apart(x, f"{scope}/Reshape", num_tokens)
         return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
 
     def activation(self, x: ir.Value, place: str) -> ir.Value:
-        """In one operator from opset 20 on."""
+        """GELU in one operator from opset 20 on; the others in the forms that onnxruntime fuses."""
+        g = self.g
+        match self.config.activation:
+            case "relu":
+                return g.op("Relu", [x], f"{place}/Relu")
+            case "silu":
+                return g.op("Mul", [x, g.op("Sigmoid", [x], f"{place}/Sigmoid")], f"{place}/silu/Mul")
+            case "quick_gelu":
+                scaled = g.op("Mul", [x, g.constant("quick_gelu/scale", 1.702)], f"{place}/quick_gelu/scale/Mul")
+                return g.op("Mul", [x, g.op("Sigmoid", [scaled], f"{place}/Sigmoid")], f"{place}/quick_gelu/Mul")
+            case "gelu_tanh":
+                return self._gelu_tanh(x, place)
+        return self._gelu(x, place)
+
+    def _gelu_tanh(self, x: ir.Value, place: str) -> ir.Value:
+        g = self.g
+        if self.opset >= 20:
+            return g.op("Gelu", [x], f"{place}/Gelu", approximate="tanh")
+        # x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+        cube = g.op("Pow", [x, g.constant("gelu/three", 3.0)], f"{place}/gelu/Pow")
+        small = g.op("Mul", [cube, g.constant("gelu/cubic", 0.044715)], f"{place}/gelu/cubic/Mul")
+        both = g.op("Add", [x, small], f"{place}/gelu/cubic/Add")
+        scaled = g.op("Mul", [both, g.constant("gelu/scale", math.sqrt(2 / math.pi))], f"{place}/gelu/scale/Mul")
+        one_plus_tanh = g.op(
+            "Add", [g.op("Tanh", [scaled], f"{place}/Tanh"), g.constant("gelu/one", 1.0)], f"{place}/gelu/Add"
+        )
+        half = g.op("Mul", [x, g.constant("gelu/half", 0.5)], f"{place}/gelu/Half")
+        return g.op("Mul", [half, one_plus_tanh], f"{place}/gelu/Mul")
+
+    def _gelu(self, x: ir.Value, place: str) -> ir.Value:
         g = self.g
         if self.opset >= 20:
             return g.op("Gelu", [x], f"{place}/Gelu")
