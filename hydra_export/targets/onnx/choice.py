@@ -38,11 +38,14 @@ class Choice:
         of the outermost graph for the branches of its own Ifs alone (1.32,
         SessionState::PrepackConstantInitializedTensors), and without packing a run takes a tenth longer.
         """
-        rank = next(iter(branches.values())).outputs[0].shape.rank()
-        result = self.g.constant(f"{name}/none", np.zeros((1,) * rank))
+        shape = next(iter(branches.values())).outputs[0].shape
+        assert shape
+        result = self.g.constant(f"{name}/none", np.zeros((1,) * shape.rank()))
         for place, k in enumerate(self.heads):
             is_k = self.g.op("Equal", [self.place, self.g.constant(f"k/place_{place}", [place])], f"k{k}/Equal")
-            passed = ir.Value(name=f"k{k}/passed", shape=ir.Shape([None] * rank), type=ir.TensorType(ir.DataType.FLOAT))
+            passed = ir.Value(
+                name=f"k{k}/passed", shape=ir.Shape([None] * shape.rank()), type=ir.TensorType(ir.DataType.FLOAT)
+            )
             otherwise = ir.Graph(
                 [],
                 [passed],

@@ -87,7 +87,7 @@ class OnnxGraphBuilder(NodeBuilder):
 
     def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
         """A vector of sizes, one per name."""
-        return self.constant(name, [int(size.size * self.heads) if isinstance(size, PerHead) else size for size in sizes])
+        return self.constant(name, [int(s.size * self.heads) if isinstance(s, PerHead) else s for s in sizes])
 
     def reshape(self, x: ir.Value, name: str, shape_name: str, shape: Sequence[Size]) -> ir.Value:
         """*x* in another shape; equal shapes have one name."""
@@ -163,6 +163,7 @@ class OnnxEmitter(Operations[ir.Value]):
         self.width = PerHead(config.head_dim)
         # 0 keeps a dynamic batch; a fixed one is spelled out, as not every compiler infers through 0.
         self.batch: int = 0 if spec.batch == "dynamic" else spec.batch
+        self._side_by_side: dict[ir.Value, ir.Value] = {}  # the tokens of an image, by the rows that they were
 
     def embed(self, image_BCHW: ir.Value) -> ir.Value:
         """From the image as ``channels_first`` returns it."""
@@ -226,11 +227,13 @@ class OnnxEmitter(Operations[ir.Value]):
         g, config, (low, high) = self.g, self.config, span
         num_tokens = self._num_read if place in ("pool/cls", "pool/dist") else config.num_tokens
         label = "cls" if (*span, num_tokens) == (0, 1, config.num_tokens) else f"tokens/{low}_{high}_of_{num_tokens}"
-        x = g.reshape(x_RD, f"{place}/Reshape", f"{label}/shape", (self.batch or -1, self._side_by_side(num_tokens)))
-        parts: list[tuple[str, Size]] = [("start", self._side_by_side(low) if low else 0)]
-        parts += [("end", self._side_by_side(high)), ("axis", 1)]
-        x = g.op("Slice", [x, *(g.sizes(f"{label}/{part}", [n]) for part, n in parts)], f"{place}/Slice")
-        if self._is_apart(place):
+        if x_RD not in self._side_by_side:
+            shape = (self.batch or -1, self._channels(num_tokens))
+            self._side_by_side[x_RD] = g.reshape(x_RD, f"{place}/Reshape", f"{label}/shape", shape)
+        parts = (("start", self._channels(low) if low else 0), ("end", self._channels(high)), ("axis", 1))
+        bounds = [g.sizes(f"{label}/{part}", [size]) for part, size in parts]
+        x = g.op("Slice", [self._side_by_side[x_RD], *bounds], f"{place}/Slice")
+        if place == "pool/patches" and config.pooling != "attention":
             return self._images(x, high - low, f"{place}/images/Reshape")
         return x if high - low == 1 else self._rows(x, f"{place}/rows/Reshape")
 
@@ -238,12 +241,8 @@ class OnnxEmitter(Operations[ir.Value]):
     def _num_read(self) -> int:
         return self.config.num_read_tokens or self.config.num_tokens
 
-    def _side_by_side(self, num_tokens: int) -> PerHead:
+    def _channels(self, num_tokens: int) -> PerHead:
         return PerHead(num_tokens * self.config.head_dim)
-
-    def _is_apart(self, place: str) -> bool:
-        """Whether what is selected there is no rows."""
-        return place == "pool/patches" and self.config.pooling != "attention"
 
     def _images(self, x_RD: ir.Value, num_tokens: int, name: str) -> ir.Value:
         """The tokens of each image, [B, N, D]."""
@@ -253,8 +252,9 @@ class OnnxEmitter(Operations[ir.Value]):
     def pool(self, x: ir.Value, kind: str, place: str) -> ir.Value:
         """Over an axis of its own; a row for each image."""
         config = self.config
-        selected = config.pooling != "token" and config.num_prefix_tokens and not config.pool_prefix
-        x_BND = x if selected else self._images(x, config.num_read_tokens or config.num_pooled_tokens, f"{place}/Reshape")
+        is_apart = config.pooling != "token" and config.num_prefix_tokens and not config.pool_prefix
+        num_tokens = config.num_read_tokens or config.num_pooled_tokens
+        x_BND = x if is_apart else self._images(x, num_tokens, f"{place}/Reshape")
         kinds = {"avg": ("ReduceMean",), "max": ("ReduceMax",), "avgmax": ("ReduceMax", "ReduceMean")}
         pooled = [self._reduced(op, x_BND, 1, f"{place}/{op}", keepdims=0) for op in kinds[kind]]
         if len(pooled) == 1:
@@ -277,11 +277,14 @@ class OnnxEmitter(Operations[ir.Value]):
         return self._images(x, self.config.num_patches, "patch_tokens")
 
     def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
-        """A sum; where a few rows are left and no more of them are made, the bias comes into it before the product."""
-        is_last = place == f"blocks.{self.config.depth - 1}/mlp" and self.config.num_read_tokens
-        if is_last or place == "attn_pool/mlp":
+        """A sum; where few rows are left for good, the bias comes into it before the product."""
+        if place == "attn_pool/mlp" or (place.endswith("/mlp") and self._reads_few(place)):
             return self.g.plus_linear(x_RD, y_RD, place)
         return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
+
+    def _reads_few(self, place: str) -> bool:
+        """Whether queries are those of the first tokens alone."""
+        return place.startswith(f"blocks.{self.config.depth - 1}/") and self.config.num_read_tokens is not None
 
     def product(self, x: ir.Value, y: ir.Value, place: str) -> ir.Value:
         """Of rows."""
@@ -290,15 +293,20 @@ class OnnxEmitter(Operations[ir.Value]):
     def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Rows: each form of attention has its own order of axes. Where more is done to each head, [B, N, H, C]."""
         q, k, v = (self.linear(x, f"{place}/{part}") for x, part in ((query_RD, "q"), (x_RD, "k"), (x_RD, "v")))
-        if self._has_apart(place):
-            num_queries = self.config.num_tokens if query_RD is x_RD else self._num_read
+        q_is_apart, k_is_apart = self._are_apart(place)
+        if q_is_apart:
+            num_queries = self._num_read if self._reads_few(place) else self.config.num_tokens
             q = self._apart(q, f"{place}/q/heads/Reshape", num_queries)
+        if k_is_apart:
             k = self._apart(k, f"{place}/k/heads/Reshape", self.config.num_tokens)
         return q, k, v
 
-    def _has_apart(self, place: str) -> bool:
-        """Whether queries and keys have their heads apart before attention."""
-        return place != "attn_pool" and (self.config.qk_norm or self.config.rotary is not None)
+    def _are_apart(self, place: str) -> tuple[bool, bool]:
+        """Whether the heads of queries, and of keys, are apart before attention; the first tokens are not rotated."""
+        if place == "attn_pool":
+            return False, False
+        qk_norm, is_rotary = self.config.qk_norm, self.config.rotary is not None
+        return qk_norm or (is_rotary and not self._reads_few(place)), qk_norm or is_rotary
 
     def _apart(self, x_RD: ir.Value, name: str, num_tokens: int) -> ir.Value:
         shape = (self.batch or -1, num_tokens, PerHead(1), self.config.head_dim)
@@ -340,23 +348,22 @@ class OnnxEmitter(Operations[ir.Value]):
         return self.g.op("Attention", qkv_BND, f"{scope}/Attention", scale=1.0, **num_heads)
 
     def _softmax_attention(self, q: ir.Value, k: ir.Value, v: ir.Value, scope: str, num_queries: int) -> ir.Value:
-        g, config = self.g, self.config
-        num_tokens = config.num_tokens
-        if scope == "attn_pool":
-            num_tokens = config.num_pooled_tokens
-            q = g.reshape(q, f"{scope}/q/Reshape", f"{scope}/apart", (1, 1, PerHead(1), config.head_dim))
-        is_apart = self._has_apart(scope)
-        q_BHNC = self._transposed(q, f"{scope}/q", num_queries, [0, 2, 1, 3], is_apart or scope == "attn_pool")
-        k_BHCN = self._transposed(k, f"{scope}/k", num_tokens, [0, 2, 3, 1], is_apart)
-        v_BHNC = self._transposed(v, f"{scope}/v", num_tokens, [0, 2, 1, 3])
+        g, config, is_pool = self.g, self.config, scope == "attn_pool"
+        num_tokens = config.num_pooled_tokens if is_pool else config.num_tokens
+        q_is_apart, k_is_apart = self._are_apart(scope)
+        if is_pool:
+            shape = (1, PerHead(1), 1, config.head_dim)
+            q_BHNC = g.reshape(q, f"{scope}/q/Reshape", f"{scope}/q/shape", shape)
+        else:
+            q_BHNC = self._transposed(q, f"{scope}/q", num_queries, [0, 2, 1, 3], q_is_apart)
+        k_BHCN = self._transposed(k, f"{scope}/k", num_tokens, [0, 2, 3, 1], k_is_apart)
+        v_BHNC = self._transposed(v, f"{scope}/v", num_tokens, [0, 2, 1, 3], is_apart=False)
         scores_BHNN = g.op("MatMul", [q_BHNC, k_BHCN], f"{scope}/scores/MatMul")
         shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/Softmax", axis=-1)
         a_BHNC = g.op("MatMul", [shares_BHNN, v_BHNC], f"{scope}/values/MatMul")
         return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
 
-    def _transposed(
-        self, x: ir.Value, scope: str, num_tokens: int, perm: list[int], is_apart: bool = False
-    ) -> ir.Value:
+    def _transposed(self, x: ir.Value, scope: str, num_tokens: int, perm: list[int], is_apart: bool) -> ir.Value:
         x_BNHC = x if is_apart else self._apart(x, f"{scope}/Reshape", num_tokens)
         return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
 

@@ -126,7 +126,7 @@ class Assembly:
             return self._matrix(name, weight.cut)
         (axis,) = growing
         parts = [
-            self._first(self._external(shell.rows[name]), axis, _length(weight.cut, axis, span), shell.span[1] > span[1])
+            self._first(self._external(shell.rows[name]), axis, _length(weight.cut, axis, span), shell.span != span)
             for shell, span in zip(self.shells, self.spans, strict=True)
         ]
         return self._joined(name, parts, axis)

@@ -31,14 +31,16 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     count = config.num_prefix_tokens
     if "tokens" in weights and not (count and spec.batch == "dynamic"):
         tokens = weights.pop("tokens")
-        if count:
+        if spec.batch != "dynamic" and count:
             weights["tokens.prefix"] = Weight(tokens.full[:, :count].expand(spec.batch, -1, -1), tokens.cut)
         if config.num_positions:
             weights["tokens.positions"] = Weight(tokens.full[:, count:], tokens.cut)
-    axes = {name: (1, 0) for name, weight in weights.items() if weight.is_matrix}
-    if config.rotary is not None:
-        axes |= dict.fromkeys(("rope.cos", "rope.sin"), (0, 2, 1, 3))
-    return {name: weight.permuted(*axes[name]) if name in axes else weight for name, weight in weights.items()}
+    for name, weight in weights.items():
+        if weight.is_matrix:
+            weights[name] = weight.permuted(1, 0)
+        elif name in ("rope.cos", "rope.sin"):
+            weights[name] = weight.permuted(0, 2, 1, 3)
+    return weights
 
 
 def stored(weights: Mapping[str, Weight], spec: ExportSpec, heads: int) -> dict[str, StoredWeight]:
