@@ -26,7 +26,8 @@ from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Artifact, ExportSpec, Precision, image_info, output_info
 from hydra_export.targets.onnx import file, fixed, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
-from hydra_export.targets.onnx.graph import NodeBuilder, OnnxEmitter, OnnxGraphBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.emitter import OnnxEmitter, subnetwork
+from hydra_export.targets.onnx.graph import NodeBuilder, OnnxGraphBuilder, channels_first
 from hydra_export.targets.onnx.shells import Assembly, Shell
 from hydra_export.targets.onnx.slices import SlicingBuilder
 from hydra_export.targets.onnx.weights import normalised, stored

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from hydra_export import parity, targets
+from hydra_export import network, parity, targets
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.parity import Reference
 from hydra_export.target import Artifact, ExportSpec, Precision
@@ -91,12 +91,14 @@ def check(name: str, case: tuple[Any, ...], out: Path) -> None:
     given = pixels(of) if image == "image" else of.info.preprocessing.normalise(pixels(of))
     for artifact in write(name, form, out, precision=precision, input=image, batch=batch, opset=opset):
         path = out / artifact.path
-        ONNX.lint(path)
+        work, config = ONNX.lint(path), of.info.config
+        own = sum(network.macs(config, k) for k in artifact.heads)
+        assert (work.macs == own) if (form, batch) == ("separate", 1) else (work.macs <= (3 if batch == 3 else 1) * own)
         assert ONNX.signature(path) == (artifact.inputs, artifact.outputs)
         for k in artifact.heads:
             expected = expectation(name)(k, precision)
             outputs = ONNX.load(path, k).run(given)
-            assert outputs.shape[1:] == of.info.config.output_shape(k)
+            assert outputs.shape[1:] == config.output_shape(k)
             record = parity.compare(outputs.reshape(len(given), -1), expected)
             if precision == "int8":
                 assert record.cosine > _SMALLEST_INT8_COSINE, (name, case, k)
