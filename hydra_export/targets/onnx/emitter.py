@@ -153,8 +153,19 @@ class OnnxEmitter(Operations[ir.Value]):
         return place.startswith(f"blocks.{self.config.depth - 1}/") and self.config.num_read_tokens is not None
 
     def product(self, x: ir.Value, y: ir.Value, place: str) -> ir.Value:
-        """Of rows."""
-        return self.g.op("Mul", [x, y], f"{place}/product/Mul")
+        """Of rows; where few are left, with the images apart.
+
+        Of a product of two Linears of few rows and a third OpenVINO 2026.4.1 makes one kernel for one thread, and
+        crashes when it compiles that.
+        """
+        g, place = self.g, f"{place}/product"
+        if not self._reads_few(place) or self.config.mlp_norm:
+            return g.op("Mul", [x, y], f"{place}/Mul")
+        hidden = PerHead(self.config.hidden_per_head)
+        shape = (self.batch or -1, self._num_read, hidden)
+        x, y = (g.reshape(z, f"{place}/{name}/Reshape", "product/shape", shape) for z, name in ((x, "x"), (y, "y")))
+        product = g.op("Mul", [x, y], f"{place}/Mul")
+        return g.reshape(product, f"{place}/Reshape", "product/rows", (-1, hidden))
 
     def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Rows: each form of attention has its own order of axes. Where more is done to each head, [B, N, H, C]."""
