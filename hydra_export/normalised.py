@@ -79,11 +79,11 @@ def weights(config: HydraConfig, state: Mapping[str, Tensor], pixels: Preprocess
             assert bias is not None
             gamma = state[f"{layer.scale}.gamma"]
             weight, bias = weight * gamma[:, None], bias * gamma
-        factors = (layer.factor, *(1.0 for _ in layer.parts[1:]))
-        for kind, cut, whole in (("weight", layer.cut, weight), ("bias", layer.cut.along(0), bias)):
-            if whole is not None:
-                for name, part, factor in zip(layer.parts, whole.chunk(len(layer.parts)), factors, strict=True):
-                    weights[f"{name}.{kind}"] = Weight(part, cut, factor)
+        for i, name in enumerate(layer.parts):
+            factor = layer.factor if i == 0 else 1.0
+            for kind, cut, whole in (("weight", layer.cut, weight), ("bias", layer.cut.along(0), bias)):
+                if whole is not None:
+                    weights[f"{name}.{kind}"] = Weight(whole.chunk(len(layer.parts))[i], cut, factor)
         if layer.parts == ("patch_embed",):
             weights |= _of_tokens(config, state)
     return weights

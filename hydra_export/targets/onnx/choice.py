@@ -11,7 +11,6 @@ from hydra_export.target import TensorInfo
 from hydra_export.targets.onnx.graph import NodeBuilder
 
 HEADS_INFO = TensorInfo(name="k", dtype="int64", shape=())
-_ANY_MATRIX = ir.Shape([None, None])
 
 
 class Choice:
@@ -33,16 +32,20 @@ class Choice:
         return self.g.op("Gather", [self._listed, self.place], "k/Gather")
 
     def among(self, branches: Mapping[int, ir.Graph], name: str) -> ir.Value:
-        """The one matrix that the branch of the chosen head count computes.
+        """The one tensor that the branch of the chosen head count computes.
 
         The Ifs follow one another, each passing on what came before it, and are not nested: onnxruntime packs weights
         of the outermost graph for the branches of its own Ifs alone (1.32,
         SessionState::PrepackConstantInitializedTensors), and without packing a run takes a tenth longer.
         """
-        result = self.g.constant(f"{name}/none", np.zeros((1, 1)))
+        shape = next(iter(branches.values())).outputs[0].shape
+        assert shape
+        result = self.g.constant(f"{name}/none", np.zeros((1,) * shape.rank()))
         for place, k in enumerate(self.heads):
             is_k = self.g.op("Equal", [self.place, self.g.constant(f"k/place_{place}", [place])], f"k{k}/Equal")
-            passed = ir.Value(name=f"k{k}/passed", shape=_ANY_MATRIX, type=ir.TensorType(ir.DataType.FLOAT))
+            passed = ir.Value(
+                name=f"k{k}/passed", shape=ir.Shape([None] * shape.rank()), type=ir.TensorType(ir.DataType.FLOAT)
+            )
             otherwise = ir.Graph(
                 [],
                 [passed],

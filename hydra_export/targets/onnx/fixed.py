@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from hydra_export.target import ExportSpec, image_info, output_info
 from hydra_export.targets.onnx import file
-from hydra_export.targets.onnx.graph import OnnxGraphBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.emitter import subnetwork
+from hydra_export.targets.onnx.graph import OnnxGraphBuilder, channels_first
 from hydra_export.targets.onnx.shells import Assembly
 
 if TYPE_CHECKING:

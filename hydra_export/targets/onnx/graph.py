@@ -1,9 +1,8 @@
-"""The graph of one subnetwork, emitted node by node with standard operators of rank 4 at most."""
+"""Building a graph node by node, with standard operators of rank 4 at most."""
 
-# B batch, N tokens, R rows: the tokens of all images, D width of subnetwork k, H heads, C head width
+# B batch, R rows: the tokens of all images, D width of subnetwork k, C channels, H height, W width
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +11,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hydra_export import network
-from hydra_export.architecture import HydraConfig
-from hydra_export.network import Operations
+from hydra_export.network import Unit
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import ExportSpec, Precision
 
 
 @dataclass(frozen=True)
 class PerHead:
-    """A size that grows with the head count: *size* for each head."""
+    """A size that grows with the head count: *size* for each head, of which the whole part counts."""
 
-    size: int
+    size: Unit
 
 
 Size = int | PerHead
@@ -87,7 +84,7 @@ class OnnxGraphBuilder(NodeBuilder):
 
     def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
         """A vector of sizes, one per name."""
-        return self.constant(name, [size.size * self.heads if isinstance(size, PerHead) else size for size in sizes])
+        return self.constant(name, [int(s.size * self.heads) if isinstance(s, PerHead) else s for s in sizes])
 
     def reshape(self, x: ir.Value, name: str, shape_name: str, shape: Sequence[Size]) -> ir.Value:
         """*x* in another shape; equal shapes have one name."""
@@ -99,8 +96,16 @@ class OnnxGraphBuilder(NodeBuilder):
             return self._quantized_linear(x_RD, weight, name)
         return self.op("Gemm", [x_RD, self.weight(f"{weight}.weight"), self.weight(f"{weight}.bias")], name)
 
-    def plus_product(self, x_RD: ir.Value, gemm: ir.Node, place: str) -> ir.Value:
-        """*x_RD* plus what *gemm* gives, whose bias is added first: a product alone is left of it."""
+    def plus_linear(self, x_RD: ir.Value, result_RD: ir.Value, place: str) -> ir.Value:
+        """*x_RD* plus what a Linear gave, whose bias is added first: a product alone is left of it.
+
+        Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
+        widths for one thread on a processor with AVX2; and ncnn's converter takes no Gemm whose bias is computed.
+        """
+        gemm = result_RD.producer()
+        assert gemm
+        if gemm.op_type != "Gemm":
+            return self.op("Add", [x_RD, result_RD], f"{place}/residual/Add")
         y_RD, weight, bias = gemm.inputs
         assert y_RD
         assert weight
@@ -139,135 +144,3 @@ def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: E
         for name in ("mean", "std")
     )
     return g.op("Div", [g.op("Sub", [image, mean], "image/Sub"), std], "image/Div")
-
-
-class OnnxEmitter(Operations[ir.Value]):
-    """A subnetwork's operations as nodes.
-
-    Tokens are the rows of a matrix wherever images need not be told apart, so that a Linear is one Gemm: with a batch
-    axis it would be a MatMul and an Add. Without *heads* the graph is of whatever subnetwork *g* says.
-    """
-
-    def __init__(
-        self, g: OnnxGraphBuilder, config: HydraConfig, spec: ExportSpec, opset: int, heads: int | None = None
-    ) -> None:
-        self.g, self.config, self.heads, self.opset = g, config, heads, opset
-        self.width = PerHead(config.head_dim)
-        # 0 keeps a dynamic batch; a fixed one is spelled out, as not every compiler infers through 0.
-        self.batch: int = 0 if spec.batch == "dynamic" else spec.batch
-
-    def embed(self, image_BCHW: ir.Value) -> ir.Value:
-        """From the image as ``channels_first`` returns it."""
-        g, config = self.g, self.config
-        patch = [config.patch_size] * 2
-        inputs = [image_BCHW, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
-        x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
-        x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_patches])
-        x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
-        # ncnn's converter drops Pad; but Concat needs a prefix for each image of a batch.
-        if self.batch:
-            x_BND = g.op("Add", [x_BND, g.weight("tokens.positions")], "tokens/Add")
-            x_BND = g.op("Concat", [g.weight("tokens.prefix"), x_BND], "tokens/Concat", axis=1)
-        else:
-            pads = g.constant("tokens/pads", [0, config.num_prefix_tokens, 0, 0, 0, 0])
-            x_BND = g.op("Add", [g.op("Pad", [x_BND, pads], "tokens/Pad"), g.weight("tokens")], "tokens/Add")
-        return self._rows(x_BND, "tokens/Reshape")
-
-    def _rows(self, x: ir.Value, name: str) -> ir.Value:
-        return self.g.reshape(x, name, "rows/shape", [-1, self.width])
-
-    def layer_norm(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """In one operator."""
-        name, epsilon = place.replace("/", "."), self.config.layer_norm_eps
-        inputs = [x_RD, self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")]
-        return self.g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
-
-    def linear(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """See OnnxGraphBuilder."""
-        return self.g.linear(x_RD, place.replace("/", "."), f"{place}/Gemm")
-
-    def classifier(self, features_BD: ir.Value, weights: str) -> ir.Value:
-        """See OnnxGraphBuilder."""
-        return self.g.linear(features_BD, weights, "logits")
-
-    def select(self, x_RD: ir.Value, place: str) -> ir.Value:
-        """Of each image's tokens side by side, the first."""
-        side_by_side = (self.batch or -1, PerHead(self.config.num_tokens * self.config.head_dim))
-        x = self.g.reshape(x_RD, f"{place}/Reshape", "cls/shape", side_by_side)
-        parts: list[tuple[str, Size]] = [("start", 0), ("end", self.width), ("axis", 1)]
-        return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{place}/Slice")
-
-    def features(self, x_RD: ir.Value) -> ir.Value:
-        """A row for each image, as it is."""
-        return x_RD
-
-    def residual(self, x_RD: ir.Value, y_RD: ir.Value, place: str) -> ir.Value:
-        """A sum; at the end of the last block the bias comes into it before the product.
-
-        Of a product of few rows, a bias and a sum after one another OpenVINO 2026.4.1 crashes when it compiles small
-        widths for one thread on a processor with AVX2; and ncnn's converter takes no Gemm whose bias is computed.
-        """
-        if place == f"blocks.{self.config.depth - 1}/mlp" and (gemm := y_RD.producer()) and gemm.op_type == "Gemm":
-            return self.g.plus_product(x_RD, gemm, place)
-        return self.g.op("Add", [x_RD, y_RD], f"{place}/residual/Add")
-
-    def qkv(self, query_RD: ir.Value, x_RD: ir.Value, place: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Rows: each form of attention has its own order of axes."""
-        return self.linear(query_RD, f"{place}/q"), self.linear(x_RD, f"{place}/k"), self.linear(x_RD, f"{place}/v")
-
-    def attention(self, qkv_RD: tuple[ir.Value, ir.Value, ir.Value], place: str, num_queries: int) -> ir.Value:
-        """Opset 23's operator where the head count is known, otherwise products and Softmax."""
-        if self.heads is not None and self.opset >= 23:
-            a = self._attention_operator(*qkv_RD, place, num_queries, self.heads)
-        else:
-            a = self._softmax_attention(*qkv_RD, place, num_queries)
-        return self._rows(a, f"{place}/Reshape")
-
-    def _attention_operator(
-        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int, heads: int
-    ) -> ir.Value:
-        """Opset 23's Attention; q carries the scale already."""
-        rows = ((q_RD, "q", num_queries), (k_RD, "k", self.config.num_tokens), (v_RD, "v", self.config.num_tokens))
-        qkv_BND = [
-            self.g.reshape(x_RD, f"{scope}/{part}/Reshape", f"attn/tokens_{n}", (self.batch or -1, n, self.width))
-            for x_RD, part, n in rows
-        ]
-        num_heads = {"q_num_heads": heads, "kv_num_heads": heads}
-        return self.g.op("Attention", qkv_BND, f"{scope}/Attention", scale=1.0, **num_heads)
-
-    def _softmax_attention(
-        self, q_RD: ir.Value, k_RD: ir.Value, v_RD: ir.Value, scope: str, num_queries: int
-    ) -> ir.Value:
-        g = self.g
-        q_BHNC = self._heads_apart(q_RD, f"{scope}/q", num_queries, [0, 2, 1, 3])
-        k_BHCN = self._heads_apart(k_RD, f"{scope}/k", self.config.num_tokens, [0, 2, 3, 1])
-        v_BHNC = self._heads_apart(v_RD, f"{scope}/v", self.config.num_tokens, [0, 2, 1, 3])
-        scores_BHNN = g.op("MatMul", [q_BHNC, k_BHCN], f"{scope}/scores/MatMul")
-        shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/Softmax", axis=-1)
-        a_BHNC = g.op("MatMul", [shares_BHNN, v_BHNC], f"{scope}/values/MatMul")
-        return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
-
-    def _heads_apart(self, x_RD: ir.Value, scope: str, num_tokens: int, perm: list[int]) -> ir.Value:
-        shape = (self.batch or -1, num_tokens, PerHead(1), self.config.head_dim)
-        x_BNHC = self.g.reshape(x_RD, f"{scope}/Reshape", f"attn/apart_{num_tokens}", shape)
-        return self.g.op("Transpose", [x_BNHC], f"{scope}/Transpose", perm=perm)
-
-    def activation(self, x: ir.Value, place: str) -> ir.Value:
-        """In one operator from opset 20 on."""
-        g = self.g
-        if self.opset >= 20:
-            return g.op("Gelu", [x], f"{place}/Gelu")
-        # The form that onnxruntime's GeluFusion and the compilers of phone vendors look for.
-        erf = g.op(
-            "Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{place}/gelu/Div")], f"{place}/Erf"
-        )
-        one_plus_erf = g.op("Add", [erf, g.constant("gelu/one", 1.0)], f"{place}/gelu/Add")
-        twice = g.op("Mul", [x, one_plus_erf], f"{place}/gelu/Mul")
-        return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{place}/gelu/Half")
-
-
-def subnetwork(
-    g: OnnxGraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
-) -> ir.Value:
-    """Subnetwork *heads* as a whole: the logits, or the features of a model without a classifier."""
-    return network.run(OnnxEmitter(g, config, spec, opset, heads), config, image_BCHW, heads)

@@ -22,8 +22,9 @@ _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
 # What our graphs are made of. None makes much of little, as Expand and Tile do, or runs without end, as Loop can.
 _OPERATORS = {
     *("Add", "Attention", "Cast", "Concat", "Conv", "Div", "DynamicQuantizeLinear", "Equal", "Erf", "Gather", "Gelu"),
-    *("Gemm", "Identity", "If", "LayerNormalization", "MatMul", "MatMulInteger", "Mul", "NonZero", "Pad", "Reshape"),
-    *("Slice", "Softmax", "Split", "Sub", "Transpose"),
+    *("Gemm", "Identity", "If", "LayerNormalization", "MatMul", "MatMulInteger", "Mul", "NonZero", "Pad", "Pow"),
+    *("RMSNormalization", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt"),
+    *("Sub", "Tanh", "Transpose"),
 }
 _LONGEST_REASON = 500  # letters of what onnx says of a file
 _BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else

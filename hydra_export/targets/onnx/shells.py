@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx_ir as ir
 
-from hydra_export.network import Span
+from hydra_export.network import Cut, Span
 from hydra_export.stored_weight import StoredWeight
 from hydra_export.targets.onnx.weights import onnx_type
 
@@ -90,6 +90,11 @@ def _write_weight(name: str, weight: StoredWeight, shell: Shell, file: BinaryIO)
         file.write(array.data)
 
 
+def _length(cut: Cut, axis: int, span: Span) -> int:
+    low, high = span
+    return cut.place(axis, high) - cut.place(axis, low)
+
+
 def needed(shells: Iterable[Shell], heads: int) -> list[Shell]:
     """The shells that hold parts of subnetwork *heads*."""
     return [shell for shell in shells if shell.span[0] < heads]
@@ -113,32 +118,32 @@ class Assembly:
     def weight(self, name: str) -> ir.Value:
         """The whole weight *name*."""
         weight = self.weights[name]
-        growing, units = weight.cut.growing, weight.cut.units
+        growing = weight.cut.growing
         if not growing:
             (piece,) = (shell.rows[name] for shell in self.shells if name in shell.rows)
             return self._external(piece)
         if len(growing) == 2:
-            return self._matrix(name, (units[0], units[1]))
+            return self._matrix(name, weight.cut)
         (axis,) = growing
         parts = [
-            self._first(self._external(shell.rows[name]), axis, (high - low) * units[axis], shell.span[1] > high)
-            for shell, (low, high) in zip(self.shells, self.spans, strict=True)
+            self._first(self._external(shell.rows[name]), axis, _length(weight.cut, axis, span), shell.span != span)
+            for shell, span in zip(self.shells, self.spans, strict=True)
         ]
         return self._joined(name, parts, axis)
 
-    def _matrix(self, name: str, units: tuple[int, int]) -> ir.Value:
+    def _matrix(self, name: str, cut: Cut) -> ir.Value:
         """Its rows of blocks, each: the shell's own rows, then that row's part of every later shell's columns."""
         short = name.removesuffix(".weight")  # thousands of blocks carry it
         rows: list[list[ir.Value]] = []
         for shell, (low, high) in zip(self.shells, self.spans, strict=True):
-            cut = shell.span[1] > high
+            is_cut = shell.span[1] > high
             if low:
-                new = self._first(self._external(shell.columns[name]), 1, (high - low) * units[1], cut)
-                parts = self._split_rows(new, f"{short}[{{}},{high}]", units[0], len(rows))
+                new = self._first(self._external(shell.columns[name]), 1, _length(cut, 1, (low, high)), is_cut)
+                parts = self._split_rows(new, f"{short}[{{}},{high}]", cut, len(rows))
                 for row, part in zip(rows, parts, strict=True):
                     row.append(part)
-            own = self._external(shell.rows[name].rows((high - low) * units[0]))
-            rows.append([self._first(own, 1, high * units[1], cut)])
+            own = self._external(shell.rows[name].rows(_length(cut, 0, (low, high))))
+            rows.append([self._first(own, 1, cut.place(1, high), is_cut)])
         labels = [f"{short}[{high}]" for _low, high in self.spans]
         whole_rows = [self._joined(label, row, 1) for label, row in zip(labels, rows, strict=True)]
         return self._joined(name, whole_rows, 0)
@@ -162,19 +167,19 @@ class Assembly:
         self.nodes.append(ir.node(op_type, inputs, attributes, outputs=values))  # no name: its outputs say it all
         return values
 
-    def _first(self, whole: ir.Value, axis: int, size: int, cut: bool) -> ir.Value:
-        if not cut:
+    def _first(self, whole: ir.Value, axis: int, size: int, is_cut: bool) -> ir.Value:
+        if not is_cut:
             return whole
         inputs = [whole, self._numbers([0]), self._numbers([size]), self._numbers([axis])]
         return self._op("Slice", inputs, [f"{whole.name}/first"])[0]
 
-    def _split_rows(self, whole: ir.Value, label: str, unit: int, older: int) -> list[ir.Value]:
+    def _split_rows(self, whole: ir.Value, label: str, cut: Cut, older: int) -> list[ir.Value]:
         """*whole* cut at the first *older* head counts; *label* names the parts."""
         if older == 1:
             return [whole]
         spans = self.spans[:older]
         outputs = [self.scope + label.format(high) for _low, high in spans]
-        sizes = self._numbers([(high - low) * unit for low, high in spans])
+        sizes = self._numbers([_length(cut, 0, span) for span in spans])
         return self._op("Split", [whole, sizes], outputs, axis=0)
 
     def _joined(self, name: str, parts: list[ir.Value], axis: int) -> ir.Value:

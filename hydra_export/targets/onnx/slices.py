@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 
 import onnx_ir as ir
 
@@ -37,15 +38,21 @@ class SlicingBuilder(OnnxGraphBuilder):
         self._computed: dict[str, ir.Value] = {}
 
     def sizes(self, name: str, sizes: Sequence[Size]) -> ir.Value:
-        """A constant, or the head count times what each head adds, plus what does not grow: one per content."""
+        """A constant, or the head count times what each head adds, plus what does not grow: one per content.
+
+        Of a fraction the whole part: integers are divided.
+        """
         if not any(isinstance(size, PerHead) for size in sizes):
             return super().sizes(name, sizes)
         label = "sizes/" + "_".join(f"{s.size}k" if isinstance(s, PerHead) else str(s) for s in sizes)
         if label not in self._computed:
-            per_head = [size.size if isinstance(size, PerHead) else 0 for size in sizes]
+            per_head = [Fraction(size.size if isinstance(size, PerHead) else 0) for size in sizes]
             fixed = [0 if isinstance(size, PerHead) else size for size in sizes]
-            factors = self.before.constant(f"{label}/per_head", per_head)
+            factors = self.before.constant(f"{label}/per_head", [unit.numerator for unit in per_head])
             value = self.before.op("Mul", [self.number, factors], f"{label}/Mul")
+            if any(unit.denominator > 1 for unit in per_head):
+                shares = self.before.constant(f"{label}/shares", [unit.denominator for unit in per_head])
+                value = self.before.op("Div", [value, shares], f"{label}/Div")
             if any(fixed):
                 value = self.before.op("Add", [value, self.before.constant(f"{label}/fixed", fixed)], f"{label}/Add")
             self._computed[label] = value

@@ -26,7 +26,8 @@ from hydra_export.stored_weight import StoredWeight
 from hydra_export.target import Artifact, ExportSpec, Precision, image_info, output_info
 from hydra_export.targets.onnx import file, fixed, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
-from hydra_export.targets.onnx.graph import NodeBuilder, OnnxEmitter, OnnxGraphBuilder, channels_first, subnetwork
+from hydra_export.targets.onnx.emitter import OnnxEmitter, subnetwork
+from hydra_export.targets.onnx.graph import NodeBuilder, OnnxGraphBuilder, channels_first
 from hydra_export.targets.onnx.shells import Assembly, Shell
 from hydra_export.targets.onnx.slices import SlicingBuilder
 from hydra_export.targets.onnx.weights import normalised, stored
@@ -154,16 +155,18 @@ def _slices(
 ) -> ir.Value:
     largest = choice.heads[-1]
     sliced = SlicingBuilder(largest, choice.number(), weights.of(largest), weights.stored, weights.used_precision)
-    features_BD = network.features(OnnxEmitter(sliced, config, spec, opset), config, image_BCHW)
-    if config.num_classes and not config.separate_classifiers:
-        features_BD = sliced.linear(features_BD, "head", "logits")
+    emitter = OnnxEmitter(sliced, config, spec, opset)
+    tokens = network.tokens(emitter, config, image_BCHW)
+    features = network.pooled(emitter, config, tokens) if config.separate_classifiers else []
+    result = None if features else network.output(emitter, config, tokens, largest)
     g.nodes += sliced.before.nodes + sliced.nodes
     g.constants |= sliced.before.constants | sliced.constants
-    if not config.separate_classifiers:
-        return features_BD
+    if result is not None:
+        return result
 
     def logits(inside: OnnxGraphBuilder) -> ir.Value:
-        return inside.linear(features_BD, config.classifier(inside.heads), "logits")
+        classifiers = config.classifiers(inside.heads)
+        return OnnxEmitter(inside, config, spec, opset).classifier(list(zip(features, classifiers, strict=True)))
 
     return _among(choice, logits, config, spec, weights)
 

@@ -22,13 +22,25 @@ if TYPE_CHECKING:
 
 
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
-    """The normalised form with Linears as [I, O], for Gemm; where the batch is known, tokens in two, for Concat."""
-    weights = stored_weight.normalised(checkpoint, spec)
-    if spec.batch != "dynamic":
-        tokens, count = weights.pop("tokens"), checkpoint.info.config.num_prefix_tokens
-        weights["tokens.prefix"] = Weight(tokens.full[:, :count].expand(spec.batch, -1, -1), tokens.cut)
-        weights["tokens.positions"] = Weight(tokens.full[:, count:], tokens.cut)
-    return {name: weight.permuted(1, 0) if weight.is_matrix else weight for name, weight in weights.items()}
+    """The normalised form as the graph takes it.
+
+    Linears are [I, O], for Gemm, rotary positions [1, N, 1, C]; where the batch is known, or nothing stands before the
+    patches, tokens are in two, of which those are left out that say nothing.
+    """
+    weights, config = stored_weight.normalised(checkpoint, spec), checkpoint.info.config
+    count = config.num_prefix_tokens
+    if "tokens" in weights and not (count and spec.batch == "dynamic"):
+        tokens = weights.pop("tokens")
+        if spec.batch != "dynamic" and count:
+            weights["tokens.prefix"] = Weight(tokens.full[:, :count].expand(spec.batch, -1, -1), tokens.cut)
+        if config.num_positions:
+            weights["tokens.positions"] = Weight(tokens.full[:, count:], tokens.cut)
+    for name, weight in weights.items():
+        if weight.is_matrix:
+            weights[name] = weight.permuted(1, 0)
+        elif name in ("rope.cos", "rope.sin"):
+            weights[name] = weight.permuted(0, 2, 1, 3)
+    return weights
 
 
 def stored(weights: Mapping[str, Weight], spec: ExportSpec, heads: int) -> dict[str, StoredWeight]:
