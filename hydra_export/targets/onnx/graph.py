@@ -176,7 +176,7 @@ class OnnxEmitter(Operations[ir.Value]):
     def _rows(self, x: ir.Value, name: str) -> ir.Value:
         return self.g.reshape(x, name, "rows/shape", [-1, self.width])
 
-    def layer_norm(self, x_RD: ir.Value, place: str) -> ir.Value:
+    def norm(self, x_RD: ir.Value, place: str) -> ir.Value:
         """In one operator."""
         name, epsilon = place.replace("/", "."), self.config.layer_norm_eps
         inputs = [x_RD, self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")]
@@ -186,18 +186,29 @@ class OnnxEmitter(Operations[ir.Value]):
         """See OnnxGraphBuilder."""
         return self.g.linear(x_RD, place.replace("/", "."), f"{place}/Gemm")
 
-    def classifier(self, features_BD: ir.Value, weights: str) -> ir.Value:
+    def classifier(self, features: Sequence[tuple[ir.Value, str]]) -> ir.Value:
         """See OnnxGraphBuilder."""
+        ((features_BD, weights),) = features
         return self.g.linear(features_BD, weights, "logits")
 
-    def select(self, x_RD: ir.Value, place: str) -> ir.Value:
+    def select(self, x_RD: ir.Value, span: tuple[int, int], place: str) -> ir.Value:
         """Of each image's tokens side by side, the first."""
+        if span != (0, 1):
+            B, N, D, (first, last) = self.batch, self.config.num_tokens, self.width, span
+            x_BND = self.g.reshape(x_RD, f"{place}/Reshape", "tokens/shape", [B or -1, N, D])
+            ends = [self.g.sizes(f"patches/{part}", [n]) for part, n in (("start", first), ("end", last), ("axis", 1))]
+            return self._rows(self.g.op("Slice", [x_BND, *ends], f"{place}/Slice"), f"{place}/rows/Reshape")
         side_by_side = (self.batch or -1, PerHead(self.config.num_tokens * self.config.head_dim))
         x = self.g.reshape(x_RD, f"{place}/Reshape", "cls/shape", side_by_side)
         parts: list[tuple[str, Size]] = [("start", 0), ("end", self.width), ("axis", 1)]
         return self.g.op("Slice", [x, *(self.g.sizes(f"cls/{part}", [n]) for part, n in parts)], f"{place}/Slice")
 
-    def features(self, x_RD: ir.Value) -> ir.Value:
+    def patch_tokens(self, x_RD: ir.Value) -> ir.Value:
+        """With an axis of images again."""
+        shape = [self.batch or -1, self.config.num_patches, self.width]
+        return self.g.reshape(x_RD, "patch_tokens/Reshape", "patch_tokens/shape", shape)
+
+    def features(self, x_RD: ir.Value, place: str) -> ir.Value:
         """A row for each image, as it is."""
         return x_RD
 

@@ -26,7 +26,7 @@ class OnnxSession:
         self.runtime = _opened(path, threads)
         inputs, outputs = self.runtime.get_inputs(), self.runtime.get_outputs()
         takes_heads = [(info.name, info.type, info.shape) for info in inputs[1:]] == [("k", "tensor(int64)", [])]
-        if not (len(inputs) == 1 or takes_heads) or [info.name for info in outputs] not in (["logits"], ["features"]):
+        if not (len(inputs) == 1 or takes_heads) or [info.name for info in outputs] not in (["logits"], ["features"], ["patch_tokens"]):
             raise CheckFailed(f"{path} has other inputs and outputs than an image, a head count k, and its logits.")
         if takes_heads and heads is None:
             raise CheckFailed(f"{path} takes the head count as an input, and none was given.")

@@ -154,16 +154,19 @@ def _slices(
 ) -> ir.Value:
     largest = choice.heads[-1]
     sliced = SlicingBuilder(largest, choice.number(), weights.of(largest), weights.stored, weights.used_precision)
-    features_BD = network.features(OnnxEmitter(sliced, config, spec, opset), config, image_BCHW)
-    if config.num_classes and not config.separate_classifiers:
-        features_BD = sliced.linear(features_BD, "head", "logits")
+    emitter = OnnxEmitter(sliced, config, spec, opset)
+    tokens = network.tokens(emitter, config, image_BCHW)
+    shared = not config.num_classes or not config.separate_classifiers
+    found = [network.output(emitter, config, tokens, largest)] if shared else network.pooled(emitter, config, tokens)
+    (result,) = found
     g.nodes += sliced.before.nodes + sliced.nodes
     g.constants |= sliced.before.constants | sliced.constants
-    if not config.separate_classifiers:
-        return features_BD
+    if shared:
+        return result
 
     def logits(inside: OnnxGraphBuilder) -> ir.Value:
-        return inside.linear(features_BD, config.classifier(inside.heads), "logits")
+        (classifier,) = config.classifiers(inside.heads)
+        return inside.linear(result, classifier, "logits")
 
     return _among(choice, logits, config, spec, weights)
 
