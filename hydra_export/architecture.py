@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from hydra_export.errors import BadInput
+from hydra_export.preprocess import ImageSize, as_shape, as_size
 
 _MOST_SHOWN = 4  # head counts in an example
 # No ViT known is near these; far above them a typing error would only exhaust the memory.
@@ -94,7 +95,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     head_dim: int = 64
     depth: int = 12
     patch_size: int = 16
-    image_size: int | tuple[int, int] = 224
+    image_size: ImageSize = 224
     channels: int = 3
     num_classes: int = 1000
     mlp_ratio: float = 4.0
@@ -126,6 +127,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smallest = 0 if name in _MAY_BE_0 else 1
             if not smallest <= value <= largest:
                 raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
+        msgspec.structs.force_setattr(self, "image_size", as_size(*self.image_shape))  # equal models are equal
         if any(side % self.patch_size for side in self.image_shape):
             raise BadInput(
                 f"Image size {self.image_text} is not a multiple of patch size {self.patch_size}.",
@@ -171,13 +173,17 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of images, in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else size
+        return as_shape(self.image_size)
 
     @property
     def image_text(self) -> str:
         """The image size as people write it: ``224x224``, height first."""
         return "{}x{}".format(*self.image_shape)
+
+    @property
+    def resolution(self) -> int:
+        """The side of images in pixels; of those that are not square, of a square with as many pixels."""
+        return round(math.sqrt(math.prod(self.image_shape)))
 
     @property
     def grid(self) -> tuple[int, int]:

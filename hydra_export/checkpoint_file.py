@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
-from hydra_export.importing import bare, names, places, shapes, sources, tensors, transformers_form
+from hydra_export.importing import bare, names, places, sources, tensors, transformers_form
 from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, without
-from hydra_export.preprocess import Preprocessing, imagenet, named
+from hydra_export.preprocess import ImageSize, Preprocessing, as_shape, imagenet, named
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,10 +65,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"The checkpoint has {len(self.labels)} labels for {config.num_classes} classes.", "Give one per class."
             )
         data = self.preprocessing
-        if (data.image_size, data.channels) != (config.image_size, config.channels):
+        if (data.image_shape, data.channels) != (config.image_shape, config.channels):
             raise BadInput(
-                f"The checkpoint's preprocessing makes {data.channels}x{data.image_size}x{data.image_size} images, "
-                f"its model takes {config.channels}x{config.image_size}x{config.image_size}.",
+                f"The checkpoint's preprocessing makes {data.channels}x{data.image_text} images, "
+                f"its model takes {config.channels}x{config.image_text}.",
                 "Make them agree.",
             )
 
@@ -108,7 +108,7 @@ def read(
     head_dim: int | None = None,
     preprocessing: str | None = None,
     architecture: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     drop: Sequence[str] = (),
 ) -> CheckpointFile:
     """Reads a checkpoint: ours, a plain ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
@@ -121,14 +121,14 @@ def read(
         preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
             checkpoint says.
         architecture: timm's name of a state dict that does not say.
-        image_size: the side, or height and width, that the positions are of.
+        image_size: the side, or height and width, that the positions are of, where the checkpoint does not say and
+            there are as many; they are not resampled here (``adapted.at_image_size``).
         drop: parameters that inference does not use, by the beginnings of their names.
 
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
     source = places.read(path)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     notes: list[str] = []
     original = None
     with naming(source.path):
@@ -137,11 +137,11 @@ def read(
         if source.description:
             info = _decoded(source.description)
         else:
-            vit = _imported_model(source, state, _Hints(head_dim, architecture, size))
+            vit = _imported_model(source, state, _Hints(head_dim, architecture, _of_positions(state, image_size)))
             state, original, info = vit.state, vit.module, _imported(vit, source.name, preprocessing)
             if not info.config.num_classes:
                 notes.append(f"{source.name} has no classifier: it gives features, not logits.")
-        _check_agrees(info.config, head_dim, size)
+        _check_agrees(info.config, head_dim)
         if source.description and preprocessing is not None:
             info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
         tensors.check_shapes(network.shapes(info.config), state)
@@ -151,6 +151,7 @@ def read(
 
 
 DEITS_PREPROCESSING = f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them"  # assumed
+_PREFIX = ("cls_token", "dist_token", "reg_token")
 _HYDRAVIT = "hydravit"  # in timm's name of an architecture that is trained at many head counts
 
 
@@ -227,14 +228,26 @@ def assumed_note(info: CheckpointInfo) -> str:
     )
 
 
-def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[int, int] | None) -> None:
+def _of_positions(state: Mapping[str, Tensor], size: ImageSize | None) -> tuple[int, int] | None:
+    """*size* where *state* has as many learned positions as its patches need."""
+    patch, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if size is None or patch is None or positions is None or positions.ndim != 3:
+        return None
+    if patch.ndim != 4 or not patch.numel():
+        return None
+    height, width = as_shape(size)
+    prefix = sum(state[name].shape[1] for name in _PREFIX if name in state and state[name].ndim == 3)
+    num_patches = (height // int(patch.shape[2])) * (width // int(patch.shape[3]))
+    divides = height % patch.shape[2] == width % patch.shape[3] == 0
+    return (height, width) if divides and positions.shape[1] - num_patches in (0, prefix) else None
+
+
+def _check_agrees(config: HydraConfig, head_dim: int | None) -> None:
     """Refuses what the caller says where the checkpoint says otherwise."""
     if head_dim is not None and head_dim != config.head_dim:
         raise BadInput(
             f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
         )
-    if image_size is not None:
-        shapes.check_size(image_size, config.image_size, "`image_size`")
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

@@ -37,7 +37,7 @@ def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
 {_warnings(manifest)}
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
-{config.channels} x {config.image_size} x {config.image_size} images, {config.num_classes} classes.
+{config.channels} x {config.image_shape[0]} x {config.image_shape[1]} images, {config.num_classes} classes.
 
 {tables.subnetworks(manifest)}
 
@@ -76,11 +76,17 @@ def _prepared(data: Preprocessing) -> str:
     """What becomes of a photograph, step by step."""
     grey = ", made grey (`L = (19595 R + 38470 G + 7471 B + 32768) >> 16`)" if data.channels == 1 else ""
     smoothing = "without antialiasing" if data.interpolation == "nearest" else "with antialiasing, as Pillow"
-    size, short = data.image_size, data.shorter_side
+    (height, width), (high, wide) = data.image_shape, data.covered_shape
+    if data.is_square:
+        sides = f"its shorter side to {high} pixels, the longer one to floor({high} * longer / shorter)"
+        start = f"(side - {height}) / 2"
+    else:
+        ratio = f"min(height / {high}, width / {wide})"
+        sides = f"each side to side / {ratio}, halves rounded to even, so that it covers {high} x {wide}"
+        start = f"(height - {height}) / 2 and (width - {width}) / 2"
     return (
-        f"A photograph is turned upright (EXIF){grey} and resized ({data.interpolation}, {smoothing}): its shorter "
-        f"side to {short} pixels, the longer one to floor({short} * longer / shorter). Its centre of {size} x {size} "
-        f"is kept, from (side - {size}) / 2 on, halves rounded to even."
+        f"A photograph is turned upright (EXIF){grey} and resized ({data.interpolation}, {smoothing}): {sides}. Its "
+        f"centre of {height} x {width} is kept, from {start} on, halves rounded to even."
     )
 
 

@@ -55,14 +55,15 @@ def accuracy(
         BadData: none can be read.
     """
     assert not model.training
-    heads, device = tuple(heads), model.patch_embed.proj.weight.device
+    heads, patches = tuple(heads), model.patch_embed.proj.weight
+    device = patches.device
     taken = min(len(images), limit or len(images))
     indices = (np.arange(taken) * len(images) // taken)[rank::num_processes]
     class_indices = None if classes is None else torch.as_tensor(classes, device=device)
     counts = np.zeros((len(heads), 2), np.int64)
     num_images = 0
     for pixels_BHWC, labels in _batches(images, indices, preprocessing, batch_size, workers):
-        image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device, model.cls_token.dtype)
+        image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device, patches.dtype)
         labels_B = torch.from_numpy(labels).to(device)
         num_images += len(labels)
         for row, k in enumerate(heads):
@@ -105,8 +106,7 @@ def _batches(
 
 
 def _differs(split: Split, preprocessing: Preprocessing) -> bool:
-    size = preprocessing.image_size
-    return split.pixels.shape[1:] != (size, size, preprocessing.channels)
+    return split.pixels.shape[1:] != (*preprocessing.image_shape, preprocessing.channels)
 
 
 @dataclass(frozen=True)

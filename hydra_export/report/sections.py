@@ -277,7 +277,7 @@ def card(findings: Findings) -> Section:
             f"depth {config.depth}, patch {config.patch_size}, MLP ratio {config.mlp_ratio:g}, {outputs}"
         ),
         "Input": (
-            f"{config.channels} x {config.image_size} x {config.image_size}, {data.interpolation}, crop {data.crop:g}, "
+            f"{config.channels} x {config.image_shape[0]} x {config.image_shape[1]}, {data.interpolation}, crop {data.crop:g}, "
             f"mean {_numbers(data.mean)}, std {_numbers(data.std)}"
         ),
         "Labels": labels,

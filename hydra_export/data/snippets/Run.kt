@@ -25,7 +25,8 @@ class Artifact(
 val artifacts = listOf(
 {{artifacts}}
 )
-const val SIZE = {{size}}
+const val HEIGHT = {{height}}
+const val WIDTH = {{width}}
 const val CHANNELS = {{channels}}
 val mean = doubleArrayOf({{mean}})
 val std = doubleArrayOf({{std}})
@@ -35,9 +36,9 @@ class HydraViT(bundle: File, private val artifact: Artifact, numThreads: Int = 2
     private val interpreter =
         Interpreter(File(bundle, artifact.path), Interpreter.Options().setNumThreads(numThreads))
 
-    /** The outputs for one image of SIZE x SIZE pixels, CHANNELS bytes each, row by row: what `fitted` gives (Preprocess.kt). */
+    /** The outputs for one image of HEIGHT x WIDTH pixels, CHANNELS bytes each, row by row: what `fitted` gives (Preprocess.kt). */
     fun run(pixels: ByteArray): FloatArray {
-        require(pixels.size == SIZE * SIZE * CHANNELS) { "not an image of $SIZE x $SIZE x $CHANNELS" }
+        require(pixels.size == HEIGHT * WIDTH * CHANNELS) { "not an image of $HEIGHT x $WIDTH x $CHANNELS" }
         val width = if (artifact.takesPixels) 1 else Float.SIZE_BYTES
         val images = ByteBuffer.allocateDirect(artifact.batch * pixels.size * width).order(ByteOrder.nativeOrder())
         repeat(artifact.batch) {
@@ -48,13 +49,14 @@ class HydraViT(bundle: File, private val artifact: Artifact, numThreads: Int = 2
             }
         }
         images.rewind()
-        val outputs = Array(artifact.batch) { FloatArray(artifact.numOutputs) }
+        val outputs = ByteBuffer.allocateDirect(artifact.batch * artifact.numOutputs * Float.SIZE_BYTES).order(ByteOrder.nativeOrder())
         interpreter.runSignature(
             mapOf<String, Any>("image" to images),
             mapOf<String, Any>({{output}} to outputs),
             artifact.signature,
         )
-        return outputs[0]
+        outputs.rewind()
+        return FloatArray(artifact.numOutputs) { outputs.getFloat() }
     }
 
     override fun close() = interpreter.close()
