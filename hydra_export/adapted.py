@@ -19,7 +19,7 @@ from hydra_export.preprocess import as_size
 
 Output = Literal["logits", "embedding", "tokens"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-_GIVES = {"logits": "logits", "features": "an embedding", "patch_tokens": "patch tokens"}  # by the graph's output
+_GIVES = {"logits": "logits", "features": "features", "patch_tokens": "patch tokens"}  # by the graph's output
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
     state = {name: state[renamed.get(name, name)] for name in network.shapes(config)}
     removed = {"labels": (), "accuracy": {}, "accuracy_data": ""}
     if old.num_classes:
-        notes.insert(0, f"Of {info.name} {_GIVES[config.output]} is exported: its classifier and labels are left out.")
+        notes.insert(0, f"Of {info.name} {_GIVES[config.output]} are exported: its classifier and labels are left out.")
     info = msgspec.structs.replace(info, name=f"{info.name}-{output}", config=config, **removed)
     return Adapted(info, state, tuple(notes))
 

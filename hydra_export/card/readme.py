@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra_export import targets
+from hydra_export.architecture import HydraConfig
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
 from hydra_export.card.snippets import FOLDER, PYTHON
@@ -37,7 +38,7 @@ def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
 {_warnings(manifest)}
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
-{config.channels} x {config.image_shape[0]} x {config.image_shape[1]} images, {config.num_classes} classes.
+{config.channels} x {config.image_shape[0]} x {config.image_shape[1]} images, {_gives(config)}.
 
 {tables.subnetworks(manifest)}
 
@@ -60,7 +61,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 
 {inputs}
 
-`{output}`: float32, one per {"class" if config.num_classes else "channel"}\
+`{output}`: float32, {_one_per(config)}\
 {f"; `{plain.LABELS}` names them, one a line" if model.labels else ""}.
 {_prepared(data)} `{plain.PREPROCESSING}` says all of this to programs.
 
@@ -70,6 +71,21 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 
 {_licences(manifest, image_license)}
 """
+
+
+def _gives(config: HydraConfig) -> str:
+    if config.num_classes:
+        return f"{config.num_classes} classes"
+    return f"no classes: it gives {config.output.replace('_', ' ')}"
+
+
+def _one_per(config: HydraConfig) -> str:
+    """What an image's outputs are numbers of."""
+    if config.pooling == "none":
+        rows, columns = config.grid
+        order = f"those of {rows} x {columns} patches, row by row"
+        return f"for each of an image's {config.num_patches} patch tokens one per channel: {order}"
+    return f"one per {'class' if config.num_classes else 'channel'}"
 
 
 def _prepared(data: Preprocessing) -> str:
