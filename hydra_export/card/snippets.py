@@ -42,6 +42,7 @@ def _filled(name: str, manifest: Manifest, rows: Sequence[str]) -> str:
         "mean": ", ".join(map(_number, data.mean)),
         "std": ", ".join(map(_number, data.std)),
         "output": _quoted(manifest.artifacts[0].outputs[0].name),
+        "tokens": _flag(manifest.model.config.pooling == "none"),
         "pixels": PIXELS,
         "artifacts": "\n".join(rows),
     }

@@ -10,6 +10,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -35,6 +36,7 @@ struct Artifact {
 const Artifact kArtifacts[] = {
 {{artifacts}}
 };
+constexpr bool kTokens = {{tokens}};  // the outputs are patch tokens
 using preprocess::kChannels, preprocess::kHeight, preprocess::kWidth;
 const float kMean[] = { {{mean}} }, kStd[] = { {{std}} };
 
@@ -116,9 +118,12 @@ int main(int argc, char** argv) try {
       std::cout << label(bundle, best) << " (" << logits[best] << ")\n";
       continue;
     }
+    // Of so many outputs as patch tokens have, rounding may order nearly equal ones otherwise.
+    const bool near = std::abs(logits[artifact.best] - artifact.value) <= 0.05 * std::abs(artifact.value);
+    const bool same = best == artifact.best || (kTokens && near);
     std::cout << "best " << best << " (" << logits[best] << "), expected "
-              << artifact.best << " (" << artifact.value << (best == artifact.best ? "), same\n" : "), DIFFERS\n");
-    differing += best != artifact.best;
+              << artifact.best << " (" << artifact.value << (same ? "), same\n" : "), DIFFERS\n");
+    differing += !same;
   }
   if (runs == 0) std::cerr << "No artifact has these heads.\n";
   return runs == 0 ? 2 : differing > 0;
