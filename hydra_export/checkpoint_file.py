@@ -138,12 +138,12 @@ def read(
             info = _decoded(source.description)
         else:
             vit = _imported_model(source, state, _Hints(head_dim, architecture, _of_positions(state, image_size)))
-            state, original, info = vit.state, vit.module, _imported(vit, source.name, preprocessing)
+            state, original, info = vit.state, vit.module, _imported(vit, source.name, preprocessing, image_size)
             if not info.config.num_classes:
                 notes.append(f"{source.name} has no classifier: it gives features, not logits.")
         _check_agrees(info.config, head_dim)
         if source.description and preprocessing is not None:
-            info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
+            info = _with_preprocessing(info, _named(preprocessing, info.config, image_size), notes)
         tensors.check_shapes(network.shapes(info.config), state)
     if info.assumed:
         notes.append(assumed_note(info))
@@ -194,11 +194,13 @@ def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hi
     return replace(vit, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
-def _imported(vit: ImportedModel, name: str, preprocessing: str | None) -> CheckpointInfo:
+def _imported(
+    vit: ImportedModel, name: str, preprocessing: str | None, image_size: ImageSize | None
+) -> CheckpointInfo:
     """What is kept of it, with the preprocessing that the caller, or else the checkpoint, says, or an assumed one."""
     config, assumed = vit.config, vit.assumed
     if preprocessing is not None:
-        chosen, assumed = named(preprocessing, config.image_size), without(assumed, PREPROCESSING)
+        chosen, assumed = _named(preprocessing, config, image_size), without(assumed, PREPROCESSING)
     elif vit.unusable:
         raise BadInput(vit.unusable, "Give `preprocessing`.")
     elif vit.preprocessing is not None:
@@ -218,6 +220,14 @@ def _imported(vit: ImportedModel, name: str, preprocessing: str | None) -> Check
         labels=vit.labels,
         assumed=assumed,
     )
+
+
+def _named(preprocessing: str, config: HydraConfig, image_size: ImageSize | None) -> Preprocessing:
+    """*preprocessing* for images of the model's own size; it may be that of *image_size*, which comes later."""
+    chosen = named(preprocessing, config.image_size)
+    if image_size is not None and chosen.image_shape == as_shape(image_size):
+        chosen = msgspec.structs.replace(chosen, image_size=config.image_size)
+    return chosen
 
 
 def assumed_note(info: CheckpointInfo) -> str:

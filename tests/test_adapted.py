@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import timm
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
+from hydra_export import api, checkpoint_file
 from hydra_export import checkpoint as checkpoints
-from hydra_export import checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint
+from hydra_export.cli import main
 from hydra_export.errors import BadCheckpoint, BadInput, UnknownName
 from hydra_export.model import HydraViT
 from tests.variants import VARIANTS, checkpoint
@@ -159,6 +161,49 @@ def test_a_size_that_positions_are_of_settles_what_is_assumed(tmp_path: Path) ->
     other = checkpoints.load(tmp_path / "vit.pth", head_dim=32, image_size=64)
     assert any(line.startswith("image size: 32x32") for line in other.info.assumed)
     assert other.info.config.image_size == 64
+
+
+def test_preprocessing_in_a_file_is_that_of_the_new_size(tmp_path: Path) -> None:
+    plain, file = checkpoint(VARIANTS["plain"]), tmp_path / "preprocessing.json"
+    checkpoint_file.write(tmp_path / "plain.safetensors", plain.state, plain.info)
+    for size in ([8, 32], 16):
+        file.write_text(json.dumps({"image_size": size, "mean": [0.1] * 3, "std": [0.2] * 3, "crop": 1}))
+        loaded = checkpoints.load(tmp_path / "plain.safetensors", preprocessing=str(file), image_size=(8, 32))
+        assert loaded.info.preprocessing.image_size == (8, 32)
+        assert loaded.info.preprocessing.mean == (0.1,) * 3
+    file.write_text(json.dumps({"image_size": 24, "mean": [0.1] * 3, "std": [0.2] * 3}))
+    with pytest.raises(BadCheckpoint, match="makes 3x24x24 images, its model takes 3x16x16"):
+        checkpoints.load(tmp_path / "plain.safetensors", preprocessing=str(file), image_size=(8, 32))
+
+
+@pytest.mark.parametrize("output", ["logits", "embedding", "tokens"])
+def test_the_command_line_exports_each_output_at_another_size(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    choices = ["--output", output, "--image-size", "28x42", "--heads", "3", "--target", "onnx"]
+    assert main([*choices, "--out", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    model = json.loads(said.out)["manifest"]["model"]
+    assert (model["config"]["image_size"], model["preprocessing"]["image_size"]) == ([28, 42], [28, 42])
+    assert "resampled from images of 28x28 to 28x42" in " ".join(said.err.split())
+    name = {"logits": "logits", "embedding": "features", "tokens": "patch_tokens"}[output]
+    bundle = api.open_bundle(out)
+    (artifact,) = bundle.artifacts
+    assert (artifact.entry.outputs[0].name, bundle.verify()[0].record.num_images > 1) == (name, True)
+    readme = (out / "README.md").read_text()
+    assert "1 x 28 x 42 images, " in readme
+    assert "it covers 28 x 42" in readme
+    assert ("those of 4 x 6 patches, row by row" in readme) is (output == "tokens")
+
+
+def test_an_output_that_is_none_is_refused_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", "token", "--out", str(tmp_path / "bundle")]) == 2
+    assert "tokens" in capsys.readouterr().err
+    assert main(["--output", "embedding", "--image-size", "30", "--out", str(tmp_path / "bundle")]) == 2
+    assert "Give --image-size 28 or 35." in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_model_of_the_hub_is_resampled_too(tmp_path: Path) -> None:
