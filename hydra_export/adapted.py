@@ -1,4 +1,4 @@
-"""A checkpoint at another image size, or with another output: its description, its parameters, and what to say of it."""
+"""A checkpoint at another image size, or with another output."""
 
 # N tokens, E width of the universal model
 from __future__ import annotations
@@ -62,7 +62,7 @@ def at_image_size(info: CheckpointInfo, state: Mapping[str, Tensor], image_shape
 
 
 def resampled(positions_1NE: Tensor, config: HydraConfig, grid: tuple[int, int]) -> Tensor:
-    """The learned positions of a model of *config* for patches in *grid*, rows and columns; those of others are kept."""
+    """The learned positions of a model of *config* for patches in *grid*, rows and columns; of others they are kept."""
     prefix = config.num_positions - config.num_patches
     resampled_1NE: Tensor = resample_abs_pos_embed(positions_1NE, list(grid), list(config.grid), prefix)
     return resampled_1NE
@@ -89,7 +89,7 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
             "Leave out `output`.",
             field="output",
         )
-    config, renamed, notes = _without_head(old), {}, []
+    config, renamed, notes = _without_head(old), dict[str, str](), list[str]()
     if output == "tokens":
         config, renamed, notes = _without_pooling(config, info.name)
     if output == "logits" or config == old:

@@ -194,9 +194,7 @@ def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hi
     return replace(vit, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
-def _imported(
-    vit: ImportedModel, name: str, preprocessing: str | None, image_size: ImageSize | None
-) -> CheckpointInfo:
+def _imported(vit: ImportedModel, name: str, preprocessing: str | None, image_size: ImageSize | None) -> CheckpointInfo:
     """What is kept of it, with the preprocessing that the caller, or else the checkpoint, says, or an assumed one."""
     config, assumed = vit.config, vit.assumed
     if preprocessing is not None:

@@ -88,7 +88,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def covered_shape(self) -> tuple[int, int]:
-        """Height and width that the resized image covers before the crop; of a square, what its shorter side becomes."""
+        """Height and width that the resized image covers before the crop; of a square, its shorter side twice."""
         height, width = (math.floor(side / self.crop) for side in self.image_shape)
         return height, width
 

@@ -41,9 +41,9 @@ def test_an_embedding_is_what_the_classifier_takes(name: str) -> None:
     for k in (1, 2, 4):
         dense = whole.model.subnetwork(k).eval()
         with torch.no_grad():
-            taken = dense.forward_head(dense.forward_features(image_BCHW), pre_logits=True)
+            parts: Any = dense.forward_head(dense.forward_features(image_BCHW), pre_logits=True)
             given = found.model(image_BCHW, k)
-        taken = sum(taken) / 2 if isinstance(taken, tuple) else taken  # of a distilled model
+        taken = sum(parts) / 2 if isinstance(parts, tuple) else parts  # of a distilled model
         torch.testing.assert_close(given, taken, rtol=0, atol=1e-5)
 
 
@@ -102,9 +102,9 @@ def test_outputs_that_a_model_does_not_have_are_refused() -> None:
 
 def timm_model(name: str, size: tuple[int, int], **arguments: Any) -> Any:
     torch.manual_seed(0)
-    model = timm.create_model(name, img_size=size, num_classes=5, **arguments).eval()
+    model: Any = timm.create_model(name, img_size=size, num_classes=5, **arguments).eval()
     with torch.no_grad():
-        model.pos_embed.normal_(0, 0.5)
+        model.get_parameter("pos_embed").normal_(0, 0.5)
         model.get_parameter("head.weight").normal_(0, 0.1)
     return model
 
@@ -197,9 +197,7 @@ def test_the_command_line_exports_each_output_at_another_size(
     assert ("those of 4 x 6 patches, row by row" in readme) is (output == "tokens")
 
 
-def test_an_output_that_is_none_is_refused_with_the_nearest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_that_is_none_is_refused_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", "token", "--out", str(tmp_path / "bundle")]) == 2
     assert "tokens" in capsys.readouterr().err
     assert main(["--output", "embedding", "--image-size", "30", "--out", str(tmp_path / "bundle")]) == 2

@@ -47,9 +47,7 @@ def test_images_that_are_not_square_are_timms_own_to_the_last_bit(
     from timm.data.transforms_factory import create_transform
 
     ours = Preprocessing(image_size=kept, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=crop)
-    theirs = create_transform(
-        (3, *kept), mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic", crop_pct=crop
-    )
+    theirs = create_transform((3, *kept), mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic", crop_pct=crop)
     image = picture(*size)
     mine = ours.normalise(ours.fit(image)[None])[0]
     assert mine.shape == (3, *kept)

@@ -84,7 +84,9 @@ class PickledTarget(Target):
         batch = "batch" if spec.batch == "dynamic" else spec.batch
         shape = (batch, config.channels, *config.image_shape)
         image = TensorInfo(name="image", dtype="float32", shape=shape)
-        logits = [TensorInfo(name=config.output, dtype="float32", shape=(batch, *config.output_shape(k))) for k in heads]
+        logits = [
+            TensorInfo(name=config.output, dtype="float32", shape=(batch, *config.output_shape(k))) for k in heads
+        ]
         return [
             Artifact(path=f, files=(f,), target=self.name, spec=spec, heads=(k,), inputs=(image,), outputs=(output,))
             for f, k, output in zip(files, heads, logits, strict=True)
