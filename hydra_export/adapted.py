@@ -15,7 +15,7 @@ from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.preprocess import as_size
+from hydra_export.image_size import as_size
 
 Output = Literal["logits", "embedding", "tokens"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from hydra_export.errors import BadInput
-from hydra_export.preprocess import ImageSize, as_shape, as_size
+from hydra_export.image_size import ImageSize, as_shape, as_size
 
 _MOST_SHOWN = 4  # head counts in an example
 # No ViT known is near these; far above them a typing error would only exhaust the memory.

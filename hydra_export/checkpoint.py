@@ -16,8 +16,8 @@ from hydra_export import adapted, checkpoint_file
 from hydra_export.adapted import Adapted
 from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 from hydra_export.errors import BadInput
+from hydra_export.image_size import ImageSize, as_shape
 from hydra_export.importing import sources, tensors
-from hydra_export.preprocess import ImageSize, as_shape
 
 if TYPE_CHECKING:
     from hydra_export.model import HydraViT

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.image_size import ImageSize, as_shape, as_size
 from hydra_export.importing import bare, names, places, sources, tensors, transformers_form
 from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, without
-from hydra_export.preprocess import ImageSize, Preprocessing, as_shape, imagenet, named
+from hydra_export.preprocess import Preprocessing, imagenet, named
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,6 +192,8 @@ def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hi
     if bare.is_official(arguments):
         return bare.official(state)
     vit = bare.imported_model(state, hints.head_dim, hints.image_size)
+    if hints.image_size is not None:  # as many positions may be of several shapes
+        vit = replace(vit, config=msgspec.structs.replace(vit.config, image_size=as_size(*hints.image_size)))
     return replace(vit, universal=_HYDRAVIT in str(arguments.get("model")))
 
 

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from hydra_export import adapted, checkpoint_file, files, network, normalised, rotary
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
+from hydra_export.image_size import as_shape
 from hydra_export.importing import remote, tensors, timm_form
 from hydra_export.network import Operations, Span
 from hydra_export.normalised import Weight
-from hydra_export.preprocess import Preprocessing, as_shape, imagenet
+from hydra_export.preprocess import Preprocessing, imagenet
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo

@@ -314,7 +314,7 @@ def judged(
         gate: for int8; by default it has to agree with the model.
 
     Returns:
-        The record, and per image whether every runtime agreed with the model on the largest logit.
+        The record, and per image whether every runtime agreed with the model.
 
     Raises:
         ParityFailed: one of them did not compute subnetwork *heads*.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hydra_export import documents, files
 from hydra_export.errors import BadInput, UnknownName, Unreadable
+from hydra_export.image_size import ImageSize, as_shape, as_size
 from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,9 +28,6 @@ _RESAMPLING = {
 }
 # Pixels that may be resized for one that is kept: above, as of a strip of 20,000 x 1, only the crop is computed.
 _LARGEST_DETOUR = 8
-
-
-ImageSize = int | tuple[int, int]  # a side, or height and width
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,16 +121,6 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         image_BHWC: NDArray[Any] = pixels_BHWC.astype(dtype) / np.asarray(255, dtype)
         image_BHWC = (image_BHWC - np.asarray(self.mean, dtype)) / np.asarray(self.std, dtype)
         return np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
-
-
-def as_shape(size: ImageSize) -> tuple[int, int]:
-    """Height and width of a size that may be one number."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def as_size(height: int, width: int) -> ImageSize:
-    """Height and width as they are written: one number where they are equal."""
-    return height if height == width else (height, width)
 
 
 def imagenet(image_size: ImageSize) -> Preprocessing:

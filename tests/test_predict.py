@@ -87,7 +87,7 @@ def test_what_has_no_classes_is_shown_by_its_shape_and_written(
 ) -> None:
     whole, paths = checkpoint.load(), list(map(str, pictures[0][:3]))
     api.export(whole, tmp_path / "bundle", output=output, heads=6)
-    command = ["predict", str(tmp_path / "bundle"), *paths, "--save", str(tmp_path / "given.npy")]
+    command = ["predict", str(tmp_path / "bundle"), *paths, "--out", str(tmp_path / "given.npy")]
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     given = np.load(tmp_path / "given.npy", allow_pickle=False)
@@ -102,6 +102,12 @@ def test_what_has_no_classes_is_shown_by_its_shape_and_written(
         assert (one["classes"], one["shape"]) == ([], list(shape))
         assert one["norm"] == pytest.approx(np.linalg.norm(row), rel=1e-4)
     assert document["output"] == {"embedding": "features", "tokens": "patch_tokens"}[output]
+    other = tmp_path / "other.npy"
+    other.write_text("notes")
+    for path, said in ((other, "something else"), (tmp_path / "given.txt", "no name of a .npy file")):
+        assert main([*command[:-1], str(path)]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert other.read_text() == "notes"
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert " x ".join(map(str, shape)) in shown

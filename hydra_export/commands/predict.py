@@ -10,6 +10,9 @@ from cyclopts import Parameter
 from hydra_export.commands import Result, candidates, table, talk, titled
 from hydra_export.commands.candidates import one_of
 
+_NPY = b"\x93NUMPY"  # how such files begin
+_MOST_BYTES = 2**40
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,7 +26,7 @@ def predict(
     *,
     heads: str | None = None,
     top: int = 5,
-    save: Path | None = None,
+    out: Path | None = None,
     target: Annotated[str | None, one_of(candidates.targets)] = None,
     artifact: str | None = None,
     limit_memory: int | None = None,
@@ -38,7 +41,7 @@ def predict(
         images: Photographs or other images, which are preprocessed as the bundle says.
         heads: A head count; by default the largest that the artifact has.
         top: How many classes to name.
-        save: A .npy file to write what the artifact gives to, float32, one row an image.
+        out: A .npy file to write what the artifact gives to, float32, one row an image.
         target: Only an artifact of this format.
         artifact: This artifact alone, by its path in the bundle.
         limit_memory: MiB that the process may take in which the artifact runs; by default 2 GiB, more with many cores,
@@ -54,6 +57,8 @@ def predict(
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and 0 < len(heads) < 6):
         raise BadInput(f"`heads` {heads!r} is not a head count.", "Give one, such as `heads=6`.")
+    if out is not None:
+        _check_out(out)
     with shown_progress(talk()) as progress:
         answer = predicted(
             bundle,
@@ -65,8 +70,8 @@ def predict(
             limits=RunLimits(memory_mib=limit_memory, seconds=limit_seconds),
             progress=progress,
         )
-    if save is not None:
-        _save(save, answer.outputs)
+    if out is not None:
+        _save(out, answer.outputs)
     output = answer.artifact.outputs[0].name
     document = {
         "bundle": str(bundle),
@@ -74,7 +79,7 @@ def predict(
         "heads": answer.heads,
         "runtime": answer.runtime,
         "output": output,
-        "saved": None if save is None else str(save),
+        "saved": None if out is None else str(out),
         "images": [
             {
                 "image": str(one.image),
@@ -86,7 +91,7 @@ def predict(
         ],
     }
     title = f"{answer.artifact.path}, k = {answer.heads}, in {answer.runtime}"
-    saved = [] if save is None else [f"{save}: float32 {list(answer.outputs.shape)}"]
+    saved = [] if out is None else [f"{out}: float32 {list(answer.outputs.shape)}"]
     return Result(document, titled(title, _shown(answer, output), *saved))
 
 
@@ -109,6 +114,18 @@ def _norm(outputs: Array) -> float:
     import numpy as np
 
     return float(np.linalg.norm(outputs.astype(np.float64)))
+
+
+def _check_out(path: Path) -> None:
+    from hydra_export import files
+    from hydra_export.errors import BadInput, OutputRefused
+
+    if path.suffix != ".npy":
+        raise BadInput(f"`out` {path} is no name of a .npy file.", f"Give {path.name}.npy.")
+    if path.exists():
+        with files.opened(path, _MOST_BYTES) as file:
+            if file.read(len(_NPY)) != _NPY:
+                raise OutputRefused(f"{path} holds something else than an array.", "Choose another `out`.")
 
 
 def _save(path: Path, outputs: Array) -> None:

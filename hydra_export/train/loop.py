@@ -197,7 +197,7 @@ def leaves(parameters: Mapping[str, Tensor], cuts: Mapping[str, Cut], heads: Col
         cut = cuts[name]
         if cut.used_by(heads):
             whole = cut.first(parameter.detach(), largest).clone(memory_format=torch.contiguous_format)
-            copies[name] = (whole.flatten(0, 1) if cut.stacked else whole).requires_grad_()
+            copies[name] = (whole.flatten(0, 1) if cut.stacked > 1 else whole).requires_grad_()
     return copies
 
 

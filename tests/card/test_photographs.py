@@ -21,7 +21,8 @@ from PIL import Image
 
 from hydra_export import bundle, resample, targets
 from hydra_export.card import plain, snippets
-from hydra_export.preprocess import ImageSize, Interpolation, Preprocessing
+from hydra_export.image_size import ImageSize
+from hydra_export.preprocess import Interpolation, Preprocessing
 from tests.conftest import best_labels
 
 Pixels = NDArray[np.uint8]
