@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from hydra_export import checkpoint as checkpoints
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.cli import main
+from hydra_export.data.packaged import packaged_images
 from hydra_export.errors import BadCheckpoint, BadInput, UnknownName
 from hydra_export.model import HydraViT
 from tests.variants import VARIANTS, checkpoint
@@ -195,6 +196,21 @@ def test_the_command_line_exports_each_output_at_another_size(
     assert "1 x 28 x 42 images, " in readme
     assert "it covers 28 x 42" in readme
     assert ("those of 4 x 6 patches, row by row" in readme) is (output == "tokens")
+
+
+@pytest.mark.parametrize("output", ["embedding", "tokens"])
+def test_int8_without_classes_is_judged_by_agreement(output: Literal["embedding", "tokens"], tmp_path: Path) -> None:
+    whole = checkpoints.load()
+    images = packaged_images(whole.info.preprocessing, 50)  # whose labels name classes that are left out
+    given: dict[str, Any] = {"output": output, "heads": 3, "precisions": "int8"}
+    bundle = api.export(whole, tmp_path / "bundle", **given, check_images=images)
+    (artifact,) = bundle.artifacts
+    record = artifact.entry.parity[3]
+    assert (record.judged_by, record.accuracy, record.num_images) == ("agreement", None, 50)
+    assert record.cosine > 0.99
+    assert bundle.verify()[0].record.judged_by == "agreement"
+    with pytest.raises(BadInput, match="images of the model's own kind"):
+        api.export(whole, tmp_path / "other", **given)
 
 
 def test_an_output_that_is_none_is_refused_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
