@@ -49,12 +49,12 @@ def at_image_size(info: CheckpointInfo, state: Mapping[str, Tensor], image_shape
     _check_divides(image_shape, old.patch_size, info.name)
     config = msgspec.structs.replace(old, image_size=as_size(*image_shape))
     preprocessing = msgspec.structs.replace(info.preprocessing, image_size=config.image_size)
-    how = "its learned positions by bicubic interpolation, as timm has it"
+    note = f"{info.name} takes images of {config.image_text} instead of {old.image_text}: "
     if "pos_embed" in state:
         state = {**state, "pos_embed": resampled(state["pos_embed"], old, config.grid)}
+        note += "its learned positions are resampled by bicubic interpolation, as timm does."
     else:
-        how = "it has no learned positions"
-    note = f"{info.name} is resampled from images of {old.image_text} to {config.image_text}: {how}."
+        note += "it has no learned positions to resample."
     if info.accuracy:
         note += " Its accuracy is that of the old size and is left out."
     changed = {"config": config, "preprocessing": preprocessing, "accuracy": {}, "accuracy_data": ""}

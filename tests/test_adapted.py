@@ -125,7 +125,7 @@ def test_a_size_that_is_not_the_checkpoints_is_what_timm_makes_of_it(
         torch.testing.assert_close(loaded.state["pos_embed"], theirs.pos_embed, rtol=0, atol=1e-6)
         torch.testing.assert_close(loaded.model(image_BCHW), theirs(image_BCHW), rtol=0, atol=1e-5)
     assert loaded.info.config.image_shape == loaded.info.preprocessing.image_shape == new
-    assert any("is resampled from images of" in note for note in loaded.notes)
+    assert any("positions are resampled by bicubic" in note for note in loaded.notes)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -187,7 +187,7 @@ def test_the_command_line_exports_each_output_at_another_size(
     said = capsys.readouterr()
     model = json.loads(said.out)["manifest"]["model"]
     assert (model["config"]["image_size"], model["preprocessing"]["image_size"]) == ([28, 42], [28, 42])
-    assert "resampled from images of 28x28 to 28x42" in " ".join(said.err.split())
+    assert "takes images of 28x42 instead of 28x28: its learned positions are resampled" in " ".join(said.err.split())
     name = {"logits": "logits", "embedding": "features", "tokens": "patch_tokens"}[output]
     bundle = api.open_bundle(out)
     (artifact,) = bundle.artifacts
