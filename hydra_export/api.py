@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from hydra_export.adapted import Output
     from hydra_export.cache import Cache
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
@@ -172,7 +173,7 @@ class ImageSession:
     preprocessing: Preprocessing
 
     def run(self, image: str | Path | Image.Image | Array) -> Array:
-        """Logits [B, classes] float32, or features [B, width] of a model without a classifier.
+        """Logits [B, classes] float32; of others features [B, width] or patch tokens [B, patches, width].
 
         Args:
             image: a picture, or the path of one, which is preprocessed as the manifest says; or an array in the
@@ -201,6 +202,7 @@ def export(
     input: InputForm = "tensor",  # noqa: A002 (the name that it has everywhere)
     batch: int | Literal["dynamic"] = 1,
     options: Options | Sequence[Options] = (),
+    output: Output | None = None,
     labels: Sequence[str] = (),
     check_images: str | Path | ImageSet | None = None,
     max_drop: float = 1.0,
@@ -229,6 +231,8 @@ def export(
         input: ``tensor`` (normalised float32) or ``image`` (uint8 pixels).
         batch: images per call, or ``dynamic``.
         options: of single targets, such as ``OnnxOptions(opset=20)``.
+        output: ``logits``, ``embedding``: what the classifier would take, or ``tokens``: those of all patches; by
+            default what the model gives.
         labels: class names in the order of the logits, instead of the checkpoint's.
         check_images: a folder of images, or an ImageSet, that artifacts are verified on; the packaged ones by default.
         max_drop: percentage points of top-1 that int8 may lose.
@@ -257,6 +261,8 @@ def export(
     planned = partial(exporting.jobs, graphs=graphs, precisions=precisions, input=input, batch=batch, options=options)
     listed = [] if devices else planned(targets)
     loaded = _loaded(model)
+    if output is not None:
+        loaded = checkpoints.with_output(loaded, output)
     info, usual = loaded.info, checkpoints.default_heads(loaded.info)
     if isinstance(heads, str):
         counts = parse_heads(heads, info.config.heads, usual)

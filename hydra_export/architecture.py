@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from hydra_export.errors import BadInput
+from hydra_export.image_size import ImageSize, as_shape, as_size
 
 _MOST_SHOWN = 4  # head counts in an example
 # No ViT known is near these; far above them a typing error would only exhaust the memory.
@@ -82,8 +83,8 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         final_norm: where the last one stands.
         pooling: how one vector is made of the tokens: the class token, a mean or a maximum over patches, both halved,
             attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. ``token_avg``: the
-            class token and the mean over patches have a classifier each, and their sum are the logits (DINOv2 in
-            transformers). A distilled model (``token`` with a distillation token) takes the mean of both tokens' logits.
+            class token and the mean over patches have a classifier each, and their sum is the logits (DINOv2 in
+            transformers). A distilled model (``token`` and a distillation token) takes the mean of both tokens' logits.
         pool_prefix: whether the tokens before those of the patches are pooled too.
         activation: that of the MLP.
         gated_mlp: the MLP multiplies the activation of one Linear by another Linear (SwiGLU).
@@ -95,7 +96,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     head_dim: int = 64
     depth: int = 12
     patch_size: int = 16
-    image_size: int | tuple[int, int] = 224
+    image_size: ImageSize = 224
     channels: int = 3
     num_classes: int = 1000
     mlp_ratio: float = 4.0
@@ -127,6 +128,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             smallest = 0 if name in _MAY_BE_0 else 1
             if not smallest <= value <= largest:
                 raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
+        msgspec.structs.force_setattr(self, "image_size", as_size(*self.image_shape))  # equal models are equal
         if min(self.image_shape) < self.patch_size:
             raise BadInput(
                 f"Images of {self.image_text} are smaller than patches of {self.patch_size}.", "Give larger ones."
@@ -177,13 +179,17 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of images, in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else size
+        return as_shape(self.image_size)
 
     @property
     def image_text(self) -> str:
         """The image size as people write it: ``224x224``, height first."""
         return "{}x{}".format(*self.image_shape)
+
+    @property
+    def resolution(self) -> int:
+        """The side of images in pixels; of those that are not square, of a square with as many pixels."""
+        return round(math.sqrt(math.prod(self.image_shape)))
 
     @property
     def grid(self) -> tuple[int, int]:

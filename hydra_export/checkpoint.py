@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file
+from hydra_export import adapted, checkpoint_file
+from hydra_export.adapted import Adapted
 from hydra_export.checkpoint_file import CheckpointFile, CheckpointInfo
 from hydra_export.errors import BadInput
+from hydra_export.image_size import ImageSize, as_shape
 from hydra_export.importing import sources, tensors
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def load(
     head_dim: int | None = None,
     preprocessing: str | None = None,
     architecture: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     drop: Sequence[str] = (),
 ) -> Checkpoint:
     """Reads a checkpoint: ours, a ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
@@ -72,7 +74,8 @@ def load(
         preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
             checkpoint says.
         architecture: timm's name of a state dict that does not say.
-        image_size: the side, or height and width, that the positions are of.
+        image_size: the side, or height and width, of images. Where the checkpoint does not say and has as many
+            positions, they are of these images; otherwise they are resampled (``with_image_size``).
         drop: parameters that inference does not use, by the beginnings of their names.
 
     Raises:
@@ -88,7 +91,8 @@ def load(
         image_size=image_size,
         drop=drop,
     )
-    return _of(file)
+    loaded = _of(file)
+    return loaded if image_size is None else with_image_size(loaded, image_size)
 
 
 def _of(file: CheckpointFile) -> Checkpoint:
@@ -112,9 +116,34 @@ def _of_own_model(module: nn.Module) -> Checkpoint | None:
     return _of(CheckpointFile(info, state, Path("HydraViT"), sources.digest(state), notes))
 
 
+def with_image_size(checkpoint: Checkpoint, image_size: ImageSize) -> Checkpoint:
+    """*checkpoint* for images of another size: its learned positions are resampled as timm does.
+
+    Raises:
+        BadCheckpoint: its patch size does not divide them.
+    """
+    with checkpoint_file.naming(checkpoint.path):
+        return _adapted(checkpoint, adapted.at_image_size(checkpoint.info, checkpoint.state, as_shape(image_size)))
+
+
+def with_output(checkpoint: Checkpoint, output: str) -> Checkpoint:
+    """*checkpoint* that gives ``logits``, an ``embedding`` or the patches' ``tokens``; its name says which.
+
+    Raises:
+        BadInput: there is no such output, or the model does not have it.
+    """
+    return _adapted(checkpoint, adapted.with_output(checkpoint.info, checkpoint.state, output))
+
+
+def _adapted(checkpoint: Checkpoint, to: Adapted) -> Checkpoint:
+    return Checkpoint(to.state, to.info, checkpoint.path, checkpoint.sha256, checkpoint.notes + to.notes)
+
+
 def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
     """*checkpoint* with class names, one per class in the order of the logits."""
     num_classes = checkpoint.info.config.num_classes
+    if not num_classes:
+        raise BadInput(f"{checkpoint.info.name} has no classes that `labels` could name.", "Leave them out.")
     if len(labels) != num_classes:
         raise BadInput(
             f"`labels` has {len(labels)} names, {checkpoint.info.name} has {num_classes} classes.",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hydra_export import files, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.image_size import ImageSize, as_shape, as_size
 from hydra_export.importing import bare, names, places, shapes, sources, tensors, transformers_form
 from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel, Original, without
 from hydra_export.preprocess import Preprocessing, imagenet, named
@@ -65,10 +66,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"The checkpoint has {len(self.labels)} labels for {config.num_classes} classes.", "Give one per class."
             )
         data = self.preprocessing
-        if (data.image_size, data.channels) != (config.image_size, config.channels):
+        if (data.image_shape, data.channels) != (config.image_shape, config.channels):
             raise BadInput(
-                f"The checkpoint's preprocessing makes {data.channels}x{data.image_size}x{data.image_size} images, "
-                f"its model takes {config.channels}x{config.image_size}x{config.image_size}.",
+                f"The checkpoint's preprocessing makes {data.channels}x{data.image_text} images, "
+                f"its model takes {config.channels}x{config.image_text}.",
                 "Make them agree.",
             )
 
@@ -108,7 +109,7 @@ def read(
     head_dim: int | None = None,
     preprocessing: str | None = None,
     architecture: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     drop: Sequence[str] = (),
 ) -> CheckpointFile:
     """Reads a checkpoint: ours, a ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
@@ -121,14 +122,14 @@ def read(
         preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
             checkpoint says.
         architecture: timm's name of a state dict that does not say.
-        image_size: the side, or height and width, that the positions are of.
+        image_size: the side, or height and width, that the positions are of, where the checkpoint does not say and
+            there are as many; they are not resampled here (``adapted.at_image_size``).
         drop: parameters that inference does not use, by the beginnings of their names.
 
     Raises:
         BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
     """
     source = places.read(path)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     notes: list[str] = []
     original = None
     with naming(source.path):
@@ -139,13 +140,13 @@ def read(
         if source.description:
             info = _decoded(source.description)
         else:
-            vit = _imported_model(source, state, _Hints(head_dim, architecture, size))
-            state, original, info = vit.state, vit.original, _imported(vit, source.name, preprocessing)
+            vit = _imported_model(source, state, _Hints(head_dim, architecture, _of_positions(state, image_size)))
+            state, original, info = vit.state, vit.original, _imported(vit, source.name, preprocessing, image_size)
             if not info.config.num_classes:
                 notes.append(f"{source.name} has no classifier: it gives features, not logits.")
-        _check_agrees(info.config, head_dim, size)
+        _check_agrees(info.config, head_dim)
         if source.description and preprocessing is not None:
-            info = _with_preprocessing(info, named(preprocessing, info.config.image_size), notes)
+            info = _with_preprocessing(info, _named(preprocessing, info.config, image_size), notes)
         tensors.check_shapes(network.shapes(info.config), state)
     if info.assumed:
         notes.append(assumed_note(info))
@@ -153,6 +154,7 @@ def read(
 
 
 DEITS_PREPROCESSING = f"{PREPROCESSING}: ImageNet mean and std, bicubic, crop 0.9, as DeiT has them"  # assumed
+_PREFIX = ("cls_token", "dist_token", "reg_token")
 _HYDRAVIT = "hydravit"  # in timm's name of an architecture that is trained at many head counts
 
 
@@ -192,14 +194,16 @@ def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hi
     if bare.is_official(arguments):
         return bare.official(state)
     vit = bare.imported_model(state, hints.head_dim, hints.image_size)
+    if hints.image_size is not None:  # as many positions may be of several shapes
+        vit = replace(vit, config=msgspec.structs.replace(vit.config, image_size=as_size(*hints.image_size)))
     return replace(vit, universal=_HYDRAVIT in str(arguments.get("model")))
 
 
-def _imported(vit: ImportedModel, name: str, preprocessing: str | None) -> CheckpointInfo:
+def _imported(vit: ImportedModel, name: str, preprocessing: str | None, image_size: ImageSize | None) -> CheckpointInfo:
     """What is kept of it, with the preprocessing that the caller, or else the checkpoint, says, or an assumed one."""
     config, assumed = vit.config, vit.assumed
     if preprocessing is not None:
-        chosen, assumed = named(preprocessing, config.image_size), without(assumed, PREPROCESSING)
+        chosen, assumed = _named(preprocessing, config, image_size), without(assumed, PREPROCESSING)
     elif vit.unusable:
         raise BadInput(vit.unusable, "Give `preprocessing`.")
     elif vit.preprocessing is not None:
@@ -221,6 +225,14 @@ def _imported(vit: ImportedModel, name: str, preprocessing: str | None) -> Check
     )
 
 
+def _named(preprocessing: str, config: HydraConfig, image_size: ImageSize | None) -> Preprocessing:
+    """*preprocessing* for images of the model's own size; it may be that of *image_size*, which comes later."""
+    chosen = named(preprocessing, config.image_size)
+    if image_size is not None and chosen.image_shape == as_shape(image_size):
+        chosen = msgspec.structs.replace(chosen, image_size=config.image_size)
+    return chosen
+
+
 def assumed_note(info: CheckpointInfo) -> str:
     """What the user should see of what was assumed."""
     return (
@@ -229,14 +241,25 @@ def assumed_note(info: CheckpointInfo) -> str:
     )
 
 
-def _check_agrees(config: HydraConfig, head_dim: int | None, image_size: tuple[int, int] | None) -> None:
+def _of_positions(state: Mapping[str, Tensor], size: ImageSize | None) -> tuple[int, int] | None:
+    """*size* where *state* has as many learned positions as its patches need."""
+    patch, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if size is None or patch is None or positions is None or positions.ndim != 3:
+        return None
+    if patch.ndim != 4 or not patch.numel():
+        return None
+    height, width = as_shape(size)
+    prefix = sum(state[name].shape[1] for name in _PREFIX if name in state and state[name].ndim == 3)
+    num_patches = (height // int(patch.shape[2])) * (width // int(patch.shape[3]))
+    return (height, width) if positions.shape[1] - num_patches in (0, prefix) else None
+
+
+def _check_agrees(config: HydraConfig, head_dim: int | None) -> None:
     """Refuses what the caller says where the checkpoint says otherwise."""
     if head_dim is not None and head_dim != config.head_dim:
         raise BadInput(
             f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
         )
-    if image_size is not None:
-        shapes.check_size(image_size, config, "`image_size`")
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hydra_export import network
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
@@ -88,7 +89,7 @@ def _reused(write: Write, checkpoint: Checkpoint, cache: Cache, key: str, place:
     target, spec = write.job.target, write.job.spec
     planned = target.planned(checkpoint, write.heads, spec)
     config = checkpoint.info.config
-    most_bytes = _MOST_GRAPH_BYTES + _MOST_BYTES_PER_PARAM * sum(map(config.num_params, write.heads))
+    most_bytes = _MOST_GRAPH_BYTES + _MOST_BYTES_PER_PARAM * sum(network.num_params(config, k) for k in write.heads)
     if not cache.fetch(key, planned, place, most_bytes):
         return []
     try:

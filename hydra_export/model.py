@@ -3,6 +3,7 @@
 # B batch, N tokens, D width of subnetwork k, E width of the universal model, H heads, C head width, P prefix tokens
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -24,9 +25,10 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hydra_export import checkpoint_file, files, network, normalised, rotary
+from hydra_export import adapted, checkpoint_file, files, network, normalised, rotary
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
+from hydra_export.image_size import as_shape
 from hydra_export.importing import remote, tensors, timm_form
 from hydra_export.network import Operations, Span
 from hydra_export.normalised import Weight
@@ -153,15 +155,15 @@ class HydraViT(VisionTransformer, ModelHubMixin):
                 local_files_only=local_files_only,
                 token=token,
             )
-        return cls.of(
-            checkpoint_file.read(
-                path,
-                head_dim=head_dim,
-                preprocessing=preprocessing,
-                architecture=architecture,
-                image_size=image_size,
-            )
+        file = checkpoint_file.read(
+            path, head_dim=head_dim, preprocessing=preprocessing, architecture=architecture, image_size=image_size
         )
+        model = cls.of(file)
+        if image_size is not None:
+            other = adapted.at_image_size(file.info, file.state, as_shape(image_size))
+            if other.info != file.info:
+                return cls.of(dataclasses.replace(file, info=other.info, state=other.state, original=None))
+        return model
 
     def _assert_heads(self, heads: int) -> None:
         if not 1 <= heads <= self.config.heads:
@@ -486,8 +488,6 @@ def _registered(config: HydraConfig, pretrained: bool, arguments: dict[str, Any]
         )
     for ours, theirs in (("num_classes", "num_classes"), ("image_size", "img_size"), ("channels", "in_chans")):
         if (value := arguments.pop(theirs, None)) is not None:
-            if isinstance(value, (tuple, list)) and len(set(value)) == 1:  # timm's (224, 224)
-                value = value[0]
             config = msgspec.structs.replace(config, **{ours: tuple(value) if isinstance(value, list) else value})
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(unused, None)

@@ -30,7 +30,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is on an image, the surest first."""
+    """What is on an image, the surest first; of a model without classes nothing."""
 
     image: Path
     guesses: tuple[Guess, ...]
@@ -38,12 +38,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What ran, and what it says of every image."""
+    """What ran, and what it says of every image.
+
+    Attributes:
+        outputs: float32 [num_images, *output_shape], what the artifact gave.
+    """
 
     artifact: ArtifactEntry
     heads: int
     runtime: str
     images: tuple[Prediction, ...]
+    outputs: Array
 
 
 def predict(
@@ -62,7 +67,7 @@ def predict(
     Args:
         path: the bundle's folder, or its archive.
         heads: a head count; by default the largest that the artifact has.
-        top: how many classes to name.
+        top: how many classes to name, where the model has classes.
         target: only artifacts of this one.
         artifact: this one alone, by its path in the bundle.
 
@@ -76,8 +81,6 @@ def predict(
     with ExitStack() as stack:
         folder = stack.enter_context(archive.unpacked(path)) if path.is_file() else path
         manifest = bundle.read(folder)
-        if not manifest.model.config.num_classes:
-            raise BadInput(f"{manifest.model.name} has no classifier: it gives features.", "Give another bundle.")
         candidates = _candidates(manifest, heads, target, artifact)
         preprocessing = manifest.model.preprocessing
         pixels_BHWC = np.stack([preprocessing.fit(decoded(image)) for image in images])
@@ -89,10 +92,10 @@ def predict(
             check_artifact(guard, entry)
             pixels = pixels_BHWC if entry.input == "image" else preprocessing.normalise(pixels_BHWC)
             try:
-                logits = guard.call(
+                outputs = guard.call(
                     entry,
                     f"Running {guard.folder / entry.path} at k = {k}",
-                    f"{__name__}:logits",
+                    f"{__name__}:outputs",
                     manifest.model.macs([k], max(len(images), entry.batch)),
                     target=entry.target,
                     path=str(guard.folder / entry.path),
@@ -105,13 +108,15 @@ def predict(
                     raise
                 continue
             progress("done", len(images), len(images))
-            guesses = _guesses(np.asarray(logits), manifest.model.labels, top)
+            given = np.asarray(outputs)
+            named = manifest.model.config.num_classes
+            guesses = _guesses(given, manifest.model.labels, top) if named else [()] * len(images)
             found = tuple(Prediction(*pair) for pair in zip(images, guesses, strict=True))
-            return Predictions(entry, k, runtime, found)
+            return Predictions(entry, k, runtime, found, given)
     raise AssertionError("there is a candidate")
 
 
-def logits(target: str, path: str, heads: int, runtime: str, image: Array) -> Array:
+def outputs(target: str, path: str, heads: int, runtime: str, image: Array) -> Array:
     """What the process does."""
     return targets.get(target).load(Path(path), heads, 0, runtime).run(image)
 

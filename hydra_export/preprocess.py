@@ -13,6 +13,7 @@ from PIL import Image
 
 from hydra_export import documents, files
 from hydra_export.errors import BadInput, UnknownName, Unreadable
+from hydra_export.image_size import ImageSize, as_shape, as_size
 from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,18 +34,23 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """From any image to the model's input: resize, centre crop, then (pixel / 255 - mean) / std.
 
     The shorter side is resized to ``image_size / crop`` pixels and the centre ``image_size`` square is kept, with
-    torchvision's rounding, so that published accuracies hold.
+    torchvision's rounding, so that published accuracies hold. With a height and a width, the image is resized until
+    it covers both, divided by ``crop``, as timm's ResizeKeepRatio does, and the centre is kept.
+
+    Attributes:
+        image_size: pixels: the side, or height and width.
     """
 
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation = "bicubic"
     crop: float = 0.875
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
+        if min(self.image_shape) < 1:
             raise BadInput(f"Preprocessing image_size is {self.image_size}.", "Give a positive number of pixels.")
+        msgspec.structs.force_setattr(self, "image_size", as_size(*self.image_shape))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise BadInput(
                 f"Preprocessing has {len(self.mean)} means and {len(self.std)} standard deviations.",
@@ -64,23 +70,49 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return len(self.mean)
 
     @property
-    def shorter_side(self) -> int:
-        """What the shorter side is resized to before the crop."""
-        return math.floor(self.image_size / self.crop)
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width that are kept."""
+        return as_shape(self.image_size)
+
+    @property
+    def image_text(self) -> str:
+        """The size as people write it: ``224x224``, height first."""
+        return "{}x{}".format(*self.image_shape)
+
+    @property
+    def is_square(self) -> bool:
+        """Whether images are as wide as high."""
+        return isinstance(self.image_size, int)
+
+    @property
+    def covered_shape(self) -> tuple[int, int]:
+        """Height and width that the resized image covers before the crop; of a square, its shorter side twice."""
+        height, width = (math.floor(side / self.crop) for side in self.image_shape)
+        return height, width
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image is resized to before the crop."""
+        covered = self.covered_shape
+        if self.is_square:
+            height, width = (covered[0] * side // min(height, width) for side in (height, width))
+        else:
+            ratio = min(height / covered[0], width / covered[1])
+            height, width = (round(side / ratio) for side in (height, width))
+        return height, width
 
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
         mode = "RGB" if self.channels == 3 else "L"
         if image.mode != mode:
             image = image.convert(mode)
-        width, height = (self.shorter_side * side // min(image.size) for side in image.size)
-        left, top = (round((side - self.image_size) / 2) for side in (width, height))
-        box = (left, top, left + self.image_size, top + self.image_size)
-        if width * height > _LARGEST_DETOUR * self.image_size**2:
+        (kept_height, kept_width), (height, width) = self.image_shape, self.resized_shape(image.height, image.width)
+        left, top = round((width - kept_width) / 2), round((height - kept_height) / 2)
+        box = (left, top, left + kept_width, top + kept_height)
+        if width * height > _LARGEST_DETOUR * kept_height * kept_width:
             return resized_crop(image, (width, height), box, self.interpolation)
         if image.size != (width, height):
             image = image.resize((width, height), _RESAMPLING[self.interpolation])
-        return np.asarray(image.crop(box), np.uint8).reshape(self.image_size, self.image_size, self.channels)
+        return np.asarray(image.crop(box), np.uint8).reshape(kept_height, kept_width, self.channels)
 
     def normalise(
         self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32] | type[np.float64] = np.float32
@@ -91,18 +123,18 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
 
 
-def imagenet(image_size: int) -> Preprocessing:
+def imagenet(image_size: ImageSize) -> Preprocessing:
     """The preprocessing of DeiT on ImageNet-1K (timm's deit_*_patch16_224: bicubic, crop 0.9)."""
     return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.9)
 
 
-def inception(image_size: int) -> Preprocessing:
+def inception(image_size: ImageSize) -> Preprocessing:
     """timm's preprocessing of the original ViTs (vit_*_patch16_224: mean and std 0.5, bicubic, crop 0.9)."""
     half = (0.5, 0.5, 0.5)
     return Preprocessing(image_size=image_size, mean=half, std=half, crop=0.9)
 
 
-def hydravit(image_size: int) -> Preprocessing:
+def hydravit(image_size: ImageSize) -> Preprocessing:
     """The preprocessing by which HydraViT's authors validate: ImageNet's mean and std, bicubic, crop 0.875.
 
     Their validate.py takes timm's data configuration of the model, which is created as a variant that their timm
@@ -112,7 +144,7 @@ def hydravit(image_size: int) -> Preprocessing:
     return Preprocessing(image_size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=0.875)
 
 
-def named(given: str, image_size: int) -> Preprocessing:
+def named(given: str, image_size: ImageSize) -> Preprocessing:
     """The preprocessing called *given*, or the one in the JSON file at that path.
 
     Raises:

@@ -68,7 +68,7 @@ def held_to_module(checkpoint: Checkpoint, module: torch.nn.Module) -> Checkpoin
     import torch
 
     config = checkpoint.info.config
-    size = (1, config.channels, config.image_size, config.image_size)
+    size = (1, config.channels, *config.image_shape)
     image_NCHW = torch.randn(size, generator=torch.Generator().manual_seed(0))
     return _held_to(checkpoint, image_NCHW.numpy(), _outputs(module, image_NCHW), f"the {type(module).__name__}")
 
@@ -138,7 +138,7 @@ def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:
 def _read(path: Path, config: HydraConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Image and logits; what they are is compared with the model before anything of them is read."""
     shapes = {
-        "image": (config.channels, config.image_size, config.image_size),
+        "image": (config.channels, *config.image_shape),
         "logits": config.output_shape(config.heads),
     }
     limit = 4 * _MOST_IMAGES * sum(map(math.prod, shapes.values())) + 2**16

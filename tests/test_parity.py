@@ -463,6 +463,34 @@ def test_int8_without_labels_has_to_agree_with_the_model() -> None:
         verified({EXACT: RIGHT * np.float32(np.nan)}, "int8", Gate(open=True))
 
 
+def test_patch_tokens_are_compared_one_by_one_and_agree_by_direction() -> None:
+    exact = np.random.default_rng(0).standard_normal((3, 16, 8))
+    expected = parity.Reference(exact, exact.astype(np.float32))
+    turned = exact.copy()
+    turned[1, 5] *= -1  # one token of sixteen
+    record = parity.compare(turned, expected)
+    assert record.cosine == pytest.approx(-1)
+    assert parity.agreement(turned, expected).tolist() == [True, False, True]
+    assert record.top1_agreement == pytest.approx(2 / 3)
+    assert parity.agreement(exact + 0.01, expected).all()
+    assert not parity.agreement(np.full_like(exact, np.nan), expected).any()
+    with pytest.raises(ParityFailed, match="have shape"):
+        parity.compare(exact.reshape(3, -1), expected)
+
+
+def test_the_reference_of_patch_tokens_has_none_of_the_class_token(
+    loaded: Checkpoint, pixels: NDArray[np.uint8]
+) -> None:
+    found = checkpoint.with_output(loaded, "tokens")
+    reference = parity.reference(found.model, HEADS, pixels[:2], loaded.info.preprocessing)
+    assert reference.exact.shape == (2, *found.info.config.output_shape(HEADS))
+    image_BCHW = torch.from_numpy(loaded.info.preprocessing.normalise(pixels[:2]))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.from_numpy(reference.torch_fp32), found.model(image_BCHW, HEADS), rtol=0, atol=1e-5
+        )
+
+
 def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
     first, second = RIGHT.copy(), RIGHT.copy()
     first[1], second[2] = RIGHT[0], RIGHT[0]

@@ -6,12 +6,14 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from hydra_export import archive, bundle, checkpoint
+from hydra_export import api, archive, bundle, checkpoint
 from hydra_export.cli import main
 from hydra_export.data.packaged import packaged_images
 from hydra_export.errors import BadInput, VerificationFailed
@@ -73,6 +75,43 @@ def test_every_artifact_and_the_archive_answer_alike(
             assert [guess.index for guess in one.guesses[:1]] == [guess.index for guess in first.guesses[:1]]
             theirs = [guess.probability for guess in first.guesses]
             assert np.allclose([guess.probability for guess in one.guesses], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(("output", "shape"), [("embedding", (96,)), ("tokens", (16, 96))])
+def test_what_has_no_classes_is_shown_by_its_shape_and_written(
+    output: Literal["embedding", "tokens"],
+    shape: tuple[int, ...],
+    pictures: tuple[list[Path], list[str]],
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    whole, paths = checkpoint.load(), list(map(str, pictures[0][:3]))
+    api.export(whole, tmp_path / "bundle", output=output, heads=6)
+    command = ["predict", str(tmp_path / "bundle"), *paths, "--out", str(tmp_path / "given.npy")]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    given = np.load(tmp_path / "given.npy", allow_pickle=False)
+    assert (given.dtype, given.shape) == (np.float32, (3, *shape))
+    images_BCHW = whole.info.preprocessing.normalise(packaged_images(whole.info.preprocessing, 3).pixels)
+    dense = whole.model.subnetwork(6).eval()
+    with torch.no_grad():
+        tokens_BND = dense.forward_features(torch.from_numpy(images_BCHW)).numpy()
+    expected = tokens_BND[:, 0] if output == "embedding" else tokens_BND[:, 1:]
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    for one, row in zip(document["images"], expected, strict=True):
+        assert (one["classes"], one["shape"]) == ([], list(shape))
+        assert one["norm"] == pytest.approx(np.linalg.norm(row), rel=1e-4)
+    assert document["output"] == {"embedding": "features", "tokens": "patch_tokens"}[output]
+    other = tmp_path / "other.npy"
+    other.write_text("notes")
+    for path, said in ((other, "something else"), (tmp_path / "given.txt", "no name of a .npy file")):
+        assert main([*command[:-1], str(path)]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert other.read_text() == "notes"
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert " x ".join(map(str, shape)) in shown
+    assert "given.npy: float32 [3, " in shown
 
 
 def test_what_the_bundle_does_not_hold_is_refused(named: Path, pictures: tuple[list[Path], list[str]]) -> None:

@@ -38,6 +38,33 @@ def test_pixels_and_input_are_timms_own_to_the_last_bit(size: tuple[int, int], c
     np.testing.assert_array_equal(mine, np.asarray(theirs(image)))
 
 
+@pytest.mark.parametrize("size", [(40, 40), (61, 40), (40, 61), (37, 300), (300, 37), (20, 9), (48, 20), (1, 5)])
+@pytest.mark.parametrize("kept", [(48, 20), (20, 48), (33, 34)])
+@pytest.mark.parametrize("crop", [1.0, 0.9, 0.875])
+def test_images_that_are_not_square_are_timms_own_to_the_last_bit(
+    size: tuple[int, int], kept: tuple[int, int], crop: float
+) -> None:
+    from timm.data.transforms_factory import create_transform
+
+    ours = Preprocessing(image_size=kept, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=crop)
+    theirs = create_transform((3, *kept), mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic", crop_pct=crop)
+    image = picture(*size)
+    mine = ours.normalise(ours.fit(image)[None])[0]
+    assert mine.shape == (3, *kept)
+    np.testing.assert_array_equal(mine, np.asarray(theirs(image)))
+
+
+def test_a_square_is_one_number_in_json_and_a_pair_another_size() -> None:
+    square = Preprocessing(image_size=(32, 32), mean=(0.5,), std=(0.5,))
+    assert square == Preprocessing(image_size=32, mean=(0.5,), std=(0.5,))
+    assert b'"image_size":32,' in msgspec.json.encode(square)
+    oblong = msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(square, image_size=(16, 32))))
+    assert oblong["image_size"] == [16, 32]
+    assert msgspec.convert(oblong, Preprocessing).image_shape == (16, 32)
+    with pytest.raises(BadInput, match=r"image_size is \(16, 0\)"):
+        msgspec.structs.replace(square, image_size=(16, 0))
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_strips_are_cropped_before_they_are_resized_and_are_still_timms_to_the_last_bit(interpolation: Any) -> None:
     from timm.data.transforms_factory import create_transform

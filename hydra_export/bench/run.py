@@ -87,7 +87,7 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
         "model": {
             "name": model.name,
             "checkpoint_sha256": model.checkpoint_sha256,
-            "resolution": model.config.image_size,
+            "resolution": model.config.resolution,
             "tokens": model.config.num_tokens,
             "gmacs": network.macs(model.config, model.config.heads) / 1e9,
             "subnetworks": [

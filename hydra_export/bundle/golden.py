@@ -89,12 +89,12 @@ _Names = dict[tuple[int, Precision], tuple[str, str]]  # of the exact logits and
 
 def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> None:
     config, headers = manifest.model.config, archive.headers
-    n, size = (headers["pixels"].shape or (0,))[0], config.image_size
+    n = (headers["pixels"].shape or (0,))[0]
     if not 1 <= n <= _MOST_GOLDEN_IMAGES:
         raise ValueError(f"it holds {n} images, allowed are 1 to {_MOST_GOLDEN_IMAGES}")
     expected = {
-        "pixels": npz.Header(np.dtype(np.uint8), (n, size, size, config.channels)),
-        "image": npz.Header(np.dtype(np.float32), (n, config.channels, size, size)),
+        "pixels": npz.Header(np.dtype(np.uint8), (n, *config.image_shape, config.channels)),
+        "image": npz.Header(np.dtype(np.float32), (n, config.channels, *config.image_shape)),
     }
     for (k, _), (exact, torch_fp32) in names.items():
         expected[exact] = npz.Header(np.dtype(np.float64), (n, *config.output_shape(k)))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.bundle.sums import ByteCount, FileEntry, Sha256
 from hydra_export.latency import Workload
@@ -120,7 +121,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     def macs(self, heads: Sequence[int], num_images: int) -> int:
         """Multiply-accumulates of *num_images* through each subnetwork of *heads*."""
-        return num_images * sum(map(self.config.macs, heads))
+        return num_images * sum(network.macs(self.config, k) for k in heads)
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +179,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def weight_bytes(self, artifact: ArtifactEntry) -> int:
         """Of its weights as runtimes hold them: float32, apart for each head count even where the file shares them."""
-        return max(4 * sum(map(self.model.config.num_params, artifact.heads)), self.fetch_bytes(artifact))
+        params = sum(network.num_params(self.model.config, k) for k in artifact.heads)
+        return max(4 * params, self.fetch_bytes(artifact))
 
 
 def batch(inputs: Sequence[TensorInfo]) -> int:

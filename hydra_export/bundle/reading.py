@@ -76,7 +76,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
 
 def _model_contradictions(model: ModelEntry) -> Iterator[str]:
     config, data = model.config, model.preprocessing
-    if (data.image_size, data.channels) != (config.image_size, config.channels):
+    if (data.image_shape, data.channels) != (config.image_shape, config.channels):
         yield "the preprocessing makes other images than the model takes"
     if len(model.labels) not in (0, config.num_classes):
         yield f"it lists {len(model.labels)} labels of {config.num_classes} classes"

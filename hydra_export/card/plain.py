@@ -28,6 +28,7 @@ def files(manifest: Manifest) -> dict[str, str]:
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
     """In the order of the steps; each with one sentence, and with all of its numbers."""
     data = manifest.model.preprocessing
+    height, width = data.image_shape
     return {
         "orientation": {
             "exif": True,
@@ -36,8 +37,7 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
         "colors": "RGB" if data.channels == 3 else "grey",
         "pixels": _pixels(data),
         "resize": {
-            "shorter_side": data.shorter_side,
-            "longer_side": f"floor({data.shorter_side} * longer / shorter)",
+            **_resized_to(data),
             "interpolation": data.interpolation,
             "antialias": data.interpolation != "nearest",
             "kernel": _KERNELS[data.interpolation],
@@ -45,10 +45,10 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
             "means": _RESIZED,
         },
         "center_crop": {
-            "width": data.image_size,
-            "height": data.image_size,
-            "left": f"round_half_to_even((width - {data.image_size}) / 2)",
-            "top": f"round_half_to_even((height - {data.image_size}) / 2)",
+            "width": width,
+            "height": height,
+            "left": f"round_half_to_even((width - {width}) / 2)",
+            "top": f"round_half_to_even((height - {height}) / 2)",
             "means": "The centre is kept; an offset that ends in .5 is rounded to the even number.",
         },
         "normalise": {
@@ -59,6 +59,14 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
         },
         "inputs": list({str(form): form for form in map(_input, manifest.artifacts)}.values()),
     }
+
+
+def _resized_to(data: Preprocessing) -> dict[str, Any]:
+    height, width = data.covered_shape
+    if data.is_square:
+        return {"shorter_side": height, "longer_side": f"floor({height} * longer / shorter)"}
+    sides = {side: f"round_half_to_even({side} / ratio)" for side in ("width", "height")}
+    return {"covers": {"width": width, "height": height}, "ratio": f"min(height / {height}, width / {width})", **sides}
 
 
 _KERNELS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra_export import targets
+from hydra_export.architecture import HydraConfig
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
 from hydra_export.card import front_matter, licences, plain, tables
 from hydra_export.card.snippets import FOLDER, PYTHON
@@ -37,7 +38,7 @@ def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str
 hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
 {_warnings(manifest)}
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
-{config.channels} x {config.image_size} x {config.image_size} images, {config.num_classes} classes.
+{config.channels} x {config.image_shape[0]} x {config.image_shape[1]} images, {_gives(config)}.
 
 {tables.subnetworks(manifest)}
 
@@ -60,7 +61,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 
 {inputs}
 
-`{output}`: float32, one per {"class" if config.num_classes else "channel"}\
+`{output}`: float32, {_one_per(config)}\
 {f"; `{plain.LABELS}` names them, one a line" if model.labels else ""}.
 {_prepared(data)} `{plain.PREPROCESSING}` says all of this to programs.
 
@@ -72,15 +73,36 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 """
 
 
+def _gives(config: HydraConfig) -> str:
+    if config.num_classes:
+        return f"{config.num_classes} classes"
+    return f"no classes: it gives {config.output.replace('_', ' ')}"
+
+
+def _one_per(config: HydraConfig) -> str:
+    """What an image's outputs are numbers of."""
+    if config.pooling == "none":
+        rows, columns = config.grid
+        order = f"those of {rows} x {columns} patches, row by row"
+        return f"for each of an image's {config.num_patches} patch tokens one per channel: {order}"
+    return f"one per {'class' if config.num_classes else 'channel'}"
+
+
 def _prepared(data: Preprocessing) -> str:
     """What becomes of a photograph, step by step."""
     grey = ", made grey (`L = (19595 R + 38470 G + 7471 B + 32768) >> 16`)" if data.channels == 1 else ""
     smoothing = "without antialiasing" if data.interpolation == "nearest" else "with antialiasing, as Pillow"
-    size, short = data.image_size, data.shorter_side
+    (height, width), (high, wide) = data.image_shape, data.covered_shape
+    if data.is_square:
+        sides = f"its shorter side to {high} pixels, the longer one to floor({high} * longer / shorter)"
+        start = f"(side - {height}) / 2"
+    else:
+        ratio = f"min(height / {high}, width / {wide})"
+        sides = f"each side to side / {ratio}, halves rounded to even, so that it covers {high} x {wide}"
+        start = f"(height - {height}) / 2 and (width - {width}) / 2"
     return (
-        f"A photograph is turned upright (EXIF){grey} and resized ({data.interpolation}, {smoothing}): its shorter "
-        f"side to {short} pixels, the longer one to floor({short} * longer / shorter). Its centre of {size} x {size} "
-        f"is kept, from (side - {size}) / 2 on, halves rounded to even."
+        f"A photograph is turned upright (EXIF){grey} and resized ({data.interpolation}, {smoothing}): {sides}. Its "
+        f"centre of {height} x {width} is kept, from {start} on, halves rounded to even."
     )
 
 

@@ -15,6 +15,7 @@ FOLDER = "snippets"
 PIXELS = "golden/pixels.bin"  # uint8 [H, W, C] of the last golden image, for languages that cannot read .npz
 PYTHON = "run.py"  # runs the artifacts of every target that has a package for it
 Best = tuple[int, float]  # position and value of the largest output
+_SIDES = ("height", "width", "covered_height", "covered_width")  # of what is kept, and of what is resized to cover
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # means itself within quotation marks in every language here
 
@@ -35,13 +36,13 @@ def _filled(name: str, manifest: Manifest, rows: Sequence[str]) -> str:
     template = (resources.files("hydra_export.data") / FOLDER / name).read_text(encoding="utf-8")
     data = manifest.model.preprocessing
     values = {
-        "size": str(data.image_size),
+        **{name: str(side) for name, side in zip(_SIDES, (*data.image_shape, *data.covered_shape), strict=True)},
         "channels": str(data.channels),
-        "shorter_side": str(data.shorter_side),
         "interpolation": data.interpolation,
         "mean": ", ".join(map(_number, data.mean)),
         "std": ", ".join(map(_number, data.std)),
         "output": _quoted(manifest.artifacts[0].outputs[0].name),
+        "tokens": _flag(manifest.model.config.pooling == "none"),
         "pixels": PIXELS,
         "artifacts": "\n".join(rows),
     }

@@ -88,9 +88,14 @@ def quantization(manifest: Manifest) -> str:
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
         f"Top-1 in percent, measured of int8 where these images have labels: {in_markdown(manifest.images)}.\n"
-        "Agreement: the share of these images on which the largest output is the subnetwork's,\n"
+        f"Agreement: the share of these images on which {_same(manifest)} the subnetwork's,\n"
         "in the worst runtime.\n\n"
     )
+
+
+def _same(manifest: Manifest) -> str:
+    tokens = manifest.model.config.pooling == "none"
+    return "all patch tokens side by side have a cosine of 0.99 or more with" if tokens else "the largest output is"
 
 
 def _kind(entry: ArtifactEntry) -> tuple[object, ...]:

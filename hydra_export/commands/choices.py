@@ -40,13 +40,15 @@ class Choices:
         precision: Precisions, separated by commas: fp32, fp16, int8; by default the target's own.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
+        output: What artifacts give: logits, embedding (what the classifier would take), or tokens (those of all
+            patches, after the last norm); by default what the model has.
         check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
         verify_with: Runtimes that verify beside each target's own, separated by commas; doctor lists them.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
-        image_size: Side of the images, or HxW, for checkpoints that do not say.
+        image_size: Side of the images, or HxW; positions that are of another size are resampled.
         drop: Parameters that inference does not use, separated by commas, by the beginnings of their names: head_dist.
         reference: A .npz file with image, as the model takes it, and logits, as hydra_export.save_reference writes it:
             the whole model must reproduce them, or the exit status is 1.
@@ -67,6 +69,7 @@ class Choices:
     precision: Annotated[str | None, some_of(candidates.precisions)] = None
     input: Literal["tensor", "image"] = "tensor"
     batch: str = "1"
+    output: Literal["logits", "embedding", "tokens"] | None = None
     check_images: Path | None = None
     verify_with: str | None = None
     labels: Path | None = None
@@ -116,6 +119,7 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
             input=given.input,
             batch=_batch(given.batch),
             options=options_of(given),
+            output=given.output,
             labels=() if given.labels is None else _labels(given.labels),
             check_images=given.check_images,
             max_drop=given.max_drop,

@@ -49,7 +49,7 @@ def evaluate(
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
         head_dim: Channels per head, for checkpoints that do not say.
-        image_size: Side of the images, or HxW, for checkpoints that do not say.
+        image_size: Side of the images, or HxW; positions that are of another size are resampled.
         preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
             file.
         measure: Add throughput, peak memory and load time in PyTorch on this machine's CPU.

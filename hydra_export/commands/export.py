@@ -82,7 +82,8 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
             count = f"{k}{' (not trained)' if trained[k] is False else ''}"
             shown.add_row(artifact.kind, count, percent(top1.get(k)), fetched, *errors)
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
-    notes = [f"Errors are of logits, against the float64 subnetwork{rounded}, on {manifest.images}."]
+    output = manifest.artifacts[0].outputs[0].name
+    notes = [f"Errors are of {output}, against the float64 subnetwork{rounded}, on {manifest.images}."]
     if any(a.precision == "int8" for a in manifest.artifacts):
         judged = "; ".join(_judgements(manifest))
         notes += [

@@ -30,7 +30,21 @@ GROUPS = {
         *("against", "bench"),
     ),
     "Output": (
-        *("target", "graph", "precision", "input", "batch", "out", "zip", "format", "top", "plot", "why", "save"),
+        *(
+            "target",
+            "graph",
+            "precision",
+            "input",
+            "batch",
+            "output",
+            "out",
+            "zip",
+            "format",
+            "top",
+            "plot",
+            "why",
+            "save",
+        ),
         *("tensorboard", "json", "debug", "shell"),
     ),
     "Resources": (

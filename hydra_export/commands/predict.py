@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from hydra_export.commands import Result, candidates, table, talk, titled
 from hydra_export.commands.candidates import one_of
+
+_NPY = b"\x93NUMPY"  # how such files begin
+_MOST_BYTES = 2**40
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hydra_export.arrays import Array
+    from hydra_export.prediction import Predictions
 
 
 def predict(
@@ -17,6 +26,7 @@ def predict(
     *,
     heads: str | None = None,
     top: int = 5,
+    out: Path | None = None,
     target: Annotated[str | None, one_of(candidates.targets)] = None,
     artifact: str | None = None,
     limit_memory: int | None = None,
@@ -24,11 +34,14 @@ def predict(
 ) -> Result:
     """Name what is on images, with any artifact of a bundle that runs here: an exact and quick one where there is one.
 
+    Of a model without classes, the shape and the length of its features or patch tokens is shown.
+
     Args:
         bundle: Its folder, or its archive.
         images: Photographs or other images, which are preprocessed as the bundle says.
         heads: A head count; by default the largest that the artifact has.
         top: How many classes to name.
+        out: A .npy file to write what the artifact gives to, float32, one row an image.
         target: Only an artifact of this format.
         artifact: This artifact alone, by its path in the bundle.
         limit_memory: MiB that the process may take in which the artifact runs; by default 2 GiB, more with many cores,
@@ -44,6 +57,8 @@ def predict(
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and 0 < len(heads) < 6):
         raise BadInput(f"`heads` {heads!r} is not a head count.", "Give one, such as `heads=6`.")
+    if out is not None:
+        _check_out(out)
     with shown_progress(talk()) as progress:
         answer = predicted(
             bundle,
@@ -55,16 +70,68 @@ def predict(
             limits=RunLimits(memory_mib=limit_memory, seconds=limit_seconds),
             progress=progress,
         )
-    shown = table("image", "class", "probability")
-    shown.columns[1].justify = "left"
-    for one in answer.images:
-        for index, guess in enumerate(one.guesses):
-            shown.add_row("" if index else str(one.image), guess.name, f"{guess.probability:.1%}")
+    if out is not None:
+        _save(out, answer.outputs)
+    output = answer.artifact.outputs[0].name
     document = {
         "bundle": str(bundle),
         "artifact": answer.artifact.path,
         "heads": answer.heads,
         "runtime": answer.runtime,
-        "images": [{"image": str(one.image), "classes": msgspec.to_builtins(one.guesses)} for one in answer.images],
+        "output": output,
+        "saved": None if out is None else str(out),
+        "images": [
+            {
+                "image": str(one.image),
+                "classes": msgspec.to_builtins(one.guesses),
+                "shape": list(outputs.shape),
+                "norm": _norm(outputs),
+            }
+            for one, outputs in zip(answer.images, answer.outputs, strict=True)
+        ],
     }
-    return Result(document, titled(f"{answer.artifact.path}, k = {answer.heads}, in {answer.runtime}", shown))
+    title = f"{answer.artifact.path}, k = {answer.heads}, in {answer.runtime}"
+    saved = [] if out is None else [f"{out}: float32 {list(answer.outputs.shape)}"]
+    return Result(document, titled(title, _shown(answer, output), *saved))
+
+
+def _shown(answer: Predictions, output: str) -> Table:
+    if output == "logits":
+        shown = table("image", "class", "probability")
+        shown.columns[1].justify = "left"
+        for one in answer.images:
+            for index, guess in enumerate(one.guesses):
+                shown.add_row("" if index else str(one.image), guess.name, f"{guess.probability:.1%}")
+        return shown
+    shown = table("image", output, "length")
+    for one, outputs in zip(answer.images, answer.outputs, strict=True):
+        shown.add_row(str(one.image), " x ".join(map(str, outputs.shape)), f"{_norm(outputs):.4g}")
+    return shown
+
+
+def _norm(outputs: Array) -> float:
+    """Euclidean, of all of them."""
+    import numpy as np
+
+    return float(np.linalg.norm(outputs.astype(np.float64)))
+
+
+def _check_out(path: Path) -> None:
+    from hydra_export import files
+    from hydra_export.errors import BadInput, OutputRefused
+
+    if path.suffix != ".npy":
+        raise BadInput(f"`out` {path} is no name of a .npy file.", f"Give {path.name}.npy.")
+    if path.exists():
+        with files.opened(path, _MOST_BYTES) as file:
+            if file.read(len(_NPY)) != _NPY:
+                raise OutputRefused(f"{path} holds something else than an array.", "Choose another `out`.")
+
+
+def _save(path: Path, outputs: Array) -> None:
+    import numpy as np
+
+    from hydra_export import files
+
+    with files.replaced_file(path) as partial, partial.open("wb") as file:
+        np.save(file, outputs.astype(np.float32), allow_pickle=False)

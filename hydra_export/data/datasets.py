@@ -77,7 +77,7 @@ class Split:
 
     def fitted(self, preprocessing: Preprocessing) -> Split:
         """The images as a model takes them; themselves where they have its size and channels already."""
-        wanted = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+        wanted = (*preprocessing.image_shape, preprocessing.channels)
         if self.pixels.shape[1:] == wanted and preprocessing.crop == 1:
             return self
         return Split(np.stack([preprocessing.fit(self.read(i)[0]) for i in range(len(self))]), self.labels)

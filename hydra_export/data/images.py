@@ -64,5 +64,4 @@ def check_limit(limit: int | None) -> None:
 
 def shape_of(preprocessing: Preprocessing) -> str:
     """The size and colours that images are fitted to, for a person: ``224x224 RGB``."""
-    size = preprocessing.image_size
-    return f"{size}x{size} {'RGB' if preprocessing.channels == 3 else 'grey'}"
+    return f"{preprocessing.image_text} {'RGB' if preprocessing.channels == 3 else 'grey'}"

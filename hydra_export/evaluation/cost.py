@@ -71,7 +71,7 @@ def _measure(path: Path, config: HydraConfig, heads: int, batch_size: int, threa
     model.load_state_dict(safetensors.torch.load_file(path), assign=True)
     model.eval()
     load_ms = (time.perf_counter() - start) * 1e3
-    image_BCHW = torch.randn(batch_size, config.channels, config.image_size, config.image_size)
+    image_BCHW = torch.randn(batch_size, config.channels, *config.image_shape)
     times = []
     with torch.inference_mode():
         for _ in range(_RUNS + 2):

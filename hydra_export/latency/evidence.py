@@ -62,7 +62,7 @@ class Workload:
         gmacs = {k: network.macs(config, k) / 1e9 for k in heads}
         params = {k: network.num_params(config, k) for k in heads}
         full = network.macs(config, config.heads) / 1e9
-        return cls(name, config.image_size, config.num_tokens, full, gmacs, accuracy, params, config.depth)
+        return cls(name, config.resolution, config.num_tokens, full, gmacs, accuracy, params, config.depth)
 
     def only(self, heads: Iterable[int]) -> Workload:
         """The subnetworks *heads*, which are among these."""

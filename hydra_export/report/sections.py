@@ -267,7 +267,9 @@ def card(findings: Findings) -> Section:
     more = len(model.labels) - _MOST_LABELS
     named = ", ".join(model.labels[:_MOST_LABELS]) + (f" and {more:,} more" if more > 0 else "")
     labels = f"{len(model.labels):,}: {named}" if model.labels else "none in the bundle"
-    outputs = f"{config.num_classes} classes" if config.num_classes else "features, no classes"
+    outputs = (
+        f"{config.num_classes} classes" if config.num_classes else f"{config.output.replace('_', ' ')}, no classes"
+    )
     facts: dict[str, object] = {
         "Name": model.name,
         "Licence": linked(model.license or "The checkpoint names none: ask whoever trained it."),
@@ -277,8 +279,8 @@ def card(findings: Findings) -> Section:
             f"depth {config.depth}, patch {config.patch_size}, MLP ratio {config.mlp_ratio:g}, {outputs}"
         ),
         "Input": (
-            f"{config.channels} x {config.image_size} x {config.image_size}, {data.interpolation}, crop {data.crop:g}, "
-            f"mean {_numbers(data.mean)}, std {_numbers(data.std)}"
+            f"{config.channels} x {config.image_shape[0]} x {config.image_shape[1]}, {data.interpolation}, "
+            f"crop {data.crop:g}, mean {_numbers(data.mean)}, std {_numbers(data.std)}"
         ),
         "Labels": labels,
         "Top-1 measured on": linked(model.accuracy_data or words.UNKNOWN),

@@ -71,8 +71,7 @@ def _timm(config: TrainConfig, device: torch.device, label_names: Sequence[str])
     if num_classes == IMAGENET_CLASSES and not imagenet_synsets(label_names):
         raise _other_classes(config, "ImageNet's", named(label_names))
     data: dict[str, Any] = timm.data.resolve_model_data_config(teacher)  # type: ignore[attr-defined, no-untyped-call]
-    size = int(data["input_size"][-1])
-    theirs = Preprocessing(image_size=size, mean=tuple(data["mean"]), std=tuple(data["std"]))
+    theirs = Preprocessing(image_size=tuple(data["input_size"][1:]), mean=tuple(data["mean"]), std=tuple(data["std"]))
     return _other(teacher, config.preprocessing, theirs)
 
 
@@ -88,8 +87,8 @@ def _other(teacher: torch.nn.Module, ours: Preprocessing, theirs: Preprocessing)
         if theirs.channels < ours.channels:
             pixels = pixels.mean(1, keepdim=True)
         x = ((pixels - column(theirs.mean, pixels)) / column(theirs.std, pixels)).float()
-        if theirs.image_size != ours.image_size:
-            x = F.interpolate(x, theirs.image_size, mode="bicubic", antialias=True)
+        if theirs.image_shape != ours.image_shape:
+            x = F.interpolate(x, theirs.image_shape, mode="bicubic", antialias=True)
         taught: Tensor = teacher(x)
         return taught
 

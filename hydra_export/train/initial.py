@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 
 import torch
-from timm.layers import resample_abs_pos_embed, trunc_normal_  # type: ignore[attr-defined]
+from timm.layers import trunc_normal_  # type: ignore[attr-defined]
 
 from hydra_export import checkpoint
+from hydra_export.adapted import resampled
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.checkpoint_file import CheckpointInfo
@@ -51,15 +52,15 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
             shown.append(dataset.train.read(index)[0])
     if not shown:
         return
-    size, grey = info.config.image_size, info.config.channels == 1
+    size, grey = info.config.image_shape, info.config.channels == 1
     width, height = max((picture.size for picture in shown), key=min)
     in_colour = any(map(is_coloured, shown))
-    if min(width, height) <= 2 * size and not (grey and in_colour):
+    if (height <= 2 * size[0] or width <= 2 * size[1]) and not (grey and in_colour):
         return
     raise BadInput(
         f"The images of {dataset.title} are {'in colour' if in_colour else 'grey'}, of {width}x{height} pixels, and "
         f"without `start` training would begin with {info.name}, which takes {'grey ones' if grey else 'ones'} of "
-        f"{size}x{size}.",
+        f"{info.config.image_text}.",
         "Give a `start` checkpoint for such images; or `start=packaged`, to begin with it all the same.",
     )
 
@@ -127,9 +128,7 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
             continue
         given = theirs[name]
         if name == "pos_embed":
-            num_prefix = start.config.num_positions - start.config.num_patches
-            grids = (list(config.grid) for config in (model.config, start.config))
-            given = resample_abs_pos_embed(given, *grids, num_prefix_tokens=num_prefix)
+            given = resampled(given, start.config, model.config.grid)
         cut.first(mine[name], heads).copy_(cut.first(given, heads))
 
 

@@ -154,7 +154,7 @@ def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
     and more are cropped and jittered.
     """
     info = checkpoint.load(start or None, head_dim=head_dim).info
-    large = info.config.image_size >= 64
+    large = min(info.config.image_shape) >= 64
     known = () if info.config.is_plain(info.trained_heads) else info.trained_heads
     trained = known or tuple(range(1, info.config.heads + 1))
     return TrainConfig(

@@ -33,6 +33,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     export(tiny, place / "tensor", jobs(["onnx"], graphs, ["fp32", "fp16", "int8"]), gate=Gate(open=True))
     export(tiny, place / "three", jobs(["onnx"], graphs, batch=3))
     export(tiny, place / "dynamic", jobs(["onnx"], graphs, input="image", batch="dynamic"))
+    tokens = checkpoint.with_output(checkpoint.with_image_size(tiny, (16, 24)), "tokens")
+    export(tokens, place / "tokens", jobs(["onnx"], ["separate"], ["fp32", "int8"]), gate=Gate(open=True))
     return {path.name: path for path in place.iterdir() if path.is_dir()}
 
 
@@ -47,7 +49,7 @@ def said(output: str) -> dict[tuple[str, int], str]:
     return {(line[1], int(line[2])): line[3] for line in lines if line}
 
 
-@pytest.mark.parametrize("name", ["tensor", "three", "dynamic"])
+@pytest.mark.parametrize("name", ["tensor", "three", "dynamic", "tokens"])
 def test_every_artifact_runs_as_the_golden_data_say(bundles: dict[str, Path], name: str) -> None:
     done = node(bundles[name])
     assert done.returncode == 0, done.stderr

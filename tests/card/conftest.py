@@ -11,7 +11,9 @@ from tests.conftest import available_targets, perturbed
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every graph kind of ONNX and TFLite: by input form, by batch, in every precision, without a classifier."""
+    """Every graph kind of ONNX and TFLite: by input form, by batch, in every precision, without a classifier,
+    and patch tokens of images that are not square.
+    """
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.exporting import export, jobs
@@ -32,6 +34,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return checkpoint.load(path)
 
     tiny, backbone = saved("tiny", 7), saved("backbone", 0)
+    tokens = checkpoint.with_output(checkpoint.with_image_size(tiny, (16, 24)), "tokens")
     onnx = jobs(["onnx"], ["separate", "shared", "universal"])
     tflite = ["tflite"] if "tflite" in available_targets() else []
     both, graphs = ["onnx", *tflite], ["separate", "universal"]
@@ -41,4 +44,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     export(tiny, place / "three", jobs(both, graphs, batch=3))
     export(tiny, place / "dynamic", jobs(both, graphs, input="image", batch="dynamic"))
     export(backbone, place / "backbone", jobs(both, ["separate"]))
+    export(tokens, place / "tokens", [*jobs(both, ["separate"], ["fp32", "int8"], input="image")], gate=Gate(open=True))
+    export(tokens, place / "normalised", jobs(both, ["separate"]))
     return {path.name: path for path in place.iterdir() if path.is_dir()}

@@ -21,6 +21,7 @@ from PIL import Image
 
 from hydra_export import bundle, resample, targets
 from hydra_export.card import plain, snippets
+from hydra_export.image_size import ImageSize
 from hydra_export.preprocess import Interpolation, Preprocessing
 from tests.conftest import best_labels
 
@@ -29,7 +30,7 @@ _ALLOWED_LEVELS = 1  # of 255; another compiler may contract a multiplication an
 
 
 def preprocessing(
-    image_size: int, crop: float, interpolation: Interpolation = "bicubic", channels: int = 3
+    image_size: ImageSize, crop: float, interpolation: Interpolation = "bicubic", channels: int = 3
 ) -> Preprocessing:
     values = (0.4, 0.5, 0.6)[:channels]
     return Preprocessing(image_size=image_size, mean=values, std=values, crop=crop, interpolation=interpolation)
@@ -40,6 +41,8 @@ PREPROCESSINGS = (
     preprocessing(224, 0.875, "bilinear"),
     preprocessing(63, 0.95, "bicubic"),
     preprocessing(28, 1.0, "bicubic", channels=1),
+    preprocessing((96, 224), 0.9),
+    preprocessing((225, 64), 0.875, "bilinear"),
 )
 
 
@@ -67,7 +70,7 @@ def timm_pixels(photo: Image.Image, data: Preprocessing) -> Pixels:
     """uint8 [H, W, C] by timm's transform, which a grey model sees after timm's own conversion of the file."""
     from timm.data.transforms_factory import create_transform
 
-    size = (data.channels, data.image_size, data.image_size)
+    size = (data.channels, *data.image_shape)
     transform = create_transform(
         size, is_training=False, interpolation=data.interpolation, crop_pct=data.crop, normalize=False
     )
@@ -118,10 +121,16 @@ def followed(said: dict[str, Any], photo: Image.Image) -> Pixels:
         pixels = eval(said["pixels"]["grey"], {"red": red, "green": green, "blue": blue})[..., None]
     height, width = pixels.shape[:2]
     resize, crop = said["resize"], said["center_crop"]
-    longer = eval(resize["longer_side"], {"floor": math.floor, "longer": max(photo.size), "shorter": min(photo.size)})
-    new = [longer if side == max(photo.size) else resize["shorter_side"] for side in (width, height)]
-    if width == height:
-        new = [resize["shorter_side"]] * 2
+    if "covers" in resize:
+        names = {"width": width, "height": height, "min": min, "round_half_to_even": round}
+        names["ratio"] = eval(resize["ratio"], names)
+        new = [eval(resize[side], names) for side in ("width", "height")]
+    else:
+        given = {"floor": math.floor, "longer": max(photo.size), "shorter": min(photo.size)}
+        longer = eval(resize["longer_side"], given)
+        new = [longer if side == max(photo.size) else resize["shorter_side"] for side in (width, height)]
+        if width == height:
+            new = [resize["shorter_side"]] * 2
     tall = height > 2 * width and new[1] < height  # as the sentence says
     for axis in (0, 1) if tall else (1, 0):
         pixels = np.clip(np.floor(along(pixels, axis, new[1 - axis], resize) + 0.5), 0, 255)

@@ -258,7 +258,7 @@ def _bare() -> Iterator[Case]:
     flat = vit(7, img_size=(16, 64))
     yield Case("bare, 16x64 image (2x8 patches)", bare(flat), "assumed", "image size")
     yield Case("bare, 16x64 image, --image-size", bare(flat, image_size=(16, 64)), "equal")
-    yield Case("bare, --image-size that contradicts", bare(vit(), image_size=64), "refused", "17 positions")
+    yield Case("bare, --image-size of other positions", bare(vit(), image_size=64), "assumed", "image size")
     yield Case("bare, 24x32 image (3x4 patches)", bare(vit(8, img_size=(24, 32))), "refused", "not a square")
     yield Case("bare, 4 registers", bare(vit(9, reg_tokens=4)), "equal")
     yield Case("bare, qk-norm", bare(vit(10, qk_norm=True)), "equal")

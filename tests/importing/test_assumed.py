@@ -82,7 +82,7 @@ def test_transformers_sizes_are_read_in_all_their_forms(
     hub(module, transformers_configs(processor), transformers_state(module.state_dict()))(tmp_path)
     info = checkpoint.load(tmp_path).info
     assert info.preprocessing.crop == crop
-    assert info.preprocessing.shorter_side == round(32 / crop)
+    assert info.preprocessing.covered_shape[0] == round(32 / crop)
     assert (info.preprocessing.interpolation, info.preprocessing.std) == ("bilinear", (0.5, 0.5, 0.5))
     assert (subjects(info.assumed) == ["preprocessing"]) is assumed
     assert info.labels == ("ant", "bee", "cat", "dog", "eel")

@@ -137,7 +137,7 @@ def test_weights_in_a_folder_are_read_with_what_lies_beside_them(tmp_path: Path)
 
 def test_what_the_user_says_must_agree_with_the_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> None:
     refused(tiny_checkpoint, "heads are 8 wide, not 64", head_dim=64)
-    refused(tiny_checkpoint, "64x64", image_size=64)
+    refused(tiny_checkpoint, "no whole number of patches", image_size=63)
     folder = tmp_path / "hub"
     folder.mkdir()
     hub(vit(num_heads=6), timm_config({"num_heads": 6}))(folder)

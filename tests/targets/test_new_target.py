@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import hydra_export
 from hydra_export import targets
@@ -93,6 +94,17 @@ def test_it_is_verified_in_its_runtime(exported: Path, installed: Path) -> None:
     path.write_bytes(whole[:-10])
     assert ran(installed, exported, "-m", "hydra_export", "verify", "hydra-bundle").returncode == 1
     path.write_bytes(whole)
+
+
+def test_it_gives_patch_tokens_of_images_that_are_not_square(installed: Path, tiny: Path, tmp_path: Path) -> None:
+    choices = ["--target", "pickled", "--output", "tokens", "--image-size", "16x24", "--heads", "2"]
+    said = call(installed, tmp_path, "export", "--checkpoint", str(tiny), *choices)
+    (artifact,) = said["manifest"]["artifacts"]
+    assert [tensor["shape"] for tensor in (*artifact["inputs"], *artifact["outputs"])] == [[1, 3, 16, 24], [1, 24, 16]]
+    assert call(installed, tmp_path, "verify", "hydra-bundle")["artifacts"]
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    (found,) = call(installed, tmp_path, "predict", "hydra-bundle", "red.png")["images"]
+    assert found["shape"] == [24, 16]
 
 
 def test_it_is_timed_here_and_on_a_board(exported: Path, installed: Path) -> None:

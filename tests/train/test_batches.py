@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -178,6 +179,13 @@ def test_no_more_processes_read_than_there_are_usable_cores() -> None:
         os.sched_setaffinity(0, usable)
     assert len(found - {os.getpid()}) == 1
     assert measured[1].num_images == 10
+
+
+@pytest.mark.parametrize("how", [EVERYTHING, Augmentation(shift=1, flip=0.5)])
+def test_images_may_be_wider_than_high(how: Augmentation) -> None:
+    wide = msgspec.structs.replace(GREY_8, image_size=(8, 12))
+    images_BCHW = ReadBatches(Readers(), how, wide, ImageOrder(10, 4, 1), 0).batch(0)[0]
+    assert images_BCHW.shape == (4, 1, 8, 12)
 
 
 def test_reading_leaves_the_global_generators_alone() -> None:

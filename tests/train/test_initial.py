@@ -90,6 +90,16 @@ def test_positions_are_resampled_for_another_image_size(tiny_config: HydraConfig
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 7)
 
 
+def test_positions_of_images_that_are_not_square_are_those_of_their_own_grid(tiny_config: HydraConfig) -> None:
+    wide = perturbed(msgspec.structs.replace(tiny_config, image_size=(8, 32)))
+    same = filled(msgspec.structs.replace(tiny_config, image_size=(8, 32)), wide)
+    positions = [model.get_parameter("pos_embed") for model in (wide, same)]
+    assert torch.equal(*positions)
+    high = filled(msgspec.structs.replace(tiny_config, image_size=(32, 8)), wide)  # as many, and others
+    assert not torch.equal(high.get_parameter("pos_embed")[:, 1:], positions[0][:, 1:])
+    assert high(torch.randn(1, 3, 32, 8)).shape == (1, 7)
+
+
 def test_schemes_differ_in_spread(tiny_config: HydraConfig) -> None:
     for scheme, expected in (("fan-in", 32**-0.5), ("timm", 0.02)):
         model = initial.model(config(tiny_config, scheme=scheme), None, same_classes=False)

@@ -5,10 +5,13 @@
 import kotlin.math.abs
 import kotlin.math.max
 import kotlin.math.min
+import kotlin.math.round
 
-private const val SIZE_OF_CROP = {{size}}
+private const val KEPT_HEIGHT = {{height}}
+private const val KEPT_WIDTH = {{width}}
 private const val NUM_CHANNELS = {{channels}}
-private const val SHORTER_SIDE = {{shorter_side}}L
+private const val COVERED_HEIGHT = {{covered_height}}L // by the resized image
+private const val COVERED_WIDTH = {{covered_width}}L
 private const val INTERPOLATION = "{{interpolation}}"
 private const val BITS = 22 // Pillow's weights are integers
 
@@ -22,15 +25,21 @@ private const val BITS = 22 // Pillow's weights are integers
  * BitmapFactory does not turn a photograph as its EXIF orientation says; ImageDecoder does. Alpha is ignored.
  */
 fun fitted(argb: IntArray, width: Int, height: Int): ByteArray {
-    val shorter = min(width, height)
-    val (newWidth, newHeight) = listOf(width, height).map { (SHORTER_SIDE * it / shorter).toInt() }
-    val across = taps(width, newWidth)
-    val down = taps(height, newHeight)
+    val (newHeight, newWidth) = resized(height, width)
+    val across = taps(width, newWidth, KEPT_WIDTH)
+    val down = taps(height, newHeight, KEPT_HEIGHT)
     val values = IntArray(width * height * NUM_CHANNELS) { channel(argb[it / NUM_CHANNELS], it % NUM_CHANNELS) }
     val image = Plane(width, height, values)
     // Each pass rounds, so that their order shows: Pillow 13 starts with the height of tall images.
     val out = if (height > 2 * width && newHeight < height) image.down(down).across(across) else image.across(across).down(down)
     return ByteArray(out.values.size) { out.values[it].toByte() }
+}
+
+/** Height and width that an image is resized to before the crop. */
+private fun resized(height: Int, width: Int): List<Int> {
+    if (KEPT_HEIGHT == KEPT_WIDTH) return listOf(height, width).map { (COVERED_HEIGHT * it / min(width, height)).toInt() }
+    val ratio = min(height.toDouble() / COVERED_HEIGHT, width.toDouble() / COVERED_WIDTH)
+    return listOf(height, width).map { round(it / ratio).toInt() } // halves to even
 }
 
 private fun channel(argb: Int, number: Int): Int {
@@ -50,13 +59,13 @@ private fun kernel(x: Double): Double = when {
 }
 
 /** Of each of the pixels in the middle, where [old] ones become [size]. */
-private fun taps(old: Int, size: Int): List<Taps> {
-    val extra = size - SIZE_OF_CROP
+private fun taps(old: Int, size: Int, count: Int): List<Taps> {
+    val extra = size - count
     val start = extra / 2 + (extra and (extra / 2) and 1) // half, rounded to even
     val scale = old.toDouble() / size
     val stretch = max(scale, 1.0)
     val reach = (if (INTERPOLATION == "bilinear") 1 else 2) * stretch
-    return List(SIZE_OF_CROP) { i ->
+    return List(count) { i ->
         val centre = (start + i + 0.5) * scale
         if (INTERPOLATION == "nearest") return@List Taps(centre.toInt(), intArrayOf(1 shl BITS))
         val first = max((centre - reach + 0.5).toInt(), 0)

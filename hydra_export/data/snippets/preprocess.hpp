@@ -13,7 +13,8 @@
 
 namespace preprocess {
 
-constexpr int64_t kSize = {{size}}, kChannels = {{channels}}, kShorterSide = {{shorter_side}};
+constexpr int64_t kHeight = {{height}}, kWidth = {{width}}, kChannels = {{channels}};
+constexpr int64_t kCoveredHeight = {{covered_height}}, kCoveredWidth = {{covered_width}};  // by the resized image
 const std::string kInterpolation = "{{interpolation}}";
 constexpr int kBits = 22;  // Pillow's weights are integers
 
@@ -34,13 +35,28 @@ inline double kernel(double x) {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
 
-// Of each of the kSize pixels in the middle, where *old* pixels become *size*.
-inline std::vector<Taps> taps(int64_t old, int64_t size) {
-  const int64_t extra = size - kSize, half = extra / 2, start = half + (extra & half & 1);  // rounded to even
+struct Size {
+  int64_t height, width;
+};
+
+// What an image becomes before the crop.
+inline Size resized(int64_t height, int64_t width) {
+  if (kHeight == kWidth) {
+    const int64_t shorter = std::min(width, height);
+    return {kCoveredHeight * height / shorter, kCoveredHeight * width / shorter};
+  }
+  const double ratio =
+      std::min(static_cast<double>(height) / kCoveredHeight, static_cast<double>(width) / kCoveredWidth);
+  return {std::llrint(height / ratio), std::llrint(width / ratio)};  // halves to even
+}
+
+// Of each of the *count* pixels in the middle, where *old* pixels become *size*.
+inline std::vector<Taps> taps(int64_t old, int64_t size, int64_t count) {
+  const int64_t extra = size - count, half = extra / 2, start = half + (extra & half & 1);  // rounded to even
   const double scale = static_cast<double>(old) / size, stretch = std::max(scale, 1.0);
   const double reach = (kInterpolation == "bilinear" ? 1 : 2) * stretch;
   std::vector<Taps> all;
-  for (int64_t i = start; i < start + kSize; ++i) {
+  for (int64_t i = start; i < start + count; ++i) {
     const double centre = (i + 0.5) * scale;
     if (kInterpolation == "nearest") {
       all.push_back({static_cast<int64_t>(centre), {1 << kBits}});
@@ -79,7 +95,7 @@ inline Image resampled(const Image& image, const std::vector<Taps>& taps, bool a
   return out;
 }
 
-// uint8 [kSize, kSize, kChannels] of an upright photograph, uint8 RGB row by row.
+// uint8 [kHeight, kWidth, kChannels] of an upright photograph, uint8 RGB row by row.
 inline std::vector<uint8_t> fitted(const uint8_t* rgb, int64_t width, int64_t height) {
   Image image{width, height, kChannels, {}};
   for (int64_t at = 0; at < width * height * 3; at += 3)
@@ -87,10 +103,10 @@ inline std::vector<uint8_t> fitted(const uint8_t* rgb, int64_t width, int64_t he
       image.pixels.insert(image.pixels.end(), rgb + at, rgb + at + 3);
     else
       image.pixels.push_back((19595 * rgb[at] + 38470 * rgb[at + 1] + 7471 * rgb[at + 2] + 32768) >> 16);
-  const int64_t shorter = std::min(width, height), new_height = kShorterSide * height / shorter;
-  const auto across = taps(width, kShorterSide * width / shorter), down = taps(height, new_height);
+  const Size size = resized(height, width);
+  const auto across = taps(width, size.width, kWidth), down = taps(height, size.height, kHeight);
   // Each pass rounds, so that their order shows: Pillow 13 starts with the height of tall images.
-  if (height > 2 * width && new_height < height) return resampled(resampled(image, down, false), across, true).pixels;
+  if (height > 2 * width && size.height < height) return resampled(resampled(image, down, false), across, true).pixels;
   return resampled(resampled(image, across, true), down, false).pixels;
 }
 

@@ -12,16 +12,14 @@ const KERNELS = {
 };
 
 /**
- * uint8 [size, size, channels] of an upright photograph: {data, width, height} with 3 or 4 bytes a pixel, RGB or RGBA,
+ * uint8 [height, width, channels] of an upright photograph: {data, width, height} with 3 or 4 bytes a pixel, RGB or RGBA,
  * such as ImageData. *preprocessing* is manifest.model.preprocessing; alpha is ignored.
  */
 export function fitted(photo, { image_size: size, crop, mean, interpolation }) {
-  const shorter = Math.floor(size / crop);
-  const [width, height] = [photo.width, photo.height].map((side) =>
-    Math.floor((shorter * side) / Math.min(photo.width, photo.height)),
-  );
-  const across = taps(photo.width, width, size, interpolation);
-  const down = taps(photo.height, height, size, interpolation);
+  const kept = sides(size);
+  const [height, width] = resized(photo, kept, crop);
+  const across = taps(photo.width, width, kept[1], interpolation);
+  const down = taps(photo.height, height, kept[0], interpolation);
   let image = withChannels(photo, mean.length);
   // Each pass rounds, so that their order shows: Pillow 13 starts with the height of tall images.
   if (photo.height > 2 * photo.width && height < photo.height) {
@@ -32,7 +30,26 @@ export function fitted(photo, { image_size: size, crop, mean, interpolation }) {
   return new Uint8Array(image.data.buffer);
 }
 
-/** float32 [channels, size, size]: (pixel / 255 - mean) / std of what `fitted` gives. */
+/** Height and width, of a square a number alone. */
+export function sides(size) {
+  return Array.isArray(size) ? size : [size, size];
+}
+
+/** Height and width that *photo* is resized to before the crop. */
+function resized(photo, kept, crop) {
+  const [high, wide] = kept.map((side) => Math.floor(side / crop));
+  const old = [photo.height, photo.width];
+  if (kept[0] === kept[1]) return old.map((side) => Math.floor((high * side) / Math.min(...old)));
+  const ratio = Math.min(photo.height / high, photo.width / wide);
+  return old.map((side) => halvesToEven(side / ratio));
+}
+
+function halvesToEven(value) {
+  const below = Math.floor(value);
+  return value - below === 0.5 ? below + (below % 2) : Math.round(value);
+}
+
+/** float32 [channels, height, width]: (pixel / 255 - mean) / std of what `fitted` gives. */
 export function normalised(pixels, { mean, std }) {
   const plane = pixels.length / mean.length;
   return Float32Array.from({ length: pixels.length }, (_, at) => {

@@ -5,8 +5,8 @@
 
 import CoreGraphics
 
-private let cropSize = {{size}}, numChannels = {{channels}}
-private let shorterSide = {{shorter_side}}
+private let keptHeight = {{height}}, keptWidth = {{width}}, numChannels = {{channels}}
+private let coveredHeight = {{covered_height}}, coveredWidth = {{covered_width}}  // by the resized image
 private let interpolation = "{{interpolation}}"
 private let bits = 22  // Pillow's weights are integers
 
@@ -27,7 +27,7 @@ func fitted(_ photograph: CGImage) -> [UInt8]? {
     return drawn ? fitted(rgbx: rgbx, width: width, height: height) : nil
 }
 
-/// *cropSize* x *cropSize* pixels of *numChannels* bytes, of four bytes a pixel, row by row; the fourth is ignored.
+/// *keptHeight* rows of *keptWidth* pixels of *numChannels* bytes, of four bytes a pixel, row by row; the fourth is ignored.
 func fitted(rgbx: [UInt8], width: Int, height: Int) -> [UInt8] {
     var image = Plane(width: width, height: height, values: [])
     for at in stride(from: 0, to: rgbx.count, by: 4) {
@@ -38,14 +38,25 @@ func fitted(rgbx: [UInt8], width: Int, height: Int) -> [UInt8] {
             image.values.append(contentsOf: [red, green, blue])
         }
     }
-    let shorter = min(width, height)
-    let newHeight = shorterSide * height / shorter
-    let across = taps(from: width, to: shorterSide * width / shorter), down = taps(from: height, to: newHeight)
+    let (newHeight, newWidth) = resized(height: height, width: width)
+    let across = taps(from: width, to: newWidth, keeping: keptWidth)
+    let down = taps(from: height, to: newHeight, keeping: keptHeight)
     // Each pass rounds, so that their order shows: Pillow 13 starts with the height of tall images.
     let out = height > 2 * width && newHeight < height
         ? image.resampled(down, across: false).resampled(across, across: true)
         : image.resampled(across, across: true).resampled(down, across: false)
     return out.values.map { UInt8($0) }
+}
+
+/// Height and width that an image is resized to before the crop.
+private func resized(height: Int, width: Int) -> (Int, Int) {
+    if keptHeight == keptWidth {
+        let shorter = min(width, height)
+        return (coveredHeight * height / shorter, coveredHeight * width / shorter)
+    }
+    let ratio = min(Double(height) / Double(coveredHeight), Double(width) / Double(coveredWidth))
+    let sides = [height, width].map { Int((Double($0) / ratio).rounded(.toNearestOrEven)) }
+    return (sides[0], sides[1])
 }
 
 /// What one pixel is made of: the first of the old ones, and the weights from there on.
@@ -60,12 +71,12 @@ private func kernel(_ x: Double) -> Double {
     return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0
 }
 
-/// Of each of the *cropSize* pixels in the middle, where *old* ones become *new*.
-private func taps(from old: Int, to new: Int) -> [Taps] {
-    let extra = new - cropSize, start = extra / 2 + (extra & (extra / 2) & 1)  // half, rounded to even
+/// Of each of the *count* pixels in the middle, where *old* ones become *new*.
+private func taps(from old: Int, to new: Int, keeping count: Int) -> [Taps] {
+    let extra = new - count, start = extra / 2 + (extra & (extra / 2) & 1)  // half, rounded to even
     let scale = Double(old) / Double(new), stretch = max(scale, 1)
     let reach = (interpolation == "bilinear" ? 1 : 2) * stretch
-    return (start..<(start + cropSize)).map { i in
+    return (start..<(start + count)).map { i in
         let centre = (Double(i) + 0.5) * scale
         if interpolation == "nearest" { return Taps(first: Int(centre), weights: [1 << bits]) }
         let first = max(Int(centre - reach + 0.5), 0), behind = min(Int(centre + reach + 0.5), old)

@@ -10,6 +10,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -35,14 +36,15 @@ struct Artifact {
 const Artifact kArtifacts[] = {
 {{artifacts}}
 };
-using preprocess::kChannels, preprocess::kSize;
+constexpr bool kTokens = {{tokens}};  // the outputs are patch tokens
+using preprocess::kChannels, preprocess::kHeight, preprocess::kWidth;
 const float kMean[] = { {{mean}} }, kStd[] = { {{std}} };
 
-// uint8 [size, size, channels] to float32 [channels, size, size]
+// uint8 [height, width, channels] to float32 [channels, height, width]
 std::vector<float> normalised(const std::vector<uint8_t>& pixels) {
   std::vector<float> image;
   for (int64_t c = 0; c < kChannels; ++c)
-    for (int64_t at = 0; at < kSize * kSize; ++at)
+    for (int64_t at = 0; at < kHeight * kWidth; ++at)
       image.push_back((pixels[at * kChannels + c] / 255.0f - kMean[c]) / kStd[c]);
   return image;
 }
@@ -61,8 +63,8 @@ std::vector<float> run(Ort::Env& env, const std::filesystem::path& bundle, const
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   auto bytes = repeated(pixels, artifact.batch);
   auto floats = repeated(normalised(pixels), artifact.batch);
-  const int64_t pixel_shape[] = {artifact.batch, kSize, kSize, kChannels};
-  const int64_t float_shape[] = {artifact.batch, kChannels, kSize, kSize};
+  const int64_t pixel_shape[] = {artifact.batch, kHeight, kWidth, kChannels};
+  const int64_t float_shape[] = {artifact.batch, kChannels, kHeight, kWidth};
   int64_t heads = artifact.heads;
 
   std::vector<const char*> names = {"image"};
@@ -95,7 +97,7 @@ std::vector<uint8_t> input(const std::filesystem::path& bundle, const char* phot
   if (photograph) return preprocess::fitted(std::string(photograph));
   std::ifstream file(bundle / "{{pixels}}", std::ios::binary);
   std::vector<uint8_t> pixels{std::istreambuf_iterator<char>(file), {}};
-  if (pixels.size() != kSize * kSize * kChannels) throw std::runtime_error("no golden image in " + bundle.string());
+  if (pixels.size() != kHeight * kWidth * kChannels) throw std::runtime_error("no golden image in " + bundle.string());
   return pixels;
 }
 
@@ -116,9 +118,12 @@ int main(int argc, char** argv) try {
       std::cout << label(bundle, best) << " (" << logits[best] << ")\n";
       continue;
     }
+    // Of so many outputs as patch tokens have, rounding may order nearly equal ones otherwise.
+    const bool near = std::abs(logits[artifact.best] - artifact.value) <= 0.05 * std::abs(artifact.value);
+    const bool same = best == artifact.best || (kTokens && near);
     std::cout << "best " << best << " (" << logits[best] << "), expected "
-              << artifact.best << " (" << artifact.value << (best == artifact.best ? "), same\n" : "), DIFFERS\n");
-    differing += best != artifact.best;
+              << artifact.best << " (" << artifact.value << (same ? "), same\n" : "), DIFFERS\n");
+    differing += !same;
   }
   if (runs == 0) std::cerr << "No artifact has these heads.\n";
   return runs == 0 ? 2 : differing > 0;

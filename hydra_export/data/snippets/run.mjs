@@ -13,7 +13,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 
-import { Bundle } from "./bundle.mjs";
+import { Bundle, best } from "./bundle.mjs";
 
 const text = { type: "string" };
 const { values: chosen } = parseArgs({ options: { heads: text, artifact: text, image: text } });
@@ -36,17 +36,17 @@ for (const artifact of bundle.artifacts.filter(({ path }) => path === (chosen.ar
       console.log(`${artifact.path}, k = ${heads}: ${shown}`);
       continue;
     }
-    const best = [];
+    const found = [];
     let passed = true;
     let worst = 0;
     for (let index = 0; index < bundle.numImages; index++) {
       const logits = await model.run(bundle.image(artifact, index), heads);
       const compared = bundle.compare(artifact, heads, index, logits);
-      best.push(logits.indexOf(Math.max(...logits)));
+      found.push(best(logits));
       worst = Math.max(worst, compared.error);
       passed &&= compared.passed;
     }
-    console.log(`${artifact.path}, k = ${heads}: best ${best}, error ${worst.toExponential(1)}, ${passed ? "same" : "DIFFERS"}`);
+    console.log(`${artifact.path}, k = ${heads}: best ${found}, error ${worst.toExponential(1)}, ${passed ? "same" : "DIFFERS"}`);
     if (!passed) process.exitCode = 1;
   }
   await model.release();

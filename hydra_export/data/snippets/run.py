@@ -42,7 +42,7 @@ def load_tflite(artifact: dict[str, Any], heads: int) -> Run:
 
 
 def runner(artifact: dict[str, Any], heads: int) -> Run:
-    """Any number of images, uint8 [n, H, W, C], to the outputs [n, outputs] of *artifact*."""
+    """Any number of images, uint8 [n, H, W, C], to the outputs [n, ...] of *artifact*."""
     run = (load_tflite if artifact["target"] == "tflite" else load_onnx)(artifact, heads)
     batch = artifact["inputs"][0]["shape"][0]
     batch = batch if isinstance(batch, int) else 1
@@ -66,12 +66,17 @@ def photograph(path: str) -> Any:
     from PIL import Image, ImageOps
 
     said = json.loads((BUNDLE / "preprocessing.json").read_text(encoding="utf-8"))
-    size, shorter = said["center_crop"]["width"], said["resize"]["shorter_side"]
+    kept, resize = said["center_crop"], said["resize"]
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if said["colors"] == "RGB" else "L")
-    width, height = (shorter * side // min(image.size) for side in image.size)
-    image = image.resize((width, height), Image.Resampling[said["resize"]["interpolation"].upper()])
-    left, top = (round((side - size) / 2) for side in image.size)
-    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+    if "shorter_side" in resize:
+        width, height = (resize["shorter_side"] * side // min(image.size) for side in image.size)
+    else:
+        ratio = min(image.height / resize["covers"]["height"], image.width / resize["covers"]["width"])
+        width, height = (round(side / ratio) for side in image.size)
+    image = image.resize((width, height), Image.Resampling[resize["interpolation"].upper()])
+    left, top = round((width - kept["width"]) / 2), round((height - kept["height"]) / 2)
+    cropped = image.crop((left, top, left + kept["width"], top + kept["height"]))
+    return np.asarray(cropped).reshape(kept["height"], kept["width"], -1)
 
 
 def classify(artifact: dict[str, Any], heads: int, pixels: Any) -> None:
@@ -88,12 +93,17 @@ def classify(artifact: dict[str, Any], heads: int, pixels: Any) -> None:
 
 
 def check(artifact: dict[str, Any], heads: int, golden: Any) -> bool:
-    logits, rounded = runner(artifact, heads)(golden["pixels"]), "fp16_" if artifact["precision"] == "fp16" else ""
+    outputs, rounded = runner(artifact, heads)(golden["pixels"]), "fp16_" if artifact["precision"] == "fp16" else ""
     expected, torch_fp32 = golden[f"{rounded}logits_k{heads}"], golden[f"{rounded}torch_fp32_logits_k{heads}"]
-    error, best = np.abs(logits - expected).max(), logits.argmax(axis=1)
-    # Float32's own noise, as PyTorch shows it on these images, four times; of int8 the best class decides.
+    flat, wanted = (each.reshape(len(each), -1).astype(float) for each in (outputs, expected))
+    error, best = np.abs(outputs - expected).max(), flat.argmax(axis=1)
+    # Float32's own noise, as PyTorch shows it on these images, four times; of int8 the best class decides, of patch
+    # tokens their direction.
     bound = max(1e-5 * np.abs(expected).max(), 4 * np.abs(torch_fp32 - expected).max())
-    agrees = bool((best == expected.argmax(axis=1)).all())
+    agrees = bool((best == wanted.argmax(axis=1)).all())
+    if outputs.ndim > 2:
+        lengths = np.linalg.norm(flat, axis=1) * np.linalg.norm(wanted, axis=1)
+        agrees = bool(((flat * wanted).sum(axis=1) >= 0.99 * lengths).all())
     passed = agrees if artifact["precision"] == "int8" else bool(error <= bound)
     print(
         f"{artifact['path']}, k = {heads}: best {best.tolist()}, error {error:.1e}, {'same' if passed else 'DIFFERS'}"

