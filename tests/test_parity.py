@@ -506,6 +506,7 @@ def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
 def test_the_rounded_reference_is_the_timm_vit_of_rounded_weights(tiny_model: HydraViT, k: int) -> None:
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     images = packaged_images(data, 8).pixels
+    assert tiny_model.cls_token is not None
     tiny_model.cls_token.data.zero_()  # its sum with a position is what is rounded
     dense = tiny_model.subnetwork(k)
     scale, width = tiny_model.config.head_dim**-0.5, tiny_model.config.width(k)

@@ -182,7 +182,7 @@ def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Pr
     mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
     if settings.get("do_normalize", True) is False:
         mean, std = [0.0] * config.channels, [1.0] * config.channels
-    crop, assumed = _crop(settings, config.image_size)
+    crop, assumed = _crop(settings, config)
     resample, factor = settings.get("resample", 2), settings.get("rescale_factor", 1 / 255)
     interpolation = _RESAMPLE.get(resample) if isinstance(resample, int) else None
     rescales = settings.get("do_rescale", True) is True and _is_number(factor) and abs(factor - 1 / 255) < 1e-6
@@ -209,27 +209,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < _LARGEST_NUMBER
 
 
-def _crop(settings: Mapping[str, Any], side: int) -> tuple[float, tuple[str, ...]]:
-    """The share of the shorter side that is kept, and what is assumed of it.
+def _crop(settings: Mapping[str, Any], config: HydraConfig) -> tuple[float, tuple[str, ...]]:
+    """The share of each side that is kept, and what is assumed of it.
 
     *size* has had several forms: a number or height and width, to which the whole image is stretched, or the shorter
     side, with which it keeps its proportions.
     """
-    size = settings.get("size", side)
+    shape = config.image_shape
+    size = settings.get("size", shape)
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
     height, width = _pair(size if shortest is None else shortest, "size")
     crops = settings.get("do_center_crop", False) is True
-    crop_size = _pair(settings.get("crop_size", side), "crop_size") if crops else (height, width)
-    square = height == width and (shortest is None or crops)
+    crop_size = _pair(settings.get("crop_size", shape), "crop_size") if crops else (height, width)
+    in_proportion = shape[0] * width == shape[1] * height and (shortest is None or crops)
     if (
         settings.get("do_resize", True) is not True
         or settings.get("crop_pct")
-        or not square
-        or crop_size != (side, side)
+        or not in_proportion
+        or crop_size != shape
     ):
-        raise BadInput(f"preprocessor_config.json does not make images of {side}x{side} as timm does.", "")
+        raise BadInput(f"preprocessor_config.json does not make images of {config.image_text} as timm does.", "")
     assumption = f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
-    return side / height, (f"{PREPROCESSING}: {assumption}",) if shortest is None else ()
+    return shape[0] / height, (f"{PREPROCESSING}: {assumption}",) if shortest is None else ()
 
 
 def _labels(id2label: Any, num_classes: int) -> tuple[str, ...]:

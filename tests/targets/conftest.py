@@ -82,7 +82,7 @@ class Case:
 
 def pixels(config: HydraConfig, count: int = NUM_IMAGES) -> NDArray[np.uint8]:
     """Noise in 0-255: every pixel of every channel matters."""
-    shape = (count, config.image_size, config.image_size, config.channels)
+    shape = (count, *config.image_shape, config.channels)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 

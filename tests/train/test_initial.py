@@ -84,6 +84,8 @@ def test_separate_classifiers_start_from_a_shared_one_and_the_other_way_round(
 def test_positions_are_resampled_for_another_image_size(tiny_config: HydraConfig, tiny_model: HydraViT) -> None:
     model = filled(msgspec.structs.replace(tiny_config, image_size=32), tiny_model)
     own, given = model.pos_embed, tiny_model.pos_embed
+    assert own is not None
+    assert given is not None
     assert own.shape == (1, 65, 32)
     assert torch.equal(own[:, 0], given[:, 0])
     torch.testing.assert_close(own[:, 1:].mean(1), given[:, 1:].mean(1), rtol=0, atol=0.05)

@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path: Path
     def spoil(progress: run.Progress) -> None:
         if progress.step == 23:
             with torch.no_grad():
-                spoilt[0].model.cls_token.fill_(torch.nan)
+                spoilt[0].model.patch_embed.proj.bias.fill_(torch.nan)
 
     spoilt: list[loop.Trainer] = []
     made = loop.Trainer.__init__

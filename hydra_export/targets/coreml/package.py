@@ -150,7 +150,9 @@ def _texts(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, str]:
     config, data = checkpoint.info.config, checkpoint.info.preprocessing
     of_class_token = (config.pooling, config.final_norm, config.norm) == ("token", "before_pooling", "layer_norm")
     mean, std = (", ".join(f"{each:g}" for each in values) for values in (data.mean, data.std))
-    image = f"The image, resized so that its shorter side is {int(data.image_size / data.crop)}, then cropped"
+    height, width = data.covered_shape
+    least = f"its shorter side is {height}" if data.is_square else f"it covers {height} by {width}"
+    image = f"The image, resized so that {least}, then cropped"
     normalised = f", as (pixel / 255 - mean) / std with mean {mean} and std {std}"
     return {
         graph.IMAGE: f"{image}{normalised if spec.input == 'tensor' else ''}.",
