@@ -52,6 +52,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "activation": "silu",
     },
     "patch tokens": {"pooling": "none", "num_classes": 0, "register_tokens": 1},
+    "images wider than high, within patches": {"image_size": (18, 31)},  # SigLIP's 384 pixels in patches of 14
     "no positions": {"positions": "none", "class_token": False, "pooling": "avg"},
 }
 VARIANTS = {

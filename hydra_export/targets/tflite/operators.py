@@ -117,7 +117,7 @@ def _conv_2d(operands: Sequence[Operand], options: Options) -> Shape:
     _need(bias == weight[:1], "its bias is of another size")
     patch = options["stride_h"]
     _need(patch > 0 and weight[1:3] == (patch, patch) == (options["stride_h"], options["stride_w"]), "patches overlap")
-    _need(options["padding"] == VALID and not image[1] % patch and not image[2] % patch, "patches are cut off")
+    _need(options["padding"] == VALID and min(image[1:3]) >= patch, "patches are padded")
     return (image[0], image[1] // patch, image[2] // patch, weight[0])
 
 
