@@ -1,4 +1,4 @@
-"""What chips can do, relative to each other: CPU cores by name, accelerators by the chip that they are part of.
+"""What accelerators can do, relative to each other, by the chip that they are part of.
 
 Only ratios within one table matter. They set what is expected before anything is timed; how far chips stray from them
 is part of the model (``kriging``).
@@ -9,70 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hydra_export.device import DeviceProfile, LatencyRecord, ends
-
-# Work per clock of one core on a ViT, Cortex-A72 = 1: estimated from ncnn's benchmark/README.md (vision_transformer on
-# one thread, or four of a kind) where a core is timed there, else guessed from its predecessor: unverified.
-_PER_CLOCK = {
-    "A53": 0.45,
-    "A55": 0.9,
-    "A57": 0.9,
-    "A72": 1.0,
-    "A73": 1.0,
-    "A75": 2.5,
-    "A76": 4.0,
-    "A77": 4.0,
-    "A78": 4.2,
-    "A78AE": 4.0,
-    "A510": 1.0,
-    "A520": 1.0,
-    "A710": 4.2,
-    "A715": 4.2,
-    "A720": 4.4,
-    "A725": 4.6,
-    "X1": 4.5,
-    "X2": 4.5,
-    "X3": 4.5,
-    "X4": 5.0,
-    "X925": 5.5,
-    "C1-Ultra": 6.0,
-    "C1-Premium": 5.5,
-    "C1-Pro": 4.8,
-    "C1-Nano": 1.2,
-    "M5": 4.0,
-    "U74": 0.09,
-    "X60": 0.11,
-    "Carmel": 2.5,
-    "Oryon": 4.5,
-    "Vortex": 3.5,
-    "Lightning": 4.5,
-    "Firestorm": 4.5,
-    "Avalanche": 4.5,
-    "Everest": 4.5,
-    "P": 4.5,
-    "Tempest": 1.2,
-    "Thunder": 1.5,
-    "Icestorm": 1.5,
-    "Blizzard": 1.8,
-    "Sawtooth": 2.0,
-    "E": 2.0,
-    "Skylake": 1.2,
-    "Willow Cove": 1.8,
-    "Golden Cove": 1.8,
-    "Redwood Cove": 1.8,
-    "Lion Cove": 2.0,
-    "Gracemont": 0.8,
-    "Crestmont": 0.9,
-    "Skymont": 1.1,
-    "Zen 2": 1.2,
-    "Zen 3": 1.4,
-    "Zen 4": 1.8,
-    "Zen 5": 2.2,
-}
-_USUAL_GHZ = 3.0  # of a core whose clock is not known: that of a laptop, of which makers do not publish it
-_SCALING = 0.85  # time falls with the power of the cores that share the work: four of a Pi 4 are 3.5-fold, of 855+ 1.7
-_THREADS = {"laptop": 8, "desktop": 8}
-_USUAL_THREADS = 4  # on everything else
+from hydra_export.device import DeviceProfile, ends
 
 # Accelerators of one line, in the unit that the maker uses for that line: int8 TOPS. "year": of the generation, which
 # orders those of one tier; None where a chip has no accelerator of the line that runs a transformer.
@@ -185,31 +122,3 @@ def accelerator(profile: DeviceProfile, unit: str) -> Accelerator | None:
     soc = profile.facts.soc.value if profile.facts.soc else ""
     chips = (chip for name, chip in _CHIPS if re.match(rf"{re.escape(name)}S?(?![0-9A-Za-z])", soc))
     return next(chips, None) if unit == "npu" else None
-
-
-def cpu_speed(profile: DeviceProfile, threads: int | None) -> float | None:
-    """Of so many threads on the fastest cores of a device; None where its cores are not known."""
-    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
-    each = [_of_core(cluster.core, cluster.ghz) for cluster in clusters for _ in range(cluster.cores)]
-    if not each or not all(each):
-        return None
-    working = sorted((speed for speed in each if speed), reverse=True)[: threads or usual_threads(profile)]
-    return float(working[0] * (sum(working) / working[0]) ** _SCALING)
-
-
-def usual_threads(profile: DeviceProfile) -> int:
-    """On which a runtime runs there if nobody says how many: as many as there are large cores in general."""
-    return _THREADS.get(profile.device_class, _USUAL_THREADS)
-
-
-def _of_core(core: str, ghz: float | None) -> float | None:
-    """Of one core, whose name may stand within that of its maker: "Kryo 385 Gold(A75)"."""
-    known = [name for name in _PER_CLOCK if re.search(rf"\b{name}(?![\w-])", core)]
-    return _PER_CLOCK[max(known, key=len)] * (ghz or _USUAL_GHZ) if known else None
-
-
-def oversubscribed(profile: DeviceProfile, record: LatencyRecord) -> bool:
-    """Did more threads run than a device has cores of its faster kinds? The slowest then makes all others wait."""
-    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
-    num_fast = sum(cluster.cores for cluster in clusters[: max(1, len(clusters) - 1)])
-    return record.unit == "cpu" and (record.threads or 0) > max(_USUAL_THREADS, num_fast)
