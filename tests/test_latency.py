@@ -342,9 +342,9 @@ def test_weights_are_of_the_records_that_an_estimate_rests_on(ours: Evidence) ->
 # The whole registry
 
 
-def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
+def _by_tier() -> dict[tuple[str, str], list[tuple[float, str]]]:
     """Devices with accelerators that were timed on none of those that have them, by generation."""
-    tiers: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    tiers: dict[tuple[str, str], list[tuple[float, str]]] = {}
     chips = {name: accelerator(entry.profile, "npu") for name, entry in profiles.packaged().items()}
     timed = {
         chips[name]
@@ -352,16 +352,16 @@ def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
         if any(record.unit == "npu" for record in entry.profile.latency)
     }
     for chip, name in {chip: name for name, chip in chips.items()}.items():  # one device of each
-        if chip and chip.year and chip not in timed:
-            tiers.setdefault((chip.line, chip.tier), []).append((chip.year, name))
+        if chip and chip.generation and chip not in timed:
+            tiers.setdefault((chip.line, chip.tier), []).append((chip.generation, name))
     return tiers
 
 
 def test_no_older_generation_is_faster_than_a_newer_at_equal_evidence(ours: Evidence) -> None:
     compared = 0
     for tier in _by_tier().values():
-        for (year, older), (later, newer) in itertools.permutations(tier, 2):
-            if year < later:
+        for (before_it, older), (later, newer) in itertools.permutations(tier, 2):
+            if before_it < later:
                 paths = {option.path for option in known_paths(ours, older, REFERENCE)}
                 for path in (path for path in paths if path.unit == "npu"):
                     before, after = (estimated(ours, name, path)[12] for name in (older, newer))
