@@ -232,7 +232,12 @@ def test_a_measurement_of_another_way_does_not_displace_a_time_of_this_one() -> 
 
 
 def _soc(name: str, soc: str, *records: LatencyRecord, **fields: Any) -> DeviceProfile:
-    return profile(name, *records, facts=Facts(soc=Fact(value=soc, source="s")), **fields)
+    """A device with the NPU that devices of ours with that SoC have."""
+    alike = (entry.profile.facts for entry in profiles.packaged().values())
+    known = next((facts for facts in alike if facts.soc and facts.soc.value == soc), Facts())
+    npu = {key: getattr(known, key) for key in ("npu_generation", "npu_tops")}
+    npu = {key: msgspec.structs.replace(fact, source="s") for key, fact in npu.items() if fact}
+    return profile(name, *records, facts=Facts(soc=Fact(value=soc, source="s"), **npu), **fields)
 
 
 def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> None:

@@ -60,9 +60,9 @@ _TIERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("Rockchip", "two cores"): ("RK3576",),
     ("Rockchip", "one core"): ("RK3566", "RK3568", "RK3562"),
 }
-# The speed of a flagship's Hexagon by generation, and what share of it those of other tiers have: estimated, since
-# Qualcomm's TOPS of phones count their CPU and GPU, too. 45 is what it says of a V75 and of a Snapdragon X's V73, and it
-# calls the V79 45 % faster (droidholic.com/snapdragon-8-elite-launched) and the V81 37 %; ViTs gained less by V79.
+# The speed of a flagship's Hexagon by generation, and what share of it those of other tiers have: estimated. Qualcomm's
+# TOPS of phones count the CPU and GPU, too; it calls the V79 45 % faster than the V75
+# (droidholic.com/snapdragon-8-elite-launched), by which ViTs gained less.
 _HEXAGON = {68: 20.0, 69: 27.0, 73: 34.0, 75: 45.0, 79: 60.0, 81: 82.0}
 _SHARES = {"flagship": 1.0, "upper": 0.8, "mid": 0.35, "vehicle": 1.0}
 # Estimated from their neighbours: what no source of ours says, as it would be counted; a Hexagon as a share above.
