@@ -164,6 +164,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         unit: the compute unit that it uses where it is not usual.
+        kernels: the library that computes for it on CPUs, where other runtimes use the same.
         maker: the family of devices for whose chips alone it is; empty for any.
         cards: these chips are also sold as cards for other computers.
         handheld: phones and tablets run it.
@@ -178,6 +179,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     unit: ComputeUnit = "cpu"
+    kernels: str = ""
     maker: str = ""
     cards: bool = False
     handheld: bool = True

@@ -112,13 +112,13 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
     """
     device, within = resolved.profile.id, {"runtime": constraints.runtime, "precision": constraints.precision or ""}
     options = known_paths(evidence, device, model, **within)
-    path = options[0].path if options else usual_path(evidence, device, **within)
     budget = resolved.profile.budget or _NO_BUDGET
     if constraints.budget_ms is not None:
         budget = Budget(ms=constraints.budget_ms, reason="as asked")
-    needs = memory(resolved, model, path, constraints.precision)
-    estimates = options[0].estimates if options else {}
-    verdicts = {k: verdict(e, budget.ms, needs[k], constraints.max_ram_mib) for k, e in estimates.items()}
+    judged = {option.path: _judged(option, resolved, model, constraints, budget) for option in options}
+    options = _leading(options, {path: choice for path, (_, _, choice) in judged.items()})
+    path = options[0].path if options else usual_path(evidence, device, **within)
+    needs, verdicts, choice = judged.get(path) or (memory(resolved, model, path, constraints.precision), {}, None)
     every = known_paths(evidence, device, model)
     return Advice(
         resolved=resolved,
@@ -126,13 +126,38 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
         constraints=constraints,
         path=path,
         budget=budget,
-        estimates=estimates,
+        estimates=options[0].estimates if options else {},
         needs_mib=needs,
         verdicts=verdicts,
-        choice=choose(model, estimates, verdicts, budget.ms) if estimates else None,
+        choice=choice,
         others=tuple(options[1:] or [o for o in every if o not in options]),
         untold=tuple(untold(evidence, device, every)),
     )
+
+
+def _judged(
+    option: PathEstimates, resolved: ResolvedProfile, model: Workload, constraints: Constraints, budget: Budget
+) -> tuple[dict[int, float], dict[int, Verdict], HeadChoice]:
+    """What each head count needs of memory on one path, whether it fits, and which to run."""
+    needs = memory(resolved, model, option.path, constraints.precision)
+    limit = constraints.max_ram_mib
+    verdicts = {k: verdict(e, budget.ms, needs[k], limit) for k, e in option.estimates.items()}
+    return needs, verdicts, choose(model, option.estimates, verdicts, budget.ms)
+
+
+def _leading(options: list[PathEstimates], choices: Mapping[ExecutionPath, HeadChoice]) -> list[PathEstimates]:
+    """*options* with a CPU in front of an accelerator on which less fits: overheads weigh on small k."""
+    if not options or options[0].path.unit == "cpu":
+        return options
+
+    def worth(option: PathEstimates) -> tuple[bool, int]:
+        choice = choices[option.path]
+        return choice.sure, choice.heads or 0
+
+    lead = options[0]
+    alike = [o for o in options if o.path.unit == "cpu" and o.path.arithmetic == lead.path.arithmetic]
+    better = [o for o in alike if not targets.device_runtimes()[o.path.runtime].converts and worth(o) > worth(lead)]
+    return [*better[:1], *(o for o in options if o not in better[:1])]
 
 
 def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath, Estimate]]:

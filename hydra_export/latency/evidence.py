@@ -173,6 +173,7 @@ class Evidence:
             soc=soc_name(self, device),
             device=device,
             runtime=path.runtime,
+            kernels=targets.device_runtimes()[path.runtime].kernels or path.runtime,
             arithmetic=path.arithmetic,
             log_speed=math.log(speed),
             vague=vague,

@@ -36,6 +36,7 @@ class Coordinates:
 
     Attributes:
         line: of accelerators; "cpu" on a CPU.
+        kernels: what computes for the runtime on a CPU: the library that several share, or its own.
         log_speed: of the cores or the accelerator that work, as ``chips`` has it.
         vague: the logarithm's standard deviation where the speed is that of devices of its kind.
         threads: on a CPU.
@@ -47,6 +48,7 @@ class Coordinates:
     soc: str
     device: str
     runtime: str
+    kernels: str
     arithmetic: str
     log_speed: float
     gmacs: float
@@ -84,7 +86,8 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(0.09, 0.12, lambda p: (p.unit, p.device)),
     Effect(0.8, 0.95, lambda p: (p.unit, p.device), lambda p: p.vague),
     Effect(0.16, 0.0, lambda p: (p.unit, p.soc, p.threads)),
-    Effect(0.35, 0.34, lambda p: (p.unit, p.runtime)),
+    Effect(0.3, 0.0, lambda p: (p.unit, p.kernels)),
+    Effect(0.18, 0.34, lambda p: (p.unit, p.runtime)),
     Effect(0.4, 0.38, lambda p: (p.unit, p.arithmetic)),
     Effect(0.2, 0.9, lambda p: (p.unit, p.line, p.runtime, p.arithmetic)),
     Effect(0.18, 0.14, lambda p: (p.unit, p.soc, p.runtime)),

@@ -27,8 +27,13 @@ RUNTIMES = (
     DeviceRuntime(name="rknn", unit="npu", maker="Rockchip"),
     DeviceRuntime(name="ncnn", converts=True, reads_results=True, timed_by=("benchncnn",)),
     DeviceRuntime(name="mnn", converts=True, reads_results=True, timed_by=("MNN's benchmark",)),
-    # Takes none of our files: its times are evidence.
+    # Takes none of our files: its times, with its XNNPACK backend, are evidence.
     DeviceRuntime(
-        name="executorch", converts=True, handheld=False, reads_results=True, timed_by=("ExecuTorch's minibench",)
+        name="executorch",
+        kernels="XNNPACK",
+        converts=True,
+        handheld=False,
+        reads_results=True,
+        timed_by=("ExecuTorch's minibench",),
     ),
 )

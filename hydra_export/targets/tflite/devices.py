@@ -7,6 +7,7 @@ _TIMER = "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{nam
 RUNTIMES = (
     DeviceRuntime(
         name="litert",
+        kernels="XNNPACK",  # its default delegate
         usual={"handheld": 0, "other": 1},
         reads_results=True,
         timed_by=("benchmark_model", "benchmark_litert_model"),
