@@ -111,7 +111,8 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
         UnknownName, BadInput: no such runtime, or none that this device could have.
     """
     device, within = resolved.profile.id, {"runtime": constraints.runtime, "precision": constraints.precision or ""}
-    options = known_paths(evidence, device, model, **within)
+    every = known_paths(evidence, device, model)
+    options = known_paths(evidence, device, model, **within) if any(within.values()) else every
     budget = resolved.profile.budget or _NO_BUDGET
     if constraints.budget_ms is not None:
         budget = Budget(ms=constraints.budget_ms, reason="as asked")
@@ -119,7 +120,6 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
     options = _leading(options, {path: choice for path, (_, _, choice) in judged.items()})
     path = options[0].path if options else usual_path(evidence, device, **within)
     needs, verdicts, choice = judged.get(path) or (memory(resolved, model, path, constraints.precision), {}, None)
-    every = known_paths(evidence, device, model)
     return Advice(
         resolved=resolved,
         model=model,

@@ -6,6 +6,7 @@ is part of the model (``kriging``).
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -96,7 +97,8 @@ def accelerator(profile: DeviceProfile, unit: str) -> Accelerator | None:
     if profile.family == "Jetson":
         speed = _JETSON_GPUS.get(profile.id) or _tops(profile.facts.npu_tops) or 0.0
         return Accelerator("Jetson", profile.id, 0, speed / _TOPS_PER_TFLOPS) if unit == "gpu" and speed else None
-    if unit != "npu" or not (place := _place(profile)):
+    soc = profile.facts.soc.value if profile.facts.soc else ""
+    if unit != "npu" or not (place := _place(soc)):
         return None
     line, tier, chip = place
     generation = profile.facts.npu_generation.value if profile.facts.npu_generation else 0
@@ -110,9 +112,9 @@ def accelerator(profile: DeviceProfile, unit: str) -> Accelerator | None:
     return Accelerator(line, tier, generation, speed) if speed else None
 
 
-def _place(profile: DeviceProfile) -> tuple[str, str, str] | None:
-    """Line, tier and chip of a device."""
-    soc = profile.facts.soc.value if profile.facts.soc else ""
+@functools.cache
+def _place(soc: str) -> tuple[str, str, str] | None:
+    """Line, tier and chip."""
     places = [(line, tier, chip) for (line, tier), chips in _TIERS.items() for chip in chips if _is(soc, chip)]
     return max(places, key=lambda place: len(place[2]), default=None)
 

@@ -6,6 +6,7 @@ model (``kriging``).
 
 from __future__ import annotations
 
+import functools
 import re
 
 from hydra_export.device import Cluster, DeviceProfile, LatencyRecord
@@ -82,10 +83,14 @@ _PCS, _PC_THREADS = ("laptop", "desktop"), 8
 
 def cpu_speed(profile: DeviceProfile, threads: int | None) -> float | None:
     """Of so many threads on the fastest cores of a device; None where its cores are not known."""
-    each = [_of_core(cluster.core, cluster.ghz) for cluster in _clusters(profile) for _ in range(cluster.cores)]
-    if not each or not all(each):
+    each = []
+    for cluster in _clusters(profile):
+        if (per_clock := _per_clock(cluster.core)) is None:
+            return None
+        each += [per_clock * (cluster.ghz or _USUAL_GHZ)] * cluster.cores
+    if not each:
         return None
-    working = sorted((speed for speed in each if speed), reverse=True)[: threads or usual_threads(profile)]
+    working = sorted(each, reverse=True)[: threads or usual_threads(profile)]
     return float(working[0] * (sum(working) / working[0]) ** _SCALING)
 
 
@@ -108,10 +113,11 @@ def _clusters(profile: DeviceProfile) -> tuple[Cluster, ...]:
     return profile.facts.cpu.value if profile.facts.cpu else ()
 
 
-def _of_core(core: str, ghz: float | None) -> float | None:
+@functools.cache
+def _per_clock(core: str) -> float | None:
     """Of one core, whose name may stand within that of its maker: "Kryo 385 Gold(A75)"."""
     named = [name for name in (*_TIMED, *_ESTIMATED) if re.search(rf"\b{name}(?![\w-])", core)]
     if not named:
         return None
     like, share = _ESTIMATED.get(name := max(named, key=len), (name, 1.0))
-    return _TIMED[like] * share * (ghz or _USUAL_GHZ)
+    return _TIMED[like] * share

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -148,19 +147,19 @@ class Regression:
     def __init__(self, points: Sequence[Coordinates], ms: Sequence[float]) -> None:
         self._known = _Features(points)
         noise = np.diag([point.noise**2 for point in points])
-        self._factor = scipy.linalg.cho_factor(self._known.covariance(self._known) + noise)
+        self._inverse = np.linalg.inv(self._known.covariance(self._known) + noise).astype(np.float64)
         residuals = [math.log(one) - expected(point) for one, point in zip(ms, points, strict=True)]
-        self._solved: Array = scipy.linalg.cho_solve(self._factor, np.array(residuals))
+        self._solved: Array = self._inverse @ np.array(residuals)
 
     def at(self, points: Sequence[Coordinates]) -> tuple[Array, Array]:
         """Logarithms of the times, and their standard deviations, without the noise that records have of their own."""
         asked = _Features(points)
         shared = asked.covariance(self._known)
         means: Array = np.array([expected(point) for point in points]) + shared @ self._solved
-        explained = np.einsum("pr,rp->p", shared, scipy.linalg.cho_solve(self._factor, shared.T))
+        explained = np.einsum("pr,pr->p", shared @ self._inverse, shared)
         return means, np.sqrt(np.maximum(asked.variances() - explained, 0.0))
 
     def weights(self, points: Sequence[Coordinates]) -> Array:
         """How much each record moves the logarithm of the time at each of *points*; of one point about 1 together."""
-        weights: Array = scipy.linalg.cho_solve(self._factor, _Features(points).covariance(self._known).T).T
+        weights: Array = _Features(points).covariance(self._known) @ self._inverse
         return weights
