@@ -27,6 +27,7 @@ from hydra_export.latency import (
 )
 from hydra_export.latency.chips import accelerator
 from hydra_export.latency.choice import Verdict, verdict
+from hydra_export.latency.cores import usual_threads
 from hydra_export.latency.execution_paths import known_paths
 from hydra_export.latency.spread import Spread
 from hydra_export.profiles import ResolvedProfile
@@ -414,6 +415,54 @@ def test_pixel_7_is_estimated_from_other_phones_and_boards_and_that_is_not_sure(
     assert len(devices) > 5, "not one phone"
 
 
+def test_a_cpu_leads_where_more_fits_on_it_than_on_an_accelerator(ours: Evidence) -> None:
+    def path(model: Workload, budget_ms: float) -> str:
+        asked = latency.Constraints(budget_ms=budget_ms)
+        return latency.advise(ours, profiles.packaged()["rk3588"], model, asked).path.runtime
+
+    assert path(REFERENCE, 100) == "rknn", "k = 5 surely, of which the CPU does 4"
+    assert path(REFERENCE, 40) == "onnxruntime", "no k fits into the NPU's overhead"
+    assert path(VITS["96 px"], 1000) == "onnxruntime", "both do it, the CPU surely faster"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("coral-dev-board", "Edge TPU, NPU: no number: it takes TensorFlow Lite models alone that are fully quantized"),
+        ("pixel7", "Google EdgeTPU, NPU: no number: no vision transformer is known to have been timed on one"),
+        ("pixel7", "Mali-G710 MP7, GPU: no number: no vision transformer is known to have been timed on one"),
+    ],
+)
+def test_an_accelerator_without_a_number_says_why(ours: Evidence, name: str, told: str) -> None:
+    advice = latency.advise(ours, profiles.packaged()[name], REFERENCE, latency.Constraints())
+    assert any(line.startswith(told) for line in words.other_paths(advice))
+    nano = latency.advise(ours, profiles.packaged()["jetson-orin-nano"], REFERENCE, latency.Constraints())
+    assert not any("no number" in line for line in words.other_paths(nano)), "its GPU has one, and it has no NPU"
+
+
+def test_the_generation_of_an_npu_is_its_profiles_fact() -> None:
+    known = _soc("d", "Snapdragon 8 Gen 2")
+    newer = Facts(soc=known.facts.soc, npu_generation=Fact(value=81.0, source="s"))
+    chips = [accelerator(one, "npu") for one in (known, msgspec.structs.replace(known, facts=newer))]
+    assert [chip and chip.generation for chip in chips] == [73, 81]
+    assert chips[0] is not None
+    assert chips[1] is not None
+    assert chips[0].speed < chips[1].speed
+    assert accelerator(msgspec.structs.replace(known, facts=Facts(soc=known.facts.soc)), "npu") is None
+
+
+def test_threads_are_as_many_as_runtimes_take_there() -> None:
+    def threads(kind: device.DeviceClass, *clusters: tuple[int, str]) -> int:
+        cores = tuple(Cluster(cores=num, core=core, ghz=2.0) for num, core in clusters)
+        facts = Facts(cpu=Fact(value=cores, source="s") if cores else None)
+        return usual_threads(profile("d", device_class=kind, facts=facts))
+
+    assert threads("desktop", (16, "Zen 3")) == 16
+    assert threads("laptop") == 8
+    assert threads("phone", (1, "X3"), (4, "A715"), (3, "A510")) == 4
+    assert threads("board", (12, "A78AE")) == 12
+
+
 def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     assert not estimated(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
     assert not estimated(ours, "pixel7", NPU)
@@ -454,11 +503,11 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
 @pytest.mark.parametrize(
     ("name", "lacks", "has"),
     [
-        ("pixel7", "coreml", "onnxruntime, litert, ncnn"),
-        ("pixel7", "qnn", "onnxruntime, litert, ncnn"),
-        ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn"),
-        ("iphone-13", "qnn", "onnxruntime, coreml, litert, ncnn"),
-        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn, executorch"),
+        ("pixel7", "coreml", "onnxruntime, litert, ncnn, mnn"),
+        ("pixel7", "qnn", "onnxruntime, litert, ncnn, mnn"),
+        ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn, mnn"),
+        ("iphone-13", "qnn", "onnxruntime, coreml, litert, ncnn, mnn"),
+        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn, mnn, executorch"),
         ("hailo-8", "onnxruntime", "hailort"),
     ],
 )

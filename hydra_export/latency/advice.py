@@ -146,18 +146,25 @@ def _judged(
 
 
 def _leading(options: list[PathEstimates], choices: Mapping[ExecutionPath, HeadChoice]) -> list[PathEstimates]:
-    """*options* with a CPU in front of an accelerator on which less fits: overheads weigh on small k."""
+    """*options* with a CPU in front of an accelerator on which less fits, or as much and surely slower.
+
+    Its overhead weighs on small networks: an NPU may take as long for a tiny one as a CPU for a small one.
+    """
     if not options or options[0].path.unit == "cpu":
         return options
-
-    def worth(option: PathEstimates) -> tuple[bool, int]:
-        choice = choices[option.path]
-        return choice.sure, choice.heads or 0
-
     lead = options[0]
-    alike = [o for o in options if o.path.unit == "cpu" and o.path.arithmetic == lead.path.arithmetic]
-    better = [o for o in alike if not targets.device_runtimes()[o.path.runtime].converts and worth(o) > worth(lead)]
-    return [*better[:1], *(o for o in options if o not in better[:1])]
+    worth = {path: (choice.sure, choice.heads or 0) for path, choice in choices.items()}
+    known = targets.device_runtimes()
+
+    def is_better(option: PathEstimates) -> bool:
+        path, heads = option.path, choices[option.path].heads
+        if path.unit != "cpu" or path.arithmetic != lead.path.arithmetic or known[path.runtime].converts:
+            return False
+        surely_faster = heads is not None and option.estimates[heads].high < lead.estimates[heads].low
+        return worth[path] > worth[lead.path] or (worth[path] == worth[lead.path] and surely_faster)
+
+    better = [option for option in options if is_better(option)][:1]
+    return [*better, *(option for option in options if option not in better)]
 
 
 def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath, Estimate]]:

@@ -10,7 +10,7 @@ from hydra_export.latency.spread import rounded
 
 _MUCH = 0.15  # of an estimate
 _NEVER_TIMED = "no vision transformer is known to have been timed on one of its kind, in what runs our files"
-_PHONE_GPUS = f"{_NEVER_TIMED}; in ncnn the GPUs of phones took longer than their CPUs"
+_PHONE_GPUS = f"{_NEVER_TIMED}; in another runtime those of phones took longer than the CPU"
 
 
 def milliseconds(ms: float) -> str:
