@@ -248,6 +248,19 @@ def test_this_machine_is_recognised_by_a_profile_of_the_users(config: Path, said
     assert 8 <= document["choice"]["heads"] < 12
 
 
+@pytest.mark.parametrize(("flags", "told"), [(["avx2"], True), (["avx2", "avx_vnni"], False), ([], False)])
+def test_int8_on_a_processor_without_its_instructions_is_said_to_gain_little(
+    config: Path, said: Said, monkeypatch: pytest.MonkeyPatch, flags: list[str], told: bool
+) -> None:
+    key, value = here()
+    own(config, {"k": 12, "gmacs": 17.56, "ms": 50.0}, key=key, value=value)
+    monkeypatch.setattr("hydra_export.board.cpu_flags", lambda: flags)
+    caveat = "this processor has no instructions for it"
+    assert (caveat in said("--precision", "int8")) is told
+    assert caveat not in said()
+    assert caveat not in said("--device", "rpi5", "--precision", "int8"), "that is not this machine"
+
+
 @pytest.mark.skipif(profiles.match(profiles.here()) is not None, reason="this machine is one of the known devices")
 def test_a_machine_that_nothing_describes_is_told_what_it_says(capsys: Capture, config: Path) -> None:
     assert main(["profile"]) == 2
