@@ -107,6 +107,11 @@ def cpu_flags() -> list[str]:
     return [flag for flag in (*_FLOAT_FLAGS, *INT8_FLAGS) if flag in present]
 
 
+def lacks_int8(flags: list[str] | tuple[str, ...]) -> bool:
+    """Is it known that a processor with these has no instructions for products of int8?"""
+    return bool(flags) and not {*INT8_FLAGS} & {*flags}
+
+
 def usable_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -107,14 +107,18 @@ class SystemRefused(BadInput):
 
 
 class MissingExtra(BadInput):
-    """Packages that a target or a command needs are not installed."""
+    """Packages that a target or a command needs are not installed.
+
+    Args:
+        why: they cannot be on this system; then *remedy* says where they can.
+    """
 
     code = "missing_extra"
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    def __init__(self, what: str, package: str, extra: str, *, why: str = "", remedy: str = "") -> None:
         from hydra_export.installation import install_command
 
-        super().__init__(f"{what} needs {package}.", f"Run: {install_command(extra)}")
+        super().__init__(f"{what} needs {package}. {why}".strip(), remedy or f"Run: {install_command(extra)}")
 
 
 class CheckFailed(HydraExportError):

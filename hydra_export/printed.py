@@ -1,4 +1,4 @@
-"""What tools print that time one file on a device: the targets read it, each of its own tools."""
+"""What tools print or write that time one file on a device: the targets read it, each of its own tools."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hydra_export.target import ComputeUnit
 
 _LONGEST_NUMBER = 40  # letters
+_Z_80 = 1.2816  # standard deviations on each side of 80 %
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,8 @@ def number(text: str) -> float | str:
 def time_of(found: re.Match[str] | None, name: str, path: Path) -> float:
     """What the first group of *found* says; BadInput naming *name* in *path* where it is no number above 0."""
     return positive(number(found[1]) if found else None, name, path)
+
+
+def around(ms: float, deviation: float) -> tuple[float, float]:
+    """Between which 80 % of the times lie that are *ms* in the middle and have this standard *deviation*."""
+    return max(ms - _Z_80 * deviation, ms / 10), ms + _Z_80 * deviation

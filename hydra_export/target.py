@@ -165,6 +165,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         unit: the compute unit that it uses where it is not usual.
+        kernels: the library that computes for it on CPUs, where other runtimes use the same.
         maker: the family of devices for whose chips alone it is; empty for any.
         cards: these chips are also sold as cards for other computers.
         handheld: phones and tablets run it.
@@ -172,20 +173,21 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
             has its own, else for "handheld" and for "other" devices. Several units where the family has them.
         converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
         reads_results: ``profile`` takes times of it that were measured elsewhere.
-        printed_by: the command line that times it and no other, whose text ``printed`` reads.
+        timed_by: the tools that time it and no other, whose texts ``printed`` or whose files ``reported`` reads.
         timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
         timer_classes: the classes of devices on which that works; empty for all.
     """
 
     name: str
     unit: ComputeUnit = "cpu"
+    kernels: str = ""
     maker: str = ""
     cards: bool = False
     handheld: bool = True
     usual: dict[str, int] = {}
     converts: bool = False
     reads_results: bool = False
-    printed_by: str = ""
+    timed_by: tuple[str, ...] = ()
     timers: dict[str, str] = {}
     timer_classes: tuple[str, ...] = ()
 
@@ -319,8 +321,12 @@ class Target(Protocol):
     def printed(self, text: str, path: Path) -> Iterator[Measured]:
         """The times in *text*, the file *path*, that a tool printed which times its artifacts; BadInput as they tell.
 
-        None where the text is of no tool that its ``device_runtimes`` are ``printed_by``.
+        None where the text is of no tool that its ``device_runtimes`` are ``timed_by``.
         """
+        return iter(())
+
+    def reported(self, document: Any, path: Path) -> Iterator[Measured]:
+        """The times in a JSON *document*, the file *path*, that such a tool wrote; none where it is of another."""
         return iter(())
 
 

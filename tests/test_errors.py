@@ -53,6 +53,8 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
 def test_a_missing_extra_is_answered_with_the_command() -> None:
     error = MissingExtra("Target 'coreml'", "coremltools", "coreml")
     assert str(error) == f"Target 'coreml' needs coremltools. Run: {install_command('coreml')}"
+    elsewhere = MissingExtra("An asset", "a-package", "coreml", why="There is none for Windows.", remedy="Use Linux.")
+    assert str(elsewhere) == "An asset needs a-package. There is none for Windows. Use Linux."
 
 
 # Arguments in messages

@@ -337,3 +337,184 @@ def test_benchncnn_gives_a_time_for_each_of_its_networks(
     assert {each["precision"] for each in records} == {"fp16"}
     results.write_text(BENCHNCNN.format(gpu=gpu, lines="squeezenet  min =  2.93  max =  3.92  avg =  3.16"))
     assert "Graph: 'squeezenet' is of another model" in refused(results, capsys, "--device", "rpi5")
+
+
+# google-ai-edge/LiteRT, litert/tools/benchmark_litert_model.h (LITERT_LOG's lines), asked for with --use_npu or not
+BENCHMARK_LITERT_MODEL = """\
+INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Num threads: [4]
+INFO: Graph: [/data/local/tmp/{name}]
+{asked}INFO: Loading model from: /data/local/tmp/{name}
+INFO:
+========== BENCHMARK RESULTS ==========
+INFO: Model initialization: 210.41 ms
+INFO: Warmup (first):       9.31 ms
+INFO: Warmup (avg):         7.02 ms (71 runs)
+INFO: Inference (avg):      6.84 ms (146 runs)
+INFO: Inference (min):      6.51 ms
+INFO: Inference (max):      9.90 ms
+INFO: Inference (std):      0.21
+INFO: Throughput:           88.01 MB/s
+INFO:
+Memory Usage:
+INFO: Init footprint:       120.50 MB
+INFO: Overall footprint:    131.25 MB
+INFO: Peak memory usage not available. (peak_mem_mb <= 0)
+INFO: ======================================
+"""
+# Its namesake in litert/python/tools, log and results
+LITERT_PYTHON = """\
+2026-02-03 10:00:00 INFO benchmark_litert_model: Model:           {name}
+2026-02-03 10:00:00 INFO benchmark_litert_model: Accelerators:    {accelerators}
+2026-02-03 10:00:00 INFO benchmark_litert_model: Num threads:     4
+2026-02-03 10:00:01 INFO benchmark_litert_model: Fully accelerated: False
+
+========================================
+ BENCHMARK RESULTS
+========================================
+Model initialization:  33.10 ms
+Warmup (first):        41.00 ms
+Warmup (avg):          40.20 ms (5 runs)
+Inference (avg):       39.90 ms (50 runs)
+Inference (min):       38.00 ms
+Inference (max):       45.00 ms
+Inference (median):    39.50 ms
+Inference (std):       1.00 ms
+Inference (p5):        38.40 ms
+Inference (p95):       42.00 ms
+Throughput:            14.41 MB/s
+Fully accelerated:     False
+========================================
+"""
+LITERT_JSON: dict[str, Any] = {
+    "model": f"/models/{REFERENCE}-k6.tflite",
+    "model_size_mb": 84.2,
+    "accelerators": ["NPU", "CPU"],
+    "signature": "serving_default",
+    "fully_accelerated": False,
+    "num_threads": 1,
+    "latency": {"avg_ms": 6.9, "min_ms": 6.5, "max_ms": 9.9, "median_ms": 6.84, "std_ms": 0.2, "num_runs": 50},
+    "throughput_mb_s": 83.2,
+}
+# pytorch/executorch, extension/benchmark/android: a list of metrics, of which one is the time
+MINIBENCH: list[dict[str, Any]] = [
+    {
+        "benchmarkModel": {"name": f"{REFERENCE}-k6_qnn_q8", "backend": "", "quantization": ""},
+        "metric": metric,
+        "actualValue": value,
+        "targetValue": 0.0,
+        "deviceInfo": {"device": "samsung", "arch": "SM-S921U1", "os": "Android 14", "totalMem": 0, "availMem": 0},
+    }
+    for metric, value in (
+        ("avg_inference_latency(ms)", 7.25),
+        ("trimmean_inference_latency(ms)", 7.1),
+        ("model_load_time(ms)", 71.0),
+    )
+]
+# alibaba/MNN, benchmark/benchmark.cpp; the first form is of benchmark/result/2020-3-22.md
+MNN = """\
+MNN benchmark
+Forward type: {asked}
+--------> Benchmarking... loop = 10, warmup = 10
+[-INFO-]: precision=2, use fp16 inference if your device supports and open MNN_ARM82=ON.
+[ - ] {name}    max =   72.885 ms  min =   59.539 ms  avg =   60.194 ms
+[ - ] quant-{name}    max =   32.885ms  min =   29.539ms  avg =   30.194ms
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "unit", "threads"),
+    [
+        ("", "cpu", 4),
+        ("INFO: dispatch_library_path: /data/local/tmp\n", "npu", None),
+        ("INFO: Use gpu: [1]\n", "gpu", None),
+    ],
+)
+def test_benchmark_litert_model_says_its_mean_and_where_it_ran(
+    results: Path, capsys: Capture, asked: str, unit: str, threads: int | None
+) -> None:
+    runs = [BENCHMARK_LITERT_MODEL.format(name=f"{REFERENCE}-k{k}.tflite", asked=asked) for k in (3, 6)]
+    results.write_text("".join(runs))
+    records = taken(results, capsys, "--device", "galaxy-s24")
+    assert [(r["k"], r["ms"], r["unit"], r.get("threads")) for r in records] == [
+        (k, 6.84, unit, threads) for k in (3, 6)
+    ]
+    assert {(r["runtime"], r["statistic"], r["source"]) for r in records} == {
+        ("litert", "mean", "own-benchmark-litert-model")
+    }
+    assert {r["peak_memory_mb"] for r in records} == {131.2}
+    assert records[0]["low"] < 6.84 - 0.2 < 6.84 + 0.2 < records[0]["high"]
+
+
+@pytest.mark.parametrize(("accelerators", "unit"), [("CPU", "cpu"), ("GPU | CPU", "gpu"), ("NPU | CPU", "npu")])
+def test_its_python_namesake_says_its_median(results: Path, capsys: Capture, accelerators: str, unit: str) -> None:
+    results.write_text(LITERT_PYTHON.format(name=f"/models/{REFERENCE}-k6.tflite", accelerators=accelerators))
+    (record,) = taken(results, capsys, "--device", "rpi5")
+    assert (record["k"], record["ms"], record["statistic"], record["unit"]) == (6, 39.5, "median", unit)
+    assert record.get("note", "") == ("" if unit == "cpu" else "part of it ran on the CPU")
+    results.write_text(results.read_text().replace("39.50", "0.00"))
+    assert "run 1: Inference (median): 0.0 is not a number above 0" in refused(results, capsys, "--device", "rpi5")
+
+
+def test_litert_s_json_is_read_by_field(results: Path, capsys: Capture) -> None:
+    results.write_text(json.dumps(LITERT_JSON))
+    (record,) = taken(results, capsys, "--device", "galaxy-s24")
+    assert (record["k"], record["ms"], record["statistic"], record["unit"]) == (6, 6.84, "median", "npu")
+    assert (record["note"], record.get("threads")) == ("part of it ran on the CPU", None)
+    results.write_text(json.dumps({**LITERT_JSON, "accelerators": ["CPU"], "num_threads": 4}))
+    (record,) = taken(results, capsys, "--device", "rpi5")
+    assert (record["unit"], record["threads"]) == ("cpu", 4)
+    for change, told in (
+        ({"accelerators": ["TPU"]}, "accelerators: ['TPU'] names none of NPU, GPU and CPU"),
+        ({"accelerators": 3}, "accelerators: 3 names none"),
+        ({"latency": 5}, "latency: it is no table"),
+        ({"latency": {"median_ms": "6"}}, "latency.median_ms: 6 is not a number above 0"),
+        ({"latency": {"median_ms": 6, "std_ms": -1}}, "latency.std_ms: -1 is not"),
+    ):
+        results.write_text(json.dumps({**LITERT_JSON, **change}))
+        assert told in refused(results, capsys, "--device", "rpi5")
+
+
+def test_executorch_s_benchmark_app_says_backend_and_quantization_in_a_name(results: Path, capsys: Capture) -> None:
+    results.write_text(json.dumps(MINIBENCH))
+    (record,) = taken(results, capsys, "--device", "galaxy-s24")
+    assert (record["k"], record["ms"], record["statistic"], record["unit"]) == (6, 7.25, "mean", "npu")
+    assert (record["runtime"], record["precision"], record["source"]) == (
+        *("executorch", "int8"),
+        "own-executorch-minibench",
+    )
+    apart = {"name": "vit", "backend": "xnnpack", "quantization": "fp32"}  # as the app takes a name of one word apart
+    results.write_text(json.dumps([{**MINIBENCH[0], "benchmarkModel": apart}]))
+    (record,) = taken(results, capsys, "--device", "galaxy-s24", "--heads", "3")
+    assert (record["k"], record["unit"], record["precision"]) == (3, "cpu", "fp32")
+    for change, told in (
+        ({"benchmarkModel": {"name": "vit"}}, "[0].benchmarkModel: 'vit' does not say which backend"),
+        ({"benchmarkModel": 7}, "[0].benchmarkModel: '' does not say which backend"),
+        ({"actualValue": 0}, "[0].actualValue: 0 is not a number above 0"),
+    ):
+        results.write_text(json.dumps([{**MINIBENCH[0], **change}]))
+        assert told in refused(results, capsys, "--device", "galaxy-s24")
+    results.write_text("[]")
+    assert "holds no results that are known here" in refused(results, capsys, "--device", "galaxy-s24")
+    results.write_text('[{"metric": ')
+    assert "is no JSON" in refused(results, capsys, "--device", "galaxy-s24")
+
+
+@pytest.mark.parametrize(
+    ("asked", "unit", "threads", "precision"),
+    [
+        ("**CPU** thread=4** precision=2", "cpu", 4, "fp16"),
+        ("CPU thread=1 precision=0 sparsity=0 sparseBlockOC=1 testQuantizedModel=1", "cpu", 1, "fp32"),
+        ("OpenCL thread=4 precision=2 sparsity=0 sparseBlockOC=1 testQuantizedModel=1", "gpu", None, "fp16"),
+    ],
+)
+def test_mnn_s_benchmark_gives_a_mean_for_each_model(
+    results: Path, capsys: Capture, asked: str, unit: str, threads: int | None, precision: str
+) -> None:
+    results.write_text(MNN.format(asked=asked, name=f"{REFERENCE}-k6.mnn"))
+    records = taken(results, capsys, "--device", "pixel7")
+    assert [(r["ms"], r["precision"]) for r in records] == [(60.194, precision), (30.194, "int8")]
+    assert {(r["k"], r["runtime"], r["unit"], r.get("threads")) for r in records} == {(6, "mnn", unit, threads)}
+    results.write_text(MNN.format(asked="N/A thread=4 precision=2", name=f"{REFERENCE}-k6.mnn"))
+    assert "Forward type: N/A is none of CPU, Vulkan" in refused(results, capsys, "--device", "pixel7")

@@ -27,6 +27,7 @@ from hydra_export.latency import (
 )
 from hydra_export.latency.chips import accelerator
 from hydra_export.latency.choice import Verdict, verdict
+from hydra_export.latency.cores import usual_threads
 from hydra_export.latency.execution_paths import known_paths
 from hydra_export.latency.spread import Spread
 from hydra_export.profiles import ResolvedProfile
@@ -232,7 +233,12 @@ def test_a_measurement_of_another_way_does_not_displace_a_time_of_this_one() -> 
 
 
 def _soc(name: str, soc: str, *records: LatencyRecord, **fields: Any) -> DeviceProfile:
-    return profile(name, *records, facts=Facts(soc=Fact(value=soc, source="s")), **fields)
+    """A device with the NPU that devices of ours with that SoC have."""
+    alike = (entry.profile.facts for entry in profiles.packaged().values())
+    known = next((facts for facts in alike if facts.soc and facts.soc.value == soc), Facts())
+    npu = {key: getattr(known, key) for key in ("npu_generation", "npu_tops")}
+    npu = {key: msgspec.structs.replace(fact, source="s") for key, fact in npu.items() if fact}
+    return profile(name, *records, facts=Facts(soc=Fact(value=soc, source="s"), **npu), **fields)
 
 
 def test_another_way_on_the_device_is_used_by_the_ratio_on_its_relatives() -> None:
@@ -342,9 +348,9 @@ def test_weights_are_of_the_records_that_an_estimate_rests_on(ours: Evidence) ->
 # The whole registry
 
 
-def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
+def _by_tier() -> dict[tuple[str, str], list[tuple[float, str]]]:
     """Devices with accelerators that were timed on none of those that have them, by generation."""
-    tiers: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    tiers: dict[tuple[str, str], list[tuple[float, str]]] = {}
     chips = {name: accelerator(entry.profile, "npu") for name, entry in profiles.packaged().items()}
     timed = {
         chips[name]
@@ -352,16 +358,16 @@ def _by_tier() -> dict[tuple[str, str], list[tuple[int, str]]]:
         if any(record.unit == "npu" for record in entry.profile.latency)
     }
     for chip, name in {chip: name for name, chip in chips.items()}.items():  # one device of each
-        if chip and chip.year and chip not in timed:
-            tiers.setdefault((chip.line, chip.tier), []).append((chip.year, name))
+        if chip and chip.generation and chip not in timed:
+            tiers.setdefault((chip.line, chip.tier), []).append((chip.generation, name))
     return tiers
 
 
 def test_no_older_generation_is_faster_than_a_newer_at_equal_evidence(ours: Evidence) -> None:
     compared = 0
     for tier in _by_tier().values():
-        for (year, older), (later, newer) in itertools.permutations(tier, 2):
-            if year < later:
+        for (before_it, older), (later, newer) in itertools.permutations(tier, 2):
+            if before_it < later:
                 paths = {option.path for option in known_paths(ours, older, REFERENCE)}
                 for path in (path for path in paths if path.unit == "npu"):
                     before, after = (estimated(ours, name, path)[12] for name in (older, newer))
@@ -409,6 +415,54 @@ def test_pixel_7_is_estimated_from_other_phones_and_boards_and_that_is_not_sure(
     assert len(devices) > 5, "not one phone"
 
 
+def test_a_cpu_leads_where_more_fits_on_it_than_on_an_accelerator(ours: Evidence) -> None:
+    def path(model: Workload, budget_ms: float) -> str:
+        asked = latency.Constraints(budget_ms=budget_ms)
+        return latency.advise(ours, profiles.packaged()["rk3588"], model, asked).path.runtime
+
+    assert path(REFERENCE, 100) == "rknn", "k = 5 surely, of which the CPU does 4"
+    assert path(REFERENCE, 40) == "onnxruntime", "no k fits into the NPU's overhead"
+    assert path(VITS["96 px"], 1000) == "onnxruntime", "both do it, the CPU surely faster"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("coral-dev-board", "Edge TPU, NPU: no number: it takes TensorFlow Lite models alone that are fully quantized"),
+        ("pixel7", "Google EdgeTPU, NPU: no number: no vision transformer is known to have been timed on one"),
+        ("pixel7", "Mali-G710 MP7, GPU: no number: no vision transformer is known to have been timed on one"),
+    ],
+)
+def test_an_accelerator_without_a_number_says_why(ours: Evidence, name: str, told: str) -> None:
+    advice = latency.advise(ours, profiles.packaged()[name], REFERENCE, latency.Constraints())
+    assert any(line.startswith(told) for line in words.other_paths(advice))
+    nano = latency.advise(ours, profiles.packaged()["jetson-orin-nano"], REFERENCE, latency.Constraints())
+    assert not any("no number" in line for line in words.other_paths(nano)), "its GPU has one, and it has no NPU"
+
+
+def test_the_generation_of_an_npu_is_its_profiles_fact() -> None:
+    known = _soc("d", "Snapdragon 8 Gen 2")
+    newer = Facts(soc=known.facts.soc, npu_generation=Fact(value=81.0, source="s"))
+    chips = [accelerator(one, "npu") for one in (known, msgspec.structs.replace(known, facts=newer))]
+    assert [chip and chip.generation for chip in chips] == [73, 81]
+    assert chips[0] is not None
+    assert chips[1] is not None
+    assert chips[0].speed < chips[1].speed
+    assert accelerator(msgspec.structs.replace(known, facts=Facts(soc=known.facts.soc)), "npu") is None
+
+
+def test_threads_are_as_many_as_runtimes_take_there() -> None:
+    def threads(kind: device.DeviceClass, *clusters: tuple[int, str]) -> int:
+        cores = tuple(Cluster(cores=num, core=core, ghz=2.0) for num, core in clusters)
+        facts = Facts(cpu=Fact(value=cores, source="s") if cores else None)
+        return usual_threads(profile("d", device_class=kind, facts=facts))
+
+    assert threads("desktop", (16, "Zen 3")) == 16
+    assert threads("laptop") == 8
+    assert threads("phone", (1, "X3"), (4, "A715"), (3, "A510")) == 4
+    assert threads("board", (12, "A78AE")) == 12
+
+
 def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
     assert not estimated(ours, "hailo-8", ExecutionPath("hailort", "float", "npu"))
     assert not estimated(ours, "pixel7", NPU)
@@ -449,11 +503,11 @@ def test_a_way_may_be_asked_for(ours: Evidence) -> None:
 @pytest.mark.parametrize(
     ("name", "lacks", "has"),
     [
-        ("pixel7", "coreml", "onnxruntime, litert, ncnn"),
-        ("pixel7", "qnn", "onnxruntime, litert, ncnn"),
-        ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn"),
-        ("iphone-13", "qnn", "onnxruntime, coreml, litert, ncnn"),
-        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn, executorch"),
+        ("pixel7", "coreml", "onnxruntime, litert, ncnn, mnn"),
+        ("pixel7", "qnn", "onnxruntime, litert, ncnn, mnn"),
+        ("galaxy-s24", "hailort", "onnxruntime, litert, qnn, ncnn, mnn"),
+        ("iphone-13", "qnn", "onnxruntime, coreml, litert, ncnn, mnn"),
+        ("rpi5", "coreml", "onnxruntime, litert, openvino, hailort, axengine, ncnn, mnn, executorch"),
         ("hailo-8", "onnxruntime", "hailort"),
     ],
 )

@@ -163,12 +163,12 @@ def test_a_budget_that_nothing_fits_has_status_1_and_names_what_would(capsys: Ca
     assert not out
     assert "within 6 ms" in err, "the table is told, though it is no result"
     assert "Nothing is known to fit 6 ms on Samsung Galaxy S23" in " ".join(err.split())
-    assert "--runtime litert takes 5.22 ms at k = 7" in " ".join(err.split())
+    assert "--runtime litert takes 5.21 ms at k = 7" in " ".join(err.split())
     assert "Measure it: hydra-export bench" in " ".join(err.split())
     error = answer(*asked, status=1)["error"]
     assert error["code"] == "check_failed"
     assert "even k = 3 takes" in error["message"]
-    assert "--runtime litert takes 5.22 ms at k = 7" in error["message"], "a program reads what would fit, too"
+    assert "--runtime litert takes 5.21 ms at k = 7" in error["message"], "a program reads what would fit, too"
 
 
 def test_where_nothing_fits_what_comes_nearest_is_named(answer: Answer) -> None:
@@ -246,6 +246,19 @@ def test_this_machine_is_recognised_by_a_profile_of_the_users(config: Path, said
     assert document["estimates"][0]["ms"] == 5.0
     assert document["choice"]["sure"] is True
     assert 8 <= document["choice"]["heads"] < 12
+
+
+@pytest.mark.parametrize(("flags", "told"), [(["avx2"], True), (["avx2", "avx_vnni"], False), ([], False)])
+def test_int8_on_a_processor_without_its_instructions_is_said_to_gain_little(
+    config: Path, said: Said, monkeypatch: pytest.MonkeyPatch, flags: list[str], told: bool
+) -> None:
+    key, value = here()
+    own(config, {"k": 12, "gmacs": 17.56, "ms": 50.0}, key=key, value=value)
+    monkeypatch.setattr("hydra_export.board.cpu_flags", lambda: flags)
+    caveat = "this processor has no instructions for it"
+    assert (caveat in said("--precision", "int8")) is told
+    assert caveat not in said()
+    assert caveat not in said("--device", "rpi5", "--precision", "int8"), "that is not this machine"
 
 
 @pytest.mark.skipif(profiles.match(profiles.here()) is not None, reason="this machine is one of the known devices")

@@ -1,4 +1,4 @@
-"""Results that others' tools wrote: Qualcomm AI Hub's profile as JSON, and what command lines print (``printed``)."""
+"""Results that others' tools wrote: Qualcomm AI Hub's profile, and what the targets read of their devices' tools."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def sources() -> dict[str, str]:
 
 
 def _source(tool: str) -> str:
-    return f"own-{tool.replace('_', '-')}"
+    return "own-" + "-".join(re.findall(r"[a-z0-9]+", tool.lower().replace("'s", "")))
 
 
 def _tools() -> list[str]:
-    return [each.printed_by for each in targets.device_runtimes().values() if each.printed_by]
+    return [tool for each in targets.device_runtimes().values() for tool in each.timed_by]
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,34 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
         BadInput: it is none of the known forms, of another model, or does not say enough.
     """
     content = files.read(path, documents.JSON_BYTES, remedy="Give a file of results.")
-    if content.lstrip()[:1] == b"{":
-        try:
-            document = documents.decode_json(content)
-        except msgspec.DecodeError as error:
-            raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
-        if document.get("kind") == KIND:
-            return decode(content, path)
-        measured = [_ai_hub(document, path)] if "execution_summary" in document else []
+    document = _decoded(content, path)
+    if isinstance(document, dict) and document.get("kind") == KIND:
+        return decode(content, path)
+    if isinstance(document, dict) and "execution_summary" in document:
+        measured = [_ai_hub(document, path)]
     else:
         text = content.decode("utf-8", errors="replace")
-        runs = itertools.chain.from_iterable(targets.get(name).printed(text, path) for name in targets.names())
-        measured = list(itertools.islice(runs, _MOST_RUNS + 1))
+        every = [targets.get(name) for name in targets.names()]
+        read = (t.printed(text, path) if document is None else t.reported(document, path) for t in every)
+        measured = list(itertools.islice(itertools.chain.from_iterable(read), _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
             raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
     if not measured:
-        told = f"{_FORMS}, or all that one of these printed: {', '.join(_tools())}."
+        told = f"{_FORMS}, or all that one of these printed or wrote as JSON: {', '.join(_tools())}."
         raise BadInput(f"{path}: it holds no results that are known here.", told)
     return [_record(one, path, asked) for one in measured]
+
+
+def _decoded(content: bytes, path: Path) -> Any:
+    """The JSON document that *content* is; None where it is text, which may begin with a bracket, too."""
+    if (first := content.lstrip()[:1]) not in (b"{", b"["):
+        return None
+    try:
+        return documents.decode_json(content)
+    except msgspec.DecodeError as error:
+        if first == b"[" and not content.lstrip()[1:].lstrip().startswith((b"{", b"]")):
+            return None
+        raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
 
 
 _FORMS = (
@@ -146,7 +156,7 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     model = asked.model
     heads, precision = _which(measured, path, asked)
     runtime, known = asked.runtime, targets.device_runtimes()
-    if timed := next((name for name, each in known.items() if each.printed_by == measured.tool), ""):
+    if timed := next((name for name, each in known.items() if measured.tool in each.timed_by), ""):
         if runtime not in ("", timed):
             raise BadInput(f"{path} is of {measured.tool}, which runs {timed}, not {runtime}.", "Leave out `runtime`.")
         runtime = timed

@@ -231,8 +231,7 @@ def _notes(report: Report, left_out: list[str]) -> list[str]:
         for timing in _worst_rounding(report)
     ]
     notes += [f"{one.runtime} does not run {one.path}: {_first_line(one.why)}" for one in report.failed]
-    flags = report.machine.cpu_flags
-    if flags and not {*board.INT8_FLAGS} & {*flags} and any(one.precision == "int8" for one in report.timings):
+    if board.lacks_int8(report.machine.cpu_flags) and any(one.precision == "int8" for one in report.timings):
         lacking = "no instructions for it (VNNI, AMX, dot products)"
         notes += [f"int8: this processor has {lacking}; where there are, it gains more."]
     return notes + ([f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else [])

@@ -133,7 +133,7 @@ def import_times(
 
     Args:
         file: What a board's bench.py or bench --json wrote, the JSON of a Qualcomm AI Hub profile, or what
-            tools such as benchmark_model, trtexec and benchncnn printed.
+            tools such as benchmark_model, trtexec and benchncnn printed or wrote as JSON.
         device: Where it was measured, if the file does not say.
         heads: The head count, if the file does not say.
         runtime: What ran it, if the file does not say.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from hydra_export import targets
+from hydra_export import board, targets
 from hydra_export.commands import percent, size, table, titled
 from hydra_export.commands.profile_facts import summary
 from hydra_export.latency import (
@@ -83,6 +83,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     lines = (
         *words.choice(advice),
         *words.caveats(advice, targets),
+        *_of_this_machine(advice, context),
         *([] if context.manifest else [_REFERENCE_ACCURACY]),
         "",
         *_origins(advice),
@@ -92,6 +93,14 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     )
     shown = Group(rows, _evidence(advice)) if context.why else rows
     return titled(_answer(advice), titled(title, titled(where, shown, *lines)))
+
+
+def _of_this_machine(advice: Advice, context: Context) -> list[str]:
+    """What its processor says of the times, where it is the device."""
+    in_int8 = (advice.path.arithmetic, advice.path.unit) == ("int8", "cpu")
+    if not (context.recognised_by and in_int8 and board.lacks_int8(board.cpu_flags())):
+        return []
+    return ["int8: this processor has no instructions for it (VNNI, AMX, dot products): it gains little here."]
 
 
 def _answer(advice: Advice) -> str:

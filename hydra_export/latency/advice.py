@@ -111,28 +111,60 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
         UnknownName, BadInput: no such runtime, or none that this device could have.
     """
     device, within = resolved.profile.id, {"runtime": constraints.runtime, "precision": constraints.precision or ""}
-    options = known_paths(evidence, device, model, **within)
-    path = options[0].path if options else usual_path(evidence, device, **within)
+    every = known_paths(evidence, device, model)
+    options = known_paths(evidence, device, model, **within) if any(within.values()) else every
     budget = resolved.profile.budget or _NO_BUDGET
     if constraints.budget_ms is not None:
         budget = Budget(ms=constraints.budget_ms, reason="as asked")
-    needs = memory(resolved, model, path, constraints.precision)
-    estimates = options[0].estimates if options else {}
-    verdicts = {k: verdict(e, budget.ms, needs[k], constraints.max_ram_mib) for k, e in estimates.items()}
-    every = known_paths(evidence, device, model)
+    judged = {option.path: _judged(option, resolved, model, constraints, budget) for option in options}
+    options = _leading(options, {path: choice for path, (_, _, choice) in judged.items()})
+    path = options[0].path if options else usual_path(evidence, device, **within)
+    needs, verdicts, choice = judged.get(path) or (memory(resolved, model, path, constraints.precision), {}, None)
     return Advice(
         resolved=resolved,
         model=model,
         constraints=constraints,
         path=path,
         budget=budget,
-        estimates=estimates,
+        estimates=options[0].estimates if options else {},
         needs_mib=needs,
         verdicts=verdicts,
-        choice=choose(model, estimates, verdicts, budget.ms) if estimates else None,
+        choice=choice,
         others=tuple(options[1:] or [o for o in every if o not in options]),
         untold=tuple(untold(evidence, device, every)),
     )
+
+
+def _judged(
+    option: PathEstimates, resolved: ResolvedProfile, model: Workload, constraints: Constraints, budget: Budget
+) -> tuple[dict[int, float], dict[int, Verdict], HeadChoice]:
+    """What each head count needs of memory on one path, whether it fits, and which to run."""
+    needs = memory(resolved, model, option.path, constraints.precision)
+    limit = constraints.max_ram_mib
+    verdicts = {k: verdict(e, budget.ms, needs[k], limit) for k, e in option.estimates.items()}
+    return needs, verdicts, choose(model, option.estimates, verdicts, budget.ms)
+
+
+def _leading(options: list[PathEstimates], choices: Mapping[ExecutionPath, HeadChoice]) -> list[PathEstimates]:
+    """*options* with a CPU in front of an accelerator on which less fits, or as much and surely slower.
+
+    Its overhead weighs on small networks: an NPU may take as long for a tiny one as a CPU for a small one.
+    """
+    if not options or options[0].path.unit == "cpu":
+        return options
+    lead = options[0]
+    worth = {path: (choice.sure, choice.heads or 0) for path, choice in choices.items()}
+    known = targets.device_runtimes()
+
+    def is_better(option: PathEstimates) -> bool:
+        path, heads = option.path, choices[option.path].heads
+        if path.unit != "cpu" or path.arithmetic != lead.path.arithmetic or known[path.runtime].converts:
+            return False
+        surely_faster = heads is not None and option.estimates[heads].high < lead.estimates[heads].low
+        return worth[path] > worth[lead.path] or (worth[path] == worth[lead.path] and surely_faster)
+
+    better = [option for option in options if is_better(option)][:1]
+    return [*better, *(option for option in options if option not in better)]
 
 
 def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath, Estimate]]:

@@ -1,94 +1,17 @@
-"""What chips can do, relative to each other: CPU cores by name, accelerators by the chip that they are part of.
+"""What accelerators can do, relative to each other: by the chip that they are part of and the facts of its profile.
 
-Only ratios within one table matter. They set what is expected before anything is timed; how far chips stray from them
+Only ratios within one line matter. They set what is expected before anything is timed; how far chips stray from them
 is part of the model (``kriging``).
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
-from hydra_export.device import DeviceProfile, LatencyRecord, ends
+from hydra_export.device import DeviceProfile, Fact, Range, ends
 
-# Work per clock of one core on a ViT, Cortex-A72 = 1: estimated from ncnn's benchmark/README.md (vision_transformer on
-# one thread, or four of a kind) where a core is timed there, else guessed from its predecessor: unverified.
-_PER_CLOCK = {
-    "A53": 0.45,
-    "A55": 0.9,
-    "A57": 0.9,
-    "A72": 1.0,
-    "A73": 1.0,
-    "A75": 2.5,
-    "A76": 4.0,
-    "A77": 4.0,
-    "A78": 4.2,
-    "A78AE": 4.0,
-    "A510": 1.0,
-    "A520": 1.0,
-    "A710": 4.2,
-    "A715": 4.2,
-    "A720": 4.4,
-    "A725": 4.6,
-    "X1": 4.5,
-    "X2": 4.5,
-    "X3": 4.5,
-    "X4": 5.0,
-    "X925": 5.5,
-    "C1-Ultra": 6.0,
-    "C1-Premium": 5.5,
-    "C1-Pro": 4.8,
-    "C1-Nano": 1.2,
-    "M5": 4.0,
-    "U74": 0.09,
-    "X60": 0.11,
-    "Carmel": 2.5,
-    "Oryon": 4.5,
-    "Vortex": 3.5,
-    "Lightning": 4.5,
-    "Firestorm": 4.5,
-    "Avalanche": 4.5,
-    "Everest": 4.5,
-    "P": 4.5,
-    "Tempest": 1.2,
-    "Thunder": 1.5,
-    "Icestorm": 1.5,
-    "Blizzard": 1.8,
-    "Sawtooth": 2.0,
-    "E": 2.0,
-    "Skylake": 1.2,
-    "Willow Cove": 1.8,
-    "Golden Cove": 1.8,
-    "Redwood Cove": 1.8,
-    "Lion Cove": 2.0,
-    "Gracemont": 0.8,
-    "Crestmont": 0.9,
-    "Skymont": 1.1,
-    "Zen 2": 1.2,
-    "Zen 3": 1.4,
-    "Zen 4": 1.8,
-    "Zen 5": 2.2,
-}
-_USUAL_GHZ = 3.0  # of a core whose clock is not known: that of a laptop, of which makers do not publish it
-_SCALING = 0.85  # time falls with the power of the cores that share the work: four of a Pi 4 are 3.5-fold, of 855+ 1.7
-_THREADS = {"laptop": 8, "desktop": 8}
-_USUAL_THREADS = 4  # on everything else
-
-# Accelerators of one line, in the unit that the maker uses for that line: int8 TOPS. "year": of the generation, which
-# orders those of one tier; None where a chip has no accelerator of the line that runs a transformer.
-# TFLOPS of the GPU in dense fp16, without the other accelerators that NVIDIA's TOPS count: unverified, Orin's estimated
-# as a quarter of sparse int8, of which a GPU has 170 of an AGX Orin's 275.
-_JETSON_GPUS = {
-    "jetson-nano": 0.47,
-    "jetson-tx2-nx": 1.33,
-    "jetson-xavier-nx": 6.0,
-    "jetson-orin-nano": 10.0,
-    "jetson-orin-nano-super": 16.8,
-    "jetson-orin-nx": 15.0,
-    "jetson-agx-orin": 42.5,
-    "jetson-agx-thor": 258.0,
-}
-_TOPS_PER_TFLOPS = 4.0  # sparse int8 to dense fp16
 _HTP, _ANE = "Hexagon HTP", "Apple Neural Engine"
 
 
@@ -99,117 +22,107 @@ class Accelerator:
     Attributes:
         line: accelerators that differ in size and generation, and run the same compiled files.
         tier: chips of one tier follow each other; a flagship and a mid-range chip of a year do not compare.
+        generation: which orders those of one tier; 0 where nothing does.
         speed: relative to others of the line, as its maker or its generation says.
     """
 
     line: str
     tier: str
-    year: int
+    generation: float
     speed: float
 
 
-# Speeds: TOPS as makers advertise them, unverified; those marked ~ are estimated from neighbouring generations.
-_CHIPS: tuple[tuple[str, Accelerator], ...] = (
-    ("Snapdragon 888", Accelerator(_HTP, "flagship", 2021, 20)),
-    ("Snapdragon 8 Gen 1", Accelerator(_HTP, "flagship", 2022, 27)),
-    ("Snapdragon 8 Gen 2", Accelerator(_HTP, "flagship", 2023, 34)),  # ~
-    ("Snapdragon 8 Gen 3", Accelerator(_HTP, "flagship", 2024, 45)),
-    ("Snapdragon 8 Elite Gen 5", Accelerator(_HTP, "flagship", 2026, 82)),  # + 37 % over its elder
-    ("Snapdragon 8 Elite", Accelerator(_HTP, "flagship", 2025, 60)),  # ~ + 45 % over 8 Gen 3, less what ViTs showed
-    ("QCS8450", Accelerator(_HTP, "flagship", 2022, 27)),
-    ("QCS8550", Accelerator(_HTP, "flagship", 2023, 34)),
-    ("SA8650P", Accelerator(_HTP, "vehicle", 2023, 34)),  # ~
-    ("SA8255P", Accelerator(_HTP, "vehicle", 2023, 34)),  # ~
-    ("SA8775P", Accelerator(_HTP, "vehicle", 2023, 36)),  # ~
-    ("SA8295P", Accelerator(_HTP, "vehicle", 2021, 26)),  # ~
-    ("SA7255P", Accelerator(_HTP, "vehicle light", 2023, 14)),  # ~
-    ("QCS9075", Accelerator(_HTP, "vehicle", 2023, 36)),  # ~
-    ("Snapdragon 8+ Gen 1", Accelerator(_HTP, "flagship", 2022, 28)),  # ~
-    ("Snapdragon 8 Gen 5", Accelerator(_HTP, "upper", 2026, 55)),  # ~
-    ("Snapdragon 8s Gen 4", Accelerator(_HTP, "upper", 2025, 36)),  # ~
-    ("Snapdragon 8s Gen 3", Accelerator(_HTP, "upper", 2024, 30)),  # ~
-    ("Snapdragon 7+ Gen 3", Accelerator(_HTP, "upper", 2024, 30)),  # ~
-    ("Snapdragon 7+ Gen 2", Accelerator(_HTP, "upper", 2023, 24)),  # ~
-    ("Snapdragon X2", Accelerator(_HTP, "laptop", 2026, 80)),
-    ("Snapdragon X", Accelerator(_HTP, "laptop", 2024, 45)),
-    ("X1E-80-100", Accelerator(_HTP, "laptop", 2024, 45)),
-    ("Snapdragon 7 Gen 5", Accelerator(_HTP, "mid", 2026, 15)),  # ~
-    ("Snapdragon 7 Gen 4", Accelerator(_HTP, "mid", 2025, 15)),  # ~
-    ("Snapdragon 7 Gen 3", Accelerator(_HTP, "mid", 2023, 12)),  # ~
-    ("Snapdragon 7 Gen 1", Accelerator(_HTP, "mid", 2022, 9)),  # ~
-    ("QCM6490", Accelerator(_HTP, "mid", 2021, 7)),
-    ("Snapdragon 778G", Accelerator(_HTP, "mid", 2021, 7)),  # 12 with its CPU and GPU
-    ("QCS6490", Accelerator(_HTP, "mid", 2021, 7)),
-    ("QCM6690", Accelerator(_HTP, "low", 2024, 6)),
-    ("A11", Accelerator(_ANE, "phone", 2017, 0.6)),
-    ("A12", Accelerator(_ANE, "phone", 2018, 5)),
-    ("A13", Accelerator(_ANE, "phone", 2019, 6)),
-    ("A14", Accelerator(_ANE, "phone", 2020, 11)),
-    ("A15", Accelerator(_ANE, "phone", 2021, 15.8)),
-    ("A16", Accelerator(_ANE, "phone", 2022, 17)),
-    ("A17", Accelerator(_ANE, "phone", 2023, 17.5)),  # Apple counts int8 from here on: half of 35
-    ("A18", Accelerator(_ANE, "phone", 2024, 17.5)),
-    ("A19", Accelerator(_ANE, "phone", 2025, 17.5)),  # ~
-    ("M1", Accelerator(_ANE, "laptop", 2020, 11)),
-    ("M2", Accelerator(_ANE, "laptop", 2022, 15.8)),
-    ("M3", Accelerator(_ANE, "laptop", 2023, 18)),
-    ("M4", Accelerator(_ANE, "laptop", 2024, 19)),  # half of 38
-    ("M5", Accelerator(_ANE, "laptop", 2025, 19)),  # ~
-    ("HAILO8L", Accelerator("Hailo-8", "8", 2023, 13)),
-    ("BCM2712 + Hailo-8L", Accelerator("Hailo-8", "8", 2023, 13)),
-    ("HAILO8", Accelerator("Hailo-8", "8", 2020, 26)),
-    ("BCM2712 + Hailo-8", Accelerator("Hailo-8", "8", 2020, 26)),
-    ("BCM2712 + Hailo-10H", Accelerator("Hailo-15", "10", 2024, 20)),
-    ("HAILO10H", Accelerator("Hailo-15", "10", 2024, 20)),
-    ("HAILO15H", Accelerator("Hailo-15", "15", 2023, 20)),
-    ("HAILO15M", Accelerator("Hailo-15", "15", 2023, 11)),
-    ("HAILO15L", Accelerator("Hailo-15", "15", 2023, 7)),
-    ("AX650N", Accelerator("Axera", "large", 2023, 18)),
-    ("AX637", Accelerator("Axera", "large", 2024, 18)),  # ~
-    ("AX630C", Accelerator("Axera", "small", 2024, 3.2)),
-    ("AX620Q", Accelerator("Axera", "small", 2023, 3)),  # ~
-    ("RK3588", Accelerator("Rockchip", "three cores", 2022, 6)),
-    ("RK3576", Accelerator("Rockchip", "two cores", 2024, 6)),
-    ("RK3566", Accelerator("Rockchip", "one core", 2020, 1)),
-    ("RK3568", Accelerator("Rockchip", "one core", 2020, 1)),
-    ("RK3562", Accelerator("Rockchip", "one core", 2022, 1)),
-)
+# The chips of each tier of a line; the longest name that a profile's SoC begins with decides.
+_TIERS: dict[tuple[str, str], tuple[str, ...]] = {
+    (_HTP, "flagship"): (
+        *("Snapdragon 888", "Snapdragon 8 Gen 1", "Snapdragon 8+ Gen 1", "Snapdragon 8 Gen 2", "Snapdragon 8 Gen 3"),
+        *("Snapdragon 8 Elite", "Snapdragon 8 Elite Gen 5", "QCS8450", "QCS8550"),
+    ),
+    (_HTP, "upper"): (
+        *("Snapdragon 7+ Gen 2", "Snapdragon 7+ Gen 3", "Snapdragon 8s Gen 3", "Snapdragon 8s Gen 4"),
+        "Snapdragon 8 Gen 5",
+    ),
+    (_HTP, "mid"): (
+        *("Snapdragon 778G", "Snapdragon 7 Gen 1", "Snapdragon 7 Gen 3", "Snapdragon 7 Gen 4", "Snapdragon 7 Gen 5"),
+        *("QCM6490", "QCS6490"),
+    ),
+    (_HTP, "low"): ("QCM6690",),
+    (_HTP, "laptop"): ("Snapdragon X", "Snapdragon X2", "X1E-80-100"),
+    (_HTP, "vehicle"): ("SA8295P", "SA8255P", "SA8650P", "SA8775P", "QCS9075"),
+    (_HTP, "vehicle light"): ("SA7255P",),
+    (_ANE, "phone"): ("A11", "A12", "A13", "A14", "A15", "A16", "A17", "A18", "A19"),
+    (_ANE, "laptop"): ("M1", "M2", "M3", "M4", "M5"),
+    ("Hailo-8", "8"): ("HAILO8", "HAILO8L", "BCM2712 + Hailo-8", "BCM2712 + Hailo-8L"),
+    ("Hailo-15", "10"): ("HAILO10H", "BCM2712 + Hailo-10H"),
+    ("Hailo-15", "15"): ("HAILO15H", "HAILO15M", "HAILO15L"),
+    ("Axera", "large"): ("AX650N", "AX637"),
+    ("Axera", "small"): ("AX630C", "AX620Q"),
+    ("Rockchip", "three cores"): ("RK3588",),
+    ("Rockchip", "two cores"): ("RK3576",),
+    ("Rockchip", "one core"): ("RK3566", "RK3568", "RK3562"),
+}
+# The speed of a flagship's Hexagon by generation, and what share of it those of other tiers have: estimated. Qualcomm's
+# TOPS of phones count the CPU and GPU, too; it calls the V79 45 % faster than the V75
+# (droidholic.com/snapdragon-8-elite-launched), by which ViTs gained less.
+_HEXAGON = {68: 20.0, 69: 27.0, 73: 34.0, 75: 45.0, 79: 60.0, 81: 82.0}
+_SHARES = {"flagship": 1.0, "upper": 0.8, "mid": 0.35, "vehicle": 1.0}
+# Estimated from their neighbours: what no source of ours says, as it would be counted; a Hexagon as a share above.
+_UNPUBLISHED = {
+    "Snapdragon 7 Gen 4": 15.0,
+    "Snapdragon 7 Gen 5": 15.0,
+    "QCM6690": 6.0,
+    "SA7255P": 14.0,
+    "SA8295P": 26.0,
+    "A19": 35.0,
+    "M5": 38.0,
+    "AX637": 18.0,
+    "AX620Q": 3.0,
+}
+_IN_INT8 = ("A17", "A18", "A19", "M4", "M5")  # whose TOPS Apple counts in int8, which is twice as many as before
+# Sparse int8 TOPS of the GPU where NVIDIA's count its DLAs, too: AGX Orin's technical brief, quoted by
+# mzph.cn/web/30785.shtml; the NX estimated from its cores and clock. Of GPUs before Orin four times their dense fp16:
+# unverified.
+_JETSON_GPUS = {
+    "jetson-nano": 1.9,
+    "jetson-tx2-nx": 5.3,
+    "jetson-xavier-nx": 24.0,
+    "jetson-orin-nx": 60.0,
+    "jetson-agx-orin": 170.0,
+}
+_TOPS_PER_TFLOPS = 4.0  # sparse int8 to dense fp16, in which ratios between Jetsons are the same
 
 
 def accelerator(profile: DeviceProfile, unit: str) -> Accelerator | None:
     """The accelerator of a device; None where its line or its place there is not known. Unknown is not equal."""
     if profile.family == "Jetson":
-        tops = profile.facts.npu_tops
-        speed = _JETSON_GPUS.get(profile.id) or (ends(tops.value)[0] / _TOPS_PER_TFLOPS if tops else 0)
-        return Accelerator("Jetson", profile.id, 0, speed) if unit == "gpu" and speed else None
+        speed = _JETSON_GPUS.get(profile.id) or _tops(profile.facts.npu_tops) or 0.0
+        return Accelerator("Jetson", profile.id, 0, speed / _TOPS_PER_TFLOPS) if unit == "gpu" and speed else None
     soc = profile.facts.soc.value if profile.facts.soc else ""
-    chips = (chip for name, chip in _CHIPS if re.match(rf"{re.escape(name)}S?(?![0-9A-Za-z])", soc))
-    return next(chips, None) if unit == "npu" else None
-
-
-def cpu_speed(profile: DeviceProfile, threads: int | None) -> float | None:
-    """Of so many threads on the fastest cores of a device; None where its cores are not known."""
-    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
-    each = [_of_core(cluster.core, cluster.ghz) for cluster in clusters for _ in range(cluster.cores)]
-    if not each or not all(each):
+    if unit != "npu" or not (place := _place(soc)):
         return None
-    working = sorted((speed for speed in each if speed), reverse=True)[: threads or usual_threads(profile)]
-    return float(working[0] * (sum(working) / working[0]) ** _SCALING)
+    line, tier, chip = place
+    generation = profile.facts.npu_generation.value if profile.facts.npu_generation else 0
+    estimated = _UNPUBLISHED.get(chip, 0.0)
+    if line == _HTP and tier in _SHARES:
+        speed = estimated or _HEXAGON.get(int(generation), 0.0) * _SHARES[tier]
+    else:
+        speed = _tops(profile.facts.npu_tops) or estimated
+    if line == _ANE:
+        generation, speed = int(chip[1:]), speed / (2 if chip in _IN_INT8 else 1)
+    return Accelerator(line, tier, generation, speed) if speed else None
 
 
-def usual_threads(profile: DeviceProfile) -> int:
-    """On which a runtime runs there if nobody says how many: as many as there are large cores in general."""
-    return _THREADS.get(profile.device_class, _USUAL_THREADS)
+@functools.cache
+def _place(soc: str) -> tuple[str, str, str] | None:
+    """Line, tier and chip."""
+    places = [(line, tier, chip) for (line, tier), chips in _TIERS.items() for chip in chips if _is(soc, chip)]
+    return max(places, key=lambda place: len(place[2]), default=None)
 
 
-def _of_core(core: str, ghz: float | None) -> float | None:
-    """Of one core, whose name may stand within that of its maker: "Kryo 385 Gold(A75)"."""
-    known = [name for name in _PER_CLOCK if re.search(rf"\b{name}(?![\w-])", core)]
-    return _PER_CLOCK[max(known, key=len)] * (ghz or _USUAL_GHZ) if known else None
+def _is(soc: str, chip: str) -> bool:
+    """RK3588S is an RK3588, "Snapdragon 8 Gen 2 for Galaxy" an 8 Gen 2, and HAILO8L no HAILO8."""
+    return re.match(rf"{re.escape(chip)}S?(?![0-9A-Za-z])", soc) is not None
 
 
-def oversubscribed(profile: DeviceProfile, record: LatencyRecord) -> bool:
-    """Did more threads run than a device has cores of its faster kinds? The slowest then makes all others wait."""
-    clusters = profile.facts.cpu.value if profile.facts.cpu else ()
-    num_fast = sum(cluster.cores for cluster in clusters[: max(1, len(clusters) - 1)])
-    return record.unit == "cpu" and (record.threads or 0) > max(_USUAL_THREADS, num_fast)
+def _tops(fact: Fact[Range] | None) -> float | None:
+    return ends(fact.value)[1] if fact else None

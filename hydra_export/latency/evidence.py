@@ -11,7 +11,8 @@ from functools import cached_property
 from hydra_export import network, targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.device import UNKNOWN, DeviceProfile, LatencyRecord
-from hydra_export.latency.chips import Accelerator, accelerator, cpu_speed, oversubscribed, usual_threads
+from hydra_export.latency.chips import Accelerator, accelerator
+from hydra_export.latency.cores import cpu_speed, oversubscribed, usual_threads
 from hydra_export.latency.kriging import Coordinates, Regression
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import ComputeUnit
@@ -172,6 +173,7 @@ class Evidence:
             soc=soc_name(self, device),
             device=device,
             runtime=path.runtime,
+            kernels=targets.device_runtimes()[path.runtime].kernels or path.runtime,
             arithmetic=path.arithmetic,
             log_speed=math.log(speed),
             vague=vague,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -36,6 +35,7 @@ class Coordinates:
 
     Attributes:
         line: of accelerators; "cpu" on a CPU.
+        kernels: what computes for the runtime on a CPU: the library that several share, or its own.
         log_speed: of the cores or the accelerator that work, as ``chips`` has it.
         vague: the logarithm's standard deviation where the speed is that of devices of its kind.
         threads: on a CPU.
@@ -47,6 +47,7 @@ class Coordinates:
     soc: str
     device: str
     runtime: str
+    kernels: str
     arithmetic: str
     log_speed: float
     gmacs: float
@@ -84,7 +85,8 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(0.09, 0.12, lambda p: (p.unit, p.device)),
     Effect(0.8, 0.95, lambda p: (p.unit, p.device), lambda p: p.vague),
     Effect(0.16, 0.0, lambda p: (p.unit, p.soc, p.threads)),
-    Effect(0.35, 0.34, lambda p: (p.unit, p.runtime)),
+    Effect(0.3, 0.0, lambda p: (p.unit, p.kernels)),
+    Effect(0.18, 0.34, lambda p: (p.unit, p.runtime)),
     Effect(0.4, 0.38, lambda p: (p.unit, p.arithmetic)),
     Effect(0.2, 0.9, lambda p: (p.unit, p.line, p.runtime, p.arithmetic)),
     Effect(0.18, 0.14, lambda p: (p.unit, p.soc, p.runtime)),
@@ -145,19 +147,19 @@ class Regression:
     def __init__(self, points: Sequence[Coordinates], ms: Sequence[float]) -> None:
         self._known = _Features(points)
         noise = np.diag([point.noise**2 for point in points])
-        self._factor = scipy.linalg.cho_factor(self._known.covariance(self._known) + noise)
+        self._inverse = np.linalg.inv(self._known.covariance(self._known) + noise).astype(np.float64)
         residuals = [math.log(one) - expected(point) for one, point in zip(ms, points, strict=True)]
-        self._solved: Array = scipy.linalg.cho_solve(self._factor, np.array(residuals))
+        self._solved: Array = self._inverse @ np.array(residuals)
 
     def at(self, points: Sequence[Coordinates]) -> tuple[Array, Array]:
         """Logarithms of the times, and their standard deviations, without the noise that records have of their own."""
         asked = _Features(points)
         shared = asked.covariance(self._known)
         means: Array = np.array([expected(point) for point in points]) + shared @ self._solved
-        explained = np.einsum("pr,rp->p", shared, scipy.linalg.cho_solve(self._factor, shared.T))
+        explained = np.einsum("pr,pr->p", shared @ self._inverse, shared)
         return means, np.sqrt(np.maximum(asked.variances() - explained, 0.0))
 
     def weights(self, points: Sequence[Coordinates]) -> Array:
         """How much each record moves the logarithm of the time at each of *points*; of one point about 1 together."""
-        weights: Array = scipy.linalg.cho_solve(self._factor, _Features(points).covariance(self._known).T).T
+        weights: Array = _Features(points).covariance(self._known) @ self._inverse
         return weights

@@ -9,6 +9,8 @@ from hydra_export.latency.choice import describe_fit, percent
 from hydra_export.latency.spread import rounded
 
 _MUCH = 0.15  # of an estimate
+_NEVER_TIMED = "no vision transformer is known to have been timed on one of its kind, in what runs our files"
+_PHONE_GPUS = f"{_NEVER_TIMED}; in another runtime those of phones took longer than the CPU"
 
 
 def milliseconds(ms: float) -> str:
@@ -81,4 +83,17 @@ def other_paths(advice: Advice) -> list[str]:
     """The best of the other execution paths, with the time of the largest head count."""
     wholes = [(option.path, option.whole) for option in advice.others[:4]]
     lines = [f"{path}: {time(whole.ms, whole.low, whole.high, whole.provenance)}" for path, whole in wholes]
-    return [*lines, *(f"{path}: nothing is known of the time here" for path in advice.untold)]
+    return [*lines, *(f"{path}: nothing is known of the time here" for path in advice.untold), *_silent(advice)]
+
+
+def _silent(advice: Advice) -> list[str]:
+    """The accelerators of the device of whose time nothing is known in any runtime, and why."""
+    facts = advice.profile.facts
+    told = {path.unit for path in (advice.path, *advice.untold, *(option.path for option in advice.others))}
+    lines = []
+    if facts.npu and not facts.npu.value.startswith("none") and "npu" not in told:
+        lines += [f"{facts.npu.value}, NPU: no number: {facts.npu.note or _NEVER_TIMED}"]
+    if facts.gpu and "gpu" not in told:
+        why = _PHONE_GPUS if advice.profile.device_class in ("phone", "tablet") else _NEVER_TIMED
+        lines += [f"{facts.gpu.value}, GPU: no number: {why}"]
+    return lines

@@ -39,9 +39,8 @@ def _check_installed() -> None:
     except MissingExtra:
         raise
     except BadInput as error:
-        missing = MissingExtra("A Core AI asset", "coreai-core", "coreai")
-        BadInput.__init__(missing, error.message, "Read it on Linux (x86-64) or on a Mac with Apple silicon.")
-        raise missing from error
+        remedy = "Read it on Linux (x86-64) or on a Mac with Apple silicon."
+        raise MissingExtra("A Core AI asset", "coreai-core", "coreai", why=error.message, remedy=remedy) from error
 
 
 def _described(path: Path) -> list[AssetGraph]:

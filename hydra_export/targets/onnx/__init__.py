@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hydra_export.errors import BadInput
 from hydra_export.target import (
@@ -134,6 +134,12 @@ class OnnxTarget(Target):
         from hydra_export.targets.onnx import printed
 
         return printed.runs(text, path)
+
+    def reported(self, document: Any, path: Path) -> Iterator[Measured]:
+        """What its devices' tools wrote as JSON."""
+        from hydra_export.targets.onnx import reported
+
+        return reported.runs(document, path)
 
 
 def _read_around_weights(path: Path) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ RUNTIMES = (
         name="onnxruntime",
         usual={"Apple": 1, "Jetson": 1, "handheld": 1, "other": 0},
         reads_results=True,
-        printed_by="onnxruntime_perf_test",
+        timed_by=("onnxruntime_perf_test",),
     ),
     DeviceRuntime(name="openvino", handheld=False, reads_results=True),
     DeviceRuntime(
@@ -16,7 +16,7 @@ RUNTIMES = (
         maker="Jetson",
         usual={"Jetson": 0},
         reads_results=True,
-        printed_by="trtexec",
+        timed_by=("trtexec",),
         timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"},
     ),
     DeviceRuntime(name="qnn", unit="npu", maker="Qualcomm", reads_results=True),
@@ -25,6 +25,15 @@ RUNTIMES = (
     ),
     DeviceRuntime(name="axengine", unit="npu", maker="Axera", cards=True),
     DeviceRuntime(name="rknn", unit="npu", maker="Rockchip"),
-    DeviceRuntime(name="ncnn", converts=True, reads_results=True, printed_by="benchncnn"),
-    DeviceRuntime(name="executorch", converts=True, handheld=False),  # takes none of our files: its times are evidence
+    DeviceRuntime(name="ncnn", converts=True, reads_results=True, timed_by=("benchncnn",)),
+    DeviceRuntime(name="mnn", converts=True, reads_results=True, timed_by=("MNN's benchmark",)),
+    # Takes none of our files: its times, with its XNNPACK backend, are evidence.
+    DeviceRuntime(
+        name="executorch",
+        kernels="XNNPACK",
+        converts=True,
+        handheld=False,
+        reads_results=True,
+        timed_by=("ExecuTorch's minibench",),
+    ),
 )

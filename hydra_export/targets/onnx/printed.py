@@ -1,4 +1,7 @@
-"""What trtexec, onnxruntime_perf_test and benchncnn print. No expression here tries a letter twice: others wrote it."""
+"""What trtexec, onnxruntime_perf_test, benchncnn and MNN's benchmark print.
+
+No expression here tries a letter twice: others wrote the text.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
 def runs(text: str, path: Path) -> Iterator[Measured]:
     """The runs in *text*; none where it is of another tool."""
-    return itertools.chain(_trtexec(text, path), _onnxruntime_perf_test(text, path), _benchncnn(text, path))
+    return itertools.chain(
+        _trtexec(text, path), _onnxruntime_perf_test(text, path), _benchncnn(text, path), _mnn(text, path)
+    )
 
 
 # trtexec: NVIDIA/TensorRT, samples/trtexec; of the times that of a whole call, copies to and from the GPU included
@@ -105,4 +110,36 @@ def _benchncnn(text: str, path: Path) -> Iterator[Measured]:
             graph=PurePosixPath(name).name,
             precision="fp16",  # how it keeps weights and tensors, wherever the processor can
             threads=asked["num_threads"] if on_cpu else None,
+        )
+
+
+# benchmark.out: alibaba/MNN, benchmark/benchmark.cpp, times in ms; older ones put asterisks into the line of what is
+# asked for
+
+_MNN_ASKED = re.compile(r"^Forward type: \**(\w{1,20}|N/A)\** thread=(\d{1,4})\** precision=(\d)", re.MULTILINE)
+_MNN_RUN = re.compile(r"^\[ - \] (\S+) +max = [^\n]* avg = +(\S+?) ?ms$", re.MULTILINE)
+_MNN_UNITS: dict[str, ComputeUnit] = {"CPU": "cpu", "Vulkan": "gpu", "OpenCL": "gpu", "Metal": "gpu"}
+_MNN_LOW, _MNN_QUANTIZED = "2", "quant-"
+
+
+def _mnn(text: str, path: Path) -> Iterator[Measured]:
+    asked = _MNN_ASKED.search(text)
+    if not asked:
+        return
+    unit = _MNN_UNITS.get(asked[1])
+    if unit is None:
+        raise BadInput(
+            f"{path}: Forward type: {asked[1]} is none of {', '.join(_MNN_UNITS)}.",
+            "Give the result of a tool that says on which compute unit it ran.",
+        )
+    for name, mean in _MNN_RUN.findall(text):
+        quantized = name.startswith(_MNN_QUANTIZED)
+        yield Measured(
+            tool="MNN's benchmark",
+            ms=positive(number(mean), f"{name[:80]}: avg", path),
+            statistic="mean",
+            unit=unit,
+            graph=name.removeprefix(_MNN_QUANTIZED),
+            precision="int8" if quantized else "fp16" if asked[3] == _MNN_LOW else "fp32",  # where it can
+            threads=int(asked[2]) if unit == "cpu" else None,
         )

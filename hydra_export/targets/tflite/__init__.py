@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from hydra_export.errors import MissingExtra, UnknownName
 from hydra_export.target import (
@@ -142,6 +142,12 @@ class TFLiteTarget(Target):
         from hydra_export.targets.tflite import printed
 
         return printed.runs(text, path)
+
+    def reported(self, document: Any, path: Path) -> Iterator[Measured]:
+        """What its devices' tools wrote as JSON."""
+        from hydra_export.targets.tflite import reported
+
+        return reported.runs(document, path)
 
 
 TARGET = TFLiteTarget()

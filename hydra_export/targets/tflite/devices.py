@@ -7,9 +7,10 @@ _TIMER = "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{nam
 RUNTIMES = (
     DeviceRuntime(
         name="litert",
+        kernels="XNNPACK",  # its default delegate
         usual={"handheld": 0, "other": 1},
         reads_results=True,
-        printed_by="benchmark_model",
+        timed_by=("benchmark_model", "benchmark_litert_model"),
         timers={"npu": f"{_TIMER}--external_delegate_path=libQnnTFLiteDelegate.so", "": f"{_TIMER}--num_threads=4"},
         timer_classes=("phone",),
     ),

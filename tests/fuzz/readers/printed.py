@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from hydra_export.bench import Asked
 from hydra_export.latency import REFERENCE
 from tests.fuzz import trees
 from tests.fuzz.reader import Random, Reader
-from tests.test_foreign_results import BENCHMARK_MODEL, BENCHNCNN, PERF_TEST, TRTEXEC
+from tests.test_foreign_results import (
+    BENCHMARK_LITERT_MODEL,
+    BENCHMARK_MODEL,
+    BENCHNCNN,
+    LITERT_JSON,
+    LITERT_PYTHON,
+    MINIBENCH,
+    MNN,
+    PERF_TEST,
+    TRTEXEC,
+)
 
 _MOST_LETTERS = 300_000
 _ASKED = Asked(model=REFERENCE, named=REFERENCE.name, graphs={}, heads=6, date="2026-02-03")
@@ -61,6 +72,17 @@ _WORDS += [
     "num_threads = 4",
     "  min =  1  max =  2  avg =  ",
 ]
+_WORDS += [
+    "Inference (avg): 1 ms (1 runs)",
+    "Inference (median): ",
+    "BENCHMARK RESULTS",
+    "Accelerators: NPU",
+    "Loading model from: ",
+    "Forward type: CPU thread=4 precision=2\n",
+    "[ - ] x max = 1 ms avg = 1 ms\n",
+    '"accelerators": ',
+    "xnnpack",
+]
 
 
 def _seeds() -> list[bytes]:
@@ -70,6 +92,14 @@ def _seeds() -> list[bytes]:
     line = f"{REFERENCE.name}-k6.ncnn.param  min =   60.00  max =   72.00  avg =   66.00"
     texts = [run, run.replace(more, "") * 2, trtexec, 2 * trtexec, PERF_TEST.format(sign=":")]
     texts += [BENCHNCNN.format(gpu=gpu, lines=f"{line}\n{line}") for gpu in (-1, 0)]
+    litert = f"{REFERENCE.name}-k6.tflite"
+    texts += [BENCHMARK_LITERT_MODEL.format(name=litert, asked=asked) for asked in ("", "INFO: Use gpu: [1]\n")]
+    texts += [
+        LITERT_PYTHON.format(name=litert, accelerators="NPU | CPU"),
+        json.dumps(LITERT_JSON),
+        json.dumps(MINIBENCH),
+    ]
+    texts += [MNN.format(asked="**CPU** thread=4** precision=2", name=f"{REFERENCE.name}-k6.mnn")]
     return [text.encode() for text in texts]
 
 
@@ -98,7 +128,8 @@ def _mutate(random: Random, content: bytes) -> bytes:
 
 
 def _parse(content: bytes) -> None:
-    marks = (b"Inference timings in us:", b"[I] Latency: ", b"P50 Latency", b"  min = ")
+    marks = [b"Inference timings in us:", b"[I] Latency: ", b"P50 Latency", b"  min = ", b"Inference (avg):"]
+    marks += [b"Forward type: ", b'"accelerators"', b"avg_inference_latency"]
     if not any(mark in content for mark in marks):
         raise ValueError("no run is in it")
 
