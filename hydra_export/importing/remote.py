@@ -11,11 +11,10 @@ from typing import Any
 import timm
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from timm.models import is_model_in_modules
 
-from hydra_export.errors import BadCheckpoint
+from hydra_export.errors import BadCheckpoint, BadInput
 from hydra_export.importing.sources import CONFIGS, WEIGHTS, Source, digest, of_folder, shard_names
-from hydra_export.importing.timm_config import MODULES
+from hydra_export.importing.timm_config import check_name
 
 
 def fetched(repo: str, **options: Any) -> Path:
@@ -69,12 +68,14 @@ def of_timm(name: str) -> Source:
     Raises:
         BadCheckpoint: it is no ViT of timm's that is supported, or its weights cannot be fetched.
     """
-    if not is_model_in_modules(name, MODULES):
-        known = timm.is_model(name)
-        reason = "is no ViT of a kind that is supported" if known else "is no name of timm's"
+    if not timm.is_model(name):
         raise BadCheckpoint(
-            f"timm's {name} cannot be loaded: {name} {reason}.", "timm.list_models('vit_*') lists them."
+            f"timm's {name} cannot be loaded: {name} is no name of timm's.", "timm.list_models('vit_*') lists them."
         )
+    try:
+        check_name(name)
+    except BadInput as error:
+        raise BadCheckpoint(f"timm's {name} cannot be loaded: {error.message}", error.remedy) from error
     with _quiet("timm"):
         try:
             with _without_waiting(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)):

@@ -13,6 +13,7 @@ from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.norm import LayerNorm, RmsNorm
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.models import is_model_in_modules
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -23,12 +24,32 @@ from hydra_export.errors import BadInput
 from hydra_export.importing.canonical import Layout
 from hydra_export.importing.shapes import ONLY
 
-MODULES = ("vision_transformer", "deit", "eva")  # timm's, with ViTs of ours
+MODULES = ("vision_transformer", "deit", "eva", "model")  # timm's with ViTs of ours, and hydra_export.model
+# Of timm's modules with transformers of other kinds, what they have that subnetworks do not support.
+_OTHERS = {
+    "beit": "relative positions",
+    "vision_transformer_relpos": "relative positions",
+    "vision_transformer_hybrid": "a convolutional stem",
+    **dict.fromkeys(
+        ("swin_transformer", "swin_transformer_v2", "pvt_v2", "twins", "hiera", "mvitv2"), "several stages"
+    ),
+}
 _KINDS = (VisionTransformer, VisionTransformerDistilled, Eva)
 _POOLING: dict[str, Pooling] = {"token": "token", "avg": "avg", "max": "max", "avgmax": "avgmax", "map": "attention"}
 _ACTIVATIONS: dict[type, Activation] = {
     GELUTanh: "gelu_tanh", QuickGELU: "quick_gelu", nn.ReLU: "relu", nn.SiLU: "silu", Swish: "silu"
 }  # fmt: skip
+
+
+def check_name(name: str) -> None:
+    """Refuses what timm does not know as a ViT of ours.
+
+    Raises:
+        BadInput: with the reason.
+    """
+    if not is_model_in_modules(name, MODULES):
+        had = next((what for module, what in _OTHERS.items() if is_model_in_modules(name, (module,))), "")
+        raise BadInput(f"{name} has {had}." if had else f"{name} is no Vision Transformer.", ONLY)
 
 
 def of_module(module: nn.Module, who: str) -> tuple[HydraConfig, Layout]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.models import is_model, is_model_in_modules, split_model_name_tag
+from timm.models import is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from hydra_export.architecture import HydraConfig
@@ -23,7 +23,6 @@ from hydra_export.importing.imported_model import IMAGE_SIZE, PREPROCESSING, Imp
 from hydra_export.importing.tensors import as_float32
 from hydra_export.preprocess import Preprocessing
 
-_MODULES = (*timm_config.MODULES, "model")  # timm's, and hydra_export.model
 _LARGEST_ARGUMENT = 8192  # of sizes that a configuration asks timm for; the model's own are all smaller
 _LARGEST_DEPTH = 256
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -218,8 +217,7 @@ def _check_name(reference: TimmReference) -> None:
     if not is_model(reference.name):
         known = timm.list_models("vit_*") + timm.list_models("deit*")
         raise UnknownName("architecture of timm's called", reference.name, known, field="architecture")
-    if not is_model_in_modules(reference.name, _MODULES):
-        raise BadInput(f"{reference.name} is no ViT of a kind that is supported.", shapes.ONLY)
+    timm_config.check_name(reference.name)
     for name, value in reference.arguments.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         plain = all(each is None or isinstance(each, (bool, int, float, str)) for each in numbers) and len(numbers) < 9

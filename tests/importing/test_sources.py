@@ -122,7 +122,10 @@ def test_timms_models_come_from_the_cache_for_export_and_for_training(cache: Pat
     [
         ("vit_tiny_patch16_224.augreg_in21k", "cannot be loaded"),  # not cached, no network
         ("vit_tiny_patch16_224.nothing", "cannot be loaded"),
-        ("resnet18", "is no ViT of a kind that is supported"),
+        ("resnet18", "is no Vision Transformer"),
+        ("swin_tiny_patch4_window7_224", "has several stages"),
+        ("vit_relpos_base_patch16_224", "has relative positions"),
+        ("vit_base_r50_s16_224", "has a convolutional stem"),
         ("nothing", "is no name of timm's"),
     ],
 )
