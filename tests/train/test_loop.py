@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hydra_export import checkpoint
+from hydra_export.architecture import HydraConfig
 from hydra_export.data.datasets import digits
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra
 from hydra_export.installation import install_command
@@ -20,6 +22,7 @@ from hydra_export.train import batches, distill, initial, loop, record, run
 from hydra_export.train.config import TrainConfig, overridden
 from hydra_export.train.distributed import World
 from tests.train.test_run import stop_at, tiny
+from tests.variants import VARIANTS
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -288,13 +291,25 @@ def test_separate_classifiers_are_trained_measured_and_stored(tmp_path: Path) ->
     assert all(model.get_parameter(f"head.k{k}.weight").any() for k in (1, 2, 3))
 
 
+def variant(name: str) -> HydraConfig:
+    """One of VARIANTS with the sizes of the model of ``tiny``."""
+    sizes = ("heads", "head_dim", "depth", "patch_size", "image_size", "channels", "num_classes")
+    return msgspec.structs.replace(VARIANTS[name], **{field: getattr(tiny().model, field) for field in sizes})
+
+
 @pytest.mark.parametrize("classifiers", [(), (1, 2, 3)])
-def test_steps_are_those_of_autograd_through_the_whole_model(classifiers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "name", ["plain", "registers", "distilled", "class token and average", "attention pooling", "rotary, average"]
+)
+def test_steps_are_those_of_autograd_through_the_whole_model(name: str, classifiers: tuple[int, ...]) -> None:
     """The reference has no leaves and no optimiser of ours: sliced forward, full-size gradients, torch's AdamW."""
-    wanted = calm(precision="float64", weight_decay=0.3, **{"model.separate_classifiers": list(classifiers)})
+    model = msgspec.structs.replace(variant(name), separate_classifiers=classifiers)
+    wanted = msgspec.structs.replace(calm(precision="float64", weight_decay=0.3), model=model)
     made = trainer(wanted)
     reference = copy.deepcopy(made.model)
-    decayed = [p for name, p in reference.named_parameters() if p.ndim > 1 and name not in ("cls_token", "pos_embed")]
+    kept = reference.no_weight_decay()
+    assert {"cls_token", "pos_embed"} <= kept
+    decayed = [p for name, p in reference.named_parameters() if p.ndim > 1 and name not in kept]
     others = [p for p in reference.parameters() if all(p is not q for q in decayed)]
     adamw = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}])
     drawn = set()
