@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
+
+T = TypeVar("T")
 
 _CHOICES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -61,6 +64,11 @@ VARIANTS = {
     )
     for name, v in _CHOICES.items()
 }
+
+
+def turns(forms: Iterable[T], number: int, every: int) -> list[T]:
+    """Each *every*-th of *forms*, from that of *number* on: over as many variants all forms are seen."""
+    return list(forms)[number % every :: every]
 
 
 def checkpoint(config: HydraConfig) -> Checkpoint:
