@@ -412,6 +412,8 @@ class _TwoClassifiers(VisionTransformer):
 
     def forward_head(self, x_BND: Tensor, pre_logits: bool = False) -> Tensor:
         """The sum of what is made of the class token and of the mean over patches."""
+        if pre_logits:  # of the two features, that of a backbone
+            return x_BND[:, 0]
         patches_BD = x_BND[:, self.num_prefix_tokens :].mean(1)
         return self.head(x_BND[:, 0]) + self.head_patches(patches_BD)  # type: ignore[no-any-return,operator]
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hydra_export import bundle, checkpoint, checkpoint_file, network, report
@@ -844,7 +845,7 @@ def test_of_head_counts_that_lie_close_together_the_ends_and_the_best_are_named(
     packaged: Path, nobody: Path, tmp_path: Path
 ) -> None:
     def twelve(manifest: Any) -> None:
-        first, config = manifest["model"]["subnetworks"][0], HydraConfig(**manifest["model"]["config"])
+        first, config = manifest["model"]["subnetworks"][0], msgspec.convert(manifest["model"]["config"], HydraConfig)
         manifest["model"]["subnetworks"] = [
             {
                 **first,

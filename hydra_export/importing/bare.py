@@ -17,6 +17,7 @@ from hydra_export.importing.imported_model import (
     HEAD_WIDTH,
     IMAGE_SIZE,
     POOLING,
+    POSITIONS,
     ROTARY,
     ImportedModel,
 )
@@ -53,9 +54,11 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
     # A gated MLP is a SwiGLU in every ViT that timm registers.
     activation: Activation = "silu" if shapes.is_gated(state) else "gelu"
-    config = shapes.config(state, head_dim or USUAL_HEAD_DIM, image_size, activation=activation)
+    config = shapes.config(state, USUAL_HEAD_DIM if head_dim is None else head_dim, image_size, activation=activation)
     if config.pooling != "attention":  # whose tensors say it
         assumed.append(f"{POOLING}: {_POOLINGS[config.pooling]}")
+    if config.positions == "patches" and image_size is None:
+        assumed.append(f"{POSITIONS}: of the patches alone, as their number is a square")
     assumed.append(f"{ROTARY}: none")
     assumed += [f"{ACTIVATION}: {_ACTIVATIONS[activation]}", f"{EPSILON}: {config.layer_norm_eps:g}"]
     if image_size is None:

@@ -15,6 +15,7 @@ POOLING = "pooling"
 ACTIVATION = "activation"
 EPSILON = "LayerNorm epsilon"
 IMAGE_SIZE = "image size"
+POSITIONS = "positions"
 ROTARY = "rotary positions"
 PREPROCESSING = "preprocessing"
 

@@ -103,7 +103,9 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
 def is_gated(state: Mapping[str, Tensor]) -> bool:
     """Whether an MLP's first Linear is twice as wide as its last one takes."""
     fc1, fc2 = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    return fc1 is not None and fc2 is not None and fc2.ndim == 2 and fc1.shape[0] == 2 * fc2.shape[1]
+    if fc1 is None or fc2 is None or not fc1.ndim == fc2.ndim == 2:
+        return False
+    return fc1.shape[0] == 2 * fc2.shape[1]
 
 
 def _pooling(state: Mapping[str, Tensor]) -> str:

@@ -293,8 +293,6 @@ def _graphs(model: Model) -> Iterator[str]:
     operations = [operation for graph in model.graphs for operation in graph.operations]
     if len({operation.options["approximate"] for operation in operations if "approximate" in operation.options}) > 1:
         yield "its GELUs are exact and by tanh"
-    if not any(operator_of(model, operation).name == "RSQRT" for operation in operations):
-        yield "it has no norm"
 
 
 def _graph(graph: Graph, model: Model) -> Iterator[str]:

@@ -189,6 +189,11 @@ def _rsqrt(operands: Sequence[Operand], options: Options) -> Shape:
     return operands[0].shape
 
 
+def _relu(operands: Sequence[Operand], options: Options) -> Shape:
+    _need(operands[0].shape[-1] > 1, "it is of a single channel")
+    return operands[0].shape
+
+
 def _softmax(operands: Sequence[Operand], options: Options) -> Shape:
     _need(options["beta"] == 1, "its beta is not 1")
     return operands[0].shape
@@ -248,7 +253,7 @@ OPERATORS = {
         Operator("MUL", 18, "MulOptions", "1.5.0", _TWO, _elementwise),
         Operator("PAD", 34, "PadOptions", "1.5.0", _SHAPED, _pad),
         Operator("REDUCE_MAX", 82, "ReducerOptions", "1.11.0", _SHAPED, _maximum),
-        Operator("RELU", 19, "", "1.5.0", _ONE, _same),
+        Operator("RELU", 19, "", "1.5.0", _ONE, _relu),
         Operator("RESHAPE", 22, "ReshapeOptions", "1.5.0", _SHAPED, _reshape),
         Operator("RSQRT", 76, "", "1.10.0", _ONE, _rsqrt),
         Operator("SOFTMAX", 25, "SoftmaxOptions", "1.5.0", _ONE, _softmax),
