@@ -221,7 +221,7 @@ def _relative() -> torch.nn.Module:
 
 
 def _mixed() -> torch.nn.Module:
-    rope = {"use_rot_pos_emb": True, "rope_type": "mixed", "use_abs_pos_emb": False}
+    rope: dict[str, Any] = {"use_rot_pos_emb": True, "rope_type": "mixed", "use_abs_pos_emb": False}
     return Eva(16, 4, num_classes=5, embed_dim=24, depth=1, num_heads=3, **rope)
 
 

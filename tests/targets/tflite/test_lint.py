@@ -309,7 +309,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "inputs exchanged": (_swapped_inputs, "FULLY_CONNECTED: its bias is of another size"),
     "two class tokens": (_pads, r"PAD makes float32 \[1, 18, 16\], not"),
     "another token": (_last_token, "it takes tokens from 16 on, behind 1 that are no patches"),
-    "RELU for RSQRT": (_relu, "it has no norm"),
+    "RELU for RSQRT": (_relu, "it is of a single channel"),
     "intermediates": (_intermediates, "Operator .* has field 8, which our files do not have"),
     "variable": (_variable, "Tensor .* has field 5, which our files do not have"),
     "content outside": (
