@@ -109,18 +109,24 @@ def reference(
 ) -> Reference:
     """Runs the dense subnetwork *heads* on *pixels_BHWC*, in float32 and in float64, a batch at a time.
 
-    With *precision* fp16 every tensor of the normalised form is rounded to it first. Otherwise the subnetwork is a view
-    of *model*; float64 weights exist one layer at a time: this needs hardly any memory. For int8, whose gate needs many
-    images and no such exactness, float32 stands for both.
+    With *precision* fp16 every tensor of the normalised form is rounded to it first, and float32 computes with the
+    norms' epsilon as float16 has it: there some formats hold it so, and where it matters, artifacts may be off by that.
+    Otherwise the subnetwork is a view of *model*; float64 weights exist one layer at a time: this needs hardly any
+    memory. For int8, whose gate needs many images and no such exactness, float32 stands for both.
     """
-    dense = _rounded(model, heads) if precision == "fp16" else model.subnetwork(heads, copy=False).eval()
-    return _computed(_Outputs(dense, model.config), pixels_BHWC, preprocessing.normalise, exactly=precision != "int8")
+    dense, epsilon = model.subnetwork(heads, copy=False).eval(), model.config.layer_norm_eps
+    if precision == "fp16":
+        dense = _rounded(model, heads)
+        epsilon = float(max(np.float16(epsilon), np.finfo(np.float16).smallest_subnormal))
+    outputs = _Outputs(dense, model.config)
+    return _computed(outputs, pixels_BHWC, preprocessing.normalise, epsilon, exactly=precision != "int8")
 
 
 def of_images(model: HydraViT, heads: int, image_BCHW: NDArray[np.float32]) -> Reference:
     """What the dense subnetwork *heads* computes of normalised images."""
     dense = model.subnetwork(heads, copy=False).eval()
-    return _computed(_Outputs(dense, model.config), image_BCHW, lambda batch, dtype: batch.astype(dtype))
+    outputs = _Outputs(dense, model.config)
+    return _computed(outputs, image_BCHW, lambda batch, dtype: batch.astype(dtype), model.config.layer_norm_eps)
 
 
 @dataclass(frozen=True)
@@ -130,17 +136,26 @@ class _Outputs:
     dense: VisionTransformer
     config: HydraConfig
 
+    def set_epsilon(self, epsilon: float) -> None:
+        """Of all norms."""
+        for layer in self.dense.modules():
+            if hasattr(layer, "eps"):
+                layer.eps = epsilon
+
     def __call__(self, image_BCHW: torch.Tensor) -> Array:
         found: torch.Tensor = self.dense(image_BCHW)
         return np.asarray(found[:, self.config.num_prefix_tokens :] if self.config.pooling == "none" else found)
 
 
 def _computed(
-    outputs: _Outputs, images: Array, normalise: Callable[[Array, Any], Array], exactly: bool = True
+    outputs: _Outputs, images: Array, normalise: Callable[[Array, Any], Array], epsilon: float, exactly: bool = True
 ) -> Reference:
+    """With *epsilon* in float32 and the model's own in float64."""
     from hydra_export.exact import layers_in_float64
 
+    outputs.set_epsilon(epsilon)
     torch_fp32 = _run(outputs, images, normalise, np.float32)
+    outputs.set_epsilon(outputs.config.layer_norm_eps)
     if not exactly:
         return Reference(torch_fp32.astype(np.float64), torch_fp32)
     with layers_in_float64(outputs.dense):

@@ -502,6 +502,20 @@ def test_what_is_agreed_on_is_what_every_runtime_agrees_on() -> None:
     assert agreed.tolist() == [True, False, False, True]
 
 
+def test_an_epsilon_that_float16_rounds_is_within_the_bound(tiny_config: HydraConfig) -> None:
+    model = HydraViT(msgspec.structs.replace(tiny_config, layer_norm_eps=1e-12)).eval()
+    assert model.cls_token is not None
+    with torch.no_grad():
+        model.cls_token.zero_()
+        model.get_parameter("pos_embed").mul_(1e-4)  # the class token's variance is that of nothing but noise
+    data = Preprocessing(image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = packaged_images(data, 4).pixels
+    rounded = parity.reference(model, 4, images, data, "fp16")
+    assert rounded.bound > 1e-4 * np.abs(rounded.exact).max()
+    assert parity.reference(model, 4, images, data).bound < 1e-4 * np.abs(rounded.exact).max()
+    assert {layer.eps for layer in model.modules() if hasattr(layer, "eps")} == {1e-12}  # as before
+
+
 @pytest.mark.parametrize("k", [2, 4])
 def test_the_rounded_reference_is_the_timm_vit_of_rounded_weights(tiny_model: HydraViT, k: int) -> None:
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

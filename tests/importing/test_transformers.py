@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hydra_export import checkpoint
+import hydra_export
+from hydra_export import checkpoint, targets
 from tests.importing.cases import perturbed
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -80,6 +81,17 @@ def test_it_computes_what_transformers_computes(name: str, module: Any, output: 
     torch.testing.assert_close(ours, expected, rtol=2e-5, atol=2e-5)
     with torch.inference_mode():
         torch.testing.assert_close(checkpoint.load(module).model(image), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ViT", "DINOv2 with registers, classifier", "CLIP", "SigLIP"])
+def test_as_it_is_initialised_it_is_exported_to_every_target(kind: str, tmp_path: Path) -> None:
+    """Of so little variance that a norm's epsilon matters, which float16 rounds."""
+    (module,) = (module for name, module, _ in _models() if name == kind)
+    module.save_pretrained(tmp_path / "theirs")
+    hydra_export.export(
+        tmp_path / "theirs", tmp_path / "dist", targets=targets.names(), heads=(1, 3), graphs=("separate", "universal")
+    )
 
 
 def test_the_texts_tower_of_clip_is_left_out(tmp_path: Path) -> None:
