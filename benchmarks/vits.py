@@ -83,7 +83,7 @@ def _import(name: str) -> _Found:
         loaded = checkpoint.load(module)
     except BadInput as error:
         said = re.sub(r"^(Checkpoint \S+: )?(this ViT|timm's \S+|\S+) has ", "", error.message)
-        return _Found(name, reason=re.sub(r" \(blocks[^)]*\)| \(patch[^)]*\)|\.$", "", said))
+        return _Found(name, reason=re.sub(r" \([^)]*\)|, where its blocks have \d+|\.$", "", said))
     config = loaded.info.config
     return _Found(name, _error(loaded.model, module, torch.randn(1, config.channels, *config.image_shape)))
 
