@@ -13,8 +13,8 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from hydra_export.errors import BadCheckpoint, BadInput
+from hydra_export.importing import timm_config
 from hydra_export.importing.sources import CONFIGS, WEIGHTS, Source, digest, of_folder, shard_names
-from hydra_export.importing.timm_config import check_name
 
 
 def fetched(repo: str, **options: Any) -> Path:
@@ -73,7 +73,7 @@ def of_timm(name: str) -> Source:
             f"timm's {name} cannot be loaded: {name} is no name of timm's.", "timm.list_models('vit_*') lists them."
         )
     try:
-        check_name(name)
+        timm_config.check_name(name)
     except BadInput as error:
         raise BadCheckpoint(f"timm's {name} cannot be loaded: {error.message}", error.remedy) from error
     with _quiet("timm"):
