@@ -139,8 +139,9 @@ class _Outputs:
     def set_epsilon(self, epsilon: float) -> None:
         """Of all norms."""
         for layer in self.dense.modules():
-            if hasattr(layer, "eps"):
-                layer.eps = epsilon
+            norm: Any = layer
+            if hasattr(norm, "eps"):
+                norm.eps = epsilon
 
     def __call__(self, image_BCHW: torch.Tensor) -> Array:
         found: torch.Tensor = self.dense(image_BCHW)

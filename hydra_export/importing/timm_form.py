@@ -160,11 +160,7 @@ def imported_model(
 
 def _check_stated(state: Mapping[str, Tensor], reference: TimmReference) -> None:
     head = state.get("head.weight")
-    own = {
-        "classes": 0 if head is None else int(head.shape[0]),
-        "blocks": 1
-        + max((int(name.split(".")[1]) for name in state if re.match(r"blocks\.\d{1,4}\.", name)), default=0),
-    }
+    own = {"classes": 0 if head is None else int(head.shape[0]), "blocks": len(_blocks(state))}
     for what, count in (("classes", reference.num_classes), ("blocks", reference.arguments.get("depth"))):
         if count is not None and count != own[what]:
             raise BadInput(
@@ -229,20 +225,29 @@ def _check_name(reference: TimmReference) -> None:
 
 
 def _module(reference: TimmReference, state: Mapping[str, Tensor], image_size: tuple[int, int] | None) -> nn.Module:
-    """timm's module without weights, of the size and classes that the tensors have."""
+    """timm's module without weights, of the size, classes and depth that the tensors have."""
     head, patch = state.get("head.weight"), state.get("patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:
         raise BadInput("this model has no patch embedding.", shapes.ONLY)
     ours: dict[str, Any] = {"num_classes": 0 if head is None else int(head.shape[0]), "in_chans": int(patch.shape[1])}
     if image_size is not None:
         ours["img_size"] = image_size
-    module = _built(reference, ours)
+    module: Any = _built(reference, ours)
     positions, given = state.get("pos_embed"), getattr(module, "pos_embed", None)
+    usual = dict(ours)
     if image_size is None and positions is not None and given is not None and positions.shape != given.shape:
         num_prefix = 0 if getattr(module, "no_embed_class", False) else getattr(module, "num_prefix_tokens", 0)
         side = math.isqrt(max(int(positions.shape[-2]) - num_prefix, 1))
-        module = _built(reference, ours | {"img_size": side * int(patch.shape[2])})
-    return module
+        ours["img_size"] = side * int(patch.shape[2])
+    depth = len(_blocks(state))
+    if depth and hasattr(module, "blocks") and len(module.blocks) != depth:
+        ours["depth"] = depth
+    return module if ours == usual else _built(reference, ours)
+
+
+def _blocks(state: Mapping[str, Tensor]) -> set[str]:
+    """The numbers of those that it has."""
+    return {match[1] for name in state if (match := re.match(r"blocks\.(\d{1,4})\.", name))}
 
 
 def _built(reference: TimmReference, ours: Mapping[str, Any]) -> nn.Module:

@@ -347,6 +347,9 @@ def _architectures() -> Iterator[Case]:
     for name, side in (("eva02_tiny_patch14_224", 56), ("vit_small_plus_patch16_dinov3_qkvb", 64)):
         write = bare(of_timm(name, img_size=side), architecture=name, image_size=side)
         yield Case(f"bare, {name}, --architecture", write, "equal")
+    shallow = of_timm("vit_small_patch14_reg4_dinov2", img_size=56, depth=1)
+    write = bare(shallow, architecture="vit_small_patch14_reg4_dinov2")
+    yield Case("bare, one block of a known architecture, --architecture", write, "equal")
     module = of_timm("test_vit")
     wrong = bare(module, architecture="vit_tiny_patch16_224")
     yield Case("bare, test_vit, wrong --architecture", wrong, "refused", "")
