@@ -139,7 +139,7 @@ def test_where_nothing_fits_the_smallest_is_exported_or_with_a_budget_nothing(
         (["--device", "toaster"], "No device 'toaster'"),
         (["--device", "fast,fast"], "lists a name twice"),
         (["--device", "fast:toast"], "No runtime 'toast'"),
-        (["--device", "pixel7:coreml"], "Google Pixel 7 does not run coreml. It runs onnxruntime, litert, ncnn."),
+        (["--device", "pixel7:coreml"], "Google Pixel 7 does not run coreml. It runs onnxruntime, litert, ncnn, mnn."),
         (["--device", "fast", "--target", "tflite"], "--device says what each device needs"),
         (["--budget-ms", "5"], "is for --device"),
     ],
