@@ -97,7 +97,11 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
     state = {name: state[renamed.get(name, name)] for name in network.shapes(config)}
     removed = {"labels": (), "accuracy": {}, "accuracy_data": ""}
     if old.num_classes:
-        notes.insert(0, f"Of {info.name} {_GIVES[config.output]} are exported: its classifier and labels are left out.")
+        notes.insert(0, f"{info.name} is exported without its classifier and labels: it gives {_GIVES[config.output]}.")
+    if old.pooling == "token_avg" and output == "embedding":
+        notes.append(
+            "Its classifier takes the class token and the mean of the patches; the class token alone is exported."
+        )
     info = msgspec.structs.replace(info, name=f"{info.name}-{output}", config=config, **removed)
     return Adapted(info, state, tuple(notes))
 

@@ -165,6 +165,10 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.distillation_token and self.pooling != "token":
             raise BadInput(f"A distilled model has pooling {self.pooling}.", "Give pooling token.")
+        if self.final_norm == "after_pooling" and len(self.classifier_names) > 1:
+            raise BadInput("A model of two classifiers has its norm after pooling.", "Give final_norm before_pooling.")
+        if self.distillation_token and self.positions == "none":
+            raise BadInput("A distilled model has no learned positions.", "Give positions all or patches.")
         if self.distillation_token and self.register_tokens:
             raise BadInput("A distilled model has register tokens.", "Give one or the other.")
         if self.pooling == "none" and self.num_classes:

@@ -135,6 +135,7 @@ def read(
     with naming(source.path):
         state = names.plain(source.content, source.name, notes, drop)
         if not source.description:
+            shapes.check_names(state)
             shapes.check_variant(state)
         tensors.check_plain(state, source.num_bytes)
         if source.description:

@@ -73,7 +73,10 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         patches = self.patch_embed.proj.weight
         like: dict[str, Any] = {"device": patches.device, "dtype": patches.dtype}
         _add_tokens_and_classifiers(self, config, config.heads, like)
-        _add_rotary(self, config)
+        if config.rotary is not None:
+            tables = rotary.tables(config, config.rotary)
+            where = {} if patches.is_meta else like  # computed on the CPU where nothing else is yet
+            _add_rotary(self, config, (tables[0].to(**where), tables[1].to(**where)))
         if config.separate_classifiers:
             for name in config.classifier_names:
                 heads = {

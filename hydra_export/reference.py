@@ -77,6 +77,11 @@ def _held_to(
     checkpoint: Checkpoint, image_NCHW: NDArray[np.float32], logits_NK: NDArray[np.float32], who: str
 ) -> Checkpoint:
     expected = parity.of_images(checkpoint.model, checkpoint.info.config.heads, image_NCHW)
+    if logits_NK.shape != expected.exact.shape:
+        raise ParityFailed(
+            f"{checkpoint.info.name} gives outputs {list(expected.exact.shape)}, {who} says {list(logits_NK.shape)}.",
+            "Nothing was written. Give the reference of this model.",
+        )
     error = float(np.abs(logits_NK.astype(np.float64) - expected.exact).max())
     if not error <= expected.bound:
         raise ParityFailed(
@@ -93,6 +98,11 @@ def _outputs(module: torch.nn.Module, image_NCHW: torch.Tensor) -> NDArray[np.fl
     """Logits [N, K] of *module*, which is left in the mode that it was in."""
     import torch
 
+    first = next(module.parameters(), image_NCHW)
+    if first.dtype != image_NCHW.dtype or first.device != image_NCHW.device:
+        raise BadInput(
+            f"The {type(module).__name__} is of {first.dtype} on {first.device}.", "Give module.float().cpu()."
+        )
     was_training = module.training
     try:
         with torch.inference_mode():
@@ -122,8 +132,8 @@ def _vectors(output: Any, module: torch.nn.Module) -> Any:
             return getattr(output, name)
     if hasattr(getattr(module, "pooler", None), "dense"):
         return output.last_hidden_state[:, 0]
-    pooled = getattr(output, "pooler_output", None)
-    return output if pooled is None else pooled
+    pooled, tokens = (getattr(output, name, None) for name in ("pooler_output", "last_hidden_state"))
+    return pooled if pooled is not None else output if tokens is None else tokens[:, 0]
 
 
 def _input_size(module: torch.nn.Module) -> tuple[int, int, int]:

@@ -74,7 +74,7 @@ def test_the_checkpoint_says_what_it_gives() -> None:
         again = checkpoints.with_output(checkpoints.with_output(whole, output), output)
         assert again.info == info
     notes = checkpoints.with_output(whole, "tokens").notes
-    assert notes[-1] == "Of variant patch tokens are exported: its classifier and labels are left out."
+    assert notes[-1] == "variant is exported without its classifier and labels: it gives patch tokens."
     features = checkpoint(VARIANTS["distilled features"])
     assert checkpoints.with_output(features, "embedding").info == features.info
     assert not checkpoints.with_output(features, "embedding").notes
@@ -195,7 +195,7 @@ def test_the_command_line_exports_each_output_at_another_size(
     readme = (out / "README.md").read_text()
     assert "1 x 28 x 42 images, " in readme
     assert "it covers 28 x 42" in readme
-    assert ("those of 4 x 6 patches, row by row" in readme) is (output == "tokens")
+    assert ("a vector of channels for each of 4 x 6 patches, row by row" in readme) is (output == "tokens")
 
 
 @pytest.mark.parametrize("output", ["embedding", "tokens"])

@@ -83,8 +83,7 @@ def _one_per(config: HydraConfig) -> str:
     """What an image's outputs are numbers of."""
     if config.pooling == "none":
         rows, columns = config.grid
-        order = f"those of {rows} x {columns} patches, row by row"
-        return f"for each of an image's {config.num_patches} patch tokens one per channel: {order}"
+        return f"a vector of channels for each of {rows} x {columns} patches, row by row"
     return f"one per {'class' if config.num_classes else 'channel'}"
 
 

@@ -34,7 +34,7 @@ def predict(
 ) -> Result:
     """Name what is on images, with any artifact of a bundle that runs here: an exact and quick one where there is one.
 
-    Of a model without classes, the shape and the length of its features or patch tokens is shown.
+    Of a model without classes, the shape and the Euclidean norm of its features or patch tokens are shown.
 
     Args:
         bundle: Its folder, or its archive.
@@ -103,7 +103,7 @@ def _shown(answer: Predictions, output: str) -> Table:
             for index, guess in enumerate(one.guesses):
                 shown.add_row("" if index else str(one.image), guess.name, f"{guess.probability:.1%}")
         return shown
-    shown = table("image", output, "length")
+    shown = table("image", output, "norm")
     for one, outputs in zip(answer.images, answer.outputs, strict=True):
         shown.add_row(str(one.image), " x ".join(map(str, outputs.shape)), f"{_norm(outputs):.4g}")
     return shown
@@ -121,7 +121,7 @@ def _check_out(path: Path) -> None:
     from hydra_export.errors import BadInput, OutputRefused
 
     if path.suffix != ".npy":
-        raise BadInput(f"`out` {path} is no name of a .npy file.", f"Give {path.name}.npy.")
+        raise BadInput(f"`out` {path} does not end in .npy.", f"Give {path.with_suffix('.npy').name}.")
     if path.exists():
         with files.opened(path, _MOST_BYTES) as file:
             if file.read(len(_NPY)) != _NPY:

@@ -41,7 +41,7 @@ def verify(
         errors = (f"{run.record.max_abs_error:.1e}", allowed(run.record))
         shown.add_row(run.path, str(run.heads), *errors, ", ".join(run.record.runtimes))
     notes = experimental(run.artifact for run in verified)
-    title = f"{bundle} is whole, and every artifact computes its golden logits"
+    title = f"{bundle} is whole, and every artifact computes its golden outputs"
     artifacts = [
         {
             "path": run.path,

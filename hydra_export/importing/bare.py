@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hydra_export.architecture import Activation
+from hydra_export.architecture import Activation, HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import canonical, shapes
 from hydra_export.importing.canonical import Layout
@@ -16,6 +16,7 @@ from hydra_export.importing.imported_model import (
     EPSILON,
     HEAD_WIDTH,
     IMAGE_SIZE,
+    NORMS,
     POOLING,
     POSITIONS,
     ROTARY,
@@ -29,7 +30,11 @@ from hydra_export.preprocess import hydravit
 USUAL_HEAD_DIM = 64
 WIDTHS_OF_USUAL_HEADS = frozenset({192, 256, 320, 384, 512, 640, 768, 832, 896, 1024})
 
-_POOLINGS = {"token": "the class token", "avg": "the mean of the patches' tokens"}
+_POOLINGS = {
+    "token": "the class token",
+    "avg": "the mean of the patches' tokens",
+    "attention": "attention over the patches' tokens",
+}
 _ACTIVATIONS = {"gelu": "exact GELU", "silu": "SiLU"}
 
 # The model that github.com/ds-kiel/HydraViT registers. Its heads are 64 wide, whatever its width.
@@ -55,8 +60,8 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
     # A gated MLP is a SwiGLU in every ViT that timm registers.
     activation: Activation = "silu" if shapes.is_gated(state) else "gelu"
     config = shapes.config(state, USUAL_HEAD_DIM if head_dim is None else head_dim, image_size, activation=activation)
-    if config.pooling != "attention":  # whose tensors say it
-        assumed.append(f"{POOLING}: {_POOLINGS[config.pooling]}")
+    assumed.append(f"{POOLING}: {_POOLINGS[config.pooling]}")
+    assumed.append(f"{NORMS}: {_norms(config)}")
     if config.positions == "patches" and image_size is None:
         assumed.append(f"{POSITIONS}: of the patches alone, as their number is a square")
     assumed.append(f"{ROTARY}: none")
@@ -64,6 +69,11 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
     if image_size is None:
         assumed.append(f"{IMAGE_SIZE}: {config.image_text}, a square, as the number of positions allows")
     return ImportedModel(config=config, state=state, assumed=tuple(assumed))
+
+
+def _norms(config: HydraConfig) -> str:
+    kind = "RMSNorm, as they have no bias, " if config.norm == "rms_norm" else ""
+    return f"{kind}before attention and MLP" + (", and none at the end" if config.final_norm == "none" else "")
 
 
 def _width(state: Mapping[str, Tensor]) -> int:

@@ -13,11 +13,7 @@ from torch import Tensor
 from hydra_export.errors import BadInput
 
 _BLOCK = re.compile(r"(blocks\.\d{1,4})\.")
-# Linears, and the norms that have a bias where others have.
-_BIASED = re.compile(
-    r"(patch_embed\.proj|head|head_dist|head_patches|.*\.(attn\.qkv|proj|fc1|fc2|kv)|attn_pool\.q)\.weight"
-)
-_NORMS = re.compile(r"(norm|norm_pre|fc_norm|.*\.(norm|norm1|norm2|q_norm|k_norm))\.weight")
+_MAY_LACK_BIAS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # of a block's layers, in all blocks alike
 
 
 @dataclass(frozen=True)
@@ -39,19 +35,17 @@ def converted(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     Raises:
         BadInput: tensors that belong together do not fit.
     """
-    ours = dict(state)
-    for block in dict.fromkeys(match[1] for name in state if (match := _BLOCK.match(name))):
+    ours, blocks = dict(state), list(dict.fromkeys(match[1] for name in state if (match := _BLOCK.match(name))))
+    for block in blocks:
         attn, mlp = f"{block}.attn", f"{block}.mlp"
         for kind in ("weight", "bias"):
-            _pack(ours, f"{attn}.qkv.{kind}", [f"{attn}.{part}_proj.{kind}" for part in "qkv"])
-            _pack(ours, f"{mlp}.fc1.{kind}", [f"{mlp}.fc1_g.{kind}", f"{mlp}.fc1_x.{kind}"])
-        _pack(ours, f"{attn}.qkv.bias", [f"{attn}.{part}_bias" for part in "qkv"])
+            _pack(ours, f"{attn}.qkv.{kind}", [f"{attn}.{part}_proj.{kind}" for part in "qkv"], state)
+            _pack(ours, f"{mlp}.fc1.{kind}", [f"{mlp}.fc1_g.{kind}", f"{mlp}.fc1_x.{kind}"], state)
+        _pack(ours, f"{attn}.qkv.bias", [f"{attn}.{part}_bias" for part in "qkv"], state)
         for i in (1, 2):
             if (gamma := ours.pop(f"{block}.gamma_{i}", None)) is not None:
                 ours[f"{block}.ls{i}.gamma"] = gamma
-        if f"{block}.ls1.gamma" in ours and (fc2 := ours.get(f"{mlp}.fc2.weight")) is not None:
-            ours.setdefault(f"{block}.ls2.gamma", torch.ones(fc2.shape[:1], dtype=fc2.dtype))
-    _add_biases(ours)
+    _add_neutral(ours, blocks)
     for name, tensor in ours.items():
         if layout.gate_last and ".mlp.fc1." in name and name.startswith("blocks."):
             ours[name] = torch.cat(tensor.chunk(2)[::-1])
@@ -64,26 +58,43 @@ def converted(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return ours
 
 
-def _pack(state: dict[str, Tensor], name: str, parts: Sequence[str]) -> None:
-    """Puts *parts* on top of each other under *name*; of biases those that are missing are 0."""
-    found = [state.pop(part, None) for part in parts]
+def _pack(ours: dict[str, Tensor], name: str, parts: Sequence[str], state: Mapping[str, Tensor]) -> None:
+    """Puts *parts* on top of each other under *name*; biases that no block of *state* has are 0, as EVA's of keys."""
+    found = [ours.pop(part, None) for part in parts]
     like = next((part for part in found if part is not None), None)
     if like is None:
         return
-    whole = [torch.zeros_like(like) if part is None and like.ndim == 1 else part for part in found]
+    whole = [
+        like.new_zeros(like.shape) if part is None and like.ndim == 1 and not _in_a_block(state, _kind(what)) else part
+        for what, part in zip(parts, found, strict=True)
+    ]
     if any(part is None or part.shape != like.shape for part in whole):
         raise BadInput(f"{', '.join(parts)} do not match.", "Download it again.")
-    state[name] = torch.cat([part for part in whole if part is not None])
+    ours[name] = torch.cat([part for part in whole if part is not None])
 
 
-def _add_biases(state: dict[str, Tensor]) -> None:
-    """Of 0: the network is the same."""
-    has_norms = any(name.endswith(("norm1.bias", "norm.bias")) for name in state)
-    for name in list(state):
-        if _BIASED.fullmatch(name) or (has_norms and _NORMS.fullmatch(name)):
-            bias = name.removesuffix("weight") + "bias"
-            if bias not in state:
-                state[bias] = state[name].new_zeros(state[name].shape[:1])
+def _add_neutral(state: dict[str, Tensor], blocks: Sequence[str]) -> None:
+    """Biases of 0 and LayerScales of 1 where all blocks lack them alike, with which the network is the same."""
+    added = [(f"{layer}.bias", f"{layer}.weight", 0.0) for layer in _MAY_LACK_BIAS]
+    if _in_a_block(state, "ls1.gamma"):
+        added.append(("ls2.gamma", "mlp.fc2.weight", 1.0))
+    for kind, rows, value in added:
+        if not _in_a_block(state, kind):
+            for block in blocks:
+                if (weight := state.get(f"{block}.{rows}")) is not None:
+                    state[f"{block}.{kind}"] = weight.new_full(weight.shape[:1], value)
+    patches = state.get("patch_embed.proj.weight")
+    if "norm_pre.weight" in state and patches is not None:  # before a norm it is usual to leave it out
+        state.setdefault("patch_embed.proj.bias", patches.new_zeros(patches.shape[:1]))
+
+
+def _in_a_block(state: Mapping[str, Tensor], kind: str) -> bool:
+    return any(name.endswith(f".{kind}") and _kind(name) == kind for name in state)
+
+
+def _kind(name: str) -> str:
+    """The name of a block's tensor without the block."""
+    return _BLOCK.sub("", name, count=1)
 
 
 def _halves(tensor: Tensor, head_dim: int) -> Tensor:

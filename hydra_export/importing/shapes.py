@@ -48,6 +48,8 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
         BadInput: a variant that is not supported, by its name, or shapes that do not fit.
     """
     check_variant(state)
+    if any(name.endswith(".embeddings.patch_embeddings.projection.weight") for name in state):
+        raise BadInput("its tensors have transformers' names.", "Give the folder with its config.json.")
     for name, feature in _NEEDED.items():
         if name not in state:
             raise BadInput(f"this model has no tensor {name}.", f"Only ViTs with {feature} are supported.")
@@ -67,7 +69,7 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
     prefix = {
         "class_token": "cls_token" in state,
         "distillation_token": "dist_token" in state,
-        "register_tokens": int(state["reg_token"].shape[1]) if "reg_token" in state else 0,
+        "register_tokens": _num_registers(state.get("reg_token")),
     }
     found = {
         **prefix,
@@ -98,6 +100,14 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
         mlp_ratio=fc2.shape[1] / width,
         **{**found, "positions": positions, **known},
     )
+
+
+def _num_registers(tokens: Tensor | None) -> int:
+    if tokens is None:
+        return 0
+    if tokens.ndim != 3:
+        raise BadInput(f"its register tokens are {list(tokens.shape)}.", ONLY)
+    return int(tokens.shape[1])
 
 
 def is_gated(state: Mapping[str, Tensor]) -> bool:
@@ -159,6 +169,13 @@ def check_size(stated: tuple[int, int], config: HydraConfig, who: str) -> None:
             "{} gives images of {}x{}, the positions are those of {}.".format(who, *stated, config.image_text),
             "Give the size that the model was trained with.",
         )
+
+
+def check_names(state: Mapping[str, Tensor]) -> None:
+    """Refuses tensors without numbers, which no ViT has."""
+    for name, tensor in state.items():
+        if not tensor.ndim or not tensor.numel():
+            raise BadInput(f"tensor {name} has shape {list(tensor.shape)}.", "Download it again, or save it again.")
 
 
 def check_variant(state: Mapping[str, Tensor]) -> None:

@@ -112,6 +112,8 @@ def _differences(module: Any) -> Iterator[str]:
     embed = module.patch_embed
     if type(embed) is not PatchEmbed or not isinstance(embed.norm, nn.Identity):
         yield "another patch embedding than one convolution"
+    elif embed.dynamic_img_pad:
+        yield "images that are padded to whole patches"
     elif len(set(embed.patch_size)) != 1:
         yield "patches that are not square"
     if not isinstance(getattr(module, "patch_drop", None), (nn.Identity, type(None))):

@@ -14,7 +14,7 @@ from hydra_export.architecture import Activation, HydraConfig
 from hydra_export.errors import BadInput
 from hydra_export.importing import canonical, shapes
 from hydra_export.importing.canonical import Layout
-from hydra_export.importing.imported_model import PREPROCESSING, ImportedModel
+from hydra_export.importing.imported_model import POOLING, PREPROCESSING, ImportedModel
 from hydra_export.preprocess import Preprocessing
 
 _ACTIVATIONS: dict[Any, Activation] = {
@@ -32,9 +32,10 @@ class _Kind:
     patch: int
     epsilon: float
     activation: str = "gelu"
+    resample: int = 3  # bicubic
 
 
-_VIT, _DINO = _Kind(16, 1e-12), _Kind(14, 1e-6)
+_VIT, _DINO = _Kind(16, 1e-12, resample=2), _Kind(14, 1e-6)
 _CLIP, _SIGLIP = _Kind(32, 1e-5, "quick_gelu"), _Kind(16, 1e-6, "gelu_pytorch_tanh")
 _KINDS = {
     "vit": _VIT, "deit": _VIT, "dinov2": _DINO, "dinov2_with_registers": _DINO,
@@ -96,9 +97,10 @@ def imported_model(
     kind, tower = _KINDS.get(config["model_type"]), config.get("vision_config") or config
     if kind is None or not isinstance(tower, Mapping):
         raise BadInput(f"config.json is of model_type {config['model_type'][:40]}.", _ONLY)
-    ours, known = _known(_renamed(state), config["model_type"])
+    ours, known = _known(_renamed(state), config)
     ours = canonical.converted(ours, Layout())
-    activation = _ACTIVATIONS.get(stated := tower.get("hidden_act", kind.activation))
+    stated = tower.get("hidden_act", kind.activation)
+    activation = _ACTIVATIONS.get(stated) if isinstance(stated, str) else None
     if activation is None:
         raise BadInput(f"config.json gives the activation {str(stated)[:40]}.", _ONLY)
     if shapes.is_gated(ours):  # DINOv2's, whatever hidden_act says
@@ -113,25 +115,47 @@ def imported_model(
     hydra_config = shapes.config(
         ours, width // heads, size, activation=activation, layer_norm_eps=float(epsilon), **known
     )
+    _check_agrees(tower, hydra_config)
     if _pair(patch := tower.get("patch_size", kind.patch), "patch_size") != (hydra_config.patch_size,) * 2:
         raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {hydra_config.patch_size}.", _ONLY)
-    result = ImportedModel(
-        config=hydra_config, state=ours, labels=_labels(config.get("id2label"), hydra_config.num_classes)
-    )
+    labels = _labels(config.get("id2label"), hydra_config.num_classes)
+    assumed: tuple[str, ...] = ()
+    if kind is _SIGLIP and hydra_config.pooling == "avg" and not hydra_config.num_classes:
+        assumed = (f"{POOLING}: the mean of the patches' tokens, as nothing pools them",)
+    result = ImportedModel(config=hydra_config, state=ours, labels=labels, assumed=assumed)
     if not preprocessor:
         return result
     try:
-        preprocessing, assumed = _preprocessing(preprocessor, hydra_config)
+        preprocessing, more = _preprocessing(preprocessor, hydra_config, kind)
     except BadInput as error:
         return replace(result, unusable=error.message)
-    return replace(result, preprocessing=preprocessing, assumed=assumed)
+    return replace(result, preprocessing=preprocessing, assumed=(*assumed, *more))
 
 
-def _known(state: dict[str, Tensor], model_type: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _check_agrees(config: Mapping[str, Any], ours: HydraConfig) -> None:
+    """Refuses weights of which a part is missing."""
+    if ours.final_norm == "none" and ours.pooling != "avg":  # which CLIP's classifier alone has not
+        raise BadInput("the weights have no last norm.", "Download it again.")
+    for what, own in (("num_hidden_layers", ours.depth), ("num_register_tokens", ours.register_tokens)):
+        if (stated := config.get(what, own)) != own:
+            raise BadInput(
+                f"config.json gives {what} {str(stated)[:40]}, the weights {own}.", "Give these weights' own."
+            )
+
+
+def _known(state: dict[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What transformers' classes compute that shapes do not say, and *state* without what they leave out."""
-    head, norm = state.get("head.weight"), state.get("norm.weight")
+    head, norm, model_type = state.get("head.weight"), state.get("norm.weight"), config["model_type"]
+    listed = config.get("architectures")
+    architecture = str(listed[0]) if isinstance(listed, list) and listed else ""
     known: dict[str, Any] = {}
-    if model_type.startswith(("clip", "siglip")) and "head.bias" in state:  # ForImageClassification
+    classifies = architecture.endswith("ForImageClassification")
+    if head is None and (architecture.endswith("WithTeacher") or (classifies and "dinov2" in model_type)):
+        raise BadInput(
+            f"a {architecture} without classes gives something else than its backbone.",
+            "Save the backbone alone, or with a classifier.",
+        )
+    if model_type.startswith(("clip", "siglip")) and ("head.bias" in state or classifies):
         known["pooling"] = "avg"
         state = {name: tensor for name, tensor in state.items() if not name.startswith("attn_pool.")}
         if model_type.startswith("clip"):  # whose last norm is the pooler's
@@ -141,9 +165,14 @@ def _known(state: dict[str, Tensor], model_type: str) -> tuple[dict[str, Tensor]
     elif head is not None and norm is not None and head.shape[-1] == 2 * norm.shape[0]:  # class token, mean of patches
         known["pooling"] = "token_avg"
         state["head.weight"], state["head_patches.weight"] = head.chunk(2, dim=1)
-    if "dinov2" in model_type and "reg_token" in state and "cls_token" in state:  # registers have no positions
-        positions = state["pos_embed"]
-        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        state["head_patches.bias"] = head.new_zeros(head.shape[:1])
+    if "head.weight" in state and "head.bias" not in state:  # CLIP's projection
+        state["head.bias"] = state["head.weight"].new_zeros(state["head.weight"].shape[:1])
+    cls_token, positions = state.get("cls_token"), state.get("pos_embed")
+    if "dinov2" in model_type and "reg_token" in state and cls_token is not None and positions is not None:
+        if cls_token.shape[-1] != positions.shape[-1]:
+            raise BadInput("its class token and its positions are of different widths.", "Download it again.")
+        state["cls_token"] = cls_token.float() + positions[:, :1].float()  # registers have no positions
         state["pos_embed"] = positions[:, 1:]
     return state, known
 
@@ -173,7 +202,9 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Preprocessing, tuple[str, ...]]:
+def _preprocessing(
+    settings: Mapping[str, Any], config: HydraConfig, kind: _Kind
+) -> tuple[Preprocessing, tuple[str, ...]]:
     """What transformers does with an image, and how this differs.
 
     Raises:
@@ -182,8 +213,8 @@ def _preprocessing(settings: Mapping[str, Any], config: HydraConfig) -> tuple[Pr
     mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
     if settings.get("do_normalize", True) is False:
         mean, std = [0.0] * config.channels, [1.0] * config.channels
-    crop, assumed = _crop(settings, config)
-    resample, factor = settings.get("resample", 2), settings.get("rescale_factor", 1 / 255)
+    crop, assumed = _crop(settings, config, kind)
+    resample, factor = settings.get("resample", kind.resample), settings.get("rescale_factor", 1 / 255)
     interpolation = _RESAMPLE.get(resample) if isinstance(resample, int) else None
     rescales = settings.get("do_rescale", True) is True and _is_number(factor) and abs(factor - 1 / 255) < 1e-6
     floats = all(
@@ -209,28 +240,38 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < _LARGEST_NUMBER
 
 
-def _crop(settings: Mapping[str, Any], config: HydraConfig) -> tuple[float, tuple[str, ...]]:
+def _crop(settings: Mapping[str, Any], config: HydraConfig, kind: _Kind) -> tuple[float, tuple[str, ...]]:
     """The share of each side that is kept, and what is assumed of it.
 
     *size* has had several forms: a number or height and width, to which the whole image is stretched, or the shorter
-    side, with which it keeps its proportions.
+    side, with which it keeps its proportions. DINOv2's crop is smaller than the images that it was trained with.
     """
-    shape = config.image_shape
+    shape, crops = config.image_shape, settings.get("do_center_crop", False) is True
     size = settings.get("size", shape)
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    if kind is _CLIP and crops and isinstance(size, int):
+        shortest = size
     height, width = _pair(size if shortest is None else shortest, "size")
-    crops = settings.get("do_center_crop", False) is True
     crop_size = _pair(settings.get("crop_size", shape), "crop_size") if crops else (height, width)
-    in_proportion = shape[0] * width == shape[1] * height and (shortest is None or crops)
+    alike = shape[0] * crop_size[1] == shape[1] * crop_size[0] and crop_size[0] * width == crop_size[1] * height
     if (
         settings.get("do_resize", True) is not True
         or settings.get("crop_pct")
-        or not in_proportion
-        or crop_size != shape
+        or not alike
+        or not (shortest is None or crops)
+        or crop_size[0] > height
     ):
         raise BadInput(f"preprocessor_config.json does not make images of {config.image_text} as timm does.", "")
-    assumption = f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
-    return shape[0] / height, (f"{PREPROCESSING}: {assumption}",) if shortest is None else ()
+    assumed = []
+    if shortest is None:
+        assumed.append(
+            f"the centre of the image is kept, where transformers stretches the whole image to {height}x{width}"
+        )
+    if crop_size != shape:
+        assumed.append(
+            "images are made of {}, where transformers makes them of {}x{}".format(config.image_text, *crop_size)
+        )
+    return crop_size[0] / height, (f"{PREPROCESSING}: {'; '.join(assumed)}",) if assumed else ()
 
 
 def _labels(id2label: Any, num_classes: int) -> tuple[str, ...]:

@@ -275,6 +275,19 @@ def _bare() -> Iterator[Case]:
     yield Case("bare, rotary positions", bare(rotary), "assumed", "rotary positions")
     yield Case("bare, no positions", bare(vit(23, pos_embed="none")), "refused", "no tensor pos_embed")
     yield Case("bare, parallel blocks", bare(vit(24, block_fn=ParallelScalingBlock)), "refused", "are parallel")
+    for name in ("blocks.1.norm1.bias", "blocks.1.attn.qkv.bias", "norm.bias", "head.bias", "patch_embed.proj.bias"):
+        state = {key: tensor for key, tensor in vit(26).state_dict().items() if key != name}
+        yield Case(f"bare, without {name}", pickled(vit(26), state), "refused", name)
+    scaled = {
+        key: tensor for key, tensor in vit(27, init_values=0.3).state_dict().items() if key != "blocks.1.ls2.gamma"
+    }
+    yield Case(
+        "bare, without one LayerScale", pickled(vit(27, init_values=0.3), scaled), "refused", "blocks.1.ls2.gamma"
+    )
+    late = of_timm("vit_base_patch16_rpn_224", img_size=32, depth=2, embed_dim=64, num_heads=1)
+    yield Case("bare, norms after attention and MLP", bare(late, head_dim=64), "assumed", "norms")
+    empty = vit(28).state_dict() | {"norm.weight": torch.ones(())}
+    yield Case("bare, a tensor of no axes", pickled(vit(28), empty), "refused", "norm.weight")
     yield Case("bare, LayerScale", bare(vit(15, init_values=0.3)), "equal")
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         half = vit(16).to(dtype)
@@ -376,7 +389,12 @@ def _transformers() -> Iterator[Case]:
     five = vit(52, num_heads=6, **_epsilon(1e-5))
     write = hub(five, transformers_configs(layer_norm_eps=1e-5), transformers_state(five.state_dict()))
     yield Case("transformers ViT, epsilon 1e-5", write, "equal")
+    for name in ("layer.1.", "layernorm.", "layer.1.layernorm_after.bias"):
+        fewer = {key: tensor for key, tensor in state.items() if f".{name}" not in key}
+        write = hub(module, transformers_configs(), fewer)
+        yield Case(f"transformers ViT without {name}", write, "refused", "")
     for name, changes, reason in (
+        ("a list for an activation", {"hidden_act": []}, "activation []"),
         ("an activation", {"hidden_act": "mish"}, "activation mish"),
         ("another image", {"image_size": [16, 48]}, "images of 16x48"),
         ("Swin", {"model_type": "swin"}, "model_type swin"),

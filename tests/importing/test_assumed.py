@@ -13,6 +13,7 @@ from tests.importing.cases import bare, hub, timm_config, transformers_configs, 
 SUBJECTS = [
     "head width",
     "pooling",
+    "norms",
     "rotary positions",
     "activation",
     "LayerNorm epsilon",
@@ -58,7 +59,7 @@ def test_what_was_assumed_is_kept_with_the_weights(tmp_path: Path) -> None:
 def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
     path = bare(vit())(tmp_path).place
     loaded = checkpoint.load(path, head_dim=64, image_size=(32, 32), preprocessing="inception")
-    assert subjects(loaded.info.assumed) == ["pooling", "rotary positions", "activation", "LayerNorm epsilon"]
+    assert subjects(loaded.info.assumed) == ["pooling", "norms", "rotary positions", "activation", "LayerNorm epsilon"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_what_the_user_says_is_not_assumed(tmp_path: Path) -> None:
             False,
         ),
         ({"size": [32, 32]}, 1.0, True),
+        ({"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": 24}, 24 / 32, True),  # as DINOv2's
     ],
 )
 def test_transformers_sizes_are_read_in_all_their_forms(
@@ -82,7 +84,7 @@ def test_transformers_sizes_are_read_in_all_their_forms(
     hub(module, transformers_configs(processor), transformers_state(module.state_dict()))(tmp_path)
     info = checkpoint.load(tmp_path).info
     assert info.preprocessing.crop == crop
-    assert info.preprocessing.covered_shape[0] == round(32 / crop)
+    assert info.preprocessing.covered_shape[0] == int(32 / crop + 1e-9)
     assert (info.preprocessing.interpolation, info.preprocessing.std) == ("bilinear", (0.5, 0.5, 0.5))
     assert (subjects(info.assumed) == ["preprocessing"]) is assumed
     assert info.labels == ("ant", "bee", "cat", "dog", "eel")
@@ -96,7 +98,7 @@ def test_transformers_sizes_are_read_in_all_their_forms(
         {"do_resize": False},
         {"resample": 1},
         {"rescale_factor": 1 / 127.5},
-        {"do_center_crop": True, "crop_size": 24},
+        {"do_center_crop": True, "crop_size": 40},
     ],
 )
 def test_preprocessing_that_is_not_ours_is_refused_until_the_user_gives_one(

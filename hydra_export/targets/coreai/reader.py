@@ -55,7 +55,7 @@ def functions(path: Path) -> dict[str, AssetGraph]:
     """The functions of the asset at *path*, by name; CheckFailed where one does not take an image and give numbers."""
     found = {graph.name: graph for graph in described(path) if graph.is_function}
     ranks = {(_ranks(graph.inputs), _ranks(graph.outputs)) for graph in found.values()}
-    if len(ranks) != 1 or ranks > {((4,), (2,)), ((4,), (3,))}:
+    if len(ranks) != 1 or not ranks <= {((4,), (2,)), ((4,), (3,))}:
         raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
     return found
 
