@@ -113,7 +113,7 @@ class CoreMLTarget(Target):
             what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
             raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give `batch=1`.")
         if model is not None and options.classifier and not model.config.num_classes:
-            raise BadInput(f"{model.name} has no classes.", "Leave out `coreml_classifier`.")
+            raise BadInput(f"{model.name} has no classes.", "Export it without a Core ML classifier.")
         if model is not None and options.classifier and not model.labels:
             raise BadInput(
                 f"A classifier needs labels, and {model.name} has none.", "Give `labels`, a class name per line."

@@ -86,7 +86,7 @@ def test_every_artifact_is_compiled_and_computes_what_it_should(packaged: Path) 
 def test_every_variant_is_compiled_and_computes_what_onnxruntime_does(name: str, tmp_path: Path) -> None:
     """Compiling gated ones for one thread crashed 2026.4.1 where their product and the Linear behind it were rows."""
     onnx, of, paths = targets.get("onnx"), variants.checkpoint(variants.VARIANTS[name]), []
-    image = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, 3, *variants.VARIANTS[name].image_shape)).astype(np.float32)
     np.save(tmp_path / "image.npy", image)
     for opset in (17, 23):
         out = tmp_path / str(opset)

@@ -58,7 +58,8 @@ def _prove(config: HydraConfig, out: Path, cases: list[tuple[Case, dict[str, Any
         for artifact in case.write(model, (1, 2, 4), out / str(number), **choices):
             path = out / str(number) / artifact.path
             work = TFLITE.lint(path)
-            assert len(artifact.heads) > 1 or 0 < work.macs <= network.macs(config, *artifact.heads)
+            batch = artifact.spec.batch if isinstance(artifact.spec.batch, int) else 1
+            assert len(artifact.heads) > 1 or 0 < work.macs <= batch * network.macs(config, *artifact.heads)
             assert TFLITE.signature(path) == (artifact.inputs, artifact.outputs)
             for k in artifact.heads:
                 _check(model, artifact, path, k)
