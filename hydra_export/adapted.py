@@ -19,7 +19,6 @@ from hydra_export.image_size import as_size
 
 Output = Literal["logits", "embedding", "tokens"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-_GIVES = {"logits": "logits", "features": "features", "patch_tokens": "patch tokens"}  # by the graph's output
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def resampled(positions_1NE: Tensor, config: HydraConfig, grid: tuple[int, int])
 def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) -> Adapted:
     """The model without what is behind *output*; its name says which that is.
 
-    ``embedding`` is what the classifier would take; ``tokens`` are the patches' after the last norm. Labels and
-    accuracy are those of logits, and left out.
+    ``embedding`` is what the classifier would take, or the output of a projection; ``tokens`` are the patches' after
+    the last norm. Labels and accuracy are those of logits, and left out.
 
     Raises:
         UnknownName: no such output.
@@ -80,7 +79,7 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
     """
     if output not in OUTPUTS:
         raise UnknownName("output", output, OUTPUTS)
-    old, present = info.config, _GIVES[info.config.output]
+    old, present = info.config, info.config.output_text
     if output == "logits" and not old.num_classes:
         raise BadInput(f"{info.name} has no classifier: it gives {present}.", "Leave out `output`.", field="output")
     if output == "embedding" and old.pooling == "none":
@@ -96,8 +95,9 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
         return Adapted(info, state)
     state = {name: state[renamed.get(name, name)] for name in network.shapes(config)}
     removed = {"labels": (), "accuracy": {}, "accuracy_data": ""}
-    if old.num_classes:
-        notes.insert(0, f"{info.name} is exported without its classifier and labels: it gives {_GIVES[config.output]}.")
+    if old.num_outputs:
+        without = "classifier and labels" if old.num_classes else "projection"
+        notes.insert(0, f"{info.name} is exported without its {without}: it gives {config.output_text}.")
     if old.pooling == "token_avg" and output == "embedding":
         notes.append(
             "Its classifier takes the class token and the mean of the patches; the class token alone is exported."
@@ -113,7 +113,7 @@ def _without_head(config: HydraConfig) -> HydraConfig:
 
 def _without_pooling(config: HydraConfig, name: str) -> tuple[HydraConfig, dict[str, str], list[str]]:
     """Without what comes after the last token; the old names of parameters that are called otherwise; what to say."""
-    changed: dict[str, Any] = {"pooling": "none", "pool_prefix": False}
+    changed: dict[str, Any] = {"projection": 0, "pooling": "none", "pool_prefix": False}
     renamed, notes = {}, []
     if config.final_norm == "after_pooling":
         changed["final_norm"] = "none"

@@ -22,10 +22,11 @@ _LARGEST = {
     "patch_size": 1024,
     "image_size": 8192,
     "num_classes": 1_000_000,
+    "projection": 1_000_000,
     "channels": 4,
     "register_tokens": 256,
 }
-_MAY_BE_0 = ("num_classes", "register_tokens")
+_MAY_BE_0 = ("num_classes", "projection", "register_tokens")
 
 
 Positions = Literal["all", "patches", "none"]
@@ -71,6 +72,8 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         patch_size: pixels, square.
         image_size: pixels: the side, or height and width; what is no whole patch on the right and below is not read.
         num_classes: 0 for a backbone that returns features.
+        projection: of a model without classes, channels of a Linear behind the pooled features, whose result is its
+            output, of one length at every head count (CLIP's visual projection); 0 without.
         mlp_ratio: hidden over outer width of the MLP; of a gated one, the width after the gate.
         layer_scale: initial value of timm's LayerScale, None without.
         separate_classifiers: the head counts with a classifier of their own; empty where all share one.
@@ -99,6 +102,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     image_size: ImageSize = 224
     channels: int = 3
     num_classes: int = 1000
+    projection: int = 0
     mlp_ratio: float = 4.0
     layer_scale: float | None = None
     separate_classifiers: tuple[int, ...] = ()
@@ -171,8 +175,15 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise BadInput("A distilled model has no learned positions.", "Give positions all or patches.")
         if self.distillation_token and self.register_tokens:
             raise BadInput("A distilled model has register tokens.", "Give one or the other.")
+        if self.projection and self.num_classes:
+            raise BadInput(
+                f"The model has {self.num_classes} classes and a projection to {self.projection} channels.",
+                "Give num_classes 0, or projection 0.",
+            )
         if self.pooling == "none" and self.num_classes:
             raise BadInput("A model without pooling has a classifier.", "Give num_classes 0, or pooling.")
+        if self.pooling == "none" and self.projection:
+            raise BadInput("A model without pooling has a projection.", "Give projection 0, or pooling.")
         if self.pooling in ("token", "token_avg", "none") and self.pool_prefix:
             raise BadInput(f"Model pool_prefix does not go with pooling {self.pooling}.", "Leave it out.")
         if self.pooling == "none" and self.final_norm == "after_pooling":
@@ -264,26 +275,37 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return heads * self.head_dim
 
     @property
+    def num_outputs(self) -> int:
+        """Classes, or channels of the projection: the rows of ``head``; 0 without either."""
+        return self.num_classes or self.projection
+
+    @property
     def output(self) -> str:
         """What the graphs call their output: a backbone has no logits."""
         if self.pooling == "none":
             return "patch_tokens"
         return "logits" if self.num_classes else "features"
 
+    @property
+    def output_text(self) -> str:
+        """The output as people write it: ``patch tokens``, or ``512 features`` of a projection."""
+        text = self.output.replace("_", " ")
+        return f"{self.projection} {text}" if self.projection else text
+
     def output_shape(self, heads: int) -> tuple[int, ...]:
         """Of what subnetwork *heads* returns of one image: logits, features, or a vector for each patch."""
-        vector = (self.num_classes or self.width(heads),)
+        vector = (self.num_outputs or self.width(heads),)
         return (self.num_patches, *vector) if self.pooling == "none" else vector
 
     @property
     def classifier_names(self) -> tuple[str, ...]:
-        """timm's names; of two, the logits are the mean of a distilled model's, and the sum of another's."""
+        """timm's names, of a projection too; of two, the output is the mean of a distilled model's, else their sum."""
         second = "head_dist" if self.distillation_token else "head_patches"
         return ("head", second)[: 1 + (self.distillation_token or self.pooling == "token_avg")]
 
     @property
     def logits_share(self) -> float:
-        """What each classifier's logits are multiplied by before they are summed."""
+        """What each classifier's logits, or each projection, is multiplied by before they are summed."""
         return 0.5 if self.distillation_token else 1.0
 
     def classifiers(self, heads: int) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
                 setattr(self, name, nn.ModuleDict(heads))
 
     def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
-        """Logits [B, num_classes] of subnetwork *heads* (all by default); computes the active slices only."""
+        """What subnetwork *heads* (all by default) gives, logits [B, K] mostly; computes the active slices only."""
         heads = self.config.heads if heads is None else heads
         self._assert_heads(heads)
         return network.run(_Slices(self, heads), self.config, image_BCHW, heads)
@@ -425,7 +425,7 @@ def _add_tokens_and_classifiers(
     model: VisionTransformer, config: HydraConfig, heads: int, like: dict[str, Any]
 ) -> None:
     """What timm's VisionTransformer has not: a second classifier, and a distillation token."""
-    width, num_classes = config.width(heads), config.num_classes
+    width, num_outputs = config.width(heads), config.num_outputs
     if config.distillation_token:
         model.num_prefix_tokens = 2
         model.dist_token = nn.Parameter(torch.empty(1, 1, width, **like))
@@ -434,7 +434,7 @@ def _add_tokens_and_classifiers(
             model.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, width, **like))
             trunc_normal_(model.pos_embed, std=0.02)
     for name in config.classifier_names[1:]:
-        setattr(model, name, nn.Linear(width, num_classes, **like) if num_classes else nn.Identity())
+        setattr(model, name, nn.Linear(width, num_outputs, **like) if num_outputs else nn.Identity())
 
 
 _POOLING = {"attention": "map", "none": "", "token_avg": "token"}  # timm's names of what has another
@@ -447,7 +447,7 @@ def _timm_arguments(config: HydraConfig, heads: int) -> dict[str, Any]:
         "img_size": config.image_shape,
         "patch_size": config.patch_size,
         "in_chans": config.channels,
-        "num_classes": config.num_classes,
+        "num_classes": config.num_outputs,
         "global_pool": _POOLING.get(config.pooling, config.pooling),
         "embed_dim": width,
         "depth": config.depth,

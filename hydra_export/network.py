@@ -4,7 +4,7 @@
 there; who stores or trains weights reads from ``layers`` and ``cuts`` what a subnetwork uses of them.
 """
 
-# B batch, N tokens, D width of subnetwork k, H heads, C head width, M MLP channels per head, K classes
+# B batch, N tokens, D width of subnetwork k, H heads, C head width, M MLP channels per head, K outputs
 from __future__ import annotations
 
 import math
@@ -75,14 +75,14 @@ class Operations(Protocol[V]):
         """The one token that is left, [B, D]."""
 
     def classifier(self, features: Sequence[tuple[V, str]]) -> V:
-        """The logits: of each of the features [B, D] a Linear, by the name of its weights, and their sum."""
+        """Logits or projection: of each of the features [B, D] a Linear, by the name of its weights, and their sum."""
 
     def patch_tokens(self, x: V) -> V:
         """The output of a model that does not pool, [B, N, D]."""
 
 
 def run(ops: Operations[V], config: HydraConfig, image: V, heads: int) -> V:
-    """Subnetwork *heads*: the logits, or the features of a model without a classifier."""
+    """Subnetwork *heads*: the logits, or the features of a model without classes."""
     return output(ops, config, tokens(ops, config, image), heads)
 
 
@@ -104,14 +104,14 @@ def output(ops: Operations[V], config: HydraConfig, x: V, heads: int) -> V:
     if config.pooling == "none":
         return ops.patch_tokens(_of_patches(ops, config, x))
     parts = pooled(ops, config, x)
-    if not config.num_classes:
+    if not config.num_outputs:
         return parts[0]
     return ops.classifier(list(zip(parts, config.classifiers(heads), strict=True)))
 
 
 def pooled(ops: Operations[V], config: HydraConfig, x: V) -> list[V]:
     """The features [B, D]: what each classifier takes."""
-    if config.distillation_token and config.num_classes:
+    if config.distillation_token and config.num_outputs:
         tokens = [ops.select(x, (i, i + 1), f"pool/{name}") for i, name in enumerate(("cls", "dist"))]
     elif config.distillation_token:
         tokens = [ops.pool(x, "avg", "pool")]
@@ -330,7 +330,7 @@ def layers(config: HydraConfig) -> tuple[Layer, ...]:
         mlp("attn_pool.mlp", 1)
     if config.final_norm == "after_pooling":
         norm("fc_norm")
-    K, names, share = config.num_classes, config.classifier_names, config.logits_share
+    K, names, share = config.num_outputs, config.classifier_names, config.logits_share
     for k in config.separate_classifiers:
         for name in names:
             add(f"{name}.k{k}", 0, 0, fixed=(K, config.width(k)), owner=k, rows=1, factor=share)

@@ -116,7 +116,7 @@ def image_info(config: HydraConfig, spec: ExportSpec, channels_last: bool = Fals
 
 
 def output_info(config: HydraConfig, heads: Sequence[int], spec: ExportSpec) -> TensorInfo:
-    """What an artifact of *heads* gives; without a classifier as many numbers as the chosen subnetwork is wide."""
+    """What an artifact of *heads* gives; features are as many as the subnetwork is wide, or a projection says."""
     *others, last = zip(*(config.output_shape(k) for k in heads), strict=True)
     size = last[0] if len(set(last)) == 1 else "width"
     return TensorInfo(name=config.output, dtype="float32", shape=(_batch(spec), *(sizes[0] for sizes in others), size))
@@ -244,7 +244,7 @@ class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
     def run(self, image: Array) -> Array:
-        """Logits [B, classes] float32, or features [B, width] of a model without a classifier.
+        """float32 [B, *output_shape]: logits, features or patch tokens.
 
         Args:
             image: in the artifact's input form: ``tensor`` float32 [B, C, H, W] normalised, or ``image`` uint8

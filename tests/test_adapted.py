@@ -22,7 +22,7 @@ from hydra_export.errors import BadCheckpoint, BadInput, UnknownName
 from hydra_export.model import HydraViT
 from tests.variants import VARIANTS, checkpoint
 
-WITH_OUTPUT = [name for name in VARIANTS if VARIANTS[name].pooling != "none"]
+WITH_OUTPUT = [name for name, config in VARIANTS.items() if config.pooling != "none" and not config.projection]
 
 
 def informed(config: HydraConfig) -> Checkpoint:
@@ -78,6 +78,19 @@ def test_the_checkpoint_says_what_it_gives() -> None:
     features = checkpoint(VARIANTS["distilled features"])
     assert checkpoints.with_output(features, "embedding").info == features.info
     assert not checkpoints.with_output(features, "embedding").notes
+
+
+@pytest.mark.parametrize("name", ["projection", "distilled projection"])
+def test_a_projection_is_an_embedding_and_left_out_of_tokens(name: str) -> None:
+    whole = informed(VARIANTS[name])
+    embedding = checkpoints.with_output(whole, "embedding")
+    assert (embedding.info, embedding.state, embedding.notes) == (whole.info, whole.state, ())
+    with pytest.raises(BadInput, match="no classifier: it gives 7 features"):
+        checkpoints.with_output(whole, "logits")
+    tokens = checkpoints.with_output(whole, "tokens")
+    assert tokens.info.config.projection == 0
+    assert not any(name.startswith("head") for name in tokens.state)
+    assert tokens.notes == ("variant is exported without its projection: it gives patch tokens.",)
 
 
 def test_separate_classifiers_are_left_out() -> None:

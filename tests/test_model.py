@@ -376,6 +376,12 @@ def test_a_state_dict_makes_the_round_trip(tiny_model: HydraViT, tiny_config: Hy
         ({"separate_classifiers": (4, 2)}, r"heads \[4, 2\]"),
         ({"separate_classifiers": (2, 5)}, r"heads \[2, 5\]"),
         ({"separate_classifiers": (2,), "num_classes": 0}, "without classes"),
+        ({"projection": -1, "num_classes": 0}, "projection is -1"),
+        ({"projection": 10**9, "num_classes": 0}, "projection is 1000000000"),
+        ({"projection": 7, "num_classes": 5}, "5 classes and a projection to 7 channels"),
+        ({"projection": 7, "num_classes": 0, "pooling": "none"}, "without pooling has a projection"),
+        ({"projection": 7, "num_classes": 0, "pooling": "token_avg"}, "token_avg, and it has no classifier"),
+        ({"projection": 7, "num_classes": 0, "separate_classifiers": (2,)}, "without classes"),
     ],
 )
 def test_an_impossible_configuration_is_refused(change: dict[str, object], said: str) -> None:
@@ -478,6 +484,18 @@ def test_every_variant_computes_what_timms_module_of_its_slices_computes(name: s
             torch.testing.assert_close(ours, patches, rtol=1e-6, atol=1e-6)
         assert network.num_params(config, k) == sum(p.numel() for p in dense.parameters())
     assert {key: tuple(t.shape) for key, t in model.state_dict().items()} == network.shapes(config)
+
+
+def test_a_projection_gives_features_of_one_length_at_every_head_count() -> None:
+    for name, halves in (("projection", False), ("distilled projection", True)):
+        model = checkpoint(VARIANTS[name]).model
+        config, head = model.config, model.get_parameter("head.weight")
+        assert (config.output, config.output_text, config.num_outputs) == ("features", "7 features", 7)
+        for k in (1, 2, 4):
+            assert config.output_shape(k) == (7,)
+            weight = model.weights(k)["head.weight"]
+            torch.testing.assert_close(weight, head[:, : config.width(k)] * (0.5 if halves else 1.0))
+            assert ("head_dist.weight" in model.weights(k)) is halves
 
 
 @pytest.mark.parametrize("name", VARIANTS)

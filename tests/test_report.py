@@ -296,17 +296,18 @@ def test_head_counts_of_unknown_accuracy_are_named_and_left_out_of_the_charts(
     assert gmacs[0].count("<g><title>") == 1
 
 
-def test_a_backbone_without_classes_reads_well(tmp_path: Path, nobody: Path) -> None:
+@pytest.mark.parametrize(("projection", "said"), [(0, ", features, no classes"), (5, ", 5 features, no classes")])
+def test_a_backbone_without_classes_reads_well(projection: int, said: str, tmp_path: Path, nobody: Path) -> None:
     from hydra_export.architecture import HydraConfig
     from hydra_export.preprocess import Preprocessing
 
-    config = HydraConfig(heads=2, head_dim=8, depth=1, patch_size=4, image_size=8, num_classes=0)
+    config = HydraConfig(heads=2, head_dim=8, depth=1, patch_size=4, image_size=8, num_classes=0, projection=projection)
     data = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     info = checkpoint_file.CheckpointInfo(name="backbone", config=config, preprocessing=data)
     checkpoint_file.write(tmp_path / "b.safetensors", perturbed(config).state_dict(), info)
     export(checkpoint.load(tmp_path / "b.safetensors"), tmp_path / "bundle", heads=[1, 2])
     shown = page(tmp_path / "bundle", nobody)
-    assert "features, no classes" in shown.text
+    assert said in shown.text
     assert "0 classes" not in shown.text
 
 

@@ -22,6 +22,8 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "distilled": {"distillation_token": True},
     "class token and average": {"pooling": "token_avg", "register_tokens": 1},  # DINOv2's classifier in transformers
     "distilled features": {"distillation_token": True, "num_classes": 0},
+    "projection": {"pre_norm": True, "num_classes": 0, "projection": 7},  # CLIP
+    "distilled projection": {"distillation_token": True, "num_classes": 0, "projection": 7},
     "pre-norm": {"pre_norm": True, "activation": "quick_gelu", "layer_norm_eps": 1e-5},  # CLIP
     "average": {"class_token": False, "pooling": "avg"},
     "average, norm after": {

@@ -76,7 +76,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 def _gives(config: HydraConfig) -> str:
     if config.num_classes:
         return f"{config.num_classes} classes"
-    return f"no classes: it gives {config.output.replace('_', ' ')}"
+    return f"no classes: it gives {config.output_text}"
 
 
 def _one_per(config: HydraConfig) -> str:
@@ -84,6 +84,8 @@ def _one_per(config: HydraConfig) -> str:
     if config.pooling == "none":
         rows, columns = config.grid
         return f"a vector of channels for each of {rows} x {columns} patches, row by row"
+    if config.projection:
+        return f"{config.projection} numbers at every head count"
     return f"one per {'class' if config.num_classes else 'channel'}"
 
 

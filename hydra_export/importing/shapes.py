@@ -73,6 +73,7 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
     }
     found = {
         **prefix,
+        "num_classes": 0 if head is None else int(head.shape[0]),
         "pre_norm": "norm_pre.weight" in state,
         "norm": "layer_norm" if "blocks.0.norm1.bias" in state else "rms_norm",
         "final_norm": (
@@ -96,7 +97,6 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
         patch_size=patch_size,
         image_size=height if height == width_ else (height, width_),
         channels=int(patch.shape[1]),
-        num_classes=0 if head is None else int(head.shape[0]),
         mlp_ratio=fc2.shape[1] / width,
         **{**found, "positions": positions, **known},
     )

@@ -166,8 +166,10 @@ def _known(state: dict[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[st
         known["pooling"] = "token_avg"
         state["head.weight"], state["head_patches.weight"] = head.chunk(2, dim=1)
         state["head_patches.bias"] = head.new_zeros(head.shape[:1])
-    if "head.weight" in state and "head.bias" not in state:  # CLIP's projection
-        state["head.bias"] = state["head.weight"].new_zeros(state["head.weight"].shape[:1])
+    if head is not None and "head.bias" not in state:
+        state["head.bias"] = head.new_zeros(head.shape[:1])
+        if model_type.startswith("clip") and not classifies:
+            known |= {"num_classes": 0, "projection": head.shape[0]}
     cls_token, positions = state.get("cls_token"), state.get("pos_embed")
     if "dinov2" in model_type and "reg_token" in state and cls_token is not None and positions is not None:
         if cls_token.shape[-1] != positions.shape[-1]:

@@ -267,9 +267,7 @@ def card(findings: Findings) -> Section:
     more = len(model.labels) - _MOST_LABELS
     named = ", ".join(model.labels[:_MOST_LABELS]) + (f" and {more:,} more" if more > 0 else "")
     labels = f"{len(model.labels):,}: {named}" if model.labels else "none in the bundle"
-    outputs = (
-        f"{config.num_classes} classes" if config.num_classes else f"{config.output.replace('_', ' ')}, no classes"
-    )
+    outputs = f"{config.num_classes} classes" if config.num_classes else f"{config.output_text}, no classes"
     facts: dict[str, object] = {
         "Name": model.name,
         "Licence": linked(model.license or "The checkpoint names none: ask whoever trained it."),

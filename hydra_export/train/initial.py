@@ -20,7 +20,8 @@ from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
 
 _LOOKED_AT = 8  # images of a dataset, to see what they are like
-# Of two configurations; positions are resampled, other classes start anew, and whether both have LayerScale is asked.
+# Of two configurations; positions are resampled, other classes start anew, also behind what a projection took, and
+# whether both have LayerScale is asked.
 _MAY_DIFFER = {"heads", "image_size", "num_classes", "separate_classifiers", "layer_scale"}
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "attn_pool.latent")
 
@@ -67,7 +68,8 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
 
 def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
     """Refuses a checkpoint whose weights are of other shapes than head counts and classes account for."""
-    for field in (name for name in HydraConfig.__struct_fields__ if name not in _MAY_DIFFER):
+    may_differ = _MAY_DIFFER | {"projection"} if ours.num_classes else _MAY_DIFFER
+    for field in (name for name in HydraConfig.__struct_fields__ if name not in may_differ):
         given, required = getattr(theirs, field), getattr(ours, field)
         if given != required:
             raise BadInput(
@@ -119,7 +121,7 @@ def fill(model: HydraViT, start: HydraViT, same_classes: bool) -> None:
     for name, cut in model.cuts.items():
         if name.startswith(("head.", "head_dist.", "head_patches.")):
             mine[name].zero_()
-            if not same_classes:
+            if not same_classes and not model.config.projection:
                 continue
             k = min(cut.owner or heads, heads)
             given = theirs[f"{name.partition('.')[0]}{_owner(start.config, k)}.{name.rpartition('.')[2]}"]

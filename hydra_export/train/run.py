@@ -136,7 +136,7 @@ def resolved(
         same = in_order is not None or dataset.label_names == start.info.labels
         dataset = in_order or dataset
     if config.classes == "data":
-        model = msgspec.structs.replace(config.model, num_classes=len(dataset.label_names))
+        model = msgspec.structs.replace(config.model, num_classes=len(dataset.label_names), projection=0)
         config = msgspec.structs.replace(config, model=model)
     elif len(dataset.label_names) != config.model.num_classes:
         raise BadInput(

@@ -111,6 +111,13 @@ def test_a_backbone_is_no_classifier_and_has_no_result(manifest: bundle.Manifest
     assert "model-index" not in found
 
 
+def test_a_projection_reads_as_features_of_one_length(folder: Path, manifest: bundle.Manifest) -> None:
+    config = msgspec.structs.replace(manifest.model.config, num_classes=0, projection=512)
+    text = written(folder, changed(manifest, config=config, labels=()))
+    assert "no classes: it gives 512 features." in text
+    assert ": float32, 512 numbers at every head count." in text
+
+
 @pytest.mark.parametrize("labels", [("a", "b\nc", "", " d\r\n", "e\u2028f", "ü", "g,\t'")])
 def test_labels_are_one_a_line_whatever_they_hold(
     folder: Path, manifest: bundle.Manifest, labels: tuple[str, ...]

@@ -263,5 +263,6 @@ def test_python_says_what_it_cannot_name(bundles: dict[str, Path], tmp_path: Pat
     (tmp_path / "text.jpg").write_text("not an image")
     unreadable = python(bundles["image"], "--image", tmp_path / "text.jpg")
     assert (unreadable.returncode, "text.jpg cannot be read" in unreadable.stderr) == (2, True)
-    backbone = python(bundles["backbone"], "--image", tmp_path / "text.jpg")
-    assert (backbone.returncode, "no classes" in backbone.stderr) == (2, True)
+    for name in ("backbone", "projection"):
+        features = python(bundles[name], "--image", tmp_path / "text.jpg")
+        assert (features.returncode, "no classes" in features.stderr) == (2, True)

@@ -20,7 +20,7 @@ from hydra_export.card import snippets
 from hydra_export.verification import verify
 
 BEST = {2: (1, 0.25), 4: (2, -1.5)}
-NAMES = ("tensor", "image", "three", "dynamic", "backbone", "tokens", "normalised")
+NAMES = ("tensor", "image", "three", "dynamic", "backbone", "projection", "tokens", "normalised")
 PROGRAMS = {
     "onnx": ("run.py", "run.mjs", "bundle.mjs", "npz.mjs", "preprocess.mjs", "run.cpp", "preprocess.hpp"),
     "tflite": ("run.py", "Run.kt", "Preprocess.kt"),

@@ -84,7 +84,7 @@ def test_it_computes_what_transformers_computes(name: str, module: Any, output: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ViT", "DINOv2 with registers, classifier", "CLIP", "SigLIP"])
+@pytest.mark.parametrize("kind", ["ViT", "DINOv2 with registers, classifier", "CLIP", "CLIP with projection", "SigLIP"])
 def test_as_it_is_initialised_it_is_exported_to_every_target(kind: str, tmp_path: Path) -> None:
     """Of so little variance that a norm's epsilon matters, which float16 rounds."""
     (module,) = (module for name, module, _ in _models() if name == kind)
@@ -92,6 +92,21 @@ def test_as_it_is_initialised_it_is_exported_to_every_target(kind: str, tmp_path
     hydra_export.export(
         tmp_path / "theirs", tmp_path / "dist", targets=targets.names(), heads=(1, 3), graphs=("separate", "universal")
     )
+
+
+def test_the_projection_of_clip_is_no_classifier(tmp_path: Path) -> None:
+    """Also where config.json names classes, which transformers writes of any model."""
+    found = {name: module for name, module, _ in _models() if name.startswith("CLIP")}
+    projects, classifies = found["CLIP with projection"], found["CLIP's classifier"]
+    projects.config.id2label = {number: f"class {number}" for number in range(7)}
+    perturbed(projects).save_pretrained(tmp_path / "clip")
+    for source in (projects, tmp_path / "clip"):
+        info = checkpoint.load(source).info
+        config = info.config
+        assert (config.projection, config.num_classes, config.output, info.labels) == (7, 0, "features", ())
+        assert config.output_shape(1) == config.output_shape(3) == (7,)
+    config = checkpoint.load(classifies).info.config
+    assert (config.projection, config.num_classes, config.output) == (0, 5, "logits")
 
 
 def test_the_texts_tower_of_clip_is_left_out(tmp_path: Path) -> None:
@@ -104,4 +119,5 @@ def test_the_texts_tower_of_clip_is_left_out(tmp_path: Path) -> None:
     with torch.inference_mode():
         features = module.visual_projection(module.vision_model(image).pooler_output)
         torch.testing.assert_close(loaded.model(image), features, rtol=2e-5, atol=2e-5)
+    assert loaded.info.config.projection == 7
     assert any("text_model" in note and "left out" in note for note in loaded.notes)

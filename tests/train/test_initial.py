@@ -70,6 +70,24 @@ def test_other_classes_start_from_a_classifier_of_zeros(tiny_config: HydraConfig
     assert torch.equal(model.state_dict()["norm.weight"], tiny_model.state_dict()["norm.weight"])
 
 
+def test_a_projection_is_kept_and_has_to_agree(tiny_config: HydraConfig, tmp_path: Path) -> None:
+    projection = msgspec.structs.replace(tiny_config, num_classes=0, projection=9)
+    start = perturbed(projection)
+    small = filled(msgspec.structs.replace(projection, heads=3), start, same_classes=False)
+    torch.testing.assert_close(small(IMAGES), start(IMAGES, 3), rtol=0, atol=1e-6)
+    for change in ({"projection": 5}, {"projection": 0}):
+        with pytest.raises(BadInput, match=r"start has projection 9, .*or set model\.projection to 9"):
+            initial.check(projection, msgspec.structs.replace(projection, **change), "start")
+
+
+def test_a_new_classifier_takes_what_the_projection_took(tiny_config: HydraConfig) -> None:
+    start = perturbed(msgspec.structs.replace(tiny_config, num_classes=0, projection=9))
+    initial.check(start.config, tiny_config, "start")
+    model = filled(tiny_config, start, same_classes=False)
+    assert not model(IMAGES).any()
+    assert torch.equal(model.state_dict()["norm.weight"], start.state_dict()["norm.weight"])
+
+
 def test_separate_classifiers_start_from_a_shared_one_and_the_other_way_round(
     tiny_config: HydraConfig, tiny_model: HydraViT
 ) -> None:

@@ -13,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
+from hydra_export.architecture import HydraConfig
 from hydra_export.data import sources
 from hydra_export.data.datasets import digits
 from hydra_export.errors import BadData, BadInput
+from hydra_export.preprocess import imagenet
 from hydra_export.train import record, run
 from hydra_export.train.config import TrainConfig, overridden
 from hydra_export.train.recipes import finetune
+from tests.conftest import perturbed
 from tests.train.test_run import tiny
 
 
@@ -269,6 +272,21 @@ def test_a_checkpoint_of_other_classes_is_no_start_unless_the_data_may_replace_t
     assert not (tmp_path / "run").exists()
     outcome = run.run(wanted, tmp_path / "run")
     assert checkpoint.load(outcome.checkpoint).info.config.num_classes == 10
+
+
+def test_finetuning_trains_a_classifier_in_the_place_of_a_projection(folder: Path, tmp_path: Path) -> None:
+    model = perturbed(
+        HydraConfig(heads=2, head_dim=8, depth=1, patch_size=4, image_size=8, num_classes=0, projection=9)
+    )
+    info = checkpoint_file.CheckpointInfo(name="clip", config=model.config, preprocessing=imagenet(8))
+    checkpoint_file.write(tmp_path / "clip.safetensors", model.state_dict(), info)
+    recipe = finetune(str(tmp_path / "clip.safetensors"))
+    wanted = overridden(recipe, {"data": str(folder), "steps": 2, "save_every": 1})
+    outcome = run.run(wanted, tmp_path / "run")
+    config = checkpoint.load(outcome.checkpoint).info.config
+    assert (config.num_classes, config.projection) == (10, 0)
+    stored = record.stored_config(tmp_path / "run")
+    assert run.run(stored, tmp_path / "run", resume=True).checkpoint == outcome.checkpoint
 
 
 def shard(path: Path, *members: tuple[str, bytes]) -> Path:

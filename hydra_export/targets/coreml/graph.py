@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # linting a package needs no torch
 
 IMAGE = "image"
 OUTPUTS = LOGITS, FEATURES, PATCH_TOKENS = "logits", "features", "patch_tokens"
-HEAD = "head"  # what the names of classifiers' products begin with, where it is not LOGITS
+HEAD = "head"  # what the names of classifiers' products begin with, where it is not that of the output
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"  # as Vision and Xcode expect
 _GELU_MODES = {"gelu": "EXACT", "gelu_tanh": "TANH_APPROXIMATION", "quick_gelu": "SIGMOID_APPROXIMATION"}
 
@@ -73,7 +73,7 @@ class CoreMLEmitter(Operations[Any]):
         if self.dtype == np.float16:
             image_BCHW = mb.cast(x=image_BCHW, dtype="fp16", name="image_fp16")
         result = network.run(self, self.config, image_BCHW, self.heads)
-        if not self.config.num_classes:
+        if not self.config.num_outputs:
             return [self._output(result, self.config.output)]
         if not self.options.classifier:
             return [result]
@@ -82,14 +82,15 @@ class CoreMLEmitter(Operations[Any]):
         return [*mb.classify(probabilities=shares, classes=labels, name="classify_0", outputs=outputs), result]
 
     def classifier(self, features: Sequence[tuple[Any, str]]) -> Any:
-        name = LOGITS if self.dtype == np.float32 else HEAD
+        output = self.config.output
+        name = output if self.dtype == np.float32 else HEAD
         if len(features) == 1:
             (features_BD, weights), *_ = features
             logits_BK = self._linear(features_BD, weights, name=name)
         else:
             one_BK, other_BK = (self._linear(features_BD, weights) for features_BD, weights in features)
-            logits_BK = self.mb.add(x=one_BK, y=other_BK, name=LOGITS if name == LOGITS else f"{HEAD}_sum")
-        return logits_BK if self.dtype == np.float32 else self._output(logits_BK, LOGITS)
+            logits_BK = self.mb.add(x=one_BK, y=other_BK, name=output if name == output else f"{HEAD}_sum")
+        return logits_BK if self.dtype == np.float32 else self._output(logits_BK, output)
 
     def _output(self, x: Any, name: str) -> Any:
         return (

@@ -148,8 +148,8 @@ def _describe_array(feature: Any, kind: Any) -> None:
 
 def _texts(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, str]:
     config, data = checkpoint.info.config, checkpoint.info.preprocessing
-    kind = (config.pooling, config.num_read_tokens, config.final_norm, config.norm)
-    of_class_token = kind == ("token", 1, "before_pooling", "layer_norm")
+    kind = (config.pooling, config.num_read_tokens, config.final_norm, config.norm, config.projection)
+    of_class_token = kind == ("token", 1, "before_pooling", "layer_norm", 0)
     mean, std = (", ".join(f"{each:g}" for each in values) for values in (data.mean, data.std))
     height, width = data.covered_shape
     least = f"its shorter side is {height}" if data.is_square else f"it covers {height} by {width}"

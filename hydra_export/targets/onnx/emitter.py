@@ -83,7 +83,7 @@ class OnnxEmitter(Operations[ir.Value]):
     def classifier(self, features: Sequence[tuple[ir.Value, str]]) -> ir.Value:
         """See OnnxGraphBuilder."""
         (first_BD, weights), *others = features
-        logits = self.g.linear(first_BD, weights, f"{weights}/Gemm" if others else "logits")
+        logits = self.g.linear(first_BD, weights, f"{weights}/Gemm" if others else self.config.output)
         for features_BD, weights in others:
             logits = self.g.plus_linear(logits, self.g.linear(features_BD, weights, f"{weights}/Gemm"), weights)
         return logits
@@ -290,5 +290,5 @@ class OnnxEmitter(Operations[ir.Value]):
 def subnetwork(
     g: OnnxGraphBuilder, image_BCHW: ir.Value, config: HydraConfig, spec: ExportSpec, opset: int, heads: int
 ) -> ir.Value:
-    """Subnetwork *heads* as a whole: the logits, or the features of a model without a classifier."""
+    """Subnetwork *heads* as a whole: the logits, or the features of a model without classes."""
     return network.run(OnnxEmitter(g, config, spec, opset, heads), config, image_BCHW, heads)

@@ -253,13 +253,13 @@ class TFLiteEmitter(Operations[Value]):
 
     def features(self, x_B1D: Value, place: str) -> Value:
         """Without the axis of tokens."""
-        name = f"{place}/RESHAPE" if self.config.num_classes else self.config.output
+        name = f"{place}/RESHAPE" if self.config.num_outputs else self.config.output
         return self._reshape(x_B1D, name, "norm/shape", [self.width])
 
     def classifier(self, features: Sequence[tuple[Value, str]]) -> Value:
-        name = "logits" if len(features) == 1 else ""
+        name = self.config.output if len(features) == 1 else ""
         logits = [self._linear(x_BD, weights, weights.partition(".")[0], name) for x_BD, weights in features]
-        return logits[0] if name else self._add(logits[0], logits[1], "logits")
+        return logits[0] if name else self._add(logits[0], logits[1], self.config.output)
 
     def patch_tokens(self, x_BND: Value) -> Value:
         self.g.tensors[x_BND.index].name = self.config.output

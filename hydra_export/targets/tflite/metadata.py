@@ -146,7 +146,7 @@ def _output_described(config: HydraConfig) -> str:
         return "one score per class, before softmax"
     if config.pooling == "none":
         return "a vector for each patch"
-    return "the class token" if config.num_read_tokens == 1 else "the features"
+    return "the class token" if config.num_read_tokens == 1 and not config.projection else "the features"
 
 
 def _image_described(form: InputForm, config: HydraConfig, pixels: Preprocessing) -> str:

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def planned(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
     """``<model>-universal.tflite``.
 
-    A model without a classifier has no ``run``: outputs are as wide as the subnetwork, and one tensor has one shape.
+    Where outputs are as wide as the subnetwork there is no ``run``: one tensor has one shape.
     """
-    run = [HEADS_INFO] if checkpoint.info.config.num_classes else []
+    run = [HEADS_INFO] if checkpoint.info.config.num_outputs else []
     return [artifact(checkpoint, heads, spec, *run)]
 
 
@@ -45,7 +45,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     """Writes what is ``planned`` into *out*."""
     file = _Universal(checkpoint, heads, spec)
     config, places, (whole,) = checkpoint.info.config, Places(heads), planned(checkpoint, heads, spec)
-    described, has_run, image = [], config.num_classes > 0, whole.inputs[0]
+    described, has_run, image = [], config.num_outputs > 0, whole.inputs[0]
     for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
         output = output_info(config, [k], spec)
         if has_run and TFLiteOptions.of(spec).overlap:

@@ -102,7 +102,17 @@ def test_a_backbone_gives_features(write: Write) -> None:
     checkpoint, artifact, path = write({"num_classes": 0})
     (features,) = artifact.outputs
     assert (features.name, features.dtype, features.shape) == ("features", "float32", (1, 32))
-    assert [each.name for each in mil.load(path).signatures["main"].outputs] == ["features"]
+    (described,) = mil.load(path).signatures["main"].outputs
+    assert (described.name, described.description) == ("features", "The class token after the last LayerNorm.")
+    Proof(checkpoint, artifact).of(path)
+
+
+def test_a_projection_gives_features_of_its_length(write: Write) -> None:
+    checkpoint, artifact, path = write({"num_classes": 0, "projection": 7})
+    (features,) = artifact.outputs
+    assert (features.name, features.shape) == ("features", (1, 7))
+    (described,) = mil.load(path).signatures["main"].outputs
+    assert (described.name, described.description) == ("features", "A number per channel.")
     Proof(checkpoint, artifact).of(path)
 
 

@@ -159,3 +159,10 @@ def test_the_last_bias_is_added_before_the_last_product_of_one_row(tmp_path: Pat
             by_output = {node.output[0]: node for node in graph.node}
             last = next(node for node in graph.node if node.name == f"{place}/residual/Add")
             assert [by_output[value].op_type for value in last.input] == ["Add", "MatMul"]
+
+
+@pytest.mark.parametrize(("name", "output"), [("plain", "logits"), ("projection", "features")])
+def test_the_last_product_is_called_as_its_result_is(name: str, output: str, tmp_path: Path) -> None:
+    for artifact in write(name, "separate", tmp_path, opset=17, batch=1):
+        graph = onnx.load(tmp_path / artifact.path).graph
+        assert (graph.node[-1].name, graph.output[0].name) == (output, output)

@@ -330,6 +330,14 @@ def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
     assert job.spec.options == NO_OVERLAP
 
 
+def test_a_projection_has_run_as_its_length_is_fixed(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(num_classes=0, projection=5)
+    (artifact,) = UNIVERSAL.write(checkpoint, (1, 4), tmp_path / "out")
+    assert [info.name for info in artifact.inputs] == ["image", "k"]
+    assert (artifact.outputs[0].name, artifact.outputs[0].shape) == ("features", (1, 5))
+    UNIVERSAL.verify(checkpoint, [artifact], tmp_path / "out")
+
+
 def test_a_backbone_has_signatures_and_no_run(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(num_classes=0)
     (artifact,) = UNIVERSAL.write(checkpoint, (1, 4), tmp_path / "out")

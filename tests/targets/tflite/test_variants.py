@@ -156,6 +156,7 @@ def test_as_many_registers_as_a_model_may_have_pass(tmp_path: Path) -> None:
         ("plain", "one score per class, before softmax"),
         ("distilled features", "the features"),
         ("rotary", "the class token"),
+        ("projection", "the features"),
         ("patch tokens", "a vector for each patch"),
     ],
 )
