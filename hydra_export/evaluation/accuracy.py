@@ -3,20 +3,17 @@
 # B batch, H height, W width, C channels, n images, K classes
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
-from hydra_export.data.datasets import Images, Split, num_readers
+from hydra_export.data.datasets import Images
 from hydra_export.errors import BadData
+from hydra_export.evaluation.preprocessed import batches, spread
 from hydra_export.model import HydraViT
 from hydra_export.preprocess import Preprocessing
-
-_Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,11 @@ def accuracy(
     assert not model.training
     heads, first = tuple(heads), model.patch_embed.proj.weight
     device, dtype = first.device, first.dtype
-    taken = min(len(images), limit or len(images))
-    indices = (np.arange(taken) * len(images) // taken)[rank::num_processes]
+    indices = spread(len(images), limit)[rank::num_processes]
     class_indices = None if classes is None else torch.as_tensor(classes, device=device)
     counts = np.zeros((len(heads), 2), np.int64)
     num_images = 0
-    for pixels_BHWC, labels in _batches(images, indices, preprocessing, batch_size, workers):
+    for pixels_BHWC, labels in batches(images, indices, preprocessing, batch_size, workers):
         image_BCHW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device, dtype)
         labels_B = torch.from_numpy(labels).to(device)
         num_images += len(labels)
@@ -85,49 +81,3 @@ def _right(
         logits_BK = others.index_copy(1, class_indices, logits_BK[:, class_indices])
     hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices == labels_B[:, None]
     return int(hits_B5[:, 0].sum()), int(hits_B5.sum())
-
-
-def _batches(
-    images: Images, indices: NDArray[np.int64], preprocessing: Preprocessing, batch_size: int, workers: int
-) -> Iterator[_Batch]:
-    if isinstance(images, Split):
-        split = images.fitted(preprocessing) if _differs(images, preprocessing) else images
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            yield split.pixels[chosen], split.labels[chosen]
-        return
-    loader = DataLoader(
-        _PreprocessedImages(images, indices, preprocessing),
-        batch_size,
-        num_workers=num_readers(workers),
-        collate_fn=_collate,
-    )
-    yield from (batch for batch in loader if len(batch[1]))
-
-
-def _differs(split: Split, preprocessing: Preprocessing) -> bool:
-    size = preprocessing.image_size
-    return split.pixels.shape[1:] != (size, size, preprocessing.channels)
-
-
-@dataclass(frozen=True)
-class _PreprocessedImages(Dataset[tuple[NDArray[np.uint8], int] | None]):
-    images: Images
-    indices: NDArray[np.int64]
-    preprocessing: Preprocessing
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], int] | None:
-        try:
-            picture, label = self.images.read(int(self.indices[position]))
-        except BadData:
-            return None
-        return self.preprocessing.fit(picture), label
-
-
-def _collate(samples: Sequence[tuple[NDArray[np.uint8], int] | None]) -> _Batch:
-    readable = [sample for sample in samples if sample is not None]
-    pixels = np.stack([pixels for pixels, _ in readable]) if readable else np.empty(0, np.uint8)
-    return pixels, np.asarray([label for _, label in readable], np.int64)
