@@ -32,6 +32,9 @@ _SMALLEST_AGREEMENT = 0.99  # or all images but one
 _SMALLEST_COSINE = 0.999
 # Of an image's patch tokens side by side with the model's. Those of the packaged model in int8 have 0.9985 at least.
 _SAME_TOKENS = 0.99
+# torch adds products in blocks. Runtimes that add one after the other were up to 9 times noisier where few channels are
+# much larger than the others, in DINOv2 in the basis of its principal components.
+_OTHER_ORDERS = 8
 _ROUNDING = 1e-6  # of accuracies in percent, which have four digits
 
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -94,10 +97,10 @@ class Reference:
 
     @property
     def bound(self) -> float:
-        """How far an fp32 artifact may be off: float32's own noise, as torch shows it on this model, four times."""
+        """How far an fp32 artifact may be off: float32's own noise, as torch shows it on this model, eight times."""
         with np.errstate(invalid="ignore"):
             noise = float(np.abs(self.torch_fp32 - self.exact).max())
-        return max(1e-5 * float(np.abs(self.exact).max()), 4 * noise)
+        return max(2e-5 * float(np.abs(self.exact).max()), _OTHER_ORDERS * noise)
 
     def first(self, images: Array) -> Reference:
         """The reference of some of the images, by their numbers."""

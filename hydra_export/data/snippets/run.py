@@ -97,9 +97,9 @@ def check(artifact: dict[str, Any], heads: int, golden: Any) -> bool:
     expected, torch_fp32 = golden[f"{rounded}logits_k{heads}"], golden[f"{rounded}torch_fp32_logits_k{heads}"]
     flat, wanted = (each.reshape(len(each), -1).astype(float) for each in (outputs, expected))
     error, best = np.abs(outputs - expected).max(), flat.argmax(axis=1)
-    # Float32's own noise, as PyTorch shows it on these images, four times; of int8 the best class decides, of patch
+    # Float32's own noise, as PyTorch shows it on these images, eight times; of int8 the best class decides, of patch
     # tokens their direction.
-    bound = max(1e-5 * np.abs(expected).max(), 4 * np.abs(torch_fp32 - expected).max())
+    bound = max(2e-5 * np.abs(expected).max(), 8 * np.abs(torch_fp32 - expected).max())
     agrees = bool((best == wanted.argmax(axis=1)).all())
     if outputs.ndim > 2:
         lengths = np.linalg.norm(flat, axis=1) * np.linalg.norm(wanted, axis=1)
