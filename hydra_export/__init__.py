@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydra_export.api import ImageSession as ImageSession
     from hydra_export.api import choose as choose
     from hydra_export.api import export as export
+    from hydra_export.api import make_elastic as make_elastic
     from hydra_export.api import open_bundle as open_bundle
     from hydra_export.api import train_model as train_model
     from hydra_export.architecture import HydraConfig as HydraConfig
@@ -53,6 +54,7 @@ _PUBLIC = {
     "choose": "api:choose",
     "export": "api:export",
     "load_checkpoint": "checkpoint:load",
+    "make_elastic": "api:make_elastic",
     "open_bundle": "api:open_bundle",
     "save_checkpoint": "checkpoint_file:write",
     "save_reference": "reference:save_reference",
@@ -76,6 +78,7 @@ __all__ = [
     "choose",
     "export",
     "load_checkpoint",
+    "make_elastic",
     "open_bundle",
     "save_checkpoint",
     "save_reference",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
-from hydra_export.checkpoint_file import CheckpointInfo
+from hydra_export.checkpoint_file import UNMEASURED, CheckpointInfo
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.image_size import as_size
 
@@ -56,7 +56,7 @@ def at_image_size(info: CheckpointInfo, state: Mapping[str, Tensor], image_shape
         note += "it has no learned positions to resample."
     if info.accuracy:
         note += " Its accuracy is that of the old size and is left out."
-    changed = {"config": config, "preprocessing": preprocessing, "accuracy": {}, "accuracy_data": ""}
+    changed = {"config": config, "preprocessing": preprocessing, **UNMEASURED}
     return Adapted(msgspec.structs.replace(info, **changed), state, (note,))
 
 
@@ -94,10 +94,12 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
     if output == "logits" or config == old:
         return Adapted(info, state)
     state = {name: state[renamed.get(name, name)] for name in network.shapes(config)}
-    removed = {"labels": (), "accuracy": {}, "accuracy_data": ""}
+    removed = {"labels": (), **UNMEASURED}
     if old.num_outputs:
         without = "classifier and labels" if old.num_classes else "projection"
         notes.insert(0, f"{info.name} is exported without its {without}: it gives {config.output_text}.")
+    if info.training.get("elastic"):
+        notes.append("Its channels were put into another basis when it was made elastic: these are in that basis.")
     if old.pooling == "token_avg" and output == "embedding":
         notes.append(
             "Its classifier takes the class token and the mean of the patches; the class token alone is exported."

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from hydra_export.verification import Verified
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import torch
     from torch import nn
 
     from hydra_export.adapted import Output
@@ -408,6 +409,60 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path)
 
 
+def make_elastic(
+    model: str | Path | Checkpoint | nn.Module,
+    images: str | Path | ImageSet | torch.Tensor | Iterable[Any],
+    *,
+    how: Literal["rotate", "sort"] = "rotate",
+) -> Checkpoint:
+    """A dense ViT in a basis in which its first heads, hidden units and channels matter most.
+
+    The full width computes the same, and narrower subnetworks more than before; recipe ``elastic`` of ``train_model``
+    does this first and then trains them. A model without a classifier gets a projection, so that every subnetwork gives
+    features in the space of the dense one.
+
+    Args:
+        model: what ``load_checkpoint`` takes, with one classifier or none.
+        images: a few hundred like those it will see, labels not needed: a folder, an ImageSet, a tensor of normalised
+            images [N, C, H, W], or batches of these, such as a DataLoader, alone or with their labels [N].
+        how: whether channels are rotated to their principal components, or only sorted as heads and hidden units are.
+            Models whose channels cannot be rotated without changing what they compute are sorted, which
+            ``Checkpoint.notes`` say.
+
+    Raises:
+        BadInput: there are no images, or the model is universal already, or gives patch tokens.
+        CheckFailed: the full width does not compute the same afterwards.
+    """
+    from hydra_export.elastic.checkpoints import made_elastic
+
+    dense = _loaded(model)
+    return made_elastic(dense, _shown(images, dense.info.preprocessing), how)
+
+
+def _shown(images: str | Path | ImageSet | torch.Tensor | Iterable[Any], pixels: Preprocessing) -> Iterator[Any]:
+    """Batches of normalised images, and their labels where these are known."""
+    import torch
+
+    from hydra_export.data import ImageSet, sources
+    from hydra_export.elastic.observation import BATCH
+    from hydra_export.evaluation.preprocessed import batches, spread
+    from hydra_export.train.config import REBASE_IMAGES
+
+    if isinstance(images, str | Path):
+        found, _ = sources.images(Path(images))
+        for pixels_BHWC, _ in batches(found, spread(len(found), REBASE_IMAGES), pixels, BATCH, 0):
+            yield torch.from_numpy(pixels.normalise(pixels_BHWC)), None
+    elif isinstance(images, ImageSet):
+        for i in range(0, len(images), BATCH):
+            labels = None if images.labels is None else torch.from_numpy(images.labels[i : i + BATCH])
+            yield torch.from_numpy(pixels.normalise(images.pixels[i : i + BATCH])), labels
+    elif isinstance(images, torch.Tensor):
+        yield from ((images[i : i + BATCH], None) for i in range(0, len(images), BATCH))
+    else:
+        for batch in images:
+            yield (batch, None) if isinstance(batch, torch.Tensor) else batch
+
+
 def train_model(
     recipe: str | None = None,
     out: str | Path = "hydra-run",
@@ -429,7 +484,8 @@ def train_model(
     """Trains a universal model into the folder *out*; its checkpoint is ready for ``export``.
 
     Args:
-        recipe: ``fashion-mnist`` (the default), ``digits``, ``finetune``, ``imagenet-base`` or ``imagenet-small``.
+        recipe: ``fashion-mnist`` (the default), ``digits``, ``elastic``, ``finetune``, ``imagenet-base`` or
+            ``imagenet-small``.
         out: new or empty, or, with *resume*, the run to continue.
         data: a folder with one folder of images per class, or what else the recipe's dataset can be read from.
         start: the checkpoint that the first weights come from, as ``load_checkpoint`` takes it.

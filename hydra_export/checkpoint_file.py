@@ -31,6 +31,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         export_heads: head counts that an export takes by default; empty for the trained ones.
         labels: one name per class, in the order of the logits; empty where unknown.
         accuracy: top-1 in percent per head count, on *accuracy_data*.
+        agreement: with the dense model that it was made of, in percent per head count, on *agreement_data*: of images
+            with the same largest logit, or 100 times the mean cosine of features.
         training: how it was made (recipe, command, seed, seconds, versions).
         assumed: what nothing said when it was imported, one sentence each.
     """
@@ -44,6 +46,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     labels: tuple[str, ...] = ()
     accuracy: dict[int, float] = {}
     accuracy_data: str = ""
+    agreement: dict[int, float] = {}
+    agreement_data: str = ""
     license: str = ""
     training: dict[str, Any] = {}
     assumed: tuple[str, ...] = ()
@@ -72,6 +76,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"its model takes {config.channels}x{config.image_text}.",
                 "Make them agree.",
             )
+
+
+# Of a model that is another one now.
+UNMEASURED: dict[str, Any] = {"accuracy": {}, "accuracy_data": "", "agreement": {}, "agreement_data": ""}
 
 
 @dataclass(frozen=True)
@@ -279,7 +287,7 @@ def _with_preprocessing(info: CheckpointInfo, chosen: Preprocessing, notes: list
         return info
     if info.accuracy:
         notes.append(f"The accuracy of {info.name} was measured with other preprocessing and is left out.")
-    return msgspec.structs.replace(info, preprocessing=chosen, accuracy={}, accuracy_data="")
+    return msgspec.structs.replace(info, preprocessing=chosen, **UNMEASURED)
 
 
 def _decoded(description: str) -> CheckpointInfo:

@@ -90,8 +90,12 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
         """What subnetwork *heads* (all by default) gives, logits [B, K] mostly; computes the active slices only."""
         heads = self.config.heads if heads is None else heads
+        return network.run(self.operations(heads), self.config, image_BCHW, heads)
+
+    def operations(self, heads: int) -> Operations[Tensor]:
+        """The operations of subnetwork *heads*, on slices of the model's parameters."""
         self._assert_heads(heads)
-        return network.run(_Slices(self, heads), self.config, image_BCHW, heads)
+        return _Slices(self, heads)
 
     @classmethod
     def of(cls, file: CheckpointFile) -> Self:

@@ -37,6 +37,7 @@ PUBLIC = {
     "choose",
     "export",
     "load_checkpoint",
+    "make_elastic",
     "open_bundle",
     "save_checkpoint",
     "save_reference",
@@ -210,6 +211,16 @@ def test_a_run_is_trained_and_its_checkpoint_exported(tmp_path: Path) -> None:
     assert hydra_export.load_checkpoint(outcome.checkpoint).info.trained_heads == (2, 6)
     with pytest.raises(hydra_export.BadInput, match="has `lr`"):
         hydra_export.train_model("digits", tmp_path / "run", lr=0.5, resume=True)
+
+
+def test_a_dense_vit_is_made_elastic_and_saved(tmp_path: Path) -> None:
+    dense = VisionTransformer(img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=2).eval()
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    elastic = hydra_export.make_elastic(dense, images)
+    hydra_export.save_checkpoint(tmp_path / "elastic.safetensors", elastic.state, elastic.info)
+    with torch.inference_mode():
+        found = hydra_export.load_checkpoint(tmp_path / "elastic.safetensors").model(images)
+        torch.testing.assert_close(found, dense(images), rtol=0, atol=1e-5)
 
 
 def test_errors_are_caught_by_their_public_names(tiny_checkpoint: Path, tmp_path: Path) -> None:

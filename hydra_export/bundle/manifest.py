@@ -65,13 +65,19 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one exported head count; *accuracy* is top-1 in percent, None where unknown."""
+    """What is known of one exported head count.
+
+    Attributes:
+        accuracy: top-1 in percent, None where unknown.
+        agreement: with the dense model that it was made of, in percent, None where unknown.
+    """
 
     heads: int
     width: int
     params: int
     gmacs: float
     accuracy: Percent | None
+    agreement: Annotated[float, Meta(ge=-100, le=100)] | None = None
     trained: bool | Literal["unknown"]
 
 
@@ -89,6 +95,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     checkpoint_sha256: str
     accuracy_data: str
+    agreement_data: str = ""
     license: str
     subnetworks: tuple[SubnetworkEntry, ...]
     assumed: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hydra_export import targets
 from hydra_export.architecture import HydraConfig
-from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest
+from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest, ModelEntry
 from hydra_export.card import front_matter, licences, plain, tables
 from hydra_export.card.snippets import FOLDER, PYTHON
 from hydra_export.preprocess import Preprocessing
@@ -17,6 +17,13 @@ _PROGRAMS_DO = (
     "Programs that run these artifacts and compare. Each makes a photograph ready by the same steps; `run.py` and "
     "`run.mjs` (`--image PHOTO`) and `run.cpp` name its best labels:"
 )
+
+
+def _agreement(model: ModelEntry) -> str:
+    if not model.agreement_data:
+        return ""
+    how = "images with the same largest logit" if model.config.num_classes else "the mean cosine of features, times 100"
+    return f" Agreement with the dense model in percent: {how}, on {in_markdown(model.agreement_data)}."
 
 
 def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str:
@@ -42,7 +49,7 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 
 {tables.subnetworks(manifest)}
 
-Top-1 in percent{known}.
+Top-1 in percent{known}.{_agreement(model)}
 
 {_assumed(manifest)}{tables.devices(manifest)}## Files
 

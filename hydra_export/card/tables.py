@@ -21,10 +21,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def subnetworks(manifest: Manifest) -> str:
     """What is known of each head count."""
     rows = [
-        (str(s.heads), f"{s.params:,}", f"{s.gmacs:.4g}", _percent(s.accuracy, 2), _trained(s.trained))
+        [str(s.heads), f"{s.params:,}", f"{s.gmacs:.4g}", _percent(s.accuracy, 2), _trained(s.trained)]
         for s in manifest.model.subnetworks
     ]
-    return table(("k", "parameters", "GMACs", "top-1", "trained"), rows)
+    columns = ["k", "parameters", "GMACs", "top-1", "trained"]
+    if manifest.model.agreement_data:
+        columns.insert(4, "agreement")
+        for row, s in zip(rows, manifest.model.subnetworks, strict=True):
+            row.insert(4, _percent(s.agreement, 2))
+    return table(columns, rows)
 
 
 def devices(manifest: Manifest) -> str:

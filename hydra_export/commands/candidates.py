@@ -66,7 +66,7 @@ def device_runtimes() -> Iterable[str]:
 
 def recipes() -> Iterable[str]:
     """As in train.recipes, which would load PyTorch."""
-    return "digits", "fashion-mnist", "finetune", "imagenet-base", "imagenet-small"
+    return "digits", "elastic", "fashion-mnist", "finetune", "imagenet-base", "imagenet-small"
 
 
 def preprocessings() -> Iterable[str]:

@@ -135,7 +135,13 @@ def _check(batch_size: int, threads: int, plot: Path | None) -> None:
 
 def subnetwork_table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """What a person reads of *subnetworks*, as in the documents of train and evaluate."""
-    columns = {"top-1 %": "top1", "top-5 %": "top5", "parameters": "params", "GMACs": "macs"}
+    columns = {
+        "top-1 %": "top1",
+        "agreement %": "agreement",
+        "top-5 %": "top5",
+        "parameters": "params",
+        "GMACs": "macs",
+    }
     columns |= {"images/s": "images_per_second", "peak MiB": "peak_mib", "load ms": "load_ms"}
     there = {title: field for title, field in columns.items() if field in subnetworks[0]}
     shown = table("heads", *there)
@@ -151,7 +157,13 @@ def _render(field: str, value: float | None) -> str:
     if field == "macs":
         gmacs = value / 1e9
         return f"{gmacs:.2f}" if gmacs >= 1 else f"{gmacs:.2g}"
-    return f"{value:,}" if field == "params" else f"{value:,.2f}" if field in ("top1", "top5") else f"{value:,.1f}"
+    return (
+        f"{value:,}"
+        if field == "params"
+        else f"{value:,.2f}"
+        if field in ("top1", "top5", "agreement")
+        else f"{value:,.1f}"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ GROUPS = {
         *("checkpoint", "bundle", "images", "heads", "labels", "architecture", "head-dim", "image-size", "drop"),
         *("preprocessing", "allow-untrained", "artifact", "recipe", "start", "data", "old", "new", "file", "date"),
     ),
-    "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "resume"),
+    "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "no-training", "resume"),
     "Device": ("device", "runtime", "budget-ms", "max-ram-mib", "profiles"),
     "Checks": (
         *(

@@ -39,6 +39,7 @@ def train(
     head_weights: str | None = None,
     override: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     threads: int | None = None,
+    no_training: Flag = False,
     tensorboard: Flag = False,
     resume: Flag = False,
 ) -> Result:
@@ -50,11 +51,13 @@ def train(
     Args:
         out: Folder of the run, new or empty, or with --resume the one to continue.
         recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
-            finetune (any image folder, from any checkpoint), imagenet-base (the paper's) or imagenet-small.
+            elastic (any dense ViT made universal, on any images), finetune (any image folder, from any checkpoint),
+            imagenet-base (the paper's) or imagenet-small.
         start: Checkpoint that the first weights come from, of a smaller model too: a file, a folder, a Hub id, or
             timm:NAME. Recipe finetune takes the packaged model by default, where the images suit it: small grey ones.
         data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
-            hfds/PATH of a Hugging Face dataset. For fashion-mnist, the folder with its four idx files; by default those
+            hfds/PATH of a Hugging Face dataset; for recipe elastic also a folder of images without classes. Or digits
+            or fashion-mnist. For recipe fashion-mnist, the folder with its four idx files; by default those
             of the Debian package dataset-fashion-mnist where it is installed, else they are downloaded.
         seed: Of the first weights, the order and variation of the images, and the drawn head counts.
         steps: Updates in all; warm-up and cosine stretch with them.
@@ -64,6 +67,7 @@ def train(
         head_weights: How often to draw each of them, such as 1,1,2, instead of all equally.
         override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json shows all.
         threads: CPU threads; by default all cores.
+        no_training: Of recipe elastic the new basis alone: the full width unchanged, narrower ones better than before.
         tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
         resume: Continue the interrupted run in OUT from its last saved state, as if it had never stopped.
     """
@@ -77,6 +81,10 @@ def train(
         torch.set_num_threads(threads)
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
     fields = {name: value for name, value in options.items() if value is not None} | _assignments(override)
+    if no_training:
+        if steps:
+            raise BadInput(f"`no_training` and `steps` {steps} exclude each other.", "Give one.")
+        fields |= {"steps": 0, "epochs": 0}
     request = TrainingRequest(
         recipe=recipe, start=start, train_heads=train_heads, head_weights=head_weights, fields=fields
     )
@@ -148,9 +156,11 @@ def _render(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
             rows.append((now.step, smoothed, now.accuracy))
             live.update(Group(_accuracies(rows[-8:]), bar))
             if not console.is_terminal:  # a log file shows no table until its end
-                top1 = "  ".join(f"k={k} {value:.1f}" for k, value in now.accuracy.items())
+                measured = "  ".join(f"k={k} {value:.1f}" for k, value in now.accuracy.items())
                 unreadable = f"  {now.unreadable} images unreadable" if now.unreadable else ""
-                console.print(f"step {now.step}  loss {smoothed:.3f}  top-1 {top1}{unreadable}", soft_wrap=True)
+                console.print(
+                    f"step {now.step}  loss {smoothed:.3f}  {now.measure} {measured}{unreadable}", soft_wrap=True
+                )
         bar.update(task, completed=now.step, total=now.steps, loss=f"loss {smoothed:.3f}")
 
     with Held(), live:
@@ -172,6 +182,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "seed": config.seed,
         "steps": config.steps,
         "seconds": round(outcome.seconds, 1),
+        "measure": config.measure,
         "accuracy_data": outcome.accuracy_data,
         "trained_heads": list(config.trained_heads),
         "plot": None if outcome.plot is None else outcome.plot.as_posix(),
@@ -180,12 +191,12 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "subnetworks": [
             {
                 "heads": k,
-                "trained": k in config.trained_heads,
-                "top1": top1,
+                "trained": k in config.trained_heads and (config.steps > 0 or k == config.model.heads),
+                config.measure.replace("-", ""): percent,
                 "params": network.num_params(config.model, k),
                 "macs": network.macs(config.model, k),
             }
-            for k, top1 in outcome.accuracy.items()
+            for k, percent in outcome.accuracy.items()
         ],
     }
 
@@ -195,7 +206,8 @@ def _shown_result(outcome: Outcome) -> RenderableType:
 
     from hydra_export.commands.evaluate import subnetwork_table
 
-    lines = [f"{outcome.checkpoint}: {outcome.config.steps:,} steps in {outcome.seconds:,.0f} s"]
+    done = f"{outcome.config.steps:,} steps" if outcome.config.steps else "the new basis, without training,"
+    lines = [f"{outcome.checkpoint}: {done} in {outcome.seconds:,.0f} s"]
     if outcome.unreadable or outcome.unread_tests:
         some = ", ".join(outcome.unreadable[:3]) + (", ..." if len(outcome.unreadable) > 3 else "")
         lines.append(

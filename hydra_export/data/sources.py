@@ -64,10 +64,11 @@ def _source(reader: Any, index: int) -> Path | io.BytesIO:
     return io.BytesIO(image["bytes"]) if image.get("bytes") else Path(image["path"])
 
 
-def load(path: str, held_out: float) -> Dataset[Images]:
+def load(path: str, held_out: float, *, labelled: bool = True) -> Dataset[Images]:
     """The dataset at *path*: a folder, a .tar, a folder of WebDataset shards, or ``hfds/`` and a local dataset.
 
-    Without a test split of its own, *held_out* of each class is kept for testing, the same at every call.
+    Without a test split of its own, *held_out* of each class is kept for testing, the same at every call. Where it need
+    not be *labelled*, all images may lie in one folder.
 
     Raises:
         BadData: nothing there, no images, images without classes, or one class alone.
@@ -76,7 +77,7 @@ def load(path: str, held_out: float) -> Dataset[Images]:
     if not path:
         raise BadInput("This recipe needs images.", "Give `data`, a folder with one folder of images per class.")
     train, test, names = _hugging_face(path) if path.startswith("hfds/") else _local(Path(path))
-    if len(names) < 2:
+    if len(names) < 2 and labelled:
         raise BadData(f"The images of {path} are of one class ({names[0] or 'no name'}).", _LAYOUT)
     if test is None:
         train, test = _split(train, held_out)

@@ -54,6 +54,7 @@ def _manifest(
             params=network.num_params(info.config, k),
             gmacs=round(network.macs(info.config, k) / 1e9, 6),
             accuracy=info.accuracy.get(k),
+            agreement=info.agreement.get(k),
             trained=k in info.trained_heads if info.trained_heads else "unknown",
         )
         for k in plan.heads
@@ -65,6 +66,7 @@ def _manifest(
         labels=info.labels,
         checkpoint_sha256=checkpoint.sha256,
         accuracy_data=info.accuracy_data,
+        agreement_data=info.agreement_data,
         license=info.license,
         subnetworks=subnetworks,
         assumed=info.assumed,

@@ -13,6 +13,8 @@ from hydra_export.architecture import HydraConfig, check_heads
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import Preprocessing
 
+REBASE_IMAGES = 256  # with 200 tokens each, sixty times as many vectors as a ViT-B has channels
+
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How training images are varied, each by its own draws.
@@ -77,6 +79,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         held_out: share of each class that is kept for testing where *data* has no test split of its own.
         classes: ``recipe``: the data must have the model's classes; ``data``: its classes replace the model's.
         start: the checkpoint that the first weights come from; empty for random ones.
+        rebase: what is done to the checkpoint first: its full width is kept, and heads, hidden units and channels are
+            sorted (``sort``), or the channels rotated to their principal components (``rotate``).
+        rebase_images: how many training images that is measured on.
+        labels: whether those of the images are learned; ``auto``: where the model and the images have classes.
         scheme: the random weights: ``fan-in`` (std 1 / sqrt(inputs)) or ``timm`` (std 0.02, as DeiT).
         trained_heads: the head counts that steps draw from.
         export_heads: what an export takes by default, as far as it was trained.
@@ -85,7 +91,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         weights: for weighted sampling, one positive number per trained head count.
         between: for the sandwich rule, how many head counts between the smallest and the largest a step trains.
         distill: whose logits the subnetworks learn beside the labels: nothing, ``largest`` (the largest of the step's
-            universal model), or ``timm:NAME`` (a pretrained timm model) or a checkpoint file.
+            universal model), ``self`` (the checkpoint that the run starts from, as it was), ``timm:NAME`` (a pretrained
+            timm model) or a checkpoint file.
         distill_share: of the loss. distill_temperature: softens both sides.
         steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there.
         batch_size: images of one update, over all processes and accumulated parts.
@@ -120,6 +127,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     held_out: float = 0.1
     classes: Literal["recipe", "data"] = "recipe"
     start: str = ""
+    rebase: Literal["none", "sort", "rotate"] = "none"
+    rebase_images: int = REBASE_IMAGES
+    labels: Literal["use", "ignore", "auto"] = "use"
     scheme: Literal["fan-in", "timm"] = "fan-in"
     license: str = ""
     sampling: str = "uniform"
@@ -162,8 +172,16 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise BadInput(f"Trained head counts are {list(self.trained_heads)}.", "List them in ascending order.")
         _check("number of steps", self.steps, 0, 10**9)
         _check("number of epochs", self.epochs, 0, 1e6)
-        if not self.steps and not self.epochs:
+        if not self.steps and not self.epochs and self.rebase == "none":
             raise BadInput("A training run has 0 steps.", "Give steps or epochs.")
+        if not self.start and (self.rebase != "none" or self.distill == "self"):
+            raise BadInput(f"A run with rebase {self.rebase} and distill {self.distill} has no start.", "Give `start`.")
+        if self.labels == "ignore" and self.distill in ("", "largest"):
+            raise BadInput(
+                f"Without labels and with distill {self.distill or 'nothing'} there is nothing to learn.",
+                "Set `distill=self`, or labels to use.",
+            )
+        _check("rebase_images", self.rebase_images, 1, 10**6)
         _check("batch size", self.batch_size, 1, 10**6)
         _check("number of accumulated parts", self.accumulate, 1, 10**4)
         _check("number of workers", self.workers, 0, 1024)
@@ -192,6 +210,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if self.keep == "ema" and not self.ema_decay:
             raise BadInput("The moving average is kept, and there is none.", "Set keep to raw, or ema_decay above 0.")
+
+    @property
+    def measure(self) -> str:
+        """What is measured of subnetworks: top-1, or, without labels, the agreement with the dense model."""
+        return "agreement" if self.labels == "ignore" else "top-1"
 
 
 def overridden(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydra_export import checkpoint
+from hydra_export.checkpoint import Checkpoint
 from hydra_export.data.classes import IMAGENET_CLASSES, imagenet_synsets, named, plain
 from hydra_export.errors import BadInput
 from hydra_export.model import HydraViT
@@ -21,8 +22,16 @@ Teacher = Callable[[Tensor, Mapping[int, Tensor]], Tensor]
 """From images [B, C, H, W] and the logits per head count that the step has so far, larger first, to logits [B, K]."""
 
 
-def get(config: TrainConfig, model: HydraViT, device: torch.device, label_names: Sequence[str] = ()) -> Teacher | None:
+def get(
+    config: TrainConfig,
+    model: HydraViT,
+    device: torch.device,
+    label_names: Sequence[str] = (),
+    start: Checkpoint | None = None,
+) -> Teacher | None:
     """The teacher that *config* names, if any, with its logits in the order of *label_names*, the model's classes.
+
+    *start* is the checkpoint that the run starts from, which may be the teacher.
 
     Raises:
         BadInput: it has other classes than the model, or cannot be made.
@@ -33,6 +42,9 @@ def get(config: TrainConfig, model: HydraViT, device: torch.device, label_names:
         return _largest(model, config.trained_heads[-1])
     if config.distill.startswith("timm:"):
         return _timm(config, device, label_names)
+    if config.distill == "self":
+        assert start is not None
+        return _other(start.model.to(device), config.preprocessing, start.info.preprocessing)
     teacher = checkpoint.load(config.distill)
     _check_classes(config, teacher.info.config.num_classes)
     order = _order(config, teacher.info.labels, label_names)
@@ -40,9 +52,16 @@ def get(config: TrainConfig, model: HydraViT, device: torch.device, label_names:
     return taught if order is None else lambda images_BCHW, logits: taught(images_BCHW, logits)[:, order]
 
 
-def loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's softened probabilities (arXiv 1503.02531), times temperature^2."""
-    student, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (logits_BK, teacher_BK))
+def loss(outputs_BK: Tensor, teacher_BK: Tensor, config: TrainConfig) -> Tensor:
+    """How far the outputs of a subnetwork are from the teacher's.
+
+    Of logits the Kullback-Leibler divergence from the teacher's softened probabilities (arXiv 1503.02531), times
+    temperature^2; of features the mean square of their difference over the variance of the teacher's.
+    """
+    if not config.model.num_classes:
+        return F.mse_loss(outputs_BK, teacher_BK) / teacher_BK.var()
+    temperature = config.distill_temperature
+    student, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (outputs_BK, teacher_BK))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 

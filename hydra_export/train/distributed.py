@@ -51,6 +51,14 @@ class World:
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
+    def first(self, tensor: Tensor) -> Tensor:
+        """The *tensor* of the first process."""
+        if self.size == 1:
+            return tensor
+        sent = tensor.to(self.device).contiguous()
+        dist.broadcast(sent, 0)
+        return sent.to(tensor.device)
+
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """The sums of *numbers* over all processes."""
         if self.size == 1:

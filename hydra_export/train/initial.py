@@ -15,6 +15,7 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.data.datasets import Dataset, Images
 from hydra_export.data.images import is_coloured
+from hydra_export.elastic import rebasing
 from hydra_export.errors import BadData, BadInput
 from hydra_export.model import HydraViT
 from hydra_export.train.config import TrainConfig
@@ -37,8 +38,12 @@ def source(config: TrainConfig) -> Checkpoint | None:
         return None
     path = None if config.start == "packaged" else config.start
     start = checkpoint.load(path, head_dim=config.model.head_dim)
-    check(start.info.config, config.model, start.info.name)
+    check(_to_fill_from(config, start.info.config), config.model, start.info.name)
     return start
+
+
+def _to_fill_from(config: TrainConfig, start: HydraConfig) -> HydraConfig:
+    return start if config.rebase == "none" else rebasing.rebased_config(start)
 
 
 def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:

@@ -18,6 +18,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.func import functional_call
 
+from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
 from hydra_export.model import HydraViT
 from hydra_export.network import Cut
@@ -45,7 +46,13 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, model: HydraViT, batches: Batches, world: World, label_names: Sequence[str] = ()
+        self,
+        config: TrainConfig,
+        model: HydraViT,
+        batches: Batches,
+        world: World,
+        label_names: Sequence[str] = (),
+        start: Checkpoint | None = None,
     ) -> None:
         self.config, self.world, self.step = config, world, 0
         self.model = model.to(world.device, torch.float64 if config.precision == "float64" else None).train()
@@ -59,7 +66,7 @@ class Trainer:
         cooldown = round(config.cooldown * config.steps)
         self._schedule = CosineLRScheduler(
             self._updates.optimizer,
-            t_initial=config.steps - cooldown,
+            t_initial=max(1, config.steps - cooldown),
             lr_min=config.lr_min,
             warmup_t=round(config.warmup * config.steps),
             warmup_lr_init=config.lr / 100 if config.lr_warmup is None else config.lr_warmup,
@@ -67,13 +74,18 @@ class Trainer:
         )
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "float16")
         self._draw_heads = sampling.get(config)
-        self._teacher = distill.get(config, model, world.device, label_names)
+        self._teacher = distill.get(config, model, world.device, label_names, start)
         self._mix = _mixer(config)
         self._batches = batches
         self._forwards: dict[int, Forward] = {}
         if config.compile:  # torch counts the graphs of all head counts as those of one function, and stops at eight
             limit = torch.compiler.config.recompile_limit
             torch.compiler.config.recompile_limit = max(limit, 2 * len(config.trained_heads))
+
+    def teacher(self, images_BCHW: Tensor) -> Tensor:
+        """What the teacher makes of normalised images [B, C, H, W]."""
+        assert self._teacher is not None
+        return self._teacher(images_BCHW, {})
 
     @property
     def lr(self) -> float:
@@ -106,8 +118,8 @@ class Trainer:
 
     def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> float:
         """Adds the gradients of one part of the batch to *active*; its share of the mean loss."""
-        config, total, logits = self.config, 0.0, {}
-        targets = labels
+        config, total, logits = self.config, 0.0, dict[int, Tensor]()
+        targets, taught_BK = labels, None
         if self._mix is not None:
             images, targets = self._mix(images, labels)
         images = images.to(self.model.patch_embed.proj.weight.dtype)
@@ -115,16 +127,24 @@ class Trainer:
         for k in sorted(heads, reverse=True):  # the largest first: it may teach the others
             with torch.autocast(self.world.device.type, autocast) if autocast else contextlib.nullcontext():
                 logits[k] = self._forward(k)(active, images)
-            logits_BK = logits[k] if config.precision == "float64" else logits[k].float()
-            loss = F.cross_entropy(logits_BK, targets, label_smoothing=config.label_smoothing)
-            if self._teacher is not None and not (config.distill == "largest" and k == config.trained_heads[-1]):
-                taught = self._teacher(images, logits).to(logits_BK.dtype)
-                distill_loss = distill.loss(logits_BK, taught, config.distill_temperature)
-                loss = (1 - config.distill_share) * loss + config.distill_share * distill_loss
-            loss = loss / (len(heads) * config.accumulate)
+                if self._teacher is not None and taught_BK is None:
+                    taught_BK = self._teacher(images, logits)
+            loss = self._loss(logits[k], targets, taught_BK, k) / (len(heads) * config.accumulate)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
+
+    def _loss(self, outputs_BK: Tensor, targets: Tensor, taught_BK: Tensor | None, heads: int) -> Tensor:
+        """What subnetwork *heads* learns from the labels and from the teacher."""
+        config = self.config
+        outputs_BK = outputs_BK if config.precision == "float64" else outputs_BK.float()
+        if taught_BK is None or (config.distill == "largest" and heads == config.trained_heads[-1]):
+            return F.cross_entropy(outputs_BK, targets, label_smoothing=config.label_smoothing)
+        distilled = distill.loss(outputs_BK, taught_BK.to(outputs_BK.dtype), config)
+        if config.labels == "ignore":
+            return distilled
+        loss = F.cross_entropy(outputs_BK, targets, label_smoothing=config.label_smoothing)
+        return (1 - config.distill_share) * loss + config.distill_share * distilled
 
     def _update(self, gradients: dict[str, Tensor], heads: tuple[int, ...]) -> None:
         optimizer = self._updates.optimizer

@@ -8,7 +8,9 @@ import msgspec
 
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
-from hydra_export.errors import UnknownName
+from hydra_export.elastic.checkpoints import check_dense
+from hydra_export.elastic.rebasing import rebased_config
+from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import Preprocessing, imagenet
 from hydra_export.train.config import Augmentation, TrainConfig
 
@@ -183,6 +185,46 @@ def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
     )
 
 
+def elastic(start: str = "", head_dim: int | None = None) -> TrainConfig:
+    """A universal model from any dense ViT: what those run who have a fine-tuned one, and some photographs.
+
+    hydra-export train --recipe elastic --start CHECKPOINT --data FOLDER --out RUN
+
+    Channels are rotated, heads and hidden units sorted by how much they matter, which keeps the full width's function;
+    then every head count is trained on the images, and on what the dense model makes of them. Images without classes,
+    or a model without, are enough: then the dense model alone teaches. 2,000 steps.
+    """
+    if not start:
+        raise BadInput("Recipe elastic needs a dense ViT to start from.", "Give it as `start`.")
+    dense = checkpoint.load(start, head_dim=head_dim)
+    check_dense(dense)
+    info = dense.info
+    heads, large = info.config.heads, min(info.config.image_shape) >= 64
+    return TrainConfig(
+        recipe="elastic",
+        name=f"{info.name}-elastic",
+        license=info.license,
+        dataset="folder",
+        start=start,
+        rebase="rotate",
+        labels="auto",
+        distill="self",
+        model=rebased_config(info.config),
+        preprocessing=info.preprocessing,
+        trained_heads=tuple(range(1, heads + 1)),
+        export_heads=tuple(sorted({max(1, heads // 4), max(1, heads // 2), heads})),
+        steps=2_000,
+        batch_size=64,
+        workers=4 if large else 0,
+        lr=1e-3 * (96 / info.config.width(heads)) ** 0.5,
+        augmentation=Augmentation(crop=(0.3, 1.0), color_jitter=0.3) if large else Augmentation(),
+        ema_decay=0.998,
+        save_every=250,
+        monitor_every=250,
+    )
+
+
+_STARTED: dict[str, Callable[[str, int | None], TrainConfig]] = {"elastic": elastic, "finetune": finetune}
 _RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
@@ -193,19 +235,21 @@ _RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 def names() -> tuple[str, ...]:
     """All recipes."""
-    return tuple(sorted((*_RECIPES, "finetune")))
+    return tuple(sorted((*_RECIPES, *_STARTED)))
 
 
 def get(name: str, start: str = "", head_dim: int | None = None) -> TrainConfig:
-    """The configuration of recipe *name*, from the checkpoint *start* where one is given, as ``finetune`` takes it.
+    """The configuration of recipe *name*, from the checkpoint *start* where one is given.
+
+    *head_dim* is that of a *start* which does not say, for ``elastic`` and ``finetune``.
 
     Raises:
         UnknownName: with the nearest recipe.
         BadCheckpoint: *start* cannot be read.
     """
     name = name.replace("_", "-")
-    if name == "finetune":
-        return finetune(start, head_dim)
+    if name in _STARTED:
+        return _STARTED[name](start, head_dim)
     if name not in _RECIPES:
         raise UnknownName("recipe", name, names())
     return msgspec.structs.replace(_RECIPES[name](), start=start)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hydra_export.architecture import check_heads, parse_heads
+from hydra_export.data import datasets
 from hydra_export.errors import BadInput
 from hydra_export.train import distributed, recipes, record, sampling
 from hydra_export.train.config import TrainConfig, overridden
@@ -74,6 +75,8 @@ def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainCo
     fields = dict(request.fields)
     head_dim = str(fields.get("model.head_dim", ""))
     config = recipes.get(recipe, start, int(head_dim) if head_dim.isdecimal() else None)
+    if config.dataset == "folder" and fields.get("data") in datasets.names() and not Path(fields["data"]).exists():
+        fields["dataset"] = fields.pop("data")
     if request.train_heads is not None:
         largest = int(fields.get("model.heads", config.model.heads))
         fields["trained_heads"] = _heads(request.train_heads, largest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from hydra_export.data.classes import named
 from hydra_export.data.datasets import Dataset, Images
 from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.evaluation.accuracy import accuracy
+from hydra_export.evaluation.agreement import agreement
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, distributed, initial, recipes, record
+from hydra_export.train import batches, distributed, initial, rebase, recipes, record
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
@@ -34,7 +35,12 @@ from hydra_export.version import VERSION
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is after a step; *accuracy* per head count is there when it was just measured."""
+    """Where a run is after a step.
+
+    Attributes:
+        accuracy: per head count in percent, where it was just measured.
+        measure: what that is: top-1, or agreement with the dense model.
+    """
 
     step: int
     steps: int
@@ -42,6 +48,7 @@ class Progress:
     loss: float
     accuracy: dict[int, float] | None = None
     unreadable: int = 0
+    measure: str = "top-1"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Outcome:
     """A finished run: top-1 in percent per head count, as stored in the checkpoint.
 
     Attributes:
+        accuracy: without labels, the agreement with the dense model instead.
         unreadable: the training images that could not be read.
         unread_tests: how many test images could not.
     """
@@ -101,22 +109,31 @@ def run(
             initial.check_suits(start.info, found)
         config, dataset, same_classes = resolved(config, found, start)
         if start is not None and world.is_first:
-            tell((*start.notes, *_of_classes(start, dataset, same_classes)))
+            tell((*start.notes, *_of_classes(config, start, dataset, same_classes)))
         _check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size)
-        trainer = Trainer(config, initial.model(config, start, same_classes), loaded, world, dataset.label_names)
+        began = time.monotonic()
+        first = None
+        if start is not None and not (resume and (out / record.STATE).is_file()):  # else it has weights already
+            first = rebase.of(config, start, dataset.train, world)
+            if world.is_first:
+                tell(first.notes[len(start.notes) :])
+        model = initial.model(config, first, same_classes)
+        trainer = Trainer(config, model, loaded, world, dataset.label_names, start)
         with record.alone(out) if world.is_first else contextlib.nullcontext():
             if world.is_first and not resume:
                 record.refuse_nonempty(out)  # by now another run may be there
                 record.write_config(out, config, distributed.launch_id())
-            seconds = _restore(trainer, out) if resume else 0.0
+            seconds = _restore(trainer, out) if resume else time.monotonic() - began
             world.barrier()
             return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
 
 
-def _of_classes(start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
+def _of_classes(config: TrainConfig, start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
     """What is assumed of the classes of a classifier that is kept."""
-    if same_classes and not start.info.labels:
+    if config.labels == "ignore":
+        yield "The images' labels, if they have any, are not used: the teacher alone teaches."
+    elif same_classes and not start.info.labels:
         order = named(dataset.label_names)
         yield f"{start.info.name} does not name its classes: they are taken for those of the data in turn, {order}."
 
@@ -130,6 +147,12 @@ def resolved(
     Raises:
         BadInput: the data has other classes than the configuration says.
     """
+    config = _with_steps(config, dataset)
+    if config.labels == "auto":
+        known = config.model.num_classes > 0 and len(dataset.label_names) > 1
+        config = msgspec.structs.replace(config, labels="use" if known else "ignore")
+    if config.labels == "ignore":
+        return config, replace(dataset, label_names=() if start is None else start.info.labels), True
     same = start is not None and start.info.config.num_classes == len(dataset.label_names)
     if same and start is not None and start.info.labels:
         in_order = sources.renumbered(dataset, start.info.labels) if config.dataset == "folder" else None
@@ -149,15 +172,19 @@ def resolved(
             f"{config.model.num_classes}.",
             "Set `classes=data` to train a new classifier, or start from another checkpoint.",
         )
-    if not config.steps:
-        steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))
-        config = msgspec.structs.replace(config, steps=steps)
     return config, dataset, same
+
+
+def _with_steps(config: TrainConfig, dataset: Dataset[Images]) -> TrainConfig:
+    if config.steps or not config.epochs:
+        return config
+    steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))
+    return msgspec.structs.replace(config, steps=steps)
 
 
 def _dataset(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
     if config.dataset == "folder":
-        return sources.load(config.data, config.held_out)
+        return sources.load(config.data, config.held_out, labelled=config.labels == "use")
     return datasets.load(config.dataset, folder or (Path(config.data) if config.data else None))
 
 
@@ -228,7 +255,9 @@ class _Run:
                 self._save(time.monotonic() - started)
             if self._world.is_first:
                 unreadable = len(self._batches.unreadable)
-                self._report(Progress(step, config.steps, result.heads, result.loss, measured, unreadable))
+                self._report(
+                    Progress(step, config.steps, result.heads, result.loss, measured, unreadable, config.measure)
+                )
 
     def _step(self) -> Any:
         try:
@@ -240,19 +269,22 @@ class _Run:
     def _monitor(self) -> dict[int, float]:
         config, trainer = self._config, self._trainer
         heads = sorted({config.trained_heads[0], *config.export_heads} & {*self._measurable()})
-        accuracies = accuracy(
-            trainer.result(),
-            config.preprocessing,
-            self._dataset.test,
-            heads,
-            rank=self._world.rank,
-            num_processes=self._world.size,
-            total=self._world.sum,
-            limit=config.monitor_images,
-            workers=config.workers,
-        )
+        measured, _ = self._measured(trainer.result(), heads, config.monitor_images)
         trainer.model.train()
-        return {k: row.top1 for k, row in accuracies.items()}
+        return measured
+
+    def _measured(
+        self, model: HydraViT, heads: Sequence[int], limit: int | None = None
+    ) -> tuple[dict[int, float], int]:
+        """Top-1, or without labels the agreement with the dense model, in percent, and of how many test images."""
+        config, world = self._config, self._world
+        how: dict[str, Any] = {"rank": world.rank, "num_processes": world.size, "total": world.sum}
+        how |= {"limit": limit, "workers": config.workers}
+        images = self._dataset.test
+        if config.labels == "ignore":
+            return agreement(model, self._trainer.teacher, config.preprocessing, images, heads, **how)
+        rows = accuracy(model, config.preprocessing, images, heads, **how)
+        return {k: row.top1 for k, row in rows.items()}, rows[heads[0]].num_images
 
     def _save(self, seconds: float) -> None:
         if not self._world.is_first:
@@ -275,18 +307,7 @@ class _Run:
         model = HydraViT(config.model, weight_init="skip", device="meta")
         model.load_state_dict(state, assign=True)
         heads = sorted({*config.trained_heads, *config.export_heads} & {*self._measurable()})
-        accuracies = accuracy(
-            model.to(self._world.device).eval(),
-            config.preprocessing,
-            test,
-            heads,
-            rank=self._world.rank,
-            num_processes=self._world.size,
-            total=self._world.sum,
-            workers=config.workers,
-        )
-        top1 = {k: row.top1 for k, row in accuracies.items()}
-        num_images = accuracies[heads[0]].num_images
+        top1, num_images = self._measured(model.to(self._world.device).eval(), heads)
         self._batches.unreadable = self._world.union(self._batches.unreadable)
         measured_on = f"{num_images:,} test images of {self._dataset.title}"
         path = self._out / record.CHECKPOINT
@@ -308,18 +329,20 @@ class _Run:
         return outcome
 
     def _write_checkpoint(
-        self, state: dict[str, Tensor], top1: dict[int, float], measured_on: str, seconds: float
+        self, state: dict[str, Tensor], percent: dict[int, float], measured_on: str, seconds: float
     ) -> None:
         config = self._config
+        trained = config.trained_heads if config.steps else (config.model.heads,)
+        what = "agreement" if config.labels == "ignore" else "accuracy"
+        measured: dict[str, Any] = {what: percent, f"{what}_data": measured_on}
         info = CheckpointInfo(
             name=config.name,
             config=config.model,
             preprocessing=config.preprocessing,
-            trained_heads=config.trained_heads,
+            trained_heads=trained,
             export_heads=tuple(k for k in config.export_heads if k in config.trained_heads) or config.trained_heads,
             labels=self._dataset.label_names,
-            accuracy=top1,
-            accuracy_data=measured_on,
+            **measured,
             license=config.license,
             training=self._how(seconds),
         )
@@ -327,7 +350,9 @@ class _Run:
 
     def _how(self, seconds: float) -> dict[str, Any]:
         config, unreadable = self._config, len(self._batches.unreadable)
+        rebased = {} if config.rebase == "none" else {"elastic": config.rebase, "images": config.rebase_images}
         return {
+            **rebased,
             "recipe": config.recipe,
             "command": command(config),
             "seed": config.seed,
