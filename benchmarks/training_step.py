@@ -44,7 +44,7 @@ def trainer(k: int, batch: int, active_slices: bool) -> Trainer:
         batch_size=batch,
         drop_path=0.0,
         ema_decay=0.0,
-        keep="raw",
+        kept_weights="raw",
         clip=1.0,
         augmentation=Augmentation(flip=0.0),
         active_slices=active_slices,

@@ -188,7 +188,7 @@ class _Loaded:
         self.artifact, self.golden = artifact, Path(folder, golden)
         runner = runners({artifact["target"]: source})[runtime]
         self.version = runner["version"]()
-        self.base_mib = _peak_mib()
+        self.base_mib = peak_mib()
         start = time.perf_counter()
         self.at = runner["open"](Path(folder, artifact["path"]), threads)
         self.runs = {k: self.at(k) for k in artifact["heads"]}
@@ -234,7 +234,7 @@ def _timed(run: Run, image: Any) -> tuple[float, float]:
     return (time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3
 
 
-def _peak_mib() -> float | None:
+def peak_mib() -> float | None:
     """The most memory that this process had."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
     if found:
@@ -272,7 +272,7 @@ def _serve() -> None:
             elif "time" in request:
                 answer = loaded.time(*request["time"]) if loaded else None
             else:
-                answer = _peak_mib()
+                answer = peak_mib()
             answers.write(json.dumps({"answer": answer}) + "\n")
         except Exception as error:  # noqa: BLE001 (runtimes' errors share no base; the other process tells them)
             answers.write(json.dumps({"error": _told(error)}) + "\n")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -24,6 +24,7 @@ from timm.models import register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hydra_export import adapted, checkpoint_file, files, network, normalised, rotary
 from hydra_export.architecture import HydraConfig
@@ -221,6 +222,13 @@ class _Slices(Operations[Tensor]):
 
     def __init__(self, model: HydraViT, heads: int) -> None:
         self.model, self.heads = model, heads
+        self._cut: dict[str, Tensor] = {}
+
+    def block(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Forgets what is inside until the backward pass where timm's ``set_grad_checkpointing`` asks for that."""
+        if self.model.grad_checkpointing and self.model.training and torch.is_grad_enabled():
+            return checkpoint(run, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return run(x)
 
     def embed(self, image_BCHW: Tensor) -> Tensor:
         model, config = self.model, self.model.config
@@ -293,7 +301,7 @@ class _Slices(Operations[Tensor]):
             drop, scale, drop_path = block.mlp.drop2, block.ls2, block.drop_path2
         y_BND = drop(y_BND)
         if not isinstance(scale, nn.Identity):
-            y_BND = y_BND * scale.gamma[: y_BND.shape[-1]]
+            y_BND = y_BND * self._parameter(f"{place.partition('/')[0]}/ls{1 if place.endswith('attn') else 2}/gamma")
         return x_BND + drop_path(y_BND)  # type: ignore[no-any-return]
 
     def select(self, x_BND: Tensor, span: Span, place: str) -> Tensor:
@@ -322,9 +330,13 @@ class _Slices(Operations[Tensor]):
         return attrgetter(place.replace("/", "."))(self.model)
 
     def _parameter(self, place: str) -> Tensor:
+        """The subnetwork's part, the same tensor each time: when a block is repeated in the backward pass, the model
+        may have other parameters than in ``functional_call``.
+        """
         name = place.replace("/", ".")
-        cut: Tensor = self.model.cuts[name].first(self._module(place), self.heads)
-        return cut
+        if name not in self._cut:
+            self._cut[name] = self.model.cuts[name].first(self._module(place), self.heads)
+        return self._cut[name]
 
     def _layer(self, place: str) -> tuple[Tensor, Tensor]:
         """The weight and the bias of the subnetwork; an RMSNorm has a weight alone."""
@@ -333,10 +345,9 @@ class _Slices(Operations[Tensor]):
         return tensors if part is None else (tensors[0][part], tensors[1][part])
 
     def _first(self, place: str) -> tuple[Tensor, Tensor]:
-        name, cuts = place.replace("/", "."), self.model.cuts
-        layer = attrgetter(name)(self.model)
-        weight = cuts[f"{name}.weight"].first(layer.weight, self.heads)
-        return weight, cuts[f"{name}.bias"].first(layer.bias, self.heads) if f"{name}.bias" in cuts else weight
+        name = place.replace("/", ".")
+        weight = self._parameter(f"{name}.weight")
+        return weight, self._parameter(f"{name}.bias") if f"{name}.bias" in self.model.cuts else weight
 
 
 def _rotated(x_BHNC: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

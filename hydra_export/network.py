@@ -8,10 +8,10 @@ there; who stores or trains weights reads from ``layers`` and ``cuts`` what a su
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 from hydra_export.architecture import HydraConfig
@@ -28,6 +28,10 @@ class Operations(Protocol[V]):
     A *place* such as ``blocks.3/attn/q`` says where in the network an operation is. With dots for slashes it is the
     name of the operation's weights in the normalised form (``normalised.weights``).
     """
+
+    def block(self, run: Callable[[V], V], x: V) -> V:
+        """What the block *run* makes of *x*; training may forget and repeat it."""
+        return run(x)
 
     def embed(self, image: V) -> V:
         """The tokens of an image: prefix tokens, then embedded patches, and positions added where they are learned."""
@@ -95,7 +99,8 @@ def tokens(ops: Operations[V], config: HydraConfig, image: V) -> V:
     if config.pre_norm:
         x = ops.norm(x, "norm_pre")
     for i in range(config.depth):
-        x = _block(ops, config, x, f"blocks.{i}", config.num_read_tokens if i == config.depth - 1 else None)
+        read = config.num_read_tokens if i == config.depth - 1 else None
+        x = ops.block(partial(_block, ops, config, block=f"blocks.{i}", read=read), x)
     return ops.norm(x, "norm") if config.final_norm == "before_pooling" else x
 
 

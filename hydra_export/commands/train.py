@@ -40,7 +40,9 @@ def train(
     override: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     threads: int | None = None,
     no_training: Flag = False,
+    keep: int | None = None,
     tensorboard: Flag = False,
+    wandb: Flag = False,
     resume: Flag = False,
 ) -> Result:
     """Train a universal model, one drawn head count per step.
@@ -68,7 +70,10 @@ def train(
         override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json shows all.
         threads: CPU threads; by default all cores.
         no_training: Of recipe elastic the new basis alone: the full width unchanged, narrower ones better than before.
+        keep: Keep the last so many saved checkpoints as OUT/checkpoint-step-STEP.safetensors, and the best on the
+            monitored test images as OUT/best.safetensors.
         tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
+        wandb: Send metrics to Weights & Biases too, as its own variables say (WANDB_PROJECT, WANDB_MODE=offline, ...).
         resume: Continue the interrupted run in OUT from its last saved state, as if it had never stopped.
     """
     import torch
@@ -79,7 +84,7 @@ def train(
         if threads < 1:
             raise BadInput(f"`threads` {threads} is no number of threads.", "Give 1 or more.")
         torch.set_num_threads(threads)
-    options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr}
+    options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr, "keep": keep}
     fields = {name: value for name, value in options.items() if value is not None} | _assignments(override)
     if no_training:
         if steps:
@@ -91,11 +96,11 @@ def train(
     plan = resolve(request, out, resume=resume)
     quiet = int(os.environ.get("RANK", "0")) > 0
     with _silent() if quiet else _render(plan.config) as report:
-        outcome = _run(plan, out, tensorboard, report)
+        outcome = _run(plan, out, report, tensorboard=tensorboard, wandb=wandb)
     return Result(_document(outcome), _shown_result(outcome))
 
 
-def _run(plan: TrainingPlan, out: Path, tensorboard: bool, report: Callable[[Progress], None]) -> Outcome:
+def _run(plan: TrainingPlan, out: Path, report: Callable[[Progress], None], **sinks: bool) -> Outcome:
     from hydra_export.train import record, run
 
     try:
@@ -103,7 +108,7 @@ def _run(plan: TrainingPlan, out: Path, tensorboard: bool, report: Callable[[Pro
             plan.config,
             out,
             resume=plan.resume,
-            tensorboard=tensorboard,
+            **sinks,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
             start_is_default=plan.start_is_default,
@@ -159,12 +164,21 @@ def _render(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
                 measured = "  ".join(f"k={k} {value:.1f}" for k, value in now.accuracy.items())
                 unreadable = f"  {now.unreadable} images unreadable" if now.unreadable else ""
                 console.print(
-                    f"step {now.step}  loss {smoothed:.3f}  {now.measure} {measured}{unreadable}", soft_wrap=True
+                    f"step {now.step}  loss {smoothed:.3f}  {now.measure} {measured}{_pace(now)}{unreadable}",
+                    soft_wrap=True,
                 )
-        bar.update(task, completed=now.step, total=now.steps, loss=f"loss {smoothed:.3f}")
+        bar.update(task, completed=now.step, total=now.steps, loss=f"loss {smoothed:.3f}{_pace(now)}")
 
     with Held(), live:
         yield report
+
+
+def _pace(now: Progress) -> str:
+    """The speed of the last steps, once it is known."""
+    if now.speed is None:
+        return ""
+    memory = "" if now.speed.memory_mib is None else f"  {now.speed.memory_mib:,.0f} MiB"
+    return f"  {now.speed.images_per_s:,.0f} images/s  {now.speed.waiting:.0%} waiting for data{memory}"
 
 
 def _accuracies(rows: Sequence[tuple[int, float, dict[int, float]]]) -> RenderableType:

@@ -41,12 +41,15 @@ class Batches(Protocol):
         """This process's share of *step*, counted from 0: images float32 [B, C, H, W] and labels int64 [B]."""
 
 
-def batches(config: TrainConfig, images: Images, rank: int = 0, size: int = 1) -> Batches:
-    """The batches of process *rank* of *size*; together they are those of one process alone."""
+def batches(config: TrainConfig, images: Images, rank: int = 0, size: int = 1, *, pinned: bool = False) -> Batches:
+    """The batches of process *rank* of *size*; together they are those of one process alone.
+
+    *pinned* ones are copied to a GPU while it computes.
+    """
     places = ImageOrder(len(images), config.batch_size, config.seed, rank, size)
     if isinstance(images, Split) and config.augmentation.crop is None:
         return ArrayBatches(images.fitted(config.preprocessing), config.augmentation, config.preprocessing, places)
-    return ReadBatches(images, config.augmentation, config.preprocessing, places, config.workers)
+    return ReadBatches(images, config.augmentation, config.preprocessing, places, config.workers, pinned)
 
 
 class ImageOrder:
@@ -102,10 +105,16 @@ class ReadBatches:
     """From images that are read as they are needed, in other processes where there are workers."""
 
     def __init__(
-        self, images: Images, how: Augmentation, preprocessing: Preprocessing, places: ImageOrder, workers: int
+        self,
+        images: Images,
+        how: Augmentation,
+        preprocessing: Preprocessing,
+        places: ImageOrder,
+        workers: int,
+        pinned: bool = False,
     ) -> None:
         self._samples = _Samples(images, how, preprocessing, places.seed)
-        self._places, self._workers = places, workers
+        self._places, self._workers, self._pinned = places, workers, pinned
         self._loaded: Iterator[tuple[Tensor, Tensor, list[str]]] = iter(())
         self._next_step = -1
         self.unreadable: set[str] = set()
@@ -118,6 +127,7 @@ class ReadBatches:
                 batch_sampler=_FromStep(self._places, step),
                 num_workers=num_readers(self._workers),
                 collate_fn=_collated,
+                pin_memory=self._pinned,
                 generator=torch.Generator(),  # else starting would draw from the global one
             )
             self._loaded = iter(loader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -51,17 +52,21 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         for name in ("flip", "erase", "mix", "mix_switch", "color_jitter"):
-            _check(name, getattr(self, name), 0, 1)
+            _check(f"augmentation.{name}", getattr(self, name), 0, 1)
         for name in ("mixup", "cutmix"):
-            _check(name, getattr(self, name), 0, 1e3)
-        _check("shift", self.shift, 0, 1024)
+            _check(f"augmentation.{name}", getattr(self, name), 0, 1e3)
+        _check("augmentation.shift", self.shift, 0, 1024)
         low, high = self.erase_area
         if not 0 < low <= high < 1:
-            raise BadInput(f"Erased areas are {self.erase_area}.", "Give two shares in (0, 1), the smaller first.")
+            raise BadInput(
+                f"`augmentation.erase_area` is {self.erase_area}.", "Give two shares in (0, 1), the smaller first."
+            )
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise BadInput(f"Cropped areas are {self.crop}.", "Give two shares in (0, 1], the smaller first.")
+            raise BadInput(f"`augmentation.crop` is {self.crop}.", "Give two shares in (0, 1], the smaller first.")
         if self.crop is not None and self.shift:
-            raise BadInput("A training run has both shift and crop.", "Set augmentation.shift to 0.")
+            raise BadInput(
+                "A training run has both `augmentation.shift` and `augmentation.crop`.", "Set `augmentation.shift=0`."
+            )
         needs_crop = self.auto_augment or self.color_jitter or self.erase_mode == "pixel"
         if self.crop is None and needs_crop:
             raise BadInput(
@@ -107,11 +112,15 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         clip: largest gradient norm, None for no clipping.
         drop_path: timm's stochastic depth rate at the last block.
         ema_decay: of timm's ModelEmaV3, 0 for none; ``ema_warmup`` lets it grow to that.
-        keep: which weights are kept.
+        kept_weights: which weights are monitored and stored: the moving average or the last ones.
         precision: of the arithmetic; bfloat16 and float16 mean automatic mixed precision.
         compile: torch.compile, one graph per head count.
+        checkpoint_blocks: blocks are computed again in the backward pass instead of being remembered: less memory, more
+            time, the same gradients.
         stored: precision of the weights in the final checkpoint, whose accuracy is measured after rounding.
-        monitor_images: test images that the accuracy shown on the way is measured on; nothing is chosen by it.
+        monitor_images: test images that the accuracy shown on the way is measured on; with ``keep`` the best checkpoint
+            is chosen by it, else nothing is.
+        keep: how many of the last saved checkpoints are kept by their step, beside the best one; 0 for the last alone.
     """
 
     recipe: str
@@ -157,21 +166,23 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     augmentation: Augmentation = msgspec.field(default_factory=Augmentation)
     ema_decay: float = 0.999
     ema_warmup: bool = True
-    keep: Literal["ema", "raw"] = "ema"
+    kept_weights: Literal["ema", "raw"] = "ema"
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     compile: bool = False
+    checkpoint_blocks: bool = False
     stored: Literal["float32", "float16"] = "float32"
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
     monitor_every: int = 500
     monitor_images: int = 2000
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if check_heads(self.trained_heads, self.model.heads) != self.trained_heads:
-            raise BadInput(f"Trained head counts are {list(self.trained_heads)}.", "List them in ascending order.")
-        _check("number of steps", self.steps, 0, 10**9)
-        _check("number of epochs", self.epochs, 0, 1e6)
+            raise BadInput(f"`trained_heads` is {list(self.trained_heads)}.", "List them in ascending order.")
+        _check("steps", self.steps, 0, 10**9)
+        _check("epochs", self.epochs, 0, 1e6)
         if not self.steps and not self.epochs and self.rebase == "none":
             raise BadInput("A training run has 0 steps.", "Give steps or epochs.")
         if not self.start and (self.rebase != "none" or self.distill == "self"):
@@ -182,22 +193,23 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "Set `distill=self`, or labels to use.",
             )
         _check("rebase_images", self.rebase_images, 1, 10**6)
-        _check("batch size", self.batch_size, 1, 10**6)
-        _check("number of accumulated parts", self.accumulate, 1, 10**4)
-        _check("number of workers", self.workers, 0, 1024)
-        _check("learning rate", self.lr, 1e-12, 1e3)
-        _check("lowest learning rate", self.lr_min, 0, self.lr)
+        _check("batch_size", self.batch_size, 1, 10**6)
+        _check("accumulate", self.accumulate, 1, 10**4)
+        _check("workers", self.workers, 0, 1024)
+        _check("lr", self.lr, 1e-12, 1e3)
+        _check("lr_min", self.lr_min, 0, self.lr)
         if self.lr_warmup is not None:
-            _check("first learning rate", self.lr_warmup, 0, self.lr)
-        _check("warm-up", self.warmup, 0, 1)
+            _check("lr_warmup", self.lr_warmup, 0, self.lr)
+        _check("warmup", self.warmup, 0, 1)
         _check("cooldown", self.cooldown, 0, 1 - self.warmup)
-        _check("weight decay", self.weight_decay, 0, 1e3)
-        _check("layer decay", self.layer_decay, 1e-6, 1)
+        _check("weight_decay", self.weight_decay, 0, 1e3)
+        _check("layer_decay", self.layer_decay, 1e-6, 1)
         if self.clip is not None:
-            _check("gradient clipping", self.clip, 1e-12, 1e12)
+            _check("clip", self.clip, 1e-12, 1e12)
+        _check("keep", self.keep, 0, 10**6)
         _check("seed", self.seed, 0, 2**63 - 1)
-        _check("held-out share", self.held_out, 0.001, 0.9)
-        _check("distillation temperature", self.distill_temperature, 1e-3, 1e3)
+        _check("held_out", self.held_out, 0.001, 0.9)
+        _check("distill_temperature", self.distill_temperature, 1e-3, 1e3)
         for name in ("label_smoothing", "drop_path", "ema_decay", "distill_share"):
             _check(name, getattr(self, name), 0, 1)
         for name in ("log_every", "save_every", "monitor_every", "monitor_images"):
@@ -208,8 +220,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"Head counts {without} are trained and have no classifier of their own.",
                 "List every trained head count in model.separate_classifiers.",
             )
-        if self.keep == "ema" and not self.ema_decay:
-            raise BadInput("The moving average is kept, and there is none.", "Set keep to raw, or ema_decay above 0.")
+        if self.ema_decay == 1:
+            raise BadInput("`ema_decay` is 1: the moving average never moves.", "Give a number below 1, or 0 for none.")
+        if self.kept_weights == "ema" and not self.ema_decay:
+            raise BadInput(
+                "`kept_weights` is ema, and there is no moving average.",
+                "Set `kept_weights=raw`, or `ema_decay` above 0.",
+            )
 
     @property
     def measure(self) -> str:
@@ -226,7 +243,7 @@ def overridden(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """
     tree = msgspec.to_builtins(config, str_keys=True)
     for name, value in values.items():
-        *parents, last = name.replace("-", "_").split(".")
+        *parents, last = _field(name).split(".")
         place = tree
         for parent in parents:
             place = place.get(parent) if isinstance(place, dict) else None
@@ -239,8 +256,28 @@ def overridden(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     try:
         return msgspec.convert(tree, TrainConfig)
     except msgspec.ValidationError as error:
-        given = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise BadInput(f"Training cannot take {given}: {error}.", "Give a value of that type.") from error
+        raise _refusal(values, error) from error
+
+
+def _refusal(values: Mapping[str, Any], error: msgspec.ValidationError) -> BadInput:
+    """Names the field that msgspec refuses and, where it has few choices, lists them."""
+    path = str(error).rpartition("`$.")[2].rstrip("`").partition("[")[0]
+    given = ", ".join(f"{name}={value}" for name, value in values.items() if not path or path.startswith(_field(name)))
+    choices = _choices(path)
+    remedy = f"Give one of {', '.join(choices)}." if choices else "Give a value of that type."
+    return BadInput(f"Training cannot take {given}: {error}.", remedy, field=path)
+
+
+def _field(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _choices(path: str) -> tuple[str, ...]:
+    """The values that the field at a dotted *path* may have, if they are few."""
+    kind: Any = TrainConfig
+    for name in path.split("."):
+        kind = typing.get_type_hints(kind).get(name) if isinstance(kind, type) else None
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
 def _read(text: str, present: Any) -> Any:
@@ -265,4 +302,4 @@ def _field_names(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _check(name: str, value: float, smallest: float, largest: float) -> None:
     if not (math.isfinite(value) and smallest <= value <= largest):
-        raise BadInput(f"The {name} of a training run is {value}.", f"Give {smallest:g} to {largest:g}.")
+        raise BadInput(f"`{name}` of a training run is {value}.", f"Give {smallest:g} to {largest:g}.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,25 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did: the head counts that it trained, and their mean loss before it."""
+    """What a step did.
 
-    heads: tuple[int, ...]
-    loss: float
+    Attributes:
+        losses: of each head count that it trained, before the update.
+        waited_s: how long it waited for its images.
+    """
+
+    losses: dict[int, float]
+    waited_s: float = field(compare=False)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The head counts that it trained."""
+        return tuple(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Their mean loss."""
+        return sum(self.losses.values()) / len(self.losses)
 
 
 class Trainer:
@@ -56,6 +72,7 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.step = config, world, 0
         self.model = model.to(world.device, torch.float64 if config.precision == "float64" else None).train()
+        self.model.set_grad_checkpointing(config.checkpoint_blocks)
         self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
         self._ema = None
         if config.ema_decay:
@@ -99,26 +116,26 @@ class Trainer:
             CheckFailed: the loss or its gradient is NaN or infinite.
         """
         config, heads = self.config, self._draw_heads(self.step)
+        began = time.perf_counter()
         images_BCHW, labels_B = self._batches.batch(self.step)
+        waited_s = time.perf_counter() - began
         self._seed()
         self._schedule.step_update(self.step)
         active = leaves(self._parameters, self._cuts, heads)
-        loss = 0.0
-        for images, labels in zip(images_BCHW.chunk(config.accumulate), labels_B.chunk(config.accumulate), strict=True):
-            loss += self._backward(active, heads, images.to(self.world.device), labels.to(self.world.device))
+        images_BCHW, labels_B = (t.to(self.world.device, non_blocking=True) for t in (images_BCHW, labels_B))
+        parts = zip(images_BCHW.chunk(config.accumulate), labels_B.chunk(config.accumulate), strict=True)
+        losses_K = torch.stack([self._backward(active, heads, images, labels) for images, labels in parts]).mean(0)
         gradients = {name: leaf.grad for name, leaf in active.items() if leaf.grad is not None}
-        self.world.mean(gradients)
-        (loss,) = self.world.sum([loss / self.world.size])
-        self._check_finite("loss", heads, loss)
-        self._update(gradients, heads)
+        self.world.mean({**gradients, "loss": losses_K})
+        losses = self._update(gradients, heads, losses_K)
         self.step += 1
         if self._ema is not None:
             self._ema.update(self.model, self.step)
-        return StepResult(heads, loss)
+        return StepResult(losses, waited_s)
 
-    def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> float:
-        """Adds the gradients of one part of the batch to *active*; its share of the mean loss."""
-        config, total, logits = self.config, 0.0, dict[int, Tensor]()
+    def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> Tensor:
+        """Adds the gradients of one part of the batch to *active*; the loss of each head count, left on the device."""
+        config, losses, logits = self.config, dict[int, Tensor](), dict[int, Tensor]()
         targets, taught_BK = labels, None
         if self._mix is not None:
             images, targets = self._mix(images, labels)
@@ -129,10 +146,11 @@ class Trainer:
                 logits[k] = self._forward(k)(active, images)
                 if self._teacher is not None and taught_BK is None:
                     taught_BK = self._teacher(images, logits)
-            loss = self._loss(logits[k], targets, taught_BK, k) / (len(heads) * config.accumulate)
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        return total
+            loss = self._loss(logits[k], targets, taught_BK, k)
+            losses[k] = loss.detach()
+            share = loss / (len(heads) * config.accumulate)
+            self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([losses[k] for k in heads])
 
     def _loss(self, outputs_BK: Tensor, targets: Tensor, taught_BK: Tensor | None, heads: int) -> Tensor:
         """What subnetwork *heads* learns from the labels and from the teacher."""
@@ -146,20 +164,26 @@ class Trainer:
         loss = F.cross_entropy(outputs_BK, targets, label_smoothing=config.label_smoothing)
         return (1 - config.distill_share) * loss + config.distill_share * distilled
 
-    def _update(self, gradients: dict[str, Tensor], heads: tuple[int, ...]) -> None:
+    def _update(self, gradients: dict[str, Tensor], heads: tuple[int, ...], losses_K: Tensor) -> dict[int, float]:
+        """Moves the weights that *heads* use; the loss of each head count."""
         optimizer = self._updates.optimizer
         self._updates.take(gradients, heads)
         self._scaler.unscale_(optimizer)
         with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(with_gradient, math.inf if self.config.clip is None else self.config.clip)
+        # The only wait for the device in a step, before the weights are touched.
+        *losses, norm_read = torch.cat([losses_K, norm.to(losses_K.dtype)[None]]).tolist()
+        for k, loss in zip(heads, losses, strict=True):
+            self._check_finite("loss", (k,), loss)
         if not self._scaler.is_enabled():  # the scaler meets infinite gradients by itself, with a smaller scale
-            self._check_finite("gradient", heads, norm.item())
+            self._check_finite("gradient", heads, norm_read)
         self._scaler.step(optimizer)
         self._scaler.update()
         self._updates.give(heads)
+        return dict(zip(heads, losses, strict=True))
 
     def _check_finite(self, name: str, heads: tuple[int, ...], value: float) -> None:
-        if not math.isfinite(value):  # before the weights are touched
+        if not math.isfinite(value):
             k = ",".join(map(str, heads))
             raise CheckFailed(f"The {name} of k={k} became {value} at step {self.step}.", "Train with a smaller `lr`.")
 
@@ -181,7 +205,7 @@ class Trainer:
 
     def result(self) -> HydraViT:
         """The weights that the run keeps so far, in eval mode: not to be changed."""
-        kept: HydraViT = self._ema.module if self._ema is not None and self.config.keep == "ema" else self.model
+        kept: HydraViT = self._ema.module if self._ema is not None and self.config.kept_weights == "ema" else self.model
         return kept.eval()
 
     def state(self) -> dict[str, Any]:

@@ -19,6 +19,10 @@ def run(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     left, right = figure.subplots(1, 2)
     losses = [row for row in rows if "loss" in row]
     left.plot([row["step"] for row in losses], [row["loss"] for row in losses], marker=_marker(losses))
+    for k in sorted({k for row in losses for k in row.get("loss_per_k", {})}, key=int):
+        rows_of_k = [row for row in losses if k in row["loss_per_k"]]
+        steps, per_k = [row["step"] for row in rows_of_k], [row["loss_per_k"][k] for row in rows_of_k]
+        left.plot(steps, per_k, linewidth=0.7, alpha=0.6, label=f"k = {k}")
     left.set(xlabel="step", ylabel="training loss", xlim=(0, None))
     measured = [row for row in rows if "accuracy" in row]
     for k in sorted({k for row in measured for k in row["accuracy"]}, key=int):  # the last row has all of them

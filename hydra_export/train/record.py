@@ -1,11 +1,13 @@
-"""The folder of a run: config.json, metrics.jsonl, state.pt, checkpoint.safetensors and, at the end, run.png."""
+"""The folder of a run: config.json, metrics.jsonl, state.pt, its checkpoints and, at the end, run.png."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import pickle
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,15 +19,18 @@ from hydra_export import documents, files
 from hydra_export.errors import BadInput, MissingExtra, OutputRefused
 from hydra_export.train.config import TrainConfig
 
-CONFIG, METRICS, STATE, CHECKPOINT, PLOT, LAUNCH = (
+CONFIG, METRICS, STATE, CHECKPOINT, BEST, PLOT, LAUNCH, WANDB = (
     "config.json",
     "metrics.jsonl",
     "state.pt",
     "checkpoint.safetensors",
+    "best.safetensors",
     "run.png",
     "launch-id",
+    "wandb-id",
 )
 _LAUNCH_BYTES = 4096
+_STEP = re.compile(r"checkpoint-step-(\d+)\.safetensors")
 _METRICS_BYTES = 256 * files.MIB
 
 
@@ -122,39 +127,65 @@ def read_state(out: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
+def step_checkpoint(step: int) -> str:
+    """The name of the checkpoint that is kept of *step*."""
+    return f"checkpoint-step-{step}.safetensors"
+
+
+def drop_old_checkpoints(out: Path, num_kept: int) -> None:
+    """Removes all but the last *num_kept* of the checkpoints by step."""
+    kept = {int(m[1]): path for path in out.iterdir() if (m := _STEP.fullmatch(path.name))}
+    for step in sorted(kept)[:-num_kept]:
+        kept[step].unlink(missing_ok=True)
+
+
 def unusable_state(out: Path, error: Exception) -> BadInput:
     """The error for a saved state that cannot continue the run."""
     return BadInput(f"The state {out / STATE} cannot be continued: {error}.", "Start the run again.")
 
 
 class Metrics:
-    """Rows by step: lines of metrics.jsonl, and scalars for TensorBoard where that is wanted."""
+    """Rows by step: lines of metrics.jsonl, and scalars for TensorBoard and Weights & Biases where those are wanted."""
 
-    def __init__(self, lines: IO[str], board: Any) -> None:
-        self._lines, self._board = lines, board
+    def __init__(self, lines: IO[str], board: Any, wandb: Any) -> None:
+        self._lines, self._board, self._wandb = lines, board, wandb
 
     def add(self, step: int, **row: Any) -> None:
         """One row; values are numbers, or numbers per head count."""
         self._lines.write(json.dumps({"step": step, **row}) + "\n")
         self._lines.flush()
-        if self._board is None:
-            return
-        for name, value in row.items():
-            for k, number in (value if isinstance(value, dict) else {None: value}).items():
-                self._board.add_scalar(name if k is None else f"{name}/k{k}", number, step)
+        scalars = dict(_scalars(row))
+        if self._board is not None:
+            for name, number in scalars.items():
+                self._board.add_scalar(name, number, step)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+
+
+def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a row by name, such as ``loss/k3``."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name.removesuffix('_per_k')}/k{k}", number) for k, number in value.items())
+        else:
+            yield name, value
 
 
 @contextmanager
-def metrics(out: Path, step: int, tensorboard: bool) -> Iterator[Metrics]:
+def metrics(out: Path, step: int, tensorboard: bool, wandb: bool = False) -> Iterator[Metrics]:
     """The metrics of the run in *out*, which goes on after *step*: later rows would otherwise be there twice."""
     _drop_after(step, out / METRICS)
-    board = _board(out / "tensorboard", step) if tensorboard else None
-    try:
-        with files.refusing(out / METRICS), (out / METRICS).open("a", encoding="utf-8") as lines:
-            yield Metrics(lines, board)
-    finally:
-        if board is not None:
-            board.close()
+    with contextlib.ExitStack() as stack:
+        board = stack.enter_context(contextlib.closing(_board(out / "tensorboard", step))) if tensorboard else None
+        online = stack.enter_context(_wandb_run(out)) if wandb else None
+        lines = stack.enter_context(_appended(out / METRICS))
+        yield Metrics(lines, board, online)
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[IO[str]]:
+    with files.refusing(path), path.open("a", encoding="utf-8") as lines:
+        yield lines
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -173,6 +204,26 @@ def require_tensorboard() -> None:
         import tensorboard  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     except ImportError:
         raise MissingExtra("`tensorboard`", "tensorboard", "train") from None
+
+
+def require_wandb() -> None:
+    """Refuses before hours are spent."""
+    try:
+        from wandb import init  # noqa: F401 (a mere folder of that name can be imported too)
+    except ImportError:
+        raise MissingExtra("`wandb`", "the package wandb", "", remedy="Run: pip install wandb") from None
+
+
+def _wandb_run(out: Path) -> Any:
+    """The run of Weights & Biases that belongs to *out*, begun or continued; wandb's own environment says where."""
+    import wandb
+
+    if not (out / WANDB).is_file():
+        with files.replaced_file(out / WANDB) as partial:
+            partial.write_text(f"{secrets.token_hex(8)}\n", encoding="utf-8")
+    name = files.read(out / WANDB, _LAUNCH_BYTES).decode().strip()
+    config = msgspec.to_builtins(stored_config(out))
+    return wandb.init(id=name, name=out.resolve().name, resume="allow", dir=str(out), config=config)
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from hydra_export.train import batches, distributed, initial, rebase, recipes, r
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
+from hydra_export.train.speed import Speed, Window
 from hydra_export.version import VERSION
 
 
@@ -39,6 +41,7 @@ class Progress:
 
     Attributes:
         accuracy: per head count in percent, where it was just measured.
+        speed: of the last ``log_every`` steps; None before.
         measure: what that is: top-1, or agreement with the dense model.
     """
 
@@ -49,6 +52,7 @@ class Progress:
     accuracy: dict[int, float] | None = None
     unreadable: int = 0
     measure: str = "top-1"
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def run(
     data_folder: Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    wandb: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
     tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
     start_is_default: bool = False,
@@ -100,6 +105,8 @@ def run(
     command(config)  # refuses an unknown recipe before hours are spent
     if tensorboard:
         record.require_tensorboard()
+    if wandb:
+        record.require_wandb()
     with distributed.joined(device) as world:
         if world.is_first and not resume:
             record.refuse_nonempty(out)
@@ -111,7 +118,7 @@ def run(
         if start is not None and world.is_first:
             tell((*start.notes, *_of_classes(config, start, dataset, same_classes)))
         _check_shares(config, world)
-        loaded = batches.batches(config, dataset.train, world.rank, world.size)
+        loaded = batches.batches(config, dataset.train, world.rank, world.size, pinned=world.device.type == "cuda")
         began = time.monotonic()
         first = None
         if start is not None and not (resume and (out / record.STATE).is_file()):  # else it has weights already
@@ -126,7 +133,7 @@ def run(
                 record.write_config(out, config, distributed.launch_id())
             seconds = _restore(trainer, out) if resume else time.monotonic() - began
             world.barrier()
-            return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard)
+            return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard, wandb)
 
 
 def _of_classes(config: TrainConfig, start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
@@ -227,37 +234,41 @@ class _Run:
         self._out, self._report, self._config, self._world = out, report, trainer.config, trainer.world
         self._saved_step = trainer.step
 
-    def go(self, seconds: float, tensorboard: bool) -> Outcome:
+    def go(self, seconds: float, tensorboard: bool, wandb: bool) -> Outcome:
         started = time.monotonic() - seconds
         if self._world.is_first:
-            with record.metrics(self._out, self._trainer.step, tensorboard) as metrics:
+            with record.metrics(self._out, self._trainer.step, tensorboard, wandb) as metrics:
                 self._train(started, metrics)
                 return self._finish(time.monotonic() - started, metrics)
         self._train(started, None)
         return self._finish(time.monotonic() - started, None)
 
     def _train(self, started: float, metrics: record.Metrics | None) -> None:
-        config, trainer, losses = self._config, self._trainer, []
+        config, trainer, window = self._config, self._trainer, Window(self._config.batch_size, self._world.device)
+        speed = None
         while trainer.step < config.steps:
-            result = self._step()
-            losses.append(result.loss)
+            with window.timed():
+                result = self._step()
+            window.add(result)
             step, measured = trainer.step, None
             last = step == config.steps
-            if metrics is not None and (step % config.log_every == 0 or last):
-                spent = time.monotonic() - started
-                metrics.add(step, loss=float(np.mean(losses)), lr=trainer.lr, seconds=spent)
-                losses.clear()
+            if step % config.log_every == 0 or last:
+                losses, speed = window.taken()
+                if metrics is not None:
+                    spent = time.monotonic() - started
+                    metrics.add(step, **losses, lr=trainer.lr, seconds=spent, **speed.row())
             if step % config.monitor_every == 0 and not last:
                 measured = self._monitor()
                 if metrics is not None:
                     metrics.add(step, accuracy=measured)
+            if config.keep and (step % config.monitor_every == 0 or last):
+                self._keep_best(measured or self._monitor(), time.monotonic() - started)
             if step % config.save_every == 0 or last:
                 self._save(time.monotonic() - started)
             if self._world.is_first:
                 unreadable = len(self._batches.unreadable)
-                self._report(
-                    Progress(step, config.steps, result.heads, result.loss, measured, unreadable, config.measure)
-                )
+                now = Progress(step, config.steps, result.heads, result.loss, measured, unreadable, config.measure)
+                self._report(replace(now, speed=speed))
 
     def _step(self) -> Any:
         try:
@@ -289,10 +300,33 @@ class _Run:
     def _save(self, seconds: float) -> None:
         if not self._world.is_first:
             return
+        stored = self._stored_state()
+        if self._config.keep:  # before the state, which a resumed run does not go back behind
+            name = record.step_checkpoint(self._trainer.step)
+            self._write_checkpoint(stored, {}, "", seconds, name)
         record.write_state(self._out, {**self._trainer.state(), "seconds": seconds})
         self._saved_step = self._trainer.step
         if self._trainer.step < self._config.steps:
-            self._write_checkpoint(self._stored_state(), {}, "", seconds)
+            self._write_checkpoint(stored, {}, "", seconds)
+        if self._config.keep:
+            record.drop_old_checkpoints(self._out, self._config.keep)
+
+    def _keep_best(self, percent: dict[int, float], seconds: float) -> None:
+        """Keeps these weights if no earlier ones were better on average over the monitored head counts.
+
+        How good the best are is read from their own file, so the two cannot contradict each other; a resumed run repeats
+        the same measurements, and so the same choice.
+        """
+        path = self._out / record.BEST
+        if not self._world.is_first:
+            return
+        if path.is_file():
+            info = checkpoint_file.read(path).info
+            before = info.agreement if self._config.labels == "ignore" else info.accuracy
+            if fmean(percent.values()) <= fmean(before.values()):
+                return
+        measured_on = f"at most {self._config.monitor_images:,} test images of {self._dataset.title}, the best of a run"
+        self._write_checkpoint(self._stored_state(), percent, measured_on, seconds, record.BEST)
 
     def _stored_state(self) -> dict[str, Tensor]:
         dtype = getattr(torch, self._config.stored)
@@ -329,7 +363,12 @@ class _Run:
         return outcome
 
     def _write_checkpoint(
-        self, state: dict[str, Tensor], percent: dict[int, float], measured_on: str, seconds: float
+        self,
+        state: dict[str, Tensor],
+        percent: dict[int, float],
+        measured_on: str,
+        seconds: float,
+        name: str = record.CHECKPOINT,
     ) -> None:
         config = self._config
         trained = config.trained_heads if config.steps else (config.model.heads,)
@@ -346,7 +385,7 @@ class _Run:
             license=config.license,
             training=self._how(seconds),
         )
-        checkpoint_file.write(self._out / record.CHECKPOINT, state, info, getattr(torch, config.stored))
+        checkpoint_file.write(self._out / name, state, info, getattr(torch, config.stored))
 
     def _how(self, seconds: float) -> dict[str, Any]:
         config, unreadable = self._config, len(self._batches.unreadable)
@@ -361,7 +400,7 @@ class _Run:
             "batch_size": config.batch_size,
             "train_images": len(self._dataset.train) - unreadable,
             "unreadable_images": unreadable,
-            "weights": f"{config.keep}, {config.stored}",
+            "weights": f"{config.kept_weights}, {config.stored}",
             "seconds": round(seconds),
             "device": self._world.device.type,
             "processes": self._world.size,
@@ -392,7 +431,13 @@ def command(config: TrainConfig) -> str:
         words += ["--start", config.start]
     if config.data:
         words += ["--data", config.data]
-    options = {"steps": "--steps", "batch_size": "--batch-size", "lr": "--lr", "trained_heads": "--train-heads"}
+    options = {
+        "steps": "--steps",
+        "batch_size": "--batch-size",
+        "lr": "--lr",
+        "keep": "--keep",
+        "trained_heads": "--train-heads",
+    }
     for name, value in _differences(recipe, msgspec.to_builtins(config)):
         shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         words += [options[name], shown] if name in options else ["--override", f"{name}={shown}"]

@@ -31,7 +31,7 @@ def test_imagenet_base_is_the_papers_recipe_value_by_value() -> None:
     assert (how.auto_augment, how.mixup, how.cutmix, how.mix_switch) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0, 0.5)
     assert (how.erase, how.erase_mode, how.color_jitter) == (0.25, "pixel", 0.3)
     assert (config.label_smoothing, config.drop_path) == (0.1, 0.1)
-    assert (config.ema_decay, config.ema_warmup, config.keep) == (0.99996, False, "ema")
+    assert (config.ema_decay, config.ema_warmup, config.kept_weights) == (0.99996, False, "ema")
     assert (config.precision, config.distill) == ("float32", "")
 
 
@@ -76,11 +76,16 @@ def test_another_image_size_of_the_model_is_one_of_its_images_too() -> None:
         ({"augmentation.mixpu": "1"}, r"'augmentation.mixpu'.*'augmentation.mixup'"),
         ({"model": "3"}, "cannot take model=3"),
         ({"steps": "many"}, "steps=many"),
-        ({"keep": "best"}, "keep=best"),
+        ({"kept_weights": "best"}, r"kept_weights=best: .* Give one of ema, raw\."),
+        ({"precision": "fp16", "seed": "1"}, r"take precision=fp16: .* float32, bfloat16, float16, float64\."),
+        ({"augmentation.erase-mode": "x"}, r"Give one of const, pixel\."),
+        ({"batch_size": "0"}, "`batch_size` of a training run is 0"),
+        ({"augmentation.mixup": "-1"}, r"`augmentation.mixup` of a training run is -1"),
+        ({"ema_decay": "1"}, "`ema_decay` is 1: the moving average never moves"),
         ({"augmentation.auto_augment": "rand-m9"}, "belong to timm's transforms"),
         ({"model.separate_classifiers": "[2]"}, r"Head counts \[1, 3, 4, 5, 6\]"),
         ({"trained_heads": "[6, 3]"}, "ascending"),
-        ({"keep": "ema", "ema_decay": "0"}, "there is none"),
+        ({"kept_weights": "ema", "ema_decay": "0"}, "there is no moving average"),
     ],
 )
 def test_overrides_that_cannot_be_are_refused(values: dict[str, str], message: str) -> None:

@@ -113,7 +113,7 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it() -> None:
 
 
 def test_without_a_moving_average_the_weights_themselves_are_kept() -> None:
-    made = trainer(calm(ema_decay=0, keep="raw"))
+    made = trainer(calm(ema_decay=0, kept_weights="raw"))
     made.train_step()
     assert made.result() is made.model
     assert made.state()["ema"] == {}

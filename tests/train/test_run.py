@@ -26,6 +26,8 @@ from hydra_export.train import batches, initial, loop, recipes, record, run
 from hydra_export.train.config import Augmentation, TrainConfig
 from hydra_export.train.distributed import World
 
+TIMED = {"seconds", "images_per_s", "waiting", "memory_mib"}
+
 
 def tiny(**changes: object) -> TrainConfig:
     """Forty steps on the digits, with everything random switched on."""
@@ -52,7 +54,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def metrics(folder: Path) -> list[dict[str, object]]:
     rows = [json.loads(line) for line in (folder / record.METRICS).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
 
 
 def trainer(config: TrainConfig) -> loop.Trainer:
@@ -303,7 +305,7 @@ def test_the_command_trains_and_returns_a_table_and_a_document(
     [
         ({"recipe": "digit"}, "Did you mean 'digits'"),
         ({"steps": 0}, "steps"),
-        ({"lr": -1.0}, "learning rate"),
+        ({"lr": -1.0}, "`lr` of a training run is -1"),
         ({"train_heads": "13"}, "13 is out of range"),
         ({"threads": 0}, "`threads` 0"),
     ],

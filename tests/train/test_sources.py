@@ -247,7 +247,7 @@ def test_finetuning_keeps_the_classifier_for_the_same_classes_and_replaces_it_fo
             place = tmp_path / kind / re.sub(r"\W+", "_", names[number % len(names)])
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number}.png").write_bytes(png(number))
-    wanted = overridden(finetune(), {"steps": 1, "lr": 1e-9, "lr_min": 0, "keep": "raw", "held_out": 0.25})
+    wanted = overridden(finetune(), {"steps": 1, "lr": 1e-9, "lr_min": 0, "kept_weights": "raw", "held_out": 0.25})
     packaged = checkpoint.load().model.state_dict()
     outcome = run.run(overridden(wanted, {"data": str(tmp_path / "same")}), tmp_path / "run-same")
     same = checkpoint.load(outcome.checkpoint)
