@@ -227,7 +227,7 @@ class _Slices(Operations[Tensor]):
     def block(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Forgets what is inside until the backward pass where timm's ``set_grad_checkpointing`` asks for that."""
         if self.model.grad_checkpointing and self.model.training and torch.is_grad_enabled():
-            return checkpoint(run, x, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(run, x, use_reentrant=False)
         return run(x)
 
     def embed(self, image_BCHW: Tensor) -> Tensor:

@@ -100,7 +100,9 @@ def train(
     return Result(_document(outcome), _shown_result(outcome))
 
 
-def _run(plan: TrainingPlan, out: Path, report: Callable[[Progress], None], **sinks: bool) -> Outcome:
+def _run(
+    plan: TrainingPlan, out: Path, report: Callable[[Progress], None], *, tensorboard: bool, wandb: bool
+) -> Outcome:
     from hydra_export.train import record, run
 
     try:
@@ -108,7 +110,8 @@ def _run(plan: TrainingPlan, out: Path, report: Callable[[Progress], None], **si
             plan.config,
             out,
             resume=plan.resume,
-            **sinks,
+            tensorboard=tensorboard,
+            wandb=wandb,
             report=report,
             tell=lambda notes: tell(talk(), notes, ""),
             start_is_default=plan.start_is_default,

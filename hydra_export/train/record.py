@@ -209,14 +209,14 @@ def require_tensorboard() -> None:
 def require_wandb() -> None:
     """Refuses before hours are spent."""
     try:
-        from wandb import init  # noqa: F401 (a mere folder of that name can be imported too)
+        from wandb import init  # type: ignore[import-not-found, unused-ignore] # noqa: F401 (a mere folder of that name can be imported too)
     except ImportError:
         raise MissingExtra("`wandb`", "the package wandb", "", remedy="Run: pip install wandb") from None
 
 
 def _wandb_run(out: Path) -> Any:
     """The run of Weights & Biases that belongs to *out*, begun or continued; wandb's own environment says where."""
-    import wandb
+    import wandb  # type: ignore[import-not-found, unused-ignore]
 
     if not (out / WANDB).is_file():
         with files.replaced_file(out / WANDB) as partial:

@@ -314,8 +314,8 @@ class _Run:
     def _keep_best(self, percent: dict[int, float], seconds: float) -> None:
         """Keeps these weights if no earlier ones were better on average over the monitored head counts.
 
-        How good the best are is read from their own file, so the two cannot contradict each other; a resumed run repeats
-        the same measurements, and so the same choice.
+        How good the best are is read from their own file, so the two cannot contradict each other. A resumed run
+        repeats the same measurements, and so the same choice.
         """
         path = self._out / record.BEST
         if not self._world.is_first:

@@ -37,7 +37,7 @@ class Speed:
 
 
 class Window:
-    """The steps since the last ``taken``. A step ends by waiting for the device, so the clock needs no wait of its own."""
+    """The steps since the last ``taken``; a step waits for its device once, so the clock needs no wait of its own."""
 
     def __init__(self, batch_size: int, device: torch.device) -> None:
         self._batch_size, self._device = batch_size, device

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, network
 from hydra_export.architecture import HydraConfig
 from hydra_export.data.datasets import digits
 from hydra_export.errors import BadInput, CheckFailed, MissingExtra
@@ -274,6 +279,110 @@ def test_tensorboard_is_an_extra(tmp_path: Path) -> None:
         return
     run.run(tiny(), tmp_path / "run", tensorboard=True)
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+class _Wandb(types.ModuleType):
+    """What the trainer asks of wandb."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.begun: list[dict[str, object]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+
+    @contextlib.contextmanager
+    def init(self, **options: object) -> Iterator[object]:
+        self.begun.append(options)
+        yield self
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        self.logged.append((step, scalars))
+
+
+def test_wandb_gets_the_metrics_and_one_run_for_a_run_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = _Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tiny(), tmp_path, wandb=True, report=stop_at(25))  # type: ignore[arg-type]
+    run.run(tiny(), tmp_path, wandb=True, resume=True)
+    first, second = fake.begun
+    assert first["id"] == second["id"]
+    assert second["resume"] == "allow"
+    names = {name for _, scalars in fake.logged for name in scalars}
+    assert {"loss", "loss/k3", "accuracy/k1", "images_per_s", "lr", "waiting"} <= names
+    assert {step for step, _ in fake.logged} == {10, 20, 30, 40}
+
+
+def test_wandb_that_is_not_installed_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))  # as a mere folder of that name
+    with pytest.raises(MissingExtra, match="pip install wandb"):
+        run.run(tiny(), tmp_path / "run", wandb=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+def test_blocks_that_are_computed_again_give_the_same_weights(precision: str) -> None:
+    chosen: dict[str, object] = {"drop_path": 0.3, "sampling": "sandwich", "precision": precision}
+    chosen |= {"model.layer_scale": 0.1, "accumulate": 2}
+    plain, repeated = (weights(calm(checkpoint_blocks=again, **chosen), 4) for again in (False, True))
+    assert distance(plain, repeated) == 0
+
+
+def test_blocks_are_computed_again_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = []
+    taken = network._block
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        blocks.append(named["block"])
+        return taken(*arguments, **named)
+
+    monkeypatch.setattr(network, "_block", counted)
+    made = trainer(calm(checkpoint_blocks=True))
+    made.train_step()
+    assert sorted(blocks) == ["blocks.0", "blocks.0", "blocks.1", "blocks.1"]
+    blocks.clear()
+    made.result()(torch.zeros(1, 1, 8, 8))
+    assert blocks == ["blocks.0", "blocks.1"]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_weights_change(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(calm(sampling="fixed", trained_heads=[1, 3]))
+    made.train_step()
+    before = copy.deepcopy(made.state())
+    taken = made._loss
+
+    def spoiled(outputs: torch.Tensor, targets: torch.Tensor, taught: torch.Tensor | None, heads: int) -> torch.Tensor:
+        loss = taken(outputs, targets, taught, heads)
+        if heads == 1 and what == "loss":
+            return loss * math.nan
+        return loss + (outputs.sum() * 0).sqrt() if heads == 1 else loss  # 0, whose slope is infinite
+
+    monkeypatch.setattr(made, "_loss", spoiled)
+    named = "loss of k=1 became nan" if what == "loss" else "gradient of k=1,3 became nan"
+    with pytest.raises(CheckFailed, match=f"The {named} at step 1"):
+        made.train_step()
+    after = made.state()
+    assert distance(before["model"], after["model"]) == distance(before["ema"], after["ema"]) == 0
+    for key, moments in before["optimizer"]["state"].items():
+        assert all(torch.equal(value, after["optimizer"]["state"][key][name]) for name, value in moments.items())
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "fixed"])
+def test_a_step_reads_its_device_once_however_many_head_counts_it_trains(
+    sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(calm(sampling=sampling, distill="largest", accumulate=2))
+    made.train_step()
+    reads = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        taken = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, taken=taken: reads.append(1) or taken(self))
+    made.train_step()
+    assert len(reads) == 1
 
 
 @pytest.mark.slow

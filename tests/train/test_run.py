@@ -22,7 +22,7 @@ from hydra_export.commands.evaluate import evaluate
 from hydra_export.commands.train import train
 from hydra_export.data.datasets import digits
 from hydra_export.errors import BadData, BadInput, CheckFailed, OutputRefused, UnknownName
-from hydra_export.train import batches, initial, loop, recipes, record, run
+from hydra_export.train import batches, initial, loop, recipes, record, run, speed
 from hydra_export.train.config import Augmentation, TrainConfig
 from hydra_export.train.distributed import World
 
@@ -194,6 +194,77 @@ def test_a_finished_run_that_is_continued_is_measured_once(finished: Path, tmp_p
     shutil.copytree(finished, tmp_path / "again")
     run.run(tiny(), tmp_path / "again", resume=True)
     assert metrics(tmp_path / "again") == metrics(finished)
+
+
+def test_metrics_have_speed_memory_and_the_loss_of_each_head_count(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / record.METRICS).read_text().splitlines()]
+    rows = [row for row in lines if "loss" in row]
+    assert all(set(row["loss_per_k"]) <= {"1", "2", "3"} for row in rows)
+    assert {k for row in rows for k in row["loss_per_k"]} == {"1", "2", "3"}
+    for row in rows:
+        assert min(row["loss_per_k"].values()) <= row["loss"] <= max(row["loss_per_k"].values())
+        assert row["images_per_s"] > 0
+        assert 0 < row["waiting"] < 1
+        assert row["memory_mib"] > 50  # PyTorch alone has more
+
+
+def test_speed_is_that_of_the_last_steps_alone() -> None:
+    window = speed.Window(16, torch.device("cpu"))
+    for seconds, losses in ((4.0, {1: 9.0}), (1.0, {1: 2.0}), (3.0, {1: 4.0, 3: 8.0})):
+        window._seconds += seconds
+        window.add(loop.StepResult(losses, waited_s=seconds / 4))
+        if seconds == 4:
+            window.taken()
+    losses, pace = window.taken()
+    assert losses == {"loss": 4.0, "loss_per_k": {1: 3.0, 3: 8.0}}
+    assert (pace.images_per_s, pace.waiting) == (8.0, 0.25)
+
+
+def checkpoints(folder: Path) -> dict[str, int]:
+    """The step of each checkpoint by file name."""
+    return {path.name: checkpoint.load(path).info.training["step"] for path in folder.glob("*.safetensors")}
+
+
+def test_the_last_checkpoints_and_the_best_are_kept_as_if_the_run_had_not_been_stopped(tmp_path: Path) -> None:
+    wanted = tiny(keep=2, monitor_every=5)
+    run.run(wanted, tmp_path / "whole")
+    steps = checkpoints(tmp_path / "whole")
+    best = steps.pop(record.BEST)
+    assert steps == {"checkpoint-step-30.safetensors": 30, "checkpoint-step-40.safetensors": 40, record.CHECKPOINT: 40}
+    means = {
+        row["step"]: np.mean([*row["accuracy"].values()]) for row in metrics(tmp_path / "whole") if "accuracy" in row
+    }  # type: ignore[attr-defined]
+    info = checkpoint.load(tmp_path / "whole" / record.BEST).info
+    assert np.mean([*info.accuracy.values()]) >= max(means[step] for step in range(5, 40, 5))
+    assert best == 40 or np.mean([*info.accuracy.values()]) == means[best]
+    with pytest.raises(KeyboardInterrupt):
+        run.run(wanted, tmp_path / "cut", report=stop_at(37))  # type: ignore[arg-type]
+    run.run(wanted, tmp_path / "cut", resume=True)
+    assert checkpoints(tmp_path / "cut") == checkpoints(tmp_path / "whole")
+    whole, cut = tensors(tmp_path / "whole" / record.BEST), tensors(tmp_path / "cut" / record.BEST)
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_kill_between_a_checkpoint_and_its_state_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = record.write_state
+
+    def killed(out: Path, state: dict[str, Any]) -> None:
+        if state["step"] == 30:
+            raise KeyboardInterrupt
+        write(out, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(record, "write_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.run(tiny(keep=2), tmp_path)
+    assert {10, 20, 30} <= {*checkpoints(tmp_path).values()}
+    run.run(tiny(keep=2), tmp_path, resume=True)
+    assert {name for name in checkpoints(tmp_path) if "step" in name} == {
+        "checkpoint-step-30.safetensors",
+        "checkpoint-step-40.safetensors",
+    }
 
 
 def test_the_picture_of_a_short_run_has_points(tmp_path: Path) -> None:
