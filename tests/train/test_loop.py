@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call
 
 from hydra_export import checkpoint, network
 from hydra_export.architecture import HydraConfig
@@ -331,6 +332,19 @@ def test_blocks_that_are_computed_again_give_the_same_weights(precision: str) ->
     assert distance(plain, repeated) == 0
 
 
+def test_blocks_are_computed_again_with_the_weights_that_they_were_computed_with() -> None:
+    model = trainer(calm()).model
+    image = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for again in (False, True):
+        model.set_grad_checkpointing(again)
+        other = {name: (1.5 * tensor.detach()).requires_grad_() for name, tensor in model.named_parameters()}
+        functional_call(model, other, (image, 2)).square().sum().backward()
+        gradients.append({name: tensor.grad for name, tensor in other.items() if tensor.grad is not None})
+    assert distance(*gradients) == 0
+    assert gradients[0]["blocks.0.mlp.fc1.weight"].any()
+
+
 def test_blocks_are_computed_again_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
     taken = network._block
@@ -378,11 +392,18 @@ def test_a_step_reads_its_device_once_however_many_head_counts_it_trains(
     made = trainer(calm(sampling=sampling, distill="largest", accumulate=2))
     made.train_step()
     reads = []
+
+    def counting(name: str, taken: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
+        def read(tensor: torch.Tensor) -> Any:
+            reads.append(name)
+            return taken(tensor)
+
+        return read
+
     for name in ("item", "tolist", "__bool__", "__float__"):
-        taken = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, lambda self, taken=taken: reads.append(1) or taken(self))
+        monkeypatch.setattr(torch.Tensor, name, counting(name, getattr(torch.Tensor, name)))
     made.train_step()
-    assert len(reads) == 1
+    assert reads == ["tolist"]
 
 
 @pytest.mark.slow

@@ -215,8 +215,8 @@ def test_speed_is_that_of_the_last_steps_alone() -> None:
         window.add(loop.StepResult(losses, waited_s=seconds / 4))
         if seconds == 4:
             window.taken()
-    losses, pace = window.taken()
-    assert losses == {"loss": 4.0, "loss_per_k": {1: 3.0, 3: 8.0}}
+    means, pace = window.taken()
+    assert means == {"loss": 4.0, "loss_per_k": {1: 3.0, 3: 8.0}}
     assert (pace.images_per_s, pace.waiting) == (8.0, 0.25)
 
 
@@ -231,9 +231,8 @@ def test_the_last_checkpoints_and_the_best_are_kept_as_if_the_run_had_not_been_s
     steps = checkpoints(tmp_path / "whole")
     best = steps.pop(record.BEST)
     assert steps == {"checkpoint-step-30.safetensors": 30, "checkpoint-step-40.safetensors": 40, record.CHECKPOINT: 40}
-    means = {
-        row["step"]: np.mean([*row["accuracy"].values()]) for row in metrics(tmp_path / "whole") if "accuracy" in row
-    }  # type: ignore[attr-defined]
+    rows: list[dict[str, Any]] = metrics(tmp_path / "whole")
+    means = {row["step"]: np.mean([*row["accuracy"].values()]) for row in rows if "accuracy" in row}
     info = checkpoint.load(tmp_path / "whole" / record.BEST).info
     assert np.mean([*info.accuracy.values()]) >= max(means[step] for step in range(5, 40, 5))
     assert best == 40 or np.mean([*info.accuracy.values()]) == means[best]
