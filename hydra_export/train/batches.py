@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +21,11 @@ from hydra_export.data.datasets import Images, Split, num_readers
 from hydra_export.errors import BadData
 from hydra_export.preprocess import Preprocessing
 from hydra_export.train.config import Augmentation, TrainConfig
+from hydra_export.train.finishing import Finish, Place, seeded
 
 _NUM_DRAWS = 8
 _LOWEST_ASPECT = 0.3
 _MOST_UNREADABLE = 50
-Place = tuple[int, int]  # epoch and image
 
 
 class Batches(Protocol):
@@ -38,7 +37,10 @@ class Batches(Protocol):
     unreadable: set[str]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's share of *step*, counted from 0: images float32 [B, C, H, W] and labels int64 [B]."""
+        """This process's share of *step*, counted from 0: images float32 [B, C, H, W] and labels int64 [B].
+
+        Where they are mixed, the labels are shares of each class, float32 [B, K].
+        """
 
 
 def batches(config: TrainConfig, images: Images, rank: int = 0, size: int = 1, *, pinned: bool = False) -> Batches:
@@ -47,9 +49,10 @@ def batches(config: TrainConfig, images: Images, rank: int = 0, size: int = 1, *
     *pinned* ones are copied to a GPU while it computes.
     """
     places = ImageOrder(len(images), config.batch_size, config.seed, rank, size)
-    if isinstance(images, Split) and config.augmentation.crop is None:
-        return ArrayBatches(images.fitted(config.preprocessing), config.augmentation, config.preprocessing, places)
-    return ReadBatches(images, config.augmentation, config.preprocessing, places, config.workers, pinned)
+    how, finish = config.augmentation, Finish.of(config)
+    if isinstance(images, Split) and how.crop is None:
+        return ArrayBatches(images.fitted(config.preprocessing), how, finish, places)
+    return ReadBatches(images, how, finish, places, config.workers, pinned)
 
 
 class ImageOrder:
@@ -78,8 +81,8 @@ class ImageOrder:
 class ArrayBatches:
     """From images in memory, augmented all at once."""
 
-    def __init__(self, split: Split, how: Augmentation, preprocessing: Preprocessing, places: ImageOrder) -> None:
-        self._split, self._how, self._preprocessing, self._places = split, how, preprocessing, places
+    def __init__(self, split: Split, how: Augmentation, finish: Finish, places: ImageOrder) -> None:
+        self._split, self._how, self._finish, self._places = split, how, finish, places
         self._draws: dict[int, NDArray[np.float32]] = {}
         self.unreadable: set[str] = set()
 
@@ -88,9 +91,9 @@ class ArrayBatches:
         places = self._places.of(step)
         chosen_B = np.asarray([image for _, image in places])
         draws_BU = np.stack([self._draws_of(epoch)[image] for epoch, image in places])
-        pixels_BHWC = augmented(self._split.pixels[chosen_B], draws_BU, self._how, self._preprocessing.mean)
-        images_BCHW = torch.from_numpy(self._preprocessing.normalise(pixels_BHWC))
-        return images_BCHW, torch.from_numpy(self._split.labels[chosen_B])
+        mean = self._finish.preprocessing.mean
+        pixels_BHWC = augmented(self._split.pixels[chosen_B], draws_BU, self._how, mean)
+        return self._finish(pixels_BHWC, self._split.labels[chosen_B], places)
 
     def _draws_of(self, epoch: int) -> NDArray[np.float32]:
         if epoch not in self._draws:
@@ -108,12 +111,12 @@ class ReadBatches:
         self,
         images: Images,
         how: Augmentation,
-        preprocessing: Preprocessing,
+        finish: Finish,
         places: ImageOrder,
         workers: int,
         pinned: bool = False,
     ) -> None:
-        self._samples = _Samples(images, how, preprocessing, places.seed)
+        self._samples, self._finish = _Samples(images, how, finish.preprocessing, places.seed), finish
         self._places, self._workers, self._pinned = places, workers, pinned
         self._loaded: Iterator[tuple[Tensor, Tensor, list[str]]] = iter(())
         self._next_step = -1
@@ -126,7 +129,7 @@ class ReadBatches:
                 self._samples,
                 batch_sampler=_FromStep(self._places, step),
                 num_workers=num_readers(self._workers),
-                collate_fn=_collated,
+                collate_fn=partial(_collated, self._finish),
                 pin_memory=self._pinned,
                 generator=torch.Generator(),  # else starting would draw from the global one
             )
@@ -135,6 +138,10 @@ class ReadBatches:
         self.unreadable.update(unreadable)
         self._next_step = step + 1
         return images_BCHW, labels_B
+
+
+# Bytes [H, W, C], label, place, and the images that could not be read
+_Sample = tuple[NDArray[np.uint8], int, Place, list[str]]
 
 
 @dataclass(frozen=True)
@@ -151,14 +158,14 @@ class _FromStep:
             step += 1
 
 
-class _Samples(Dataset[tuple[Tensor, int, list[str]]]):
+class _Samples(Dataset[_Sample]):
     """Images by place, augmented by draws of (seed, epoch, image)."""
 
     def __init__(self, images: Images, how: Augmentation, preprocessing: Preprocessing, seed: int) -> None:
         self._images, self._how, self._preprocessing, self._seed = images, how, preprocessing, seed
         self._transform = None if how.crop is None else _timm_transform(how, preprocessing)
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, int, list[str]]:
+    def __getitem__(self, place: Place) -> _Sample:
         epoch, image = place
         unreadable: list[str] = []
         for _ in range(_MOST_UNREADABLE):
@@ -171,20 +178,22 @@ class _Samples(Dataset[tuple[Tensor, int, list[str]]]):
         else:
             raise BadData(f"No image can be read; the last of many was {unreadable[-1]}.", "Repair the dataset.")
         if self._transform is not None:
-            with _seeded(self._seed, epoch, image):
-                return self._transform(picture), label, unreadable
+            with seeded(self._seed, epoch, image):
+                pixels_CHW = self._transform(picture)
+            return pixels_CHW.permute(1, 2, 0).numpy(), label, place, unreadable
         draws_1U = np.random.default_rng((self._seed, epoch, 1, image)).random((1, _NUM_DRAWS), np.float32)
         pixels_1HWC = augmented(self._preprocessing.fit(picture)[None], draws_1U, self._how, self._preprocessing.mean)
-        return torch.from_numpy(self._preprocessing.normalise(pixels_1HWC)[0]), label, unreadable
+        return pixels_1HWC[0], label, place, unreadable
 
 
-def _collated(samples: Sequence[tuple[Tensor, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
-    images, labels, unreadable = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels), [name for names in unreadable for name in names]
+def _collated(finish: Finish, samples: Sequence[_Sample]) -> tuple[Tensor, Tensor, list[str]]:
+    pixels, labels, places, unreadable = zip(*samples, strict=True)
+    images_BCHW, labels_B = finish(np.stack(pixels), np.asarray(labels, np.int64), places)
+    return images_BCHW, labels_B, [name for names in unreadable for name in names]
 
 
 def _timm_transform(how: Augmentation, preprocessing: Preprocessing) -> Any:
-    """timm's transforms for training; a grey model sees them in grey."""
+    """timm's transforms for training, to bytes [C, H, W]; a grey model sees them in grey."""
     first, second, last = create_transform(
         preprocessing.image_size,
         is_training=True,
@@ -194,9 +203,7 @@ def _timm_transform(how: Augmentation, preprocessing: Preprocessing) -> Any:
         auto_augment=how.auto_augment or None,
         interpolation=preprocessing.interpolation,
         mean=preprocessing.mean,
-        std=preprocessing.std,
-        re_prob=how.erase,
-        re_mode=how.erase_mode,
+        normalize=False,
         separate=True,
     )
     colours = [transforms.Grayscale(1)] if preprocessing.channels == 1 else []
@@ -205,22 +212,6 @@ def _timm_transform(how: Augmentation, preprocessing: Preprocessing) -> Any:
 
 def _as_rgb(picture: Any) -> Any:
     return picture.convert("RGB")
-
-
-@contextmanager
-def _seeded(*numbers: int) -> Iterator[None]:
-    """The global generators, from which timm's transforms draw, started from *numbers* and put back afterwards."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    one, two, three = (int(seed) for seed in np.random.SeedSequence(numbers).generate_state(3))
-    random.seed(one)
-    np.random.seed(two)  # noqa: NPY002
-    torch.default_generator.manual_seed(three)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
 
 
 def augmented(

@@ -88,18 +88,20 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             sorted (``sort``), or the channels rotated to their principal components (``rotate``).
         rebase_images: how many training images that is measured on.
         labels: whether those of the images are learned; ``auto``: where the model and the images have classes.
-        scheme: the random weights: ``fan-in`` (std 1 / sqrt(inputs)) or ``timm`` (std 0.02, as DeiT).
+        scheme: the random weights: ``fan-in`` (std 1 / sqrt(inputs)), ``timm`` (std 0.02, as DeiT) or ``hydravit`` (as
+            its authors').
         trained_heads: the head counts that steps draw from.
         export_heads: what an export takes by default, as far as it was trained.
         name, license: of the checkpoint that the run makes.
         sampling: a name of train/sampling.py.
-        weights: for weighted sampling, one positive number per trained head count.
+        weights: for weighted or per-rank sampling, one positive number per trained head count.
         between: for the sandwich rule, how many head counts between the smallest and the largest a step trains.
         distill: whose logits the subnetworks learn beside the labels: nothing, ``largest`` (the largest of the step's
             universal model), ``self`` (the checkpoint that the run starts from, as it was), ``timm:NAME`` (a pretrained
             timm model) or a checkpoint file.
         distill_share: of the loss. distill_temperature: softens both sides.
-        steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there.
+        steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there, each of as many
+            steps as there are whole batches.
         batch_size: images of one update, over all processes and accumulated parts.
         accumulate: parts that each process cuts its share of a batch into, one after the other.
         workers: processes that read images, no more than there are usable cores; 0 for none. The result does not
@@ -108,12 +110,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         active_slices: the optimiser leaves weights alone that the step did not use (docs/training.md).
         layer_decay: factor on the learning rate per layer below the last, as timm has it; 1 for none.
         lr: peak learning rate, reached after ``warmup`` (a share of the steps) from ``lr_warmup``, then cosine to
-            ``lr_min`` and ``cooldown`` (a share) at that.
+            ``lr_min`` and ``cooldown`` (a share) at that. lr_per_epoch: it changes between ``epochs`` alone.
         clip: largest gradient norm, None for no clipping.
         drop_path: timm's stochastic depth rate at the last block.
         ema_decay: of timm's ModelEmaV3, 0 for none; ``ema_warmup`` lets it grow to that.
         kept_weights: which weights are monitored and stored: the moving average or the last ones.
         precision: of the arithmetic; bfloat16 and float16 mean automatic mixed precision.
+        tf32: on CUDA, products of float32 numbers in TF32. cudnn_benchmark: cuDNN times its kernels and takes the
+            fastest, which may be another one after a resumption.
         compile: torch.compile, one graph per head count.
         checkpoint_blocks: blocks are computed again in the backward pass instead of being remembered: less memory, more
             time, the same gradients.
@@ -139,7 +143,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rebase: Literal["none", "sort", "rotate"] = "none"
     rebase_images: int = REBASE_IMAGES
     labels: Literal["use", "ignore", "auto"] = "use"
-    scheme: Literal["fan-in", "timm"] = "fan-in"
+    scheme: Literal["fan-in", "timm", "hydravit"] = "fan-in"
     license: str = ""
     sampling: str = "uniform"
     weights: tuple[float, ...] = ()
@@ -157,6 +161,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lr: float = 1e-3
     lr_min: float = 1e-6
     lr_warmup: float | None = None
+    lr_per_epoch: bool = False
     warmup: float = 0.05
     cooldown: float = 0.0
     weight_decay: float = 0.05
@@ -168,6 +173,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ema_warmup: bool = True
     kept_weights: Literal["ema", "raw"] = "ema"
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    tf32: bool = True
+    cudnn_benchmark: bool = False
     compile: bool = False
     checkpoint_blocks: bool = False
     stored: Literal["float32", "float16"] = "float32"
@@ -193,6 +200,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "Set `distill=self`, or labels to use.",
             )
         _check("rebase_images", self.rebase_images, 1, 10**6)
+        if self.lr_per_epoch and not self.epochs:
+            raise BadInput("`lr_per_epoch` is set, and there are 0 epochs.", "Give `epochs`.")
         _check("batch_size", self.batch_size, 1, 10**6)
         _check("accumulate", self.accumulate, 1, 10**4)
         _check("workers", self.workers, 0, 1024)

@@ -34,9 +34,9 @@ class World:
     def mean(self, gradients: Mapping[str, Tensor]) -> None:
         """Replaces *gradients* by their means over all processes.
 
-        They are those of the step's subnetwork alone. All processes draw the same head counts, so what a step did not
-        use has no gradient anywhere, and is not sent: at k = 3 of a ViT-B a fifteenth of what
-        DistributedDataParallel reduces.
+        They are those of the step's subnetwork alone, or of the largest where processes draw apart, with the same names
+        and shapes on all. What no process used has no gradient and is not sent: at k = 3 of a ViT-B a fifteenth of
+        what DistributedDataParallel reduces.
         """
         if self.size == 1:
             return

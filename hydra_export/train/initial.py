@@ -99,9 +99,13 @@ def model(config: TrainConfig, start: Checkpoint | None, same_classes: bool) -> 
 def randomise(model: HydraViT, scheme: str) -> None:
     """Random weights, zero biases.
 
+    ``hydravit``: as the authors' code has it, see below.
     ``fan-in``: products normal of standard deviation 1 / sqrt(inputs), which small models and few steps need.
-    ``timm``: 0.02 for all, and the patch embedding as torch makes it, as DeiT and the paper have it.
+    ``timm``: 0.02 for all, and the patch embedding as torch makes it, as DeiT has it.
     """
+    if scheme == "hydravit":
+        _as_authors(model)
+        return
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
@@ -113,6 +117,26 @@ def randomise(model: HydraViT, scheme: str) -> None:
             trunc_normal_(parameter, std=0.02)
         elif parameter.ndim > 2:
             torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)
+
+
+def _as_authors(model: HydraViT) -> None:
+    """Layers as torch makes them, uniform up to 1 / sqrt(inputs) with their biases, and a class token near zero.
+
+    The authors' layers do not derive from torch's Linear, so timm's initialiser passes them by
+    (github.com/ds-kiel/HydraViT at 45a78ae, timm/models/hydravit.py).
+    """
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        weight = parameters.get(name.removesuffix("bias") + "weight", parameter)
+        if name in _TOKENS and name.endswith("token"):
+            torch.nn.init.normal_(parameter, std=1e-6)
+        elif name in _TOKENS:
+            trunc_normal_(parameter, std=0.02)
+        elif parameter.ndim > 1:
+            torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)
+        elif name.endswith("bias"):
+            bound = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.0
+            torch.nn.init.uniform_(parameter, -bound, bound)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.data.mixup import Mixup
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
@@ -37,7 +36,7 @@ class StepResult:
     """What a step did.
 
     Attributes:
-        losses: of each head count that it trained, before the update.
+        losses: of each head count that it trained on any process, before the update.
         waited_s: how long it waited for its images.
     """
 
@@ -79,7 +78,7 @@ class Trainer:
             self._ema = ModelEmaV3(
                 model, config.ema_decay, use_warmup=config.ema_warmup, warmup_power=0.75, exclude_buffers=True
             )
-        self._updates = optimizer.get(config, model)
+        self._updates = optimizer.get(config, model, world.size)
         cooldown = round(config.cooldown * config.steps)
         self._schedule = CosineLRScheduler(
             self._updates.optimizer,
@@ -90,9 +89,9 @@ class Trainer:
             t_in_epochs=False,
         )
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "float16")
-        self._draw_heads = sampling.get(config)
+        self._draw_heads = sampling.get(config, world.rank)
+        self._draw_all_heads = sampling.of_all(config, world.size)
         self._teacher = distill.get(config, model, world.device, label_names, start)
-        self._mix = _mixer(config)
         self._batches = batches
         self._forwards: dict[int, Forward] = {}
         if config.compile:  # torch counts the graphs of all head counts as those of one function, and stops at eight
@@ -115,19 +114,22 @@ class Trainer:
         Raises:
             CheckFailed: the loss or its gradient is NaN or infinite.
         """
-        config, heads = self.config, self._draw_heads(self.step)
+        config, heads, all_heads = self.config, self._draw_heads(self.step), self._draw_all_heads(self.step)
         began = time.perf_counter()
         images_BCHW, labels_B = self._batches.batch(self.step)
         waited_s = time.perf_counter() - began
         self._seed()
-        self._schedule.step_update(self.step)
+        self.set_lr()
         active = leaves(self._parameters, self._cuts, heads)
         images_BCHW, labels_B = (t.to(self.world.device, non_blocking=True) for t in (images_BCHW, labels_B))
         parts = zip(images_BCHW.chunk(config.accumulate), labels_B.chunk(config.accumulate), strict=True)
         losses_K = torch.stack([self._backward(active, heads, images, labels) for images, labels in parts]).mean(0)
         gradients = {name: leaf.grad for name, leaf in active.items() if leaf.grad is not None}
-        self.world.mean({**gradients, "loss": losses_K})
-        losses = self._update(gradients, heads, losses_K)
+        if config.sampling == sampling.PER_RANK and self.world.size > 1:
+            gradients = widened(gradients, self._parameters, self._cuts, heads, all_heads)
+        losses_2K = _placed(losses_K, heads, all_heads)
+        self.world.mean({**gradients, "loss": losses_2K})
+        losses = self._update(gradients, all_heads, losses_2K[0] / losses_2K[1])
         self.step += 1
         if self._ema is not None:
             self._ema.update(self.model, self.step)
@@ -136,9 +138,7 @@ class Trainer:
     def _backward(self, active: dict[str, Tensor], heads: tuple[int, ...], images: Tensor, labels: Tensor) -> Tensor:
         """Adds the gradients of one part of the batch to *active*; the loss of each head count, left on the device."""
         config, losses, logits = self.config, dict[int, Tensor](), dict[int, Tensor]()
-        targets, taught_BK = labels, None
-        if self._mix is not None:
-            images, targets = self._mix(images, labels)
+        taught_BK = None
         images = images.to(self.model.patch_embed.proj.weight.dtype)
         autocast = _AUTOCAST.get(config.precision)
         for k in sorted(heads, reverse=True):  # the largest first: it may teach the others
@@ -146,7 +146,7 @@ class Trainer:
                 logits[k] = self._forward(k)(active, images)
                 if self._teacher is not None and taught_BK is None:
                     taught_BK = self._teacher(images, logits)
-            loss = self._loss(logits[k], targets, taught_BK, k)
+            loss = self._loss(logits[k], labels, taught_BK, k)
             losses[k] = loss.detach()
             share = loss / (len(heads) * config.accumulate)
             self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
@@ -197,11 +197,18 @@ class Trainer:
             self._forwards[heads] = torch.compile(forward, dynamic=False) if self.config.compile else forward
         return self._forwards[heads]
 
+    def set_lr(self) -> None:
+        """The learning rate of the step to come: of the first step of its epoch where it changes per epoch."""
+        step, config = self.step, self.config
+        if config.lr_per_epoch:
+            epoch = math.floor(step * config.epochs / config.steps)
+            step = math.ceil(epoch * config.steps / config.epochs)
+        self._schedule.step_update(step)
+
     def _seed(self) -> None:
-        """Stochastic depth and mixing of a step draw from generators that start anew here, apart on each process."""
-        seeds = np.random.SeedSequence((self.config.seed, self.step, self.world.rank)).generate_state(2)
-        torch.manual_seed(int(seeds[0]))
-        np.random.seed(int(seeds[1]))  # noqa: NPY002 (timm's Mixup draws from it)
+        """Stochastic depth draws from a generator that starts anew at each step, apart on each process."""
+        (seed,) = np.random.SeedSequence((self.config.seed, self.step, self.world.rank)).generate_state(1)
+        torch.manual_seed(int(seed))
 
     def result(self) -> HydraViT:
         """The weights that the run keeps so far, in eval mode: not to be changed."""
@@ -245,16 +252,33 @@ def leaves(parameters: Mapping[str, Tensor], cuts: Mapping[str, Cut], heads: Col
     return copies
 
 
-def _mixer(config: TrainConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    how = config.augmentation
-    if not (how.mixup or how.cutmix):
-        return None
-    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = Mixup(  # type: ignore[no-untyped-call]
-        how.mixup,
-        how.cutmix,
-        prob=how.mix,
-        switch_prob=how.mix_switch,
-        label_smoothing=0.0,  # the loss does that
-        num_classes=config.model.num_classes,
-    )
-    return mix
+def _placed(losses_K: Tensor, heads: Collection[int], all_heads: Collection[int]) -> Tensor:
+    """The losses of *heads* among those of *all_heads*, and below them how often there is one: [2, K]."""
+    places = [sorted(all_heads).index(k) for k in heads]
+    placed_2K = losses_K.new_zeros(2, len(all_heads))
+    placed_2K[0, places], placed_2K[1, places] = losses_K, losses_K.new_ones(len(places))
+    return placed_2K
+
+
+def widened(
+    gradients: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    cuts: Mapping[str, Cut],
+    heads: Collection[int],
+    all_heads: Collection[int],
+) -> dict[str, Tensor]:
+    """*gradients* of a step on *heads* as those of one on *all_heads*: zero where only other processes have some.
+
+    Every process then gives the same names and sizes to be averaged.
+    """
+    wide = {}
+    for name, parameter in parameters.items():
+        cut = cuts[name]
+        if cut.used_by(all_heads):
+            whole = torch.zeros_like(parameter)
+            if name in gradients:
+                place = cut.first(whole, max(heads))
+                place.copy_(gradients[name].view(place.shape))
+            part = cut.first(whole, max(all_heads))
+            wide[name] = part.flatten(0, 1) if cut.stacked > 1 else part.contiguous()
+    return wide

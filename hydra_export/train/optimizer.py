@@ -40,9 +40,9 @@ class Updates(Protocol):
         """Takes over weights that were loaded into the model."""
 
 
-def get(config: TrainConfig, model: HydraViT) -> Updates:
-    """The optimiser of *config* over the parameters of *model*."""
-    return ActiveSlices(config, model) if config.active_slices else WholeParameters(config, model)
+def get(config: TrainConfig, model: HydraViT, num_processes: int = 1) -> Updates:
+    """The optimiser of *config* over the parameters of *model*, which *num_processes* train together."""
+    return ActiveSlices(config, model, num_processes) if config.active_slices else WholeParameters(config, model)
 
 
 class WholeParameters:
@@ -81,7 +81,7 @@ class ActiveSlices:
     nothing and keeps its value and its moments.
     """
 
-    def __init__(self, config: TrainConfig, model: HydraViT) -> None:
+    def __init__(self, config: TrainConfig, model: HydraViT, num_processes: int = 1) -> None:
         if config.optimizer not in _ELEMENTWISE:
             raise BadInput(
                 f"Optimiser {config.optimizer} looks at whole parameters.",
@@ -91,7 +91,7 @@ class ActiveSlices:
         self._shells: list[_ParameterShell] = []
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         groups: list[dict[str, Any]] = []
-        draw = sampling.get(config)
+        draw = sampling.of_all(config, num_processes)
         drawn = [draw(step) for step in range(_DRAWS)]
         for group in _groups(config, model):
             shells = self._shells_of([names[id(parameter)] for parameter in group["params"]], config.trained_heads)

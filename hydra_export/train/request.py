@@ -81,7 +81,8 @@ def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainCo
         largest = int(fields.get("model.heads", config.model.heads))
         fields["trained_heads"] = _heads(request.train_heads, largest)
     if request.head_weights is not None:
-        fields = {"sampling": "weighted", "weights": request.head_weights, **fields}
+        strategy = config.sampling if config.sampling == sampling.PER_RANK else "weighted"
+        fields = {"sampling": strategy, "weights": request.head_weights, **fields}
     if "lr" in fields and "lr_min" not in fields:
         fields["lr_min"] = min(config.lr_min, float(fields["lr"]))
     config_with_fields = overridden(config, fields)

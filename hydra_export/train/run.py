@@ -27,7 +27,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.evaluation.agreement import agreement
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, distributed, initial, rebase, recipes, record
+from hydra_export.train import batches, distributed, fast_arithmetic, initial, rebase, recipes, record
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
@@ -107,7 +107,7 @@ def run(
         record.require_tensorboard()
     if wandb:
         record.require_wandb()
-    with distributed.joined(device) as world:
+    with distributed.joined(device) as world, fast_arithmetic.allowed(config, world.device):
         if world.is_first and not resume:
             record.refuse_nonempty(out)
         start = initial.source(config)
@@ -185,8 +185,8 @@ def resolved(
 def _with_steps(config: TrainConfig, dataset: Dataset[Images]) -> TrainConfig:
     if config.steps or not config.epochs:
         return config
-    steps = max(1, int(config.epochs * len(dataset.train) / config.batch_size))
-    return msgspec.structs.replace(config, steps=steps)
+    steps_per_epoch = max(1, len(dataset.train) // config.batch_size)  # as many as with drop_last
+    return msgspec.structs.replace(config, steps=max(1, int(config.epochs * steps_per_epoch)))
 
 
 def _dataset(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
@@ -203,8 +203,8 @@ def _check_shares(config: TrainConfig, world: World) -> None:
             f"{config.accumulate} parts each.",
             f"Give a multiple of {parts}.",
         )
-    if (config.augmentation.mixup or config.augmentation.cutmix) and config.batch_size // parts % 2:
-        raise BadInput("Mixing needs an even number of images in each part of a batch.", "Change batch_size.")
+    if (config.augmentation.mixup or config.augmentation.cutmix) and config.batch_size // world.size % 2:
+        raise BadInput("Mixing needs an even number of images on each process.", "Change batch_size.")
 
 
 def _restore(trainer: Trainer, out: Path) -> float:

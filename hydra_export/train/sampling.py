@@ -1,10 +1,11 @@
-"""Which subnetworks a step trains: functions of (seed, step), so that a resumed run and every process agree."""
+"""Which subnetworks a step trains: functions of (seed, step, rank), so that a resumed run and every process agree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from hydra_export.errors import BadInput, UnknownName
@@ -52,8 +53,17 @@ def sandwich(heads: Sequence[int], seed: int, between: int) -> Sampler:
     return draw
 
 
+def _drawn_alone(config: TrainConfig) -> Sampler:
+    if config.weights:
+        return weighted(config.trained_heads, config.seed, config.weights)
+    return uniform(config.trained_heads, config.seed)
+
+
+PER_RANK = "per-rank"
+_WITH_WEIGHTS = ("weighted", PER_RANK)
 _STRATEGIES: dict[str, Callable[[TrainConfig], Sampler]] = {
     "fixed": lambda config: fixed(config.trained_heads),
+    PER_RANK: _drawn_alone,
     "sandwich": lambda config: sandwich(config.trained_heads, config.seed, config.between),
     "uniform": lambda config: uniform(config.trained_heads, config.seed),
     "weighted": lambda config: weighted(config.trained_heads, config.seed, config.weights),
@@ -65,8 +75,11 @@ def names() -> tuple[str, ...]:
     return tuple(_STRATEGIES)
 
 
-def get(config: TrainConfig) -> Sampler:
-    """The strategy that *config* names, over its trained head counts.
+def get(config: TrainConfig, rank: int = 0) -> Sampler:
+    """What process *rank* trains by the strategy that *config* names, over its trained head counts.
+
+    Only with ``per-rank`` do processes differ: each draws with the seed + its rank, as HydraViT's authors seed them
+    (github.com/ds-kiel/HydraViT at 45a78ae, train.py).
 
     Raises:
         UnknownName: there is none of that name.
@@ -74,6 +87,16 @@ def get(config: TrainConfig) -> Sampler:
     """
     if config.sampling not in _STRATEGIES:
         raise UnknownName("sampling strategy", config.sampling, _STRATEGIES)
-    if config.weights and config.sampling != "weighted":
-        raise BadInput(f"Sampling {config.sampling} takes no weights.", "Set sampling to weighted.")
+    if config.weights and config.sampling not in _WITH_WEIGHTS:
+        raise BadInput(f"Sampling {config.sampling} takes no weights.", "Set sampling to weighted or per-rank.")
+    if config.sampling == PER_RANK:
+        config = msgspec.structs.replace(config, seed=config.seed + rank)
     return _STRATEGIES[config.sampling](config)
+
+
+def of_all(config: TrainConfig, size: int) -> Sampler:
+    """What the *size* processes of a run train together in a step; every process knows it without asking."""
+    if config.sampling != PER_RANK:
+        return get(config)
+    draws = [get(config, rank) for rank in range(size)]
+    return lambda step: tuple(sorted({k for draw in draws for k in draw(step)}))

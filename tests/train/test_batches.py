@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -15,8 +16,10 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.data.datasets import Split
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.preprocess import Preprocessing
+from hydra_export.train import recipes
 from hydra_export.train.batches import ArrayBatches, Batches, ImageOrder, ReadBatches, augmented
 from hydra_export.train.config import Augmentation
+from hydra_export.train.finishing import Finish
 from tests.conftest import perturbed
 
 MEAN = (0.5,)
@@ -30,12 +33,18 @@ def split(n: int = 10) -> Split:
     return Split(pixels, np.arange(n))
 
 
+def finish(how: Augmentation, seed: int, image_size: int | tuple[int, int] = 8) -> Finish:
+    preprocessing = msgspec.structs.replace(GREY_8, image_size=image_size)
+    base = recipes.digits()
+    return Finish.of(msgspec.structs.replace(base, augmentation=how, preprocessing=preprocessing, seed=seed))
+
+
 def in_memory(images: Split, how: Augmentation, batch_size: int, seed: int) -> ArrayBatches:
-    return ArrayBatches(images, how, GREY_8, ImageOrder(len(images), batch_size, seed))
+    return ArrayBatches(images, how, finish(how, seed), ImageOrder(len(images), batch_size, seed))
 
 
 def read(images: Split, how: Augmentation, batch_size: int, seed: int, workers: int = 0) -> ReadBatches:
-    return ReadBatches(images, how, GREY_8, ImageOrder(len(images), batch_size, seed), workers)
+    return ReadBatches(images, how, finish(how, seed), ImageOrder(len(images), batch_size, seed), workers)
 
 
 def draws(n: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -133,7 +142,7 @@ def test_images_that_are_read_are_augmented_by_seed_epoch_and_sample_alone(how: 
 def test_workers_and_processes_change_nothing() -> None:
     alone = read(split(), TIMM, batch_size=4, seed=1)
     with_workers = read(split(), TIMM, batch_size=4, seed=1, workers=2)
-    halves = [ReadBatches(split(), TIMM, GREY_8, ImageOrder(10, 4, 1, rank, 2), 0) for rank in range(2)]
+    halves = [ReadBatches(split(), TIMM, finish(TIMM, 1), ImageOrder(10, 4, 1, rank, 2), 0) for rank in range(2)]
     for step in range(4):
         images, labels = alone.batch(step)
         np.testing.assert_array_equal(images, with_workers.batch(step)[0])
@@ -162,7 +171,7 @@ def readers(batches: Batches) -> set[int]:
 @pytest.mark.usefixtures("two_cores")
 def test_as_many_processes_read_as_are_asked_for() -> None:
     for workers, num_processes in ((0, 1), (1, 1), (2, 2)):
-        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, ImageOrder(10, 4, 1), workers))
+        found = readers(ReadBatches(Readers(), EVERYTHING, finish(EVERYTHING, 1), ImageOrder(10, 4, 1), workers))
         assert len(found) == num_processes
         assert (os.getpid() in found) == (workers == 0)
 
@@ -173,7 +182,7 @@ def test_no_more_processes_read_than_there_are_usable_cores() -> None:
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})
     try:
-        found = readers(ReadBatches(Readers(), EVERYTHING, GREY_8, ImageOrder(10, 4, 1), 8))
+        found = readers(ReadBatches(Readers(), EVERYTHING, finish(EVERYTHING, 1), ImageOrder(10, 4, 1), 8))
         measured = accuracy(perturbed(config).eval(), GREY_8, Readers(), [1], workers=8)
     finally:
         os.sched_setaffinity(0, usable)
@@ -183,7 +192,7 @@ def test_no_more_processes_read_than_there_are_usable_cores() -> None:
 
 @pytest.mark.parametrize("how", [EVERYTHING, Augmentation(shift=1, flip=0.5)])
 def test_images_may_be_wider_than_high(how: Augmentation) -> None:
-    wide = msgspec.structs.replace(GREY_8, image_size=(8, 12))
+    wide = finish(how, 1, image_size=(8, 12))
     images_BCHW = ReadBatches(Readers(), how, wide, ImageOrder(10, 4, 1), 0).batch(0)[0]
     assert images_BCHW.shape == (4, 1, 8, 12)
 
@@ -194,3 +203,48 @@ def test_reading_leaves_the_global_generators_alone() -> None:
     torch.manual_seed(5)
     read(split(), TIMM, batch_size=4, seed=1).batch(0)
     np.testing.assert_array_equal(torch.rand(3), expected)
+
+
+MIXED = Augmentation(crop=(1.0, 1.0), flip=0.0, erase_mode="pixel", mixup=0.8, cutmix=1.0)
+
+
+def noise(n: int = 10) -> Split:
+    return Split(np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1)).astype(np.uint8), np.arange(n))
+
+
+def test_erasing_comes_after_mixing_as_in_timms_loader() -> None:
+    """A pixel that is erased is noise, in no part another image's: every other pixel is what mixing alone gives."""
+    erased = read(noise(), msgspec.structs.replace(MIXED, erase=1.0), batch_size=10, seed=2)
+    mixed = read(noise(), MIXED, batch_size=10, seed=2)
+    for step in range(4):
+        (noisy_BCHW, labels_BK), (plain_BCHW, same_BK) = erased.batch(step), mixed.batch(step)
+        np.testing.assert_array_equal(labels_BK, same_BK)
+        for changed_HW in (noisy_BCHW != plain_BCHW)[:, 0].numpy():  # one rectangle each; mixed, it would be two
+            assert 0 < changed_HW.sum() == changed_HW.any(0).sum() * changed_HW.any(1).sum() < 64
+
+
+def test_images_are_mixed_as_bytes_with_their_labels() -> None:
+    """By the shares of the labels, one and the batch read backwards give what was mixed, rounded to whole bytes."""
+    plain = msgspec.structs.replace(MIXED, mixup=0.0, cutmix=0.0)
+    alone_BCHW, labels_B = read(noise(), plain, batch_size=10, seed=2).batch(0)
+    mixed_BCHW, labels_BK = read(noise(), msgspec.structs.replace(MIXED, cutmix=0.0), batch_size=10, seed=2).batch(0)
+    share = labels_BK[0, labels_B[0]]
+    assert 0.01 < share < 0.99
+    np.testing.assert_allclose(labels_BK.sum(1), 1, rtol=1e-6)
+    alone_BCHW, mixed_BCHW = ((images_BCHW * 0.25 + 0.5) * 255 for images_BCHW in (alone_BCHW, mixed_BCHW))
+    expected_BCHW = alone_BCHW * share + alone_BCHW.flip(0) * (1 - share)
+    np.testing.assert_allclose(mixed_BCHW, expected_BCHW, atol=0.501)
+    np.testing.assert_allclose(mixed_BCHW, mixed_BCHW.round(), atol=1e-3)
+    assert (mixed_BCHW - alone_BCHW).abs().max() > 10
+
+
+@pytest.mark.parametrize("read_as", [read, in_memory])
+def test_mixing_is_a_function_of_seed_and_place_alone(read_as: Callable[..., Batches]) -> None:
+    how = Augmentation(mixup=0.8, cutmix=1.0)
+    one, other, reseeded = (read_as(split(), how, batch_size=4, seed=seed) for seed in (3, 3, 4))
+    for step in range(6):
+        before = one.batch(step)
+    for part, again, another in zip(before, other.batch(5), reseeded.batch(5), strict=True):
+        np.testing.assert_array_equal(part, again)
+        assert not np.array_equal(part, another)
+    assert len({round(float(one.batch(step)[1].max()), 6) for step in range(6)}) > 3  # shares differ from step to step

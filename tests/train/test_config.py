@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
+import torch
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 
 from hydra_export import checkpoint
+from hydra_export.architecture import HydraConfig
+from hydra_export.data.datasets import Dataset, Images, Split
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.train import recipes, run
+from hydra_export.preprocess import IMAGENET_MEAN
+from hydra_export.train import initial, loop, recipes, run
 from hydra_export.train.config import overridden
+from hydra_export.train.distributed import World
 
 PAPER_K = tuple(range(3, 13))
 
 
-def test_imagenet_base_is_the_papers_recipe_value_by_value() -> None:
+def test_imagenet_base_is_the_authors_training_value_by_value() -> None:
     config = recipes.imagenet_base()
     model = config.model
     assert (model.heads, model.head_dim, model.depth, model.patch_size, model.num_classes) == (12, 64, 12, 16, 1000)
     assert (config.preprocessing.image_size, config.preprocessing.interpolation) == (224, "bicubic")
-    assert (config.trained_heads, config.sampling, config.seed) == (PAPER_K, "uniform", 42)
+    assert (config.trained_heads, config.sampling, config.seed) == (PAPER_K, "per-rank", 42)
+    assert (config.preprocessing.mean, config.preprocessing.crop) == (IMAGENET_MEAN, 0.875)
+    assert (config.scheme, config.active_slices) == ("hydravit", False)
     assert config.batch_size == 2 * 512
     assert config.epochs == 300 + 10
     assert config.warmup * config.epochs == pytest.approx(5)
@@ -33,6 +43,37 @@ def test_imagenet_base_is_the_papers_recipe_value_by_value() -> None:
     assert (config.label_smoothing, config.drop_path) == (0.1, 0.1)
     assert (config.ema_decay, config.ema_warmup, config.kept_weights) == (0.99996, False, "ema")
     assert (config.precision, config.distill) == ("float32", "")
+    assert (config.tf32, config.cudnn_benchmark) == (True, True)
+
+
+def test_imagenet_base_has_the_authors_steps_and_learning_rates() -> None:
+    """Of timm's schedule with the arguments of the authors, stepped per epoch as their train.py steps it."""
+    n = 1_281_167
+    images = Split(np.zeros((n, 1, 1, 1), np.uint8), np.zeros(n, np.int64))
+    data = Dataset[Images]("ImageNet", "", tuple(map(str, range(1000))), images, images)
+    config = run.resolved(recipes.imagenet_base(), data, None)[0]
+    assert config.steps == 310 * 1251 == 387_810
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4 * 1024 / 512)
+    schedule, epochs = create_scheduler_v2(
+        theirs, "cosine", num_epochs=300, warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5, cooldown_epochs=10
+    )
+    tiny = HydraConfig(heads=12, head_dim=2, depth=1, patch_size=16, image_size=16, num_classes=1)
+    alone = World(0, 1, torch.device("cpu"))
+    small = msgspec.structs.replace(config, model=tiny)
+    made = loop.Trainer(small, initial.model(small, None, False), None, alone)  # type: ignore[arg-type]
+    assert schedule is not None
+    assert epochs == 310
+    for epoch in range(310):
+        schedule.step(epoch)
+        for step in (epoch * 1251, epoch * 1251 + 1250):
+            made.step = step
+            made.set_lr()
+            assert made.lr == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9)
+
+
+def test_a_learning_rate_per_epoch_needs_epochs() -> None:
+    with pytest.raises(BadInput, match=r"per epoch, and there are 0 epochs.*Give epochs"):
+        overridden(recipes.digits(), {"lr_per_epoch": True})
 
 
 def test_finetune_takes_architecture_and_head_counts_from_the_checkpoint(tiny_checkpoint: Path) -> None:

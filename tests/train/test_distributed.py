@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hydra_export import checkpoint
-from hydra_export.train import record, run
-from hydra_export.train.config import overridden
+from hydra_export.data.datasets import digits
+from hydra_export.train import batches, initial, loop, recipes, record, run, sampling
+from hydra_export.train.config import TrainConfig, overridden
+from hydra_export.train.distributed import World
 from tests.train.test_run import tiny
 from tests.train.test_sources import write_folder
 
@@ -28,6 +31,14 @@ RUNS = {
     "whole": {"active_slices": "false"},
     "classifiers": {"model.separate_classifiers": "1,2,3", "accumulate": "2"},
     "fp32": {"precision": "float32"},
+}
+# Each process draws its own head count: on two processes they train what one alone does not.
+PER_RANK = {"sampling": "per-rank"}
+APART: dict[str, dict[str, str]] = {
+    "whole": {"active_slices": "false"},
+    "slices": {"clip": "none"},
+    "weights": {"weights": "1,1,4", "accumulate": "2"},
+    "classifiers": {"model.separate_classifiers": "1,2,3", "clip": "none"},
 }
 COMMON = {
     "model.heads": "3",
@@ -76,7 +87,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     program = one / "program.py"
     program.write_text(PROGRAM)
-    options = (json.dumps(RUNS), json.dumps(COMMON))
+    apart = {f"apart-{name}": PER_RANK | values for name, values in APART.items()}
+    options = (json.dumps(RUNS | apart), json.dumps(COMMON))
     subprocess.run([sys.executable, str(program), *options, str(one)], check=True)
     finished = torchrun(str(program), *options, str(two))
     assert finished.returncode == 0, finished.stderr
@@ -94,6 +106,44 @@ def test_two_processes_train_the_weights_of_one(both: tuple[Path, Path], name: s
     one, two = (weights(folder / name) for folder in both)
     assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-10
     assert one["model.cls_token"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", APART)
+def test_processes_that_draw_apart_train_as_under_ddp(both: tuple[Path, Path], name: str) -> None:
+    """The reference is one process: each half of the batch through its own head count, gradients of the whole model
+    averaged with zeros where a half has none."""
+    config = overridden(recipes.digits(), COMMON | PER_RANK | APART[name])
+    apart, drawn = as_under_ddp(config), weights(both[1] / f"apart-{name}")
+    assert max((apart[key] - drawn[f"model.{key}"]).abs().max().item() for key in apart) < 1e-10
+    alone = weights(both[0] / f"apart-{name}")
+    assert max((alone[key] - drawn[key]).abs().max().item() for key in alone) > 1e-3
+
+
+def as_under_ddp(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The final weights of two processes under DistributedDataParallel, worked out in one by autograd."""
+    loaded = batches.batches(config, digits().train)
+    pair = World(0, 2, torch.device("cpu"))  # of which nothing that reaches another process is called
+    made = loop.Trainer(config, initial.model(config, None, False), loaded, pair)
+    draws = [sampling.get(config, rank) for rank in range(2)]
+    cuts = made.model.cuts
+    for step in range(config.steps):
+        images, labels = loaded.batch(step)
+        together = tuple(sorted({draw(step)[0] for draw in draws}))
+        for parameter in made.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for draw, half, labels_of_half in zip(draws, images.double().chunk(2), labels.chunk(2), strict=True):
+            loss = F.cross_entropy(made.model(half, draw(step)[0]), labels_of_half) / 2
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        gradients = {}
+        for name, parameter in made.model.named_parameters():
+            assert parameter.grad is not None
+            if cuts[name].used_by(together):
+                part = cuts[name].first(parameter.grad.clone(), max(together))
+                gradients[name] = part.flatten(0, 1) if cuts[name].stacked > 1 else part.contiguous()
+        made.step = step
+        made.set_lr()
+        made._update(gradients, together)
+    return dict(made.model.state_dict())
 
 
 def test_in_float32_the_logits_of_two_processes_are_those_of_one(both: tuple[Path, Path]) -> None:
@@ -131,15 +181,18 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
-def test_a_killed_process_is_started_again_and_the_run_completes(both: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "values"), [("uniform", {}), ("apart-slices", PER_RANK | APART["slices"])])
+def test_a_killed_process_is_started_again_and_the_run_completes(
+    both: tuple[Path, Path], tmp_path: Path, name: str, values: dict[str, str]
+) -> None:
     program = tmp_path / "dying.py"
     program.write_text(DYING)
-    values = [f"--override={name}={value}" for name, value in COMMON.items()]
+    overrides = [f"--override={field}={value}" for field, value in (COMMON | values).items()]
     out = tmp_path / "run"
-    finished = torchrun(str(program), "--recipe", "digits", "--out", str(out), *values, restarts=1)
+    finished = torchrun(str(program), "--recipe", "digits", "--out", str(out), *overrides, restarts=1)
     assert finished.returncode == 0, finished.stderr
     assert "exitcode: -9" in finished.stderr
-    resumed, whole = weights(out), weights(both[1] / "uniform")
+    resumed, whole = weights(out), weights(both[1] / name)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 

@@ -120,6 +120,22 @@ def test_positions_of_images_that_are_not_square_are_those_of_their_own_grid(tin
     assert high(torch.randn(1, 3, 32, 8)).shape == (1, 7)
 
 
+def test_the_authors_scheme_is_what_their_layers_start_from(tiny_config: HydraConfig) -> None:
+    """Uniform up to 1 / sqrt(inputs), biases too; positions 0.02, the class token 1e-6, norms 1 and 0."""
+    model = initial.model(config(tiny_config, scheme="hydravit"), None, same_classes=False)
+    for name in ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.1.mlp.fc2", "head"):
+        weight = model.get_parameter(f"{name}.weight").detach()
+        bound = weight[0].numel() ** -0.5
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        bias = model.get_parameter(f"{name}.bias").detach()
+        assert 0.5 * bound < bias.abs().max() <= bound
+    assert model.get_parameter("cls_token").std().item() == pytest.approx(1e-6, rel=0.4)
+    assert model.get_parameter("pos_embed").std().item() == pytest.approx(0.02, rel=0.1)
+    assert (model.get_parameter("blocks.0.norm1.weight") == 1).all()
+    assert not model.get_parameter("blocks.0.norm1.bias").any()
+
+
 def test_schemes_differ_in_spread(tiny_config: HydraConfig) -> None:
     for scheme, expected in (("fan-in", 32**-0.5), ("timm", 0.02)):
         model = initial.model(config(tiny_config, scheme=scheme), None, same_classes=False)

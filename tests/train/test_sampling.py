@@ -9,6 +9,7 @@ import pytest
 
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.train import recipes, sampling
+from hydra_export.train.config import TrainConfig
 from hydra_export.train.sampling import fixed, sandwich, uniform, weighted
 
 
@@ -68,7 +69,7 @@ def test_sandwich_trains_smallest_largest_and_some_between() -> None:
 
 def test_strategies_are_found_by_name_and_take_what_they_need_from_the_configuration() -> None:
     base = recipes.digits()
-    assert sampling.names() == ("fixed", "sandwich", "uniform", "weighted")
+    assert sampling.names() == ("fixed", "per-rank", "sandwich", "uniform", "weighted")
     for name in sampling.names():
         weights = (1.0,) * 6 if name == "weighted" else ()
         drawn = sampling.get(msgspec.structs.replace(base, sampling=name, weights=weights))(0)
@@ -77,3 +78,33 @@ def test_strategies_are_found_by_name_and_take_what_they_need_from_the_configura
         sampling.get(msgspec.structs.replace(base, sampling="unifrom"))
     with pytest.raises(BadInput, match="takes no weights"):
         sampling.get(msgspec.structs.replace(base, weights=(1.0,) * 6))
+
+
+def per_rank(**changes: object) -> TrainConfig:
+    return msgspec.structs.replace(recipes.digits(), sampling="per-rank", seed=5, **changes)
+
+
+def test_per_rank_draws_apart_on_each_process_and_one_alone_is_uniform() -> None:
+    config = per_rank()
+    alone, first, second = sampling.get(config), sampling.get(config, 0), sampling.get(config, 1)
+    drawn = [[draw(step) for step in range(50)] for draw in (alone, first, second)]
+    assert drawn[0] == drawn[1] == [uniform(config.trained_heads, 5)(step) for step in range(50)]
+    assert drawn[1] != drawn[2] == [uniform(config.trained_heads, 6)(step) for step in range(50)]
+    same = msgspec.structs.replace(config, sampling="uniform")
+    assert [sampling.get(same, 1)(step) for step in range(50)] == drawn[0]
+
+
+def test_what_all_processes_draw_is_known_to_each() -> None:
+    config = per_rank()
+    together, ranks = sampling.of_all(config, 3), [sampling.get(config, rank) for rank in range(3)]
+    for step in range(50):
+        assert together(step) == tuple(sorted({k for draw in ranks for k in draw(step)}))
+    same = msgspec.structs.replace(config, sampling="uniform")
+    assert all(len(sampling.of_all(same, 3)(step)) == 1 for step in range(50))
+
+
+def test_per_rank_takes_weights() -> None:
+    draw = sampling.get(per_rank(weights=(1.0, 1e-9, 1e-9, 1e-9, 1e-9, 1.0)), 7)
+    assert {draw(step) for step in range(50)} == {(1,), (6,)}
+    with pytest.raises(BadInput, match="2 sampling weights"):
+        sampling.get(per_rank(weights=(1.0, 1.0)))
