@@ -14,7 +14,7 @@ from hydra_export import checkpoint, checkpoint_file
 from hydra_export.cli import main
 from hydra_export.commands.train import train
 from hydra_export.errors import BadInput, UnknownName
-from hydra_export.train import record
+from hydra_export.train import record, request
 
 QUICK = ["--recipe", "digits", "--steps", "3", "--batch-size", "8"]
 
@@ -51,6 +51,14 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(BadInput, match=message):
         train(out=tmp_path / "run", **{"recipe": "digits", **options})  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+def test_head_weights_hold_on_each_process_where_each_draws_its_own(tmp_path: Path) -> None:
+    weights = (1, 1, 1, 1, 1, 1, 1, 1, 1, 5)
+    for sampling, fields in (("per-rank", {}), ("weighted", {"sampling": "weighted"})):
+        asked = request.TrainingRequest(recipe="imagenet-base", head_weights=weights, fields=fields)
+        plan = request.resolve(asked, tmp_path)
+        assert (plan.config.sampling, plan.config.weights) == (sampling, weights)
 
 
 def test_a_resumed_run_may_say_again_what_it_was_and_nothing_else(tmp_path: Path) -> None:

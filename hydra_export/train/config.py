@@ -26,13 +26,14 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         flip: probability of a left-right flip.
         shift: largest move in pixels, up, down, left and right; black comes in from the border. Not with ``crop``.
-        erase: probability that a rectangle is erased (random erasing, arXiv 1708.04896).
+        erase: probability that a rectangle is erased (random erasing, arXiv 1708.04896), with ``crop``
+            after mixing.
         erase_area: smallest and largest share of the image that is erased; with ``crop`` timm's own.
         crop: smallest and largest share of the image that a random resized crop keeps.
         auto_augment: timm's name of a policy, such as rand-m9-mstd0.5-inc1. Only with ``crop``.
         color_jitter: timm's factor; a policy of ``auto_augment`` replaces it. Only with ``crop``.
         erase_mode: const (the mean colour) or pixel (noise, only with ``crop``).
-        mixup, cutmix: alpha of their Beta distributions, 0 for none (timm's Mixup, one draw per batch).
+        mixup, cutmix: alpha of their Beta distributions, 0 for none (timm's FastCollateMixup, one draw per process and step).
         mix: probability that a batch is mixed at all.
         mix_switch: probability of CutMix where both are on.
     """

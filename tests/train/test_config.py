@@ -12,7 +12,7 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 
 from hydra_export import checkpoint
 from hydra_export.architecture import HydraConfig
-from hydra_export.data.datasets import Dataset, Images, Split
+from hydra_export.data.datasets import Dataset, Images, Split, digits
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import IMAGENET_MEAN
 from hydra_export.train import initial, loop, recipes, run
@@ -69,6 +69,13 @@ def test_imagenet_base_has_the_authors_steps_and_learning_rates() -> None:
             made.step = step
             made.set_lr()
             assert made.lr == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(64, 2 * 22), (1437, 2), (5000, 2)])
+def test_an_epoch_has_as_many_steps_as_whole_batches_and_at_least_one(batch_size: int, steps: int) -> None:
+    asked = overridden(recipes.digits(), {"steps": 0, "epochs": 2, "batch_size": batch_size})
+    assert len(digits().train) == 1437 == 22 * 64 + 29
+    assert run.resolved(asked, digits(), None)[0].steps == steps
 
 
 def test_a_learning_rate_per_epoch_needs_epochs() -> None:

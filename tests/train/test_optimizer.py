@@ -132,3 +132,11 @@ def test_slices_that_few_steps_use_learn_by_the_root_faster(tiny_config: HydraCo
         sizes[round(group["lr_scale"])] += sum(vector.numel() for vector in group["params"])
     inner = sum(parameter.numel() for parameter in model.subnetwork(2).parameters())
     assert sizes == {1.0: inner, 2.0: sum(map(torch.numel, model.parameters())) - inner}
+
+
+def test_where_processes_draw_apart_a_slice_is_used_if_any_of_them_uses_it(tiny_config: HydraConfig) -> None:
+    wanted = config(tiny_config, active_slices=True, sampling="per-rank")
+    for num_processes in (1, 2):  # the outer slices are used unless all draw the smaller head count
+        groups = optimizer.get(wanted, perturbed(tiny_config), num_processes).optimizer.param_groups
+        largest = max(group["lr_scale"] for group in groups)
+        assert largest == pytest.approx((1 - 0.5**num_processes) ** -0.5, rel=0.02)
