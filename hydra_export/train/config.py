@@ -33,7 +33,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         auto_augment: timm's name of a policy, such as rand-m9-mstd0.5-inc1. Only with ``crop``.
         color_jitter: timm's factor; a policy of ``auto_augment`` replaces it. Only with ``crop``.
         erase_mode: const (the mean colour) or pixel (noise, only with ``crop``).
-        mixup, cutmix: alpha of their Beta distributions, 0 for none (timm's FastCollateMixup, one draw per process and step).
+        mixup, cutmix: alpha of their Beta distributions, 0 for none (timm's FastCollateMixup, one draw per
+            process and step).
         mix: probability that a batch is mixed at all.
         mix_switch: probability of CutMix where both are on.
     """
