@@ -82,7 +82,7 @@ class Trainer:
         cooldown = round(config.cooldown * config.steps)
         self._schedule = CosineLRScheduler(
             self._updates.optimizer,
-            t_initial=max(1, config.steps - cooldown),
+            t_initial=max(2, config.steps - cooldown),
             lr_min=config.lr_min,
             warmup_t=round(config.warmup * config.steps),
             warmup_lr_init=config.lr / 100 if config.lr_warmup is None else config.lr_warmup,

@@ -17,8 +17,10 @@ from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 
 
-def of(config: TrainConfig, start: Checkpoint, images: Images, world: World) -> Checkpoint:
+def of(config: TrainConfig, start: Checkpoint, images: Images, world: World, same_classes: bool) -> Checkpoint:
     """*start* in the basis that *config* asks for, with notes of what was done; the same for all processes.
+
+    The labels of the images count where they are of the *same_classes*.
 
     Raises:
         BadInput, CheckFailed: it cannot be (see ``made_elastic``).
@@ -32,7 +34,7 @@ def of(config: TrainConfig, start: Checkpoint, images: Images, world: World) -> 
         for pixels_BHWC, labels in batches(images, indices, pixels, BATCH, config.workers):
             image_BCHW = torch.from_numpy(pixels.normalise(pixels_BHWC)).to(world.device)
             labels_B = torch.from_numpy(labels).to(world.device)
-            yield image_BCHW, labels_B if config.labels == "use" else None
+            yield image_BCHW, labels_B if config.labels == "use" and same_classes else None
 
     result = made_elastic(start, shown(), config.rebase, world.device)
     # Rounding may differ between processes, and all have to start from the same weights.

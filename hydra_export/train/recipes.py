@@ -159,12 +159,13 @@ def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
     hydra-export train --recipe finetune --start CHECKPOINT --data FOLDER --out RUN
 
     Architecture (but for *head_dim*, where it does not say), preprocessing and head counts are the checkpoint's; the
-    classes are the folder's, and where they differ the classifier starts from zero. Five passes; images of 64 pixels
-    and more are cropped and jittered.
+    classes are the folder's, and where they differ the classifier starts from zero. A plain ViT is put into another
+    basis first, as in ``elastic``. Five passes; images of 64 pixels and more are cropped and jittered.
     """
     info = checkpoint.load(start or None, head_dim=head_dim).info
     large = min(info.config.image_shape) >= 64
-    known = () if info.config.is_plain(info.trained_heads) else info.trained_heads
+    plain = info.config.is_plain(info.trained_heads)
+    known, rebases = () if plain else info.trained_heads, plain and info.config.pooling != "none"
     trained = known or tuple(range(1, info.config.heads + 1))
     return TrainConfig(
         recipe="finetune",
@@ -173,7 +174,8 @@ def finetune(start: str = "", head_dim: int | None = None) -> TrainConfig:
         dataset="folder",
         classes="data",
         start=start or "packaged",
-        model=info.config,
+        rebase="rotate" if rebases else "none",
+        model=rebased_config(info.config) if rebases else info.config,
         preprocessing=info.preprocessing,
         trained_heads=trained,
         export_heads=info.export_heads or trained,

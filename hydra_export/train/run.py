@@ -122,7 +122,7 @@ def run(
         began = time.monotonic()
         first = None
         if start is not None and not (resume and (out / record.STATE).is_file()):  # else it has weights already
-            first = rebase.of(config, start, dataset.train, world)
+            first = rebase.of(config, start, dataset.train, world, same_classes)
             if world.is_first:
                 tell(first.notes[len(start.notes) :])
         model = initial.model(config, first, same_classes)

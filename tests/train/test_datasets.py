@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from hydra_export.data import datasets
 from hydra_export.errors import BadData, BadInput, UnknownName
+from hydra_export.model import HydraViT
 from hydra_export.train import recipes
 from hydra_export.train.config import Augmentation, TrainConfig
 
@@ -102,8 +104,10 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_recipes_are_whole_and_survive_json(name: str) -> None:
-    config = recipes.get(name)
+def test_recipes_are_whole_and_survive_json(name: str, tiny_model: HydraViT, tmp_path: Path) -> None:
+    torch.save(tiny_model.state_dict(), tmp_path / "dense.pth")
+    start, head_dim = (str(tmp_path / "dense.pth"), 8) if name == "elastic" else ("", None)
+    config = recipes.get(name, start, head_dim)
     assert config.recipe == name
     assert config.dataset in (*datasets.names(), "folder")
     assert msgspec.json.decode(msgspec.json.encode(config), type=TrainConfig) == config
