@@ -53,5 +53,4 @@ def made_elastic(
         training={"elastic": how, "images": result.num_images, "of": name},
         **UNMEASURED,
     )
-    state = {name: tensor.cpu() for name, tensor in result.state.items()}
-    return replace(dense, state=state, info=info, notes=(*dense.notes, note, *result.notes))
+    return replace(dense, state=result.state, info=info, notes=(*dense.notes, note, *result.notes))

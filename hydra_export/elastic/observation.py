@@ -17,7 +17,7 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.elastic import spaces
 from hydra_export.model import HydraViT
 
-BATCH = 16  # images at a time are enough for a processor; the gradients of all their activations are kept
+BATCH = 8  # images at a time: all their activations and gradients are kept, 5 GB of a ViT-L
 Batch = tuple[Tensor, Tensor | None]  # normalised images [B, C, H, W], and their labels [B] where these are known
 
 

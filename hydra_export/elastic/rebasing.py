@@ -117,20 +117,20 @@ def bases(config: HydraConfig, state: Mapping[str, Tensor], seen: Observation, h
             if not (space == RESIDUAL and cannot_rotate(config)):
                 found[space] = principal(covariance_EE, keeps_mean=config.norm == "layer_norm")
     if config.pooling == "attention":  # one vector: its direction first, so that every head count has all of it
-        latent_E = state[LATENT].flatten().double().cpu()
+        latent_E = state[LATENT].flatten().double()
         found[LATENT] = principal(torch.outer(latent_E, latent_E), keeps_mean=False)
     return found
 
 
 def _projected(model: HydraViT) -> State:
-    """The parameters of *model*, with a projection that changes nothing where it has no classifier."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    """The parameters of *model* on the CPU, with a projection that changes nothing where it has no classifier."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     config = rebased_config(model.config)
     if model.config.num_outputs:
         return state
     width, like = config.projection, state["patch_embed.proj.weight"]
     for name in config.classifier_names:
-        state[f"{name}.weight"] = torch.eye(width, dtype=like.dtype, device=like.device)
+        state[f"{name}.weight"] = torch.eye(width, dtype=like.dtype)
         state[f"{name}.bias"] = like.new_zeros(width)
     return state
 

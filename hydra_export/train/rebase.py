@@ -28,14 +28,15 @@ def of(config: TrainConfig, start: Checkpoint, images: Images, world: World, sam
     if config.rebase == "none":
         return start
     pixels = start.info.preprocessing
+    device = world.device if world.device.type == "cuda" else torch.device("cpu")  # of these, those that have float64
 
     def shown() -> Iterator[Batch]:
         indices = spread(len(images), config.rebase_images)
         for pixels_BHWC, labels in batches(images, indices, pixels, BATCH, config.workers):
-            image_BCHW = torch.from_numpy(pixels.normalise(pixels_BHWC)).to(world.device)
-            labels_B = torch.from_numpy(labels).to(world.device)
+            image_BCHW = torch.from_numpy(pixels.normalise(pixels_BHWC)).to(device)
+            labels_B = torch.from_numpy(labels).to(device)
             yield image_BCHW, labels_B if config.labels == "use" and same_classes else None
 
-    result = made_elastic(start, shown(), config.rebase, world.device)
+    result = made_elastic(start, shown(), config.rebase, device)
     # Rounding may differ between processes, and all have to start from the same weights.
     return replace(result, state={name: world.first(tensor) for name, tensor in result.state.items()})

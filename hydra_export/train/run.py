@@ -379,7 +379,7 @@ class _Run:
             config=config.model,
             preprocessing=config.preprocessing,
             trained_heads=trained,
-            export_heads=tuple(k for k in config.export_heads if k in config.trained_heads) or config.trained_heads,
+            export_heads=tuple(k for k in config.export_heads if k in trained) or trained,
             labels=self._dataset.label_names,
             **measured,
             license=config.license,
