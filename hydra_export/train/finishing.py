@@ -26,12 +26,14 @@ class Finish:
     """Bytes and labels as what a step takes; draws are functions of *seed* and the images' places.
 
     Attributes:
+        labelled: whether labels are learned; otherwise they may be of any classes, and are all 0.
         mixup: Mixup and CutMix, which draw once per batch, by the place of its first image; None for neither.
         erasing: of each image by its own draws, after they are mixed; None for none, or where it is done before.
     """
 
     preprocessing: Preprocessing
     seed: int = 0
+    labelled: bool = True
     mixup: FastCollateMixup | None = None
     erasing: RandomErasing | None = None
 
@@ -39,6 +41,7 @@ class Finish:
     def of(cls, config: TrainConfig) -> Finish:
         """What *config* asks for."""
         how, mixup, erasing = config.augmentation, None, None
+        labelled = config.labels == "use"
         if how.mixup or how.cutmix:
             mixup = FastCollateMixup(  # type: ignore[no-untyped-call]
                 how.mixup,
@@ -46,16 +49,17 @@ class Finish:
                 prob=how.mix,
                 switch_prob=how.mix_switch,
                 label_smoothing=0.0,  # the loss does that
-                num_classes=config.model.num_classes,
+                num_classes=config.model.num_classes if labelled else 1,
             )
         if how.crop is not None and how.erase:
             erasing = RandomErasing(how.erase, mode=how.erase_mode, device="cpu")  # type: ignore[no-untyped-call]
-        return cls(config.preprocessing, config.seed, mixup, erasing)
+        return cls(config.preprocessing, config.seed, labelled, mixup, erasing)
 
     def __call__(
         self, pixels_BHWC: NDArray[np.uint8], labels_B: NDArray[np.int64], places: Sequence[Place]
     ) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, H, W], and labels int64 [B] or, where they are mixed, float32 [B, K]."""
+        labels_B = labels_B if self.labelled else np.zeros_like(labels_B)
         labels = torch.from_numpy(labels_B)
         if self.mixup is not None:
             epoch, image = places[0]

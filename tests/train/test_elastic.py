@@ -102,6 +102,7 @@ def test_a_backbone_learns_the_features_of_the_dense_one(tmp_path: Path) -> None
     after = elastic(tmp_path / "backbone.safetensors", tmp_path / "run", 60, **settings)
     assert before.accuracy[12] == pytest.approx(100, abs=0.01)
     assert after.accuracy[6] > before.accuracy[6]
+    elastic(tmp_path / "backbone.safetensors", tmp_path / "mixed", 2, **{"augmentation.mixup": 0.5, **settings})
     made = hx.load_checkpoint(after.checkpoint)
     assert made.info.config.output_shape(3) == made.info.config.output_shape(12) == (192,)
 
