@@ -107,7 +107,7 @@ def run(
         record.require_tensorboard()
     if wandb:
         record.require_wandb()
-    with distributed.joined(device) as world, fast_arithmetic.allowed(config, world.device):
+    with distributed.joined(device) as world:
         if world.is_first and not resume:
             record.refuse_nonempty(out)
         start = initial.source(config)
@@ -133,7 +133,8 @@ def run(
                 record.write_config(out, config, distributed.launch_id())
             seconds = _restore(trainer, out) if resume else time.monotonic() - began
             world.barrier()
-            return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard, wandb)
+            with fast_arithmetic.allowed(config, world.device):  # not before: a change of basis is exact, and verified
+                return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard, wandb)
 
 
 def _of_classes(config: TrainConfig, start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:

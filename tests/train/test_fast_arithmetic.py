@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hydra_export.errors import BadInput
-from hydra_export.train import fast_arithmetic, run
+from hydra_export.train import fast_arithmetic, rebase, run
 from hydra_export.train.config import TrainConfig
 from tests.train.test_run import tiny
 
@@ -58,3 +59,18 @@ def test_a_run_has_them_and_puts_them_back_though_it_fails(monkeypatch: pytest.M
         run.run(tiny(cudnn_benchmark=True), tmp_path / "run", report=report, device=CPU)
     assert seen == [("high", True, True)]
     assert switches() == before
+
+
+def test_the_first_weights_are_made_without_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A change of basis is verified within what float32 rounds, not TF32."""
+    start = run.run(tiny(steps=1), tmp_path / "start", device=CPU).checkpoint
+    allowed, of, seen = fast_arithmetic.allowed, rebase.of, []
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(switches())
+        return of(*arguments)
+
+    monkeypatch.setattr(fast_arithmetic, "allowed", lambda config, device: allowed(config, CUDA))
+    monkeypatch.setattr(rebase, "of", watched)
+    run.run(tiny(steps=1, start=str(start)), tmp_path / "run", device=CPU)
+    assert seen == [switches()] != [("high", True, False)]
