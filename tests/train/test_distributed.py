@@ -146,6 +146,53 @@ def as_under_ddp(config: TrainConfig) -> dict[str, torch.Tensor]:
     return dict(made.model.state_dict())
 
 
+DDP = """
+import copy, json, sys
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+from hydra_export.data.datasets import digits
+from hydra_export.train import batches, initial, loop, recipes, sampling
+from hydra_export.train.config import overridden
+from hydra_export.train.distributed import World
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+config = overridden(recipes.digits(), json.loads(sys.argv[1]))
+mine, theirs = (batches.batches(config, digits().train, rank, 2) for _ in range(2))
+made = loop.Trainer(config, initial.model(config, None, False), mine, World(rank, 2, torch.device("cpu")))
+reference = copy.deepcopy(made.model)
+parallel = DistributedDataParallel(reference)
+adamw = torch.optim.AdamW(reference.parameters(), weight_decay=config.weight_decay)
+draw, num_apart = sampling.get(config, rank), 0
+for step in range(config.steps):
+    images, labels = theirs.batch(step)
+    adamw.zero_grad()
+    loss = F.cross_entropy(parallel(images.double(), draw(step)[0]), labels, label_smoothing=config.label_smoothing)
+    loss.backward()
+    num_apart += len(made.train_step().heads) == 2
+    adamw.param_groups[0]["lr"] = made.lr
+    adamw.step()
+pairs = zip(made.model.parameters(), reference.parameters(), strict=True)
+if rank == 0:
+    print(json.dumps([num_apart, max((one - other).abs().max().item() for one, other in pairs)]))
+dist.destroy_process_group()
+"""
+
+
+def test_steps_of_processes_that_draw_apart_are_those_of_torchs_ddp(tmp_path: Path) -> None:
+    """As the authors train: DistributedDataParallel around the universal model, torch's AdamW over all of it."""
+    program = tmp_path / "ddp.py"
+    program.write_text(DDP)
+    whole = {"active_slices": "false", "weight_decay": "0", "clip": "none"}
+    finished = torchrun(str(program), json.dumps(COMMON | PER_RANK | whole))
+    assert finished.returncode == 0, finished.stderr
+    num_apart, difference = json.loads(finished.stdout)
+    assert num_apart > 5
+    assert difference < 1e-9
+
+
 def test_in_float32_the_logits_of_two_processes_are_those_of_one(both: tuple[Path, Path]) -> None:
     images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     models = [checkpoint.load(folder / "fp32" / record.CHECKPOINT).model for folder in both]
