@@ -17,7 +17,7 @@ from hydra_export.installation import install_command
 from tests.conftest import available_targets
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("ai_edge_litert", "coreai", "coremltools", "tensorflow", "matplotlib", "tensorboard", "litert_torch")
+EXTRAS = ("ai_edge_litert", "coreai", "coremltools", "tensorflow", "matplotlib", "tensorboard", "litert_torch", "wandb")
 DEVELOPMENT = ("sklearn", "scikit_learn")  # installed for the tests
 
 

@@ -61,13 +61,13 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         low, high = self.erase_area
         if not 0 < low <= high < 1:
             raise BadInput(
-                f"`augmentation.erase_area` is {self.erase_area}.", "Give two shares in (0, 1), the smaller first."
+                f"augmentation.erase_area is {self.erase_area}.", "Give two shares in (0, 1), the smaller first."
             )
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise BadInput(f"`augmentation.crop` is {self.crop}.", "Give two shares in (0, 1], the smaller first.")
+            raise BadInput(f"augmentation.crop is {self.crop}.", "Give two shares in (0, 1], the smaller first.")
         if self.crop is not None and self.shift:
             raise BadInput(
-                "A training run has both `augmentation.shift` and `augmentation.crop`.", "Set `augmentation.shift=0`."
+                "A training run has both augmentation.shift and augmentation.crop.", "Set `augmentation.shift=0`."
             )
         needs_crop = self.auto_augment or self.color_jitter or self.erase_mode == "pixel"
         if self.crop is None and needs_crop:
@@ -189,7 +189,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if check_heads(self.trained_heads, self.model.heads) != self.trained_heads:
-            raise BadInput(f"`trained_heads` is {list(self.trained_heads)}.", "List them in ascending order.")
+            raise BadInput(f"trained_heads is {list(self.trained_heads)}.", "List them in ascending order.")
         _check("steps", self.steps, 0, 10**9)
         _check("epochs", self.epochs, 0, 1e6)
         if not self.steps and not self.epochs and self.rebase == "none":
@@ -203,7 +203,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         _check("rebase_images", self.rebase_images, 1, 10**6)
         if self.lr_per_epoch and not self.epochs:
-            raise BadInput("`lr_per_epoch` is set, and there are 0 epochs.", "Give `epochs`.")
+            raise BadInput("lr_per_epoch is set, and there are 0 epochs.", "Give epochs.")
         _check("batch_size", self.batch_size, 1, 10**6)
         _check("accumulate", self.accumulate, 1, 10**4)
         _check("workers", self.workers, 0, 1024)
@@ -232,11 +232,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "List every trained head count in model.separate_classifiers.",
             )
         if self.ema_decay == 1:
-            raise BadInput("`ema_decay` is 1: the moving average never moves.", "Give a number below 1, or 0 for none.")
+            raise BadInput("ema_decay is 1: the moving average never moves.", "Give a number below 1, or 0 for none.")
         if self.kept_weights == "ema" and not self.ema_decay:
             raise BadInput(
-                "`kept_weights` is ema, and there is no moving average.",
-                "Set `kept_weights=raw`, or `ema_decay` above 0.",
+                "kept_weights is ema, and there is no moving average.",
+                "Set `kept_weights=raw`, or ema_decay above 0.",
             )
 
     @property

@@ -6,8 +6,7 @@ import contextlib
 import json
 import pickle
 import re
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +15,12 @@ import msgspec
 import torch
 
 from hydra_export import documents, files
-from hydra_export.errors import BadInput, MissingExtra, OutputRefused
+from hydra_export.errors import BadInput, OutputRefused
+from hydra_export.train import boards
+from hydra_export.train.boards import Board
 from hydra_export.train.config import TrainConfig
 
-CONFIG, METRICS, STATE, CHECKPOINT, BEST, PLOT, LAUNCH, WANDB = (
+CONFIG, METRICS, STATE, CHECKPOINT, BEST, PLOT, LAUNCH = (
     "config.json",
     "metrics.jsonl",
     "state.pt",
@@ -27,7 +28,6 @@ CONFIG, METRICS, STATE, CHECKPOINT, BEST, PLOT, LAUNCH, WANDB = (
     "best.safetensors",
     "run.png",
     "launch-id",
-    "wandb-id",
 )
 _LAUNCH_BYTES = 4096
 _STEP = re.compile(r"checkpoint-step-(\d+)\.safetensors")
@@ -145,21 +145,17 @@ def unusable_state(out: Path, error: Exception) -> BadInput:
 
 
 class Metrics:
-    """Rows by step: lines of metrics.jsonl, and scalars for TensorBoard and Weights & Biases where those are wanted."""
+    """Rows by step: lines of metrics.jsonl, and scalars for the boards that show them elsewhere."""
 
-    def __init__(self, lines: IO[str], board: Any, wandb: Any) -> None:
-        self._lines, self._board, self._wandb = lines, board, wandb
+    def __init__(self, lines: IO[str], shown_on: Sequence[Board]) -> None:
+        self._lines, self._boards = lines, shown_on
 
     def add(self, step: int, **row: Any) -> None:
         """One row; values are numbers, or numbers per head count."""
         self._lines.write(json.dumps({"step": step, **row}) + "\n")
         self._lines.flush()
-        scalars = dict(_scalars(row))
-        if self._board is not None:
-            for name, number in scalars.items():
-                self._board.add_scalar(name, number, step)
-        if self._wandb is not None:
-            self._wandb.log(scalars, step=step)
+        for board in self._boards:
+            board.add(step, dict(_scalars(row)))
 
 
 def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -172,14 +168,14 @@ def _scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 @contextmanager
-def metrics(out: Path, step: int, tensorboard: bool, wandb: bool = False) -> Iterator[Metrics]:
-    """The metrics of the run in *out*, which goes on after *step*: later rows would otherwise be there twice."""
+def metrics(out: Path, step: int, names: Collection[str] = ()) -> Iterator[Metrics]:
+    """The metrics of the run in *out*, which goes on after *step*: later rows would otherwise be there twice.
+
+    *names* are those of the boards that show them too.
+    """
     _drop_after(step, out / METRICS)
-    with contextlib.ExitStack() as stack:
-        board = stack.enter_context(contextlib.closing(_board(out / "tensorboard", step))) if tensorboard else None
-        online = stack.enter_context(_wandb_run(out)) if wandb else None
-        lines = stack.enter_context(_appended(out / METRICS))
-        yield Metrics(lines, board, online)
+    with boards.opened(names, out, stored_config(out), step) as shown_on, _appended(out / METRICS) as lines:
+        yield Metrics(lines, shown_on)
 
 
 @contextmanager
@@ -196,41 +192,6 @@ def rows(out: Path) -> list[dict[str, Any]]:
 def is_measured(out: Path, step: int) -> bool:
     """Whether the metrics in *out* have accuracies of *step*."""
     return any(row["step"] == step and "accuracy" in row for row in rows(out))
-
-
-def require_tensorboard() -> None:
-    """Refuses before hours are spent."""
-    try:
-        import tensorboard  # type: ignore[import-not-found, unused-ignore] # noqa: F401
-    except ImportError:
-        raise MissingExtra("`tensorboard`", "tensorboard", "train") from None
-
-
-def require_wandb() -> None:
-    """Refuses before hours are spent."""
-    try:
-        from wandb import init  # type: ignore[import-not-found, unused-ignore] # noqa: F401 (a mere folder of that name can be imported too)
-    except ImportError:
-        raise MissingExtra("`wandb`", "the package wandb", "", remedy="Run: pip install wandb") from None
-
-
-def _wandb_run(out: Path) -> Any:
-    """The run of Weights & Biases that belongs to *out*, begun or continued; wandb's own environment says where."""
-    import wandb  # type: ignore[import-not-found, unused-ignore]
-
-    if not (out / WANDB).is_file():
-        with files.replaced_file(out / WANDB) as partial:
-            partial.write_text(f"{secrets.token_hex(8)}\n", encoding="utf-8")
-    name = files.read(out / WANDB, _LAUNCH_BYTES).decode().strip()
-    config = msgspec.to_builtins(stored_config(out))
-    return wandb.init(id=name, name=out.resolve().name, resume="allow", dir=str(out), config=config)
-
-
-def _board(folder: Path, step: int) -> Any:
-    require_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _drop_after(step: int, path: Path) -> None:

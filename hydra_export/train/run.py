@@ -27,7 +27,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.evaluation.agreement import agreement
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, distributed, fast_arithmetic, initial, rebase, recipes, record
+from hydra_export.train import batches, boards, distributed, fast_arithmetic, initial, rebase, recipes, record
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 from hydra_export.train.loop import Trainer
@@ -103,10 +103,8 @@ def run(
         CheckFailed: the loss is not finite.
     """
     command(config)  # refuses an unknown recipe before hours are spent
-    if tensorboard:
-        record.require_tensorboard()
-    if wandb:
-        record.require_wandb()
+    shown_on = [name for name, wanted in {"tensorboard": tensorboard, "wandb": wandb}.items() if wanted]
+    boards.require(shown_on)
     with distributed.joined(device) as world:
         if world.is_first and not resume:
             record.refuse_nonempty(out)
@@ -134,7 +132,7 @@ def run(
             seconds = _restore(trainer, out) if resume else time.monotonic() - began
             world.barrier()
             with fast_arithmetic.allowed(config, world.device):  # not before: a change of basis is exact, and verified
-                return _Run(trainer, dataset, loaded, out, report).go(seconds, tensorboard, wandb)
+                return _Run(trainer, dataset, loaded, out, report).go(seconds, shown_on)
 
 
 def _of_classes(config: TrainConfig, start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
@@ -235,10 +233,10 @@ class _Run:
         self._out, self._report, self._config, self._world = out, report, trainer.config, trainer.world
         self._saved_step = trainer.step
 
-    def go(self, seconds: float, tensorboard: bool, wandb: bool) -> Outcome:
+    def go(self, seconds: float, shown_on: Sequence[str]) -> Outcome:
         started = time.monotonic() - seconds
         if self._world.is_first:
-            with record.metrics(self._out, self._trainer.step, tensorboard, wandb) as metrics:
+            with record.metrics(self._out, self._trainer.step, shown_on) as metrics:
                 self._train(started, metrics)
                 return self._finish(time.monotonic() - started, metrics)
         self._train(started, None)

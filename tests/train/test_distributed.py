@@ -142,7 +142,7 @@ def as_under_ddp(config: TrainConfig) -> dict[str, torch.Tensor]:
                 gradients[name] = part.flatten(0, 1) if cuts[name].stacked > 1 else part.contiguous()
         made.step = step
         made.set_lr()
-        made._update(gradients, together)
+        made._update(gradients, together, torch.zeros(len(together)))
     return dict(made.model.state_dict())
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import re
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -280,48 +278,6 @@ def test_tensorboard_is_an_extra(tmp_path: Path) -> None:
         return
     run.run(tiny(), tmp_path / "run", tensorboard=True)
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-
-
-class _Wandb(types.ModuleType):
-    """What the trainer asks of wandb."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.begun: list[dict[str, object]] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
-
-    @contextlib.contextmanager
-    def init(self, **options: object) -> Iterator[object]:
-        self.begun.append(options)
-        yield self
-
-    def log(self, scalars: dict[str, float], step: int) -> None:
-        self.logged.append((step, scalars))
-
-
-def test_wandb_gets_the_metrics_and_one_run_for_a_run_that_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = _Wandb()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    with pytest.raises(KeyboardInterrupt):
-        run.run(tiny(), tmp_path, wandb=True, report=stop_at(25))  # type: ignore[arg-type]
-    run.run(tiny(), tmp_path, wandb=True, resume=True)
-    first, second = fake.begun
-    assert first["id"] == second["id"]
-    assert second["resume"] == "allow"
-    names = {name for _, scalars in fake.logged for name in scalars}
-    assert {"loss", "loss/k3", "accuracy/k1", "images_per_s", "lr", "waiting"} <= names
-    assert {step for step, _ in fake.logged} == {10, 20, 30, 40}
-
-
-def test_wandb_that_is_not_installed_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))  # as a mere folder of that name
-    with pytest.raises(MissingExtra, match="pip install wandb"):
-        run.run(tiny(), tmp_path / "run", wandb=True)
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
