@@ -20,6 +20,7 @@ from hydra_export.text import shown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from hydra_export.commands.console import Console
     from hydra_export.train.config import TrainConfig
     from hydra_export.train.request import TrainingPlan
     from hydra_export.train.run import Outcome, Progress
@@ -95,13 +96,20 @@ def train(
     )
     plan = resolve(request, out, resume=resume)
     quiet = int(os.environ.get("RANK", "0")) > 0
-    with _silent() if quiet else _render(plan.config) as report:
-        outcome = _run(plan, out, report, tensorboard=tensorboard, wandb=wandb)
+    console = talk()
+    with _silent() if quiet else _render(console, plan.config) as report:
+        outcome = _run(plan, out, report, console, tensorboard=tensorboard, wandb=wandb)
     return Result(_document(outcome), _shown_result(outcome))
 
 
 def _run(
-    plan: TrainingPlan, out: Path, report: Callable[[Progress], None], *, tensorboard: bool, wandb: bool
+    plan: TrainingPlan,
+    out: Path,
+    report: Callable[[Progress], None],
+    console: Console,
+    *,
+    tensorboard: bool,
+    wandb: bool,
 ) -> Outcome:
     from hydra_export.train import record, run
 
@@ -113,7 +121,7 @@ def _run(
             tensorboard=tensorboard,
             wandb=wandb,
             report=report,
-            tell=lambda notes: tell(talk(), notes, ""),
+            tell=lambda notes: tell(console, notes, ""),  # the one that draws the bar, which they would cut in two
             start_is_default=plan.start_is_default,
         )
     except KeyboardInterrupt as error:
@@ -138,13 +146,12 @@ def _silent() -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _render(config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
+def _render(console: Console, config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
     """A progress bar and the accuracy per head count on standard error, and what hears of each step."""
     from rich import progress
     from rich.console import Group
     from rich.live import Live
 
-    console = talk()
     bar = progress.Progress(
         progress.TextColumn(shown(config.recipe), markup=False),
         progress.BarColumn(bar_width=24),
