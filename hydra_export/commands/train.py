@@ -49,7 +49,7 @@ def train(
     """Train a universal model, one drawn head count per step.
 
     Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl, state.pt and, where
-    matplotlib is installed, run.png. On several GPUs: torchrun ... -m hydra_export.train with these options.
+    matplotlib is installed, run.png. On several GPUs: torchrun ... -m -- hydra_export.train with these options.
 
     Args:
         out: Folder of the run, new or empty, or with --resume the one to continue.

@@ -1,4 +1,4 @@
-"""``torchrun ... -m hydra_export.train``: the program ``hydra-export train`` in each of the processes."""
+"""``torchrun ... -m -- hydra_export.train``: the program ``hydra-export train`` in each of the processes."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def digits() -> TrainConfig:
 def imagenet_base() -> TrainConfig:
     """The paper's model and training on ImageNet-1K: k = 3, 6, 12 are DeiT-tiny, -small and -base.
 
-    torchrun --nproc-per-node 2 -m hydra_export.train --recipe imagenet-base --data IMAGENET --out RUN
+    torchrun --nproc-per-node 2 -m -- hydra_export.train --recipe imagenet-base --data IMAGENET --out RUN
 
     HydraViT (NeurIPS 2024, arXiv 2409.17978), the arguments of its official code (github.com/ds-kiel/HydraViT at
     45a78ae): 300 epochs and 10 of cooldown, 512 images on each of 2 GPUs, no mixed precision. Each process draws a k of
@@ -131,7 +131,7 @@ def imagenet_base() -> TrainConfig:
 def imagenet_small() -> TrainConfig:
     """Six heads of 64 on ImageNet-1K: k = 3 and 6 are DeiT-tiny and -small, at a quarter of the cost.
 
-    torchrun --nproc-per-node 8 -m hydra_export.train --recipe imagenet-small --data IMAGENET --out RUN
+    torchrun --nproc-per-node 8 -m -- hydra_export.train --recipe imagenet-small --data IMAGENET --out RUN
 
     The paper's recipe with bfloat16 arithmetic, 100 epochs, the optimiser over active slices, and one k for all
     processes, so that none waits for another with a larger one. Not run here.

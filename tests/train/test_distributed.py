@@ -243,12 +243,22 @@ def test_a_killed_process_is_started_again_and_the_run_completes(
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-def test_the_module_for_torchrun_prints_one_result(tmp_path: Path) -> None:
-    values = [f"--override={name}={value}" for name, value in COMMON.items()]
-    options = ["--recipe", "digits", "--out", str(tmp_path / "run"), "--json", *values]
-    finished = torchrun("-m", "hydra_export.train", *options)
+def test_the_module_for_torchrun_makes_the_same_elastic_model_and_prints_one_result(tmp_path: Path) -> None:
+    plain = {"trained_heads": [6], "export_heads": [6]}
+    start = run.run(overridden(recipes.digits(), {"steps": 150, **plain}), tmp_path / "dense").checkpoint
+    values = [f"--override={name}={value}" for name, value in {"monitor_every": 1000, "rebase_images": 64}.items()]
+    options = ["--recipe", "elastic", "--start", str(start), "--data", "digits", "--steps", "20", "--json", *values]
+    # Without the dashes, torchrun takes --start for its own --start-method.
+    finished = torchrun("-m", "--", "hydra_export.train", *options, "--out", str(tmp_path / "two"))
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["steps"] == 20
+    alone = subprocess.run(
+        [sys.executable, "-m", "hydra_export.train", *options, "--out", tmp_path / "one"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    two, one = (json.loads(done.stdout)["subnetworks"] for done in (finished, alone))
+    assert [row["top1"] for row in two] == pytest.approx([row["top1"] for row in one], abs=1)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
