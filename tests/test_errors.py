@@ -86,7 +86,7 @@ def test_the_command_line_names_its_options_and_leaves_alone_what_the_command_do
 
 # The command line itself, programs that have one of their own, the record of a command line in a checkpoint, and what
 # targets say of programs of others: documentation, their timers and what those print.
-_PROGRAMS = {"board.py", "cli.py", "commands", "data/snippets", "card/readme.py", "train/run.py command"}
+_PROGRAMS = {"board.py", "cli.py", "commands", "data/snippets", "card/readme.py", "train/command.py command"}
 _OF_TARGETS = {"card.py", "devices.py", "printed.py"}
 
 

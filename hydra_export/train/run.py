@@ -5,31 +5,28 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import msgspec
 import numpy as np
 import timm
 import torch
 from torch import Tensor
 
 from hydra_export import checkpoint_file
-from hydra_export.checkpoint import Checkpoint
 from hydra_export.checkpoint_file import CheckpointInfo
-from hydra_export.data import datasets, sources
-from hydra_export.data.classes import named
 from hydra_export.data.datasets import Dataset, Images
-from hydra_export.errors import BadInput, CheckFailed
+from hydra_export.errors import CheckFailed
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.evaluation.agreement import agreement
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, boards, distributed, fast_arithmetic, initial, rebase, recipes, record
+from hydra_export.train import batches, boards, distributed, fast_arithmetic, initial, rebase, record
+from hydra_export.train.command import command
 from hydra_export.train.config import TrainConfig
-from hydra_export.train.distributed import World
+from hydra_export.train.dataset import check_shares, load, notes_on_classes, resolved
 from hydra_export.train.loop import Trainer
 from hydra_export.train.speed import Speed, Window
 from hydra_export.version import VERSION
@@ -109,13 +106,13 @@ def run(
         if world.is_first and not resume:
             record.refuse_nonempty(out)
         start = initial.source(config)
-        found = _dataset(config, data_folder)
+        found = load(config, data_folder)
         if start is not None and start_is_default:
             initial.check_suits(start.info, found)
         config, dataset, same_classes = resolved(config, found, start)
         if start is not None and world.is_first:
-            tell((*start.notes, *_of_classes(config, start, dataset, same_classes)))
-        _check_shares(config, world)
+            tell((*start.notes, *notes_on_classes(config, start, dataset, same_classes)))
+        check_shares(config, world)
         loaded = batches.batches(config, dataset.train, world.rank, world.size, pinned=world.device.type == "cuda")
         began = time.monotonic()
         first = None
@@ -133,77 +130,6 @@ def run(
             world.barrier()
             with fast_arithmetic.allowed(config, world.device):  # not before: a change of basis is exact, and verified
                 return _Run(trainer, dataset, loaded, out, report).go(seconds, shown_on)
-
-
-def _of_classes(config: TrainConfig, start: Checkpoint, dataset: Dataset[Images], same_classes: bool) -> Iterator[str]:
-    """What is assumed of the classes of a classifier that is kept."""
-    if config.labels == "ignore":
-        yield "The images' labels, if they have any, are not used: the teacher alone teaches."
-    elif same_classes and not start.info.labels:
-        order = named(dataset.label_names)
-        yield f"{start.info.name} does not name its classes: they are taken for those of the data in turn, {order}."
-
-
-def resolved(
-    config: TrainConfig, dataset: Dataset[Images], start: Checkpoint | None
-) -> tuple[TrainConfig, Dataset[Images], bool]:
-    """*config* with the numbers that depend on the data, the data's classes in the order of the classifier, and whether
-    the classifier of *start* can be kept.
-
-    Raises:
-        BadInput: the data has other classes than the configuration says.
-    """
-    config = _with_steps(config, dataset)
-    if config.labels == "auto":
-        known = config.model.num_classes > 0 and len(dataset.label_names) > 1
-        config = msgspec.structs.replace(config, labels="use" if known else "ignore")
-    if config.labels == "ignore":
-        return config, replace(dataset, label_names=() if start is None else start.info.labels), True
-    same = start is not None and start.info.config.num_classes == len(dataset.label_names)
-    if same and start is not None and start.info.labels:
-        in_order = sources.renumbered(dataset, start.info.labels) if config.dataset == "folder" else None
-        same = in_order is not None or dataset.label_names == start.info.labels
-        dataset = in_order or dataset
-    if config.classes == "data":
-        model = msgspec.structs.replace(config.model, num_classes=len(dataset.label_names), projection=0)
-        config = msgspec.structs.replace(config, model=model)
-    elif len(dataset.label_names) != config.model.num_classes:
-        raise BadInput(
-            f"The data has {len(dataset.label_names)} classes, the model to train {config.model.num_classes}.",
-            "Give the data that belongs to it, or set model.num_classes; recipe finetune takes the data's classes.",
-        )
-    elif start is not None and start.info.config.num_classes not in (0, config.model.num_classes):
-        raise BadInput(
-            f"{start.info.name} tells {start.info.config.num_classes} classes apart, the data has "
-            f"{config.model.num_classes}.",
-            "Set `classes=data` to train a new classifier, or start from another checkpoint.",
-        )
-    return config, dataset, same
-
-
-def _with_steps(config: TrainConfig, dataset: Dataset[Images]) -> TrainConfig:
-    if config.steps or not config.epochs:
-        return config
-    steps_per_epoch = max(1, len(dataset.train) // config.batch_size)  # as many as with drop_last
-    return msgspec.structs.replace(config, steps=max(1, int(config.epochs * steps_per_epoch)))
-
-
-def _dataset(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
-    if config.dataset == "folder":
-        return sources.load(config.data, config.held_out, labelled=config.labels == "use")
-    return datasets.load(config.dataset, folder or (Path(config.data) if config.data else None))
-
-
-def _check_shares(config: TrainConfig, world: World) -> None:
-    parts = world.size * config.accumulate
-    if config.batch_size % parts:
-        raise BadInput(
-            f"A batch of {config.batch_size} images is not divided by {world.size} processes with "
-            f"{config.accumulate} parts each.",
-            f"Give a multiple of {parts}.",
-        )
-    if (config.augmentation.mixup or config.augmentation.cutmix) and config.batch_size // world.size % 2:
-        raise BadInput("Mixing needs an even number of images on each process.", "Change batch_size.")
 
 
 def _restore(trainer: Trainer, out: Path) -> float:
@@ -420,36 +346,3 @@ def _plot(out: Path) -> Path | None:
     except ImportError:  # matplotlib is an extra
         return None
     return plot.run(record.rows(out), out / record.PLOT)
-
-
-def command(config: TrainConfig) -> str:
-    """The command that repeats the run *config*: its recipe, and what differs from it."""
-    recipe = msgspec.to_builtins(recipes.get(config.recipe, "" if config.start == "packaged" else config.start))
-    words = ["hydra-export train --recipe", config.recipe, "--out RUN --seed", str(config.seed)]
-    if config.start not in ("", "packaged"):
-        words += ["--start", config.start]
-    if config.data:
-        words += ["--data", config.data]
-    options = {
-        "steps": "--steps",
-        "batch_size": "--batch-size",
-        "lr": "--lr",
-        "keep": "--keep",
-        "trained_heads": "--train-heads",
-    }
-    for name, value in _differences(recipe, msgspec.to_builtins(config)):
-        shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        words += [options[name], shown] if name in options else ["--override", f"{name}={shown}"]
-    return " ".join(words)
-
-
-def _differences(recipe: dict[str, Any], config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    differences = []
-    for name, value in config.items():
-        if prefix + name in ("seed", "data", "start", "recipe"):
-            continue
-        if isinstance(value, dict):
-            differences += _differences(recipe[name], value, f"{prefix}{name}.")
-        elif value != recipe[name]:
-            differences.append((prefix + name, value))
-    return differences

@@ -15,7 +15,8 @@ from hydra_export.architecture import HydraConfig
 from hydra_export.data.datasets import Dataset, Images, Split, digits
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.preprocess import IMAGENET_MEAN
-from hydra_export.train import initial, loop, recipes, run
+from hydra_export.train import dataset, initial, loop, recipes
+from hydra_export.train.command import command
 from hydra_export.train.config import overridden
 from hydra_export.train.distributed import World
 
@@ -51,7 +52,7 @@ def test_imagenet_base_has_the_authors_steps_and_learning_rates() -> None:
     n = 1_281_167
     images = Split(np.zeros((n, 1, 1, 1), np.uint8), np.zeros(n, np.int64))
     data = Dataset[Images]("ImageNet", "", tuple(map(str, range(1000))), images, images)
-    config = run.resolved(recipes.imagenet_base(), data, None)[0]
+    config = dataset.resolved(recipes.imagenet_base(), data, None)[0]
     assert config.steps == 310 * 1251 == 387_810
     theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4 * 1024 / 512)
     schedule, epochs = create_scheduler_v2(
@@ -75,7 +76,7 @@ def test_imagenet_base_has_the_authors_steps_and_learning_rates() -> None:
 def test_an_epoch_has_as_many_steps_as_whole_batches_and_at_least_one(batch_size: int, steps: int) -> None:
     asked = overridden(recipes.digits(), {"steps": 0, "epochs": 2, "batch_size": batch_size})
     assert len(digits().train) == 1437 == 22 * 64 + 29
-    assert run.resolved(asked, digits(), None)[0].steps == steps
+    assert dataset.resolved(asked, digits(), None)[0].steps == steps
 
 
 def test_a_learning_rate_per_epoch_needs_epochs() -> None:
@@ -148,7 +149,7 @@ def test_an_unknown_field_is_answered_with_the_nearest() -> None:
 
 def test_the_command_of_a_run_repeats_it() -> None:
     changed = overridden(recipes.digits(), {"augmentation.shift": "2", "lr": "0.5", "clip": "none", "steps": "7"})
-    words = run.command(changed).split()
+    words = command(changed).split()
     assert words[:7] == ["hydra-export", "train", "--recipe", "digits", "--out", "RUN", "--seed"]
     given = dict(pair.split("=") for pair in words if "=" in pair)
     given |= {"lr": words[words.index("--lr") + 1], "steps": words[words.index("--steps") + 1]}
