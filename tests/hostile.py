@@ -166,8 +166,8 @@ def tflite_products(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
 
 
 def tflite_steps(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
-    """Without a product: so many steps over a few megabytes that they take minutes."""
-    x = _with_much(emitter, image_BHWC)
+    """Without a product: so many steps over 32 MB that they take a minute on the fastest processor."""
+    x = _with_much(emitter, image_BHWC, 2**23)
     for step in range(6000):
         x = emitter.g.op(f"step {step}", "GELU", [x], approximate=False)
     return x
@@ -184,9 +184,9 @@ def tflite_kept(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
     return total
 
 
-def _with_much(emitter: TFLiteEmitter, image_BHWC: Value) -> Value:
-    """A mebi of numbers of the file, to each of which one of the image is added."""
-    much = emitter.g.constant("much", np.ones((1, 2**20), np.float32))
+def _with_much(emitter: TFLiteEmitter, image_BHWC: Value, count: int = 2**20) -> Value:
+    """*count* numbers of the file, to each of which one of the image is added."""
+    much = emitter.g.constant("much", np.ones((1, count), np.float32))
     flat = emitter._reshape(image_BHWC, "flat", "flat/shape", [768])
     one = emitter._part(flat, 1, (0, 1), "one", "one")
     return emitter._add(much, one, "begin")

@@ -380,7 +380,8 @@ def test_what_was_saved_of_this_model_is_shown_once_and_its_device_by_itself(
     assert sum(len(timed.moments) for timed in findings.measured) == count
     (advice,) = findings.devices
     runtime = advice.path.runtime
-    fastest = {r.k: r.ms for r in known.own if (r.runtime, r.precision, r.threads) == (runtime, "fp32", 1)}
+    of_runtime = [r for r in known.own if (r.runtime, r.threads) == (runtime, 1) and r.precision != "int8"]
+    fastest = {k: min(r.ms for r in of_runtime if r.k == k) for k in (3, 6)}  # where bf16 is, it may be
     assert {k: float(f"{estimate.ms:.5g}") for k, estimate in advice.estimates.items()} == fastest
     assert {estimate.provenance for estimate in advice.estimates.values()} == {"measured"}
     both = report.gather(packaged, profile_folder=nobody, bench_files=[times])

@@ -207,7 +207,7 @@ def _table(manifest: Manifest, report: Report) -> Table:
         "p99": lambda t: rounded(t.p99_ms),
         "min": lambda t: rounded(t.min_ms),
         "load ms": lambda t: f"{t.load_ms:.0f}",
-        "peak MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
+        "MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
         "": (lambda t: "noisy" if t.noise else "") if any(t.noise for t in report.timings) else None,
     }
     return filled(columns, report.timings)
@@ -223,7 +223,7 @@ _NOISE = {
 def _notes(report: Report, left_out: list[str]) -> list[str]:
     from hydra_export import board
 
-    notes = ["load: without the runtime's own start. peak: of the process that ran it alone."]
+    notes = ["load: without the runtime's own start. MiB: the peak of the process that ran it alone."]
     found = [told for word, told in _NOISE.items() if any(word in timing.noise for timing in report.timings)]
     notes += [f"noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
     notes += [

@@ -14,7 +14,7 @@ GROUPS = {
         *("checkpoint", "bundle", "images", "heads", "labels", "architecture", "head-dim", "image-size", "drop"),
         *("preprocessing", "allow-untrained", "artifact", "recipe", "start", "data", "old", "new", "file", "date"),
     ),
-    "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "no-training", "resume"),
+    "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "no-training", "keep", "resume"),
     "Device": ("device", "runtime", "budget-ms", "max-ram-mib", "profiles"),
     "Checks": (
         *(
@@ -45,7 +45,7 @@ GROUPS = {
             "why",
             "save",
         ),
-        *("tensorboard", "json", "debug", "shell"),
+        *("tensorboard", "wandb", "json", "debug", "shell"),
     ),
     "Resources": (
         *("cache", "no-cache", "batch-size", "threads"),

@@ -193,11 +193,16 @@ def _is_bound(record: LatencyRecord, model: Workload, sign: int) -> bool:
 
 
 def _fastest(records: list[UsableRecord]) -> list[UsableRecord]:
-    """Of times on a CPU, those with the fastest number of threads."""
+    """Of times on a CPU, those with the fastest number of threads; of the user's own, in the fastest arithmetic too."""
     if not records or records[0].record.unit != "cpu":
         return records
-    best = min(records, key=lambda usable: usable.record.ms).record.threads
-    return [usable for usable in records if usable.record.threads == best]
+    best = min(records, key=lambda usable: usable.record.ms)
+    return [
+        usable
+        for usable in records
+        if usable.record.threads == best.record.threads
+        and (not best.own or usable.record.precision == best.record.precision)
+    ]
 
 
 def _spread(records: list[UsableRecord]) -> Spread:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from hydra_export import targets
-from hydra_export.bench import Report, Timing
+from hydra_export.bench import Report, Timing, runtimes
 from hydra_export.bundle import Manifest
 from hydra_export.device import LatencyRecord
 from hydra_export.profiles import ResolvedProfile
@@ -136,7 +136,9 @@ def without_repeats(measurements: Iterable[Measurement]) -> tuple[Measurement, .
     seen: set[tuple[object, ...]] = set()
     kept = []
     for one in measurements:
-        keys = {m.heads: (one.runtime, one.threads, m.heads, float(f"{m.ms:.5g}")) for m in one.moments}
+        known = runtimes.known().get(one.runtime)
+        runtime = one.runtime if known is None else known["times"]  # whose times they are saved as
+        keys = {m.heads: (runtime, one.threads, m.heads, float(f"{m.ms:.5g}")) for m in one.moments}
         moments = tuple(m for m in one.moments if keys[m.heads] not in seen)
         seen |= set(keys.values())
         if moments:
