@@ -147,7 +147,7 @@ def as_under_ddp(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 DDP = """
-import copy, json, sys
+import copy, json, os, sys
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -176,8 +176,9 @@ for step in range(config.steps):
     adamw.step()
 pairs = zip(made.model.parameters(), reference.parameters(), strict=True)
 if rank == 0:
-    print(json.dumps([num_apart, max((one - other).abs().max().item() for one, other in pairs)]))
-dist.destroy_process_group()
+    print(json.dumps([num_apart, max((one - other).abs().max().item() for one, other in pairs)]), flush=True)
+dist.barrier()
+os._exit(0)  # threads that gloo leaves behind DistributedDataParallel may abort a process that ends otherwise
 """
 
 
