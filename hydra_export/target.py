@@ -244,7 +244,7 @@ class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
     def run(self, image: Array) -> Array:
-        """float32 [B, *output_shape]: logits, features or patch tokens.
+        """Logits, features or patch tokens, float32: for each of B images what ``output_shape`` says.
 
         Args:
             image: in the artifact's input form: ``tensor`` float32 [B, C, H, W] normalised, or ``image`` uint8
