@@ -126,3 +126,12 @@ def test_what_has_no_full_width_of_its_own_is_refused(
 def test_no_images_are_refused(tiny_model: HydraViT) -> None:
     with pytest.raises(BadInput, match="no images"):
         rebased(tiny_model, [])
+
+
+def test_labels_change_what_matters_and_channels_are_sorted_by_it(tiny_model: HydraViT) -> None:
+    x, labels = images(tiny_model.config), torch.arange(12) % 7
+    with_labels, without = observe(tiny_model, [(x, labels)]), observe(tiny_model, [(x, None)])
+    assert not torch.allclose(with_labels.importances["residual"], without.importances["residual"])
+    order = rebasing.bases(tiny_model.config, tiny_model.state_dict(), with_labels, "sort")["residual"]
+    in_order = with_labels.importances["residual"][order]
+    assert torch.equal(in_order, in_order.sort(descending=True).values)

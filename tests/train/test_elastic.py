@@ -16,7 +16,8 @@ import hydra_export as hx
 from hydra_export.cli import main
 from hydra_export.data import datasets
 from hydra_export.errors import BadInput
-from hydra_export.train import record
+from hydra_export.evaluation.agreement import agreement
+from hydra_export.train import recipes, record
 from hydra_export.train.run import Outcome
 from tests.conftest import perturbed
 
@@ -192,3 +193,17 @@ def test_make_elastic_takes_images_in_every_form(dense: Path, photographs: Path)
             torch.testing.assert_close(each.model(tensor), checkpoint.model(tensor), rtol=0, atol=1e-4)
     assert made[0].info.trained_heads == (6,)
     assert made[0].info.training == {"elastic": "rotate", "images": 60, "of": "hydravit-digits"}
+
+
+def test_finetuning_puts_a_plain_vit_into_another_basis_and_leaves_a_universal_one(dense: Path) -> None:
+    assert recipes.finetune(str(dense)).rebase == "rotate"
+    assert recipes.finetune().rebase == "none"
+
+
+def test_processes_count_each_image_once(dense: Path) -> None:
+    model = hx.load_checkpoint(dense).model
+    pixels, test = hx.load_checkpoint(dense).info.preprocessing, datasets.load("digits").test
+    shares = [agreement(model, model, pixels, test, [3], rank=rank, num_processes=2) for rank in range(2)]
+    whole, count = agreement(model, model, pixels, test, [3])
+    assert sum(num for _, num in shares) == count == len(test)
+    assert sum(found[3] * num for found, num in shares) / count == pytest.approx(whole[3], abs=0.01)
