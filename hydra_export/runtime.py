@@ -1,0 +1,703 @@
+"""Runs a bundle's model in an app: chooses the head count of each call by a deadline, by its sureness, or by both.
+
+    model = hydra_runtime.load("dist")     # a bundle's folder or archive; hashes are checked
+    model("photo.jpg").label               # a path, a Pillow image or an array of pixels
+    model.budget(ms=33)                    # the head count that keeps this deadline, call by call
+    model.cascade(as_good_as=12)           # a small one first, a larger one only where that is unsure
+
+One file, which a bundle carries as ``snippets/hydra_runtime.py``: it takes Python 3.9, numpy, and onnxruntime or
+ai-edge-litert; Pillow for image files. That is why it imports nothing of hydra_export, and why it is longer than other
+modules. The rules, ``Budget`` and ``Cascade``, are the same in other languages, which reproduce the same traces.
+SPDX-License-Identifier: Apache-2.0
+"""
+
+# H height, W width, C channels, K outputs; L pixels along a resized axis, M along the other, N of the crop, T taps
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import re
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable
+
+import numpy as np
+
+Array = Any  # numpy.ndarray, whose types older releases of numpy do not have
+Run = Callable[[Array], Array]  # one batch in the artifact's input form to its outputs
+
+
+class RuntimeFailure(Exception):
+    """A bundle that cannot be used, or is not asked for rightly; the message says what to do."""
+
+
+# Rules, which every language has: +, -, *, /, comparisons and sorting of float64 alone, so that all reproduce one trace.
+
+
+class Budget:
+    """Chooses head counts so that calls take at most *ms* at *quantile* of them.
+
+    The machine's slowness is how much longer recent calls took than *references*, whatever their head count. A head
+    count that does not fit the slowness seen is left at once, for the largest that fits; a larger one is tried after
+    ``CALM`` calm calls, with room to spare, and twice as late each time that trying it was wrong.
+
+    Args:
+        references: by head count, the milliseconds of a call on the machine when nothing else runs.
+        ms: milliseconds that a call may take.
+        quantile: the share of calls that have to keep to it, from 0.5 to below 1.
+    """
+
+    WINDOW, RECENT, CALM, LONGEST_CALM, ROOM = 32, 6, 12, 192, 0.9
+
+    def __init__(self, references: Mapping[int, float], ms: float, quantile: float = 0.95) -> None:
+        if not references or not all(0 < each < math.inf for each in references.values()):
+            raise RuntimeFailure(
+                f"References of {dict(references)} ms cannot be. Give a time above 0 for each head count."
+            )
+        if not 0 < ms < math.inf:
+            raise RuntimeFailure(f"A budget of {ms} ms cannot be kept. Give milliseconds above 0.")
+        if not 0.5 <= quantile < 1:
+            raise RuntimeFailure(f"The quantile is {quantile}. Give a share from 0.5 to below 1, such as 0.95.")
+        self.references, self.ms, self.quantile = dict(sorted(references.items())), float(ms), float(quantile)
+        self._heads = [*self.references]
+        self._slowness: list[float] = []  # of each run: its time over the reference
+        self._others: list[float] = []  # of each call: what it took beside its runs
+        self._calm, self._wait, self._climbed = 0, self.CALM, False
+        self._at = max((at for at, k in enumerate(self._heads) if self._time(k) <= self.ROOM * self.ms), default=0)
+
+    @property
+    def heads(self) -> int:
+        """The head count of the next call."""
+        return self._heads[self._at]
+
+    def plan(self, cascade: Sequence[int] = ()) -> tuple[int, ...]:
+        """The head counts to run, in this order: those of *cascade* where all of them fit together, else one."""
+        slow = self._slow(self.quantile)
+        if cascade and sum(self._time(k) for k in cascade) * slow <= self._left():
+            return tuple(cascade)
+        return (self.heads,)
+
+    def saw(self, runs: Sequence[tuple[int, float]], other_ms: float = 0.0) -> None:
+        """Takes in one call: head count and milliseconds of each run, and the milliseconds of all else in the call."""
+        self._slowness = [*self._slowness, *(ms / self._time(k) for k, ms in runs)][-self.WINDOW :]
+        self._others = [*self._others, other_ms][-self.WINDOW :]
+        left, slow = self._left(), self._slow(2 * self.quantile - 1)
+        lower = self._at
+        while lower > 0 and self._time(self._heads[lower]) * slow > left:
+            lower -= 1
+        if lower < self._at:
+            if self._climbed:
+                self._wait = min(2 * self._wait, self.LONGEST_CALM)
+            self._at, self._calm, self._climbed = lower, 0, False
+            return
+        self._calm += 1
+        if self._calm < self._wait:
+            return
+        if self._climbed:
+            self._wait, self._climbed = self.CALM, False
+        above = self._at + 1
+        if above < len(self._heads) and self._time(self._heads[above]) * self._slow(self.quantile) <= self.ROOM * left:
+            self._at, self._calm, self._climbed = above, 0, True
+
+    def _time(self, heads: int) -> float:
+        return self.references[heads]
+
+    def _left(self) -> float:
+        """Milliseconds for the runs of a call."""
+        return self.ms - (_quantile(self._others, self.quantile) if self._others else 0.0)
+
+    def _slow(self, share: float) -> float:
+        if not self._slowness:
+            return 1.0
+        return max(_quantile(self._slowness[-self.RECENT :], 0.8), _quantile(self._slowness, share))
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of *values* that *share* of them do not exceed."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+def surest(logits: Sequence[float], temperature: float = 1.0) -> tuple[int, float]:
+    """The first of the largest *logits* [K], and its probability: that of the softmax of logits / temperature."""
+    scaled_K = np.asarray(logits, np.float64) / temperature
+    best = int(scaled_K.argmax())
+    return best, float(1 / np.exp(scaled_K - scaled_K[best]).sum())
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Head counts in the order in which they are asked; an answer counts where its probability reaches its threshold.
+
+    Attributes:
+        heads: ascending. *thresholds*: of all but the last, whose answer always counts.
+        as_good_as: the head count whose accuracy it has.
+    """
+
+    heads: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    as_good_as: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.heads or len(self.thresholds) != len(self.heads) - 1 or sorted({*self.heads}) != [*self.heads]:
+            raise RuntimeFailure(
+                f"No cascade has heads {self.heads} and thresholds {self.thresholds}. Give ascending head counts, and "
+                "a threshold for each but the last."
+            )
+
+    def accepts(self, heads: int, probability: float) -> bool:
+        """Whether the answer of *heads* counts."""
+        at = self.heads.index(heads)
+        return at == len(self.thresholds) or probability >= self.thresholds[at]
+
+
+# Images: from pixels to what a model takes, Pillow's own pixels without Pillow.
+
+_BITS = 22  # of a weight's fraction: Pillow computes in integers (its Resample.c)
+
+
+def _tall_images_down_first() -> bool:
+    """Each pass rounds to 8 bits, so that their order shows: https://github.com/python-pillow/Pillow/pull/9549"""
+    if importlib.util.find_spec("PIL") is None:
+        return True
+    return int(importlib.import_module("PIL").__version__.split(".")[0]) >= 13
+
+
+def fitted(image: Any, preprocessing: Mapping[str, Any]) -> Array:
+    """uint8 [H, W, C] that the model takes, of a photograph.
+
+    Args:
+        image: a path; a Pillow image, which is turned upright as its EXIF orientation says; or pixels in 0-255, uint8
+            [H, W] or [H, W, C] with C = 1, 3 (red, green, blue; of OpenCV's frames give ``frame[..., ::-1]``) or 4
+            (the last is left out).
+        preprocessing: as the manifest has it.
+    """
+    pixels_HWC = _pixels(image, len(preprocessing["mean"]))
+    kept, size = _sides(preprocessing), _resized(pixels_HWC.shape, preprocessing)
+    start = [round((long - short) / 2) for long, short in zip(size, kept)]
+    return resized_crop(pixels_HWC, size, start, kept, preprocessing["interpolation"])
+
+
+def _pixels(image: Any, channels: int) -> Array:
+    if not isinstance(image, np.ndarray):
+        if importlib.util.find_spec("PIL") is None:
+            raise RuntimeFailure("Image files need Pillow, which is not installed. Run: pip install pillow")
+        from PIL import Image, ImageOps
+
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L"))
+    pixels = image[..., None] if image.ndim == 2 else image
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise RuntimeFailure(
+            f"An image is {image.dtype} {list(image.shape)}. Give uint8 [height, width] or [height, width, 1, 3 or 4]."
+        )
+    if channels == 1 and pixels.shape[2] > 1:
+        red, green, blue = (pixels[..., c].astype(np.uint32) for c in range(3))
+        return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[..., None]
+    return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels[..., :channels]
+
+
+def _sides(preprocessing: Mapping[str, Any]) -> tuple[int, int]:
+    size = preprocessing["image_size"]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _resized(shape: Sequence[int], preprocessing: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width that an image of *shape* is resized to before the crop."""
+    covered = [math.floor(side / preprocessing["crop"]) for side in _sides(preprocessing)]
+    height, width = shape[:2]
+    if isinstance(preprocessing["image_size"], int):
+        return covered[0] * height // min(height, width), covered[0] * width // min(height, width)
+    ratio = min(height / covered[0], width / covered[1])
+    return round(height / ratio), round(width / ratio)
+
+
+def resized_crop(
+    pixels_HWC: Array, size: Sequence[int], start: Sequence[int], kept: Sequence[int], interpolation: str
+) -> Array:
+    """What Pillow's ``resize`` and ``crop`` make of the pixels, uint8 [*kept, C], at the cost of the crop alone.
+
+    Args:
+        size: height and width of the whole. *start*, *kept*: the crop's first row and column, its height and width.
+        interpolation: nearest, bilinear or bicubic.
+    """
+    height, width = pixels_HWC.shape[:2]
+    down, across = (
+        _taps(old, new, at, at + n, interpolation) for old, new, at, n in zip((height, width), size, start, kept)
+    )
+    (top, bottom), (left, right) = _reach(down, height), _reach(across, width)
+    pixels_HWC = pixels_HWC[top:bottom, left:right]
+    if _tall_images_down_first() and height > 2 * width and size[0] < height:
+        return _resampled(_resampled(pixels_HWC, down, top).swapaxes(0, 1), across, left).swapaxes(0, 1)
+    return _resampled(_resampled(pixels_HWC.swapaxes(0, 1), across, left).swapaxes(0, 1), down, top)
+
+
+def _taps(old: int, new: int, start: int, stop: int, interpolation: str) -> tuple[Array, Array]:
+    """For pixels *start* to *stop* where *old* pixels become *new* ones; sums in Pillow's order, to round alike.
+
+    Of each: the first one that it is made of, int64 [N], and the weights of all, int32 [N, T].
+    """
+    scale = old / new
+    centre_N = (np.arange(start, stop) + 0.5) * scale
+    if interpolation == "nearest":
+        return centre_N.astype(np.int64), np.full((len(centre_N), 1), 1 << _BITS, np.int32)
+    stretch, radius = max(scale, 1.0), {"bilinear": 1.0, "bicubic": 2.0}[interpolation]
+    first_N = np.maximum((centre_N - radius * stretch + 0.5).astype(np.int64), 0)
+    last_N = np.minimum((centre_N + radius * stretch + 0.5).astype(np.int64), old)
+    pixel_NT = first_N[:, None] + np.arange((last_N - first_N).max())
+    distance_NT = np.abs((pixel_NT - centre_N[:, None] + 0.5) * (1 / stretch))
+    weight_NT = np.where(pixel_NT < last_N[:, None], _kernel(distance_NT, interpolation), 0.0)
+    weight_NT /= weight_NT.cumsum(axis=1)[:, -1:]
+    return first_N, (weight_NT * (1 << _BITS) + np.copysign(0.5, weight_NT)).astype(np.int32)
+
+
+def _kernel(distance: Array, interpolation: str) -> Array:
+    x = distance
+    if interpolation == "bilinear":
+        return np.maximum(1.0 - x, 0.0)
+    near, far = (1.5 * x - 2.5) * x * x + 1.0, (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5  # a = -0.5
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _reach(taps: tuple[Array, Array], num_pixels: int) -> tuple[int, int]:
+    """From the first pixel that is used to behind the last one."""
+    first_N, weight_NT = taps
+    return int(first_N[0]), min(int(first_N[-1]) + weight_NT.shape[1], num_pixels)
+
+
+def _resampled(pixels_LMC: Array, taps: tuple[Array, Array], start: int) -> Array:
+    """uint8 [N, M, C] of pixels of which *start* lie before the first."""
+    first_N, weight_NT = taps
+    sum_NMC = np.full((len(first_N), *pixels_LMC.shape[1:]), 1 << (_BITS - 1), np.int32)
+    for t, weight_N in enumerate(weight_NT.T):
+        pixel_N = np.minimum(first_N + t - start, len(pixels_LMC) - 1)  # beyond the last the weights are 0
+        sum_NMC += pixels_LMC[pixel_N] * weight_N[:, None, None]
+    return np.clip(sum_NMC >> _BITS, 0, 255).astype(np.uint8)
+
+
+def normalised(pixels: Array, preprocessing: Mapping[str, Any]) -> Array:
+    """float32, of the same shape: (pixel / 255 - mean) / std."""
+    mean_C, std_C = (np.array(preprocessing[name], np.float32) for name in ("mean", "std"))
+    return (pixels.astype(np.float32) / np.float32(255) - mean_C) / std_C
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one image.
+
+    Attributes:
+        label: of the best class; its number where the model does not name its classes, "" where it has none.
+        index: the best class. *confidence*: its probability, calibrated where the bundle is; both None without classes.
+        heads: the head count that answered. *tried*: all that ran, in this order.
+        ms: milliseconds of the whole call, preprocessing included.
+        outputs: float32, logits, features or patch tokens.
+    """
+
+    label: str
+    index: int | None
+    confidence: float | None
+    heads: int
+    ms: float
+    tried: tuple[int, ...]
+    outputs: Array
+
+
+class Model:
+    """A bundle's model; ``load`` makes one. Calls from several threads wait for each other.
+
+    Attributes:
+        manifest: what the bundle says of it.
+        artifacts: of each head count that can be chosen, the artifact that runs it.
+        runtime: what runs them: onnxruntime, litert-compiled, litert or tflite-runtime.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], artifacts: dict[int, dict[str, Any]], threads: int, memory: str
+    ) -> None:
+        self.manifest, self.artifacts = manifest, dict(sorted(artifacts.items()))
+        self._folder, self._threads, self._memory = folder, threads, memory
+        self._target = next(iter(artifacts.values()))["target"]
+        self.runtime, self._open = _opener(self._target)
+        self._opened: dict[str, Callable[[int], Run]] = {}  # by path
+        self._runs: dict[int, Run] = {}
+        self._lock = threading.Lock()
+        self._fixed = max(self.artifacts)
+        self._budget: Budget | None = None
+        self._cascade: Cascade | None = None
+        calibration = manifest.get("calibration") or {}
+        self._temperatures = {each["heads"]: each["temperature"] for each in calibration.get("subnetworks", ())}
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The head counts that can be chosen, ascending."""
+        return tuple(self.artifacts)
+
+    def fixed(self, heads: int | None = None) -> Model:
+        """From now on runs *heads*, by default the largest, with no budget and no cascade; all of these return the model."""
+        self._fixed = self._checked(max(self.artifacts) if heads is None else heads)
+        self._budget = self._cascade = None
+        return self
+
+    def budget(self, ms: float | None, quantile: float = 0.95, references: Mapping[int, float] | None = None) -> Model:
+        """From now on chooses the head count of each call so that *quantile* of them take at most *ms* milliseconds.
+
+        Args:
+            ms: None for no budget any more.
+            references: milliseconds of a run by head count, as ``measure`` gives them, which is called by default.
+        """
+        if ms is None:
+            self._budget = None
+            return self
+        Budget({1: 1.0}, ms, quantile)  # wrong numbers are refused before anything is measured
+        known = self.measure() if references is None else {self._checked(k): ms for k, ms in references.items()}
+        self._budget = Budget(known, ms, quantile)
+        return self
+
+    def cascade(self, as_good_as: int | None, heads: Sequence[int] = (), thresholds: Sequence[float] = ()) -> Model:
+        """From now on asks small head counts first, and larger ones only where these are unsure.
+
+        Args:
+            as_good_as: the head count whose accuracy is wanted, for which the bundle's calibration has a cascade; None
+                for no cascade any more. With *heads* and *thresholds* it is that one, whatever the bundle has.
+        """
+        if as_good_as is None:
+            self._cascade = None
+            return self
+        chosen = Cascade(tuple(heads), tuple(thresholds), as_good_as) if heads else self._calibrated(as_good_as)
+        for k in chosen.heads:
+            self._checked(k)
+        self._cascade = chosen
+        return self
+
+    def measure(self, calls: int = 3) -> dict[int, float]:
+        """Milliseconds of a run by head count: the median of some, after one that is not counted."""
+        height, width = _sides(self.manifest["model"]["preprocessing"])
+        channels = len(self.manifest["model"]["preprocessing"]["mean"])
+        image = np.zeros((height, width, channels), np.uint8)
+        return {k: sorted(self._timed(image, k) for _ in range(calls + 1))[(calls + 1) // 2] for k in self.heads}
+
+    def __call__(self, image: Any, heads: int | None = None) -> Answer:
+        """What the model says of *image*, which ``fitted`` takes; with *heads* by that head count, whatever is set."""
+        began = time.perf_counter()
+        given = self._given(fitted(image, self.manifest["model"]["preprocessing"]))
+        with self._lock:
+            plan = self._plan() if heads is None else (self._checked(heads),)
+            runs: list[tuple[int, float]] = []
+            for k in plan:
+                run_began = time.perf_counter()
+                outputs = self._run(k)(given)[0]
+                runs.append((k, (time.perf_counter() - run_began) * 1e3))
+                index, confidence = self._surest(outputs, k)
+                if k == plan[-1] or (self._cascade is not None and self._cascade.accepts(k, confidence or 0.0)):
+                    break
+            ms = (time.perf_counter() - began) * 1e3
+            if self._budget is not None and heads is None:
+                self._budget.saw(runs, ms - sum(took for _, took in runs))
+        return Answer(self._label(index), index, confidence, k, ms, tuple(k for k, _ in runs), outputs)
+
+    def run(self, pixels_HWC: Array, heads: int) -> Array:
+        """The outputs, float32, of an image that is fitted already: uint8 [H, W, C]."""
+        given = self._given(pixels_HWC)
+        with self._lock:
+            return self._run(self._checked(heads))(given)[0]
+
+    def top(self, answer: Answer, count: int = 5) -> list[tuple[str, float]]:
+        """The *count* best labels of an answer and their probabilities, the best first."""
+        logits_K = np.asarray(answer.outputs, np.float64) / self._temperatures.get(answer.heads, 1.0)
+        shares_K = np.exp(logits_K - logits_K.max())
+        shares_K /= shares_K.sum()
+        return [(self._label(int(c)), float(shares_K[c])) for c in np.argsort(-shares_K, kind="stable")[:count]]
+
+    def _plan(self) -> tuple[int, ...]:
+        cascade = self._cascade.heads if self._cascade is not None else ()
+        if self._budget is not None:
+            return self._budget.plan(cascade)
+        return cascade or (self._fixed,)
+
+    def _run(self, heads: int) -> Run:
+        """What runs *heads*, which is loaded if it is not; with ``memory="one"`` instead of what was."""
+        if heads not in self._runs:
+            path = self.artifacts[heads]["path"]
+            if path not in self._opened:
+                if self._memory == "one":
+                    self._opened.clear()
+                    self._runs.clear()
+                self._opened[path] = self._open(self._folder / path, self.artifacts[heads], self._threads)
+            self._runs[heads] = self._opened[path](heads)
+        return self._runs[heads]
+
+    def _timed(self, pixels_HWC: Array, heads: int) -> float:
+        given = self._given(pixels_HWC)
+        with self._lock:
+            run = self._run(heads)
+            began = time.perf_counter()
+            run(given)
+            return (time.perf_counter() - began) * 1e3
+
+    def _given(self, pixels_HWC: Array) -> Array:
+        """One batch in the artifacts' input form, which is the same of all."""
+        artifact = self.artifacts[max(self.artifacts)]
+        image_HWC = pixels_HWC
+        if artifact["input"] == "tensor":
+            image_HWC = normalised(pixels_HWC, self.manifest["model"]["preprocessing"])
+            if self._target == "onnx":
+                image_HWC = np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
+        return np.repeat(image_HWC[None], _batch(artifact), axis=0)
+
+    def _surest(self, outputs: Array, heads: int) -> tuple[int | None, float | None]:
+        if not self.manifest["model"]["config"]["num_classes"]:
+            return None, None
+        return surest(outputs, self._temperatures.get(heads, 1.0))
+
+    def _label(self, index: int | None) -> str:
+        labels = self.manifest["model"]["labels"]
+        return "" if index is None else labels[index] if labels else str(index)
+
+    def _checked(self, heads: int) -> int:
+        if heads not in self.artifacts:
+            raise RuntimeFailure(f"There is no head count {heads} here. Give one of {', '.join(map(str, self.heads))}.")
+        return heads
+
+    def _calibrated(self, as_good_as: int) -> Cascade:
+        listed = [
+            Cascade(tuple(each["heads"]), tuple(each["thresholds"]), each["as_good_as"])
+            for each in (self.manifest.get("calibration") or {}).get("cascades", ())
+        ]
+        fitting = [each for each in listed if each.as_good_as == as_good_as and {*each.heads} <= {*self.artifacts}]
+        if fitting:
+            return fitting[0]
+        if not listed:
+            raise RuntimeFailure(
+                "This bundle is not calibrated: nothing says how sure is sure enough. Run `hydra-export calibrate` on it, "
+                "or give heads and thresholds."
+            )
+        known = ", ".join(str(each.as_good_as) for each in listed)
+        raise RuntimeFailure(f"The bundle has no cascade that is as good as {as_good_as}. It has some for {known}.")
+
+
+def load(
+    bundle: str | Path,
+    *,
+    target: str | None = None,
+    graph: str | None = None,
+    precision: str | None = None,
+    heads: Sequence[int] = (),
+    threads: int = 0,
+    memory: str = "all",
+) -> Model:
+    """The model in a bundle, run by what is installed: onnxruntime, or else LiteRT. Files are opened when they first run.
+
+    Args:
+        bundle: its folder, or its archive, which is unpacked into a temporary folder until the model is let go.
+        target, graph, precision: only such artifacts; by default fp32, and one file for all head counts if there is one.
+        heads: only these may be chosen.
+        threads: CPU threads; 0 for the runtime's choice.
+        memory: ``all`` keeps every head count loaded that was used, so that a switch costs nothing; ``one`` takes
+            graphs of one head count where there are such and keeps the last one alone, so that a switch loads a file.
+
+    Raises:
+        RuntimeFailure: it is no bundle, a hash differs, it holds no such artifact, or nothing here runs one.
+    """
+    if memory not in ("all", "one"):
+        raise RuntimeFailure(f"The memory is {memory!r}. Give 'all' or 'one'.")
+    place = Path(bundle)
+    temporary = Path(tempfile.mkdtemp(prefix="hydra-runtime-")) if place.is_file() else None
+    try:
+        folder = place if temporary is None else _unpacked(place, temporary)
+        manifest = _manifest(folder, place)
+        wanted = {"target": target, "graph": graph, "precision": precision}
+        artifacts = _chosen(manifest, {name: value for name, value in wanted.items() if value}, {*heads}, memory)
+        for path in sorted({path for artifact in artifacts.values() for path in artifact["files"]}):
+            _check_hash(folder, manifest, path)
+        model = Model(folder, manifest, artifacts, threads, memory)
+    except BaseException:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if temporary is not None:
+        weakref.finalize(model, shutil.rmtree, temporary, ignore_errors=True)
+    return model
+
+
+def _manifest(folder: Path, named: Path) -> dict[str, Any]:
+    """What manifest.json says, whose hash is in SHA256SUMS."""
+    try:
+        content = (folder / "manifest.json").read_bytes()
+        sums = (folder / "SHA256SUMS").read_text(encoding="utf-8")
+    except OSError as error:
+        raise RuntimeFailure(
+            f"{named} is not a bundle: {error}. Give the folder or archive that an export wrote."
+        ) from error
+    if f"{hashlib.sha256(content).hexdigest()}  manifest.json" not in sums.splitlines():
+        raise RuntimeFailure(f"{named}: manifest.json is not the file that SHA256SUMS lists. Copy or export it again.")
+    manifest: dict[str, Any] = json.loads(content)
+    if (manifest.get("generator"), manifest.get("schema_version")) != ("hydra-export", 1):
+        raise RuntimeFailure(f"{named}: manifest.json is of another kind or release. Use the release that wrote it.")
+    return manifest
+
+
+def _check_hash(folder: Path, manifest: Mapping[str, Any], path: str) -> None:
+    expected = next((file["sha256"] for file in manifest["files"] if file["path"] == path), None)
+    digest = hashlib.sha256()
+    try:
+        if expected is None or not _is_plain(path):
+            raise RuntimeFailure(f"The manifest does not list {path}. Export the bundle again.")
+        with (folder / path).open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    except OSError as error:
+        raise RuntimeFailure(f"{path} cannot be read: {error}. Copy or export the bundle again.") from error
+    if digest.hexdigest() != expected:
+        raise RuntimeFailure(f"{path} is not the file that the manifest lists. Copy or export the bundle again.")
+
+
+def _is_plain(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not re.search(r"[\\:\x00]", path) and not path.startswith("/") and ".." not in parts
+
+
+def _unpacked(file: Path, place: Path) -> Path:
+    """The bundle's folder in *place*; entries of an archive are stored, so that it cannot unpack to more than it is."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if not _is_plain(entry.filename) or entry.compress_type != zipfile.ZIP_STORED:
+                    raise RuntimeFailure(
+                        f"{file}: {entry.filename[:100]!r} is not as an export writes it. Export it again."
+                    )
+            archive.extractall(place)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise RuntimeFailure(
+            f"{file} is not a bundle: {error}. Give the folder or archive that an export wrote."
+        ) from error
+    roots = [*place.iterdir()]
+    if len(roots) != 1:
+        raise RuntimeFailure(f"{file} is not a bundle: it has {len(roots)} folders. Export it again.")
+    return roots[0]
+
+
+_PACKAGES = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite_runtime")}
+_GRAPHS = {
+    "all": ("universal", "shared", "separate", "fixed"),
+    "one": ("separate", "shared", "fixed", "universal"),
+}
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def _chosen(
+    manifest: Mapping[str, Any], wanted: Mapping[str, str], heads: set[int], memory: str
+) -> dict[int, dict[str, Any]]:
+    """Of each head count its artifact: all of one kind, the one with most head counts that this machine runs."""
+    kinds: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    for artifact in manifest["artifacts"]:
+        if all(artifact[name] == value for name, value in wanted.items()) and artifact["target"] in _PACKAGES:
+            kind = (artifact["target"], _graph(artifact), artifact["precision"], artifact["input"])
+            for k in artifact["heads"]:
+                if not heads or k in heads:
+                    kinds.setdefault(kind, {})[k] = artifact
+    whole = {kind: artifacts for kind, artifacts in kinds.items() if heads <= {*artifacts}}
+    if not whole:
+        asked = ", ".join([*wanted.values(), *(f"k = {k}" for k in sorted(heads))]) or "ONNX and TFLite"
+        held = ", ".join(dict.fromkeys(f"{each['path']} (k = {each['heads']})" for each in manifest["artifacts"]))
+        raise RuntimeFailure(f"The bundle has no artifacts for {asked}. It has {held}.")
+    runnable = {kind: each for kind, each in whole.items() if _package(kind[0])}
+    if not runnable:
+        packages = " or ".join(_PACKAGES[target][0].replace("_", "-") for target in dict.fromkeys(k[0] for k in whole))
+        raise RuntimeFailure(f"Nothing that is installed runs these artifacts. Run: pip install {packages}")
+
+    def order(kind: tuple[str, ...]) -> tuple[int, ...]:
+        target, graph, precision, _ = kind
+        places = (_PRECISIONS.index(precision), _GRAPHS[memory].index(graph), [*_PACKAGES].index(target))
+        return (-len(runnable[kind]), *places)
+
+    return runnable[min(runnable, key=order)]
+
+
+def _graph(artifact: Mapping[str, Any]) -> str:
+    of_one = artifact["graph"] == "universal" and len(artifact["heads"]) == len(artifact["inputs"]) == 1
+    return "fixed" if of_one else str(artifact["graph"])
+
+
+def _batch(artifact: Mapping[str, Any]) -> int:
+    size = artifact["inputs"][0]["shape"][0]
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _package(target: str) -> str:
+    return next((name for name in _PACKAGES[target] if importlib.util.find_spec(name) is not None), "")
+
+
+# Runtimes: each opens an artifact, and gives what runs it at a head count
+
+
+def _opener(target: str) -> tuple[str, Callable[[Path, Mapping[str, Any], int], Callable[[int], Run]]]:
+    if target == "onnx":
+        return "onnxruntime", _onnxruntime
+    package = _package(target)
+    if package == "ai_edge_litert" and importlib.util.find_spec("ai_edge_litert.compiled_model") is not None:
+        return "litert-compiled", _litert_compiled
+    return package.replace("_", "-").replace("ai-edge-", ""), _litert
+
+
+def _onnxruntime(path: Path, artifact: Mapping[str, Any], threads: int) -> Callable[[int], Run]:
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal: errors are raised
+    options.intra_op_num_threads = threads
+    # Between calls the app has the cores: threads that wait busily for the next one would take them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def at(heads: int) -> Run:
+        chosen = {"k": np.array(heads, np.int64)} if "k" in names else {}
+        return lambda image: session.run(None, {"image": image, **chosen})[0]
+
+    return at
+
+
+def _litert_compiled(path: Path, artifact: Mapping[str, Any], threads: int) -> Callable[[int], Run]:
+    compiled_model, options = (
+        importlib.import_module(f"ai_edge_litert.{name}") for name in ("compiled_model", "options")
+    )
+    cpu = options.Options(cpu_options=options.CpuOptions(num_threads=threads))
+    model = compiled_model.CompiledModel.from_file(str(path), options=cpu)
+
+    def at(heads: int) -> Run:
+        signature = f"k{heads}" if artifact["graph"] == "universal" else "serving_default"
+        index, name = model.get_signature_index(signature), artifact["outputs"][0]["name"]
+        (given,), (output,) = model.create_input_buffers(index), model.create_output_buffers(index)
+        shape = tuple(model.get_output_tensor_details(signature)[name]["shape"])
+
+        def run(image: Array) -> Array:
+            given.write(image)
+            model.run_by_index(index, [given], [output])
+            return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
+
+        return run
+
+    return at
+
+
+def _litert(path: Path, artifact: Mapping[str, Any], threads: int) -> Callable[[int], Run]:
+    module = importlib.import_module(f"{_package('tflite')}.interpreter")
+    interpreter = module.Interpreter(str(path), num_threads=threads or None)
+
+    def at(heads: int) -> Run:
+        signature = f"k{heads}" if artifact["graph"] == "universal" else "serving_default"
+        runner, name = interpreter.get_signature_runner(signature), artifact["outputs"][0]["name"]
+        return lambda image: runner(image=image)[name]
+
+    return at
