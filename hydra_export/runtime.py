@@ -41,7 +41,7 @@ class RuntimeFailure(Exception):
     """A bundle that cannot be used, or is not asked for rightly; the message says what to do."""
 
 
-# Rules, which every language has: +, -, *, /, comparisons and sorting of float64 alone, so that all reproduce one trace.
+# Rules, which every language has: +, -, *, /, comparisons, sorting and exp of float64, so that all give one trace.
 
 
 class Budget:
@@ -345,7 +345,7 @@ class Model:
         return tuple(self.artifacts)
 
     def fixed(self, heads: int | None = None) -> Model:
-        """From now on runs *heads*, by default the largest, with no budget and no cascade; all of these return the model."""
+        """From now on runs *heads*, by default the largest, and no budget or cascade; all of these return the model."""
         self._fixed = self._checked(max(self.artifacts) if heads is None else heads)
         self._budget = self._cascade = None
         return self
@@ -480,8 +480,8 @@ class Model:
             return fitting[0]
         if not listed:
             raise RuntimeFailure(
-                "This bundle is not calibrated: nothing says how sure is sure enough. Run `hydra-export calibrate` on it, "
-                "or give heads and thresholds."
+                "This bundle is not calibrated: nothing says how sure is sure enough. Run `hydra-export calibrate` on "
+                "it, or give heads and thresholds."
             )
         known = ", ".join(str(each.as_good_as) for each in listed)
         raise RuntimeFailure(f"The bundle has no cascade that is as good as {as_good_as}. It has some for {known}.")
@@ -497,11 +497,11 @@ def load(
     threads: int = 0,
     memory: str = "all",
 ) -> Model:
-    """The model in a bundle, run by what is installed: onnxruntime, or else LiteRT. Files are opened when they first run.
+    """The model in a bundle, run by onnxruntime or else LiteRT, as installed. Files are opened when they first run.
 
     Args:
         bundle: its folder, or its archive, which is unpacked into a temporary folder until the model is let go.
-        target, graph, precision: only such artifacts; by default fp32, and one file for all head counts if there is one.
+        target, graph, precision: only such artifacts; by default fp32, and one file for all head counts if any.
         heads: only these may be chosen.
         threads: CPU threads; 0 for the runtime's choice.
         memory: ``all`` keeps every head count loaded that was used, so that a switch costs nothing; ``one`` takes

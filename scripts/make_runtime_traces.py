@@ -2,7 +2,7 @@
 
     python scripts/make_runtime_traces.py
 
-Budgets are recorded in a loop: the rule's own choices meet made-up machines, so that a run is as slow as the machine is then.
+Budgets are recorded in a loop: what the rule chooses takes as long as a made-up machine lets it.
 Cascades are recorded on logits of the packaged model and on such as are easily got wrong.
 """
 
