@@ -92,7 +92,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     os: Fact[str] | None = None
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class LatencyBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The latency that an application on this device can usually afford; a choice of ours, with its reason."""
 
     ms: float
@@ -173,7 +173,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     too_small: str = ""
     match: Match = Match()
     facts: Facts = Facts()
-    budget: Budget | None = None
+    budget: LatencyBudget | None = None
     sources: dict[str, str] = {}
     latency: tuple[LatencyRecord, ...] = ()
 

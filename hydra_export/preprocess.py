@@ -11,23 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export import documents, files
+from hydra_export import documents, files, runtime
 from hydra_export.errors import BadInput, UnknownName, Unreadable
 from hydra_export.image_size import ImageSize, as_shape, as_size
-from hydra_export.resample import resized_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _LARGEST_FILE = 2**16  # bytes of a preprocessing in JSON
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-# Pixels that may be resized for one that is kept: above, as of a strip of 20,000 x 1, only the crop is computed.
-_LARGEST_DETOUR = 8
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,29 +82,10 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         height, width = (math.floor(side / self.crop) for side in self.image_shape)
         return height, width
 
-    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image is resized to before the crop."""
-        covered = self.covered_shape
-        if self.is_square:
-            height, width = (covered[0] * side // min(height, width) for side in (height, width))
-        else:
-            ratio = min(height / covered[0], width / covered[1])
-            height, width = (round(side / ratio) for side in (height, width))
-        return height, width
-
     def fit(self, image: Image.Image) -> NDArray[np.uint8]:
         """*image* resized, cropped and converted: uint8 [H, W, C] in 0-255."""
-        mode = "RGB" if self.channels == 3 else "L"
-        if image.mode != mode:
-            image = image.convert(mode)
-        (kept_height, kept_width), (height, width) = self.image_shape, self.resized_shape(image.height, image.width)
-        left, top = round((width - kept_width) / 2), round((height - kept_height) / 2)
-        box = (left, top, left + kept_width, top + kept_height)
-        if width * height > _LARGEST_DETOUR * kept_height * kept_width:
-            return resized_crop(image, (width, height), box, self.interpolation)
-        if image.size != (width, height):
-            image = image.resize((width, height), _RESAMPLING[self.interpolation])
-        return np.asarray(image.crop(box), np.uint8).reshape(kept_height, kept_width, self.channels)
+        pixels: NDArray[np.uint8] = runtime.cropped(image, msgspec.to_builtins(self))
+        return pixels
 
     def normalise(
         self, pixels_BHWC: NDArray[np.uint8], dtype: type[np.float32] | type[np.float64] = np.float32

@@ -14,6 +14,7 @@ SPDX-License-Identifier: Apache-2.0
 # H height, W width, C channels, K outputs; L pixels along a resized axis, M along the other, N of the crop, T taps
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -162,6 +163,9 @@ class Cascade:
 
 # Images: from pixels to what a model takes, Pillow's own pixels without Pillow.
 
+_RESAMPLING = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+# Pixels that may be resized for one that is kept: above, as of a strip of 20,000 x 1, only the crop is computed.
+_LARGEST_DETOUR = 8
 _BITS = 22  # of a weight's fraction: Pillow computes in integers (its Resample.c)
 
 
@@ -181,29 +185,55 @@ def fitted(image: Any, preprocessing: Mapping[str, Any]) -> Array:
             (the last is left out).
         preprocessing: as the manifest has it.
     """
-    pixels_HWC = _pixels(image, len(preprocessing["mean"]))
-    kept, size = _sides(preprocessing), _resized(pixels_HWC.shape, preprocessing)
-    start = [round((long - short) / 2) for long, short in zip(size, kept)]
-    return resized_crop(pixels_HWC, size, start, kept, preprocessing["interpolation"])
-
-
-def _pixels(image: Any, channels: int) -> Array:
+    has_pillow = importlib.util.find_spec("PIL") is not None
     if not isinstance(image, np.ndarray):
-        if importlib.util.find_spec("PIL") is None:
+        if not has_pillow:
             raise RuntimeFailure("Image files need Pillow, which is not installed. Run: pip install pillow")
         from PIL import Image, ImageOps
 
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
-        image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L"))
-    pixels = image[..., None] if image.ndim == 2 else image
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        try:
+            return cropped(
+                ImageOps.exif_transpose(image if hasattr(image, "getexif") else Image.open(image)), preprocessing
+            )
+        except OSError as error:
+            raise RuntimeFailure(f"{image} cannot be read: {error}.") from error
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
         raise RuntimeFailure(
             f"An image is {image.dtype} {list(image.shape)}. Give uint8 [height, width] or [height, width, 1, 3 or 4]."
         )
-    if channels == 1 and pixels.shape[2] > 1:
+    pixels = image.reshape(image.shape[:2]) if channels == 1 else image[..., :3]
+    if has_pillow:
+        from PIL import Image
+
+        return cropped(Image.fromarray(np.ascontiguousarray(pixels)), preprocessing)
+    return cropped(pixels, preprocessing)
+
+
+def cropped(image: Any, preprocessing: Mapping[str, Any]) -> Array:
+    """The same of a Pillow image that is upright, or of pixels [H, W] or [H, W, 3]; Pillow is several times as fast."""
+    channels, kept = len(preprocessing["mean"]), _sides(preprocessing)
+    if isinstance(image, np.ndarray):
+        image = _with_channels(image, channels)
+        size = _resized(image.shape, preprocessing)
+    else:
+        mode = "RGB" if channels == 3 else "L"
+        image = image if image.mode == mode else image.convert(mode)
+        size = _resized((image.height, image.width), preprocessing)
+    top, left = (round((long - short) / 2) for long, short in zip(size, kept))
+    if isinstance(image, np.ndarray) or size[0] * size[1] > _LARGEST_DETOUR * kept[0] * kept[1]:
+        return resized_crop(image, size, (top, left), kept, preprocessing["interpolation"])
+    if image.size != size[::-1]:
+        image = image.resize(size[::-1], _RESAMPLING[preprocessing["interpolation"]])
+    return np.asarray(image.crop((left, top, left + kept[1], top + kept[0])), np.uint8).reshape(*kept, channels)
+
+
+def _with_channels(pixels: Array, channels: int) -> Array:
+    """uint8 [H, W, C] with as many *channels*, of [H, W] or [H, W, 3]; grey is Pillow's."""
+    if channels == 1 and pixels.ndim == 3:
         red, green, blue = (pixels[..., c].astype(np.uint32) for c in range(3))
-        return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[..., None]
-    return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels[..., :channels]
+        pixels = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], channels, axis=2)
 
 
 def _sides(preprocessing: Mapping[str, Any]) -> tuple[int, int]:
@@ -222,20 +252,23 @@ def _resized(shape: Sequence[int], preprocessing: Mapping[str, Any]) -> tuple[in
 
 
 def resized_crop(
-    pixels_HWC: Array, size: Sequence[int], start: Sequence[int], kept: Sequence[int], interpolation: str
+    image: Any, size: Sequence[int], start: Sequence[int], kept: Sequence[int], interpolation: str
 ) -> Array:
-    """What Pillow's ``resize`` and ``crop`` make of the pixels, uint8 [*kept, C], at the cost of the crop alone.
+    """What Pillow's ``resize`` and ``crop`` make of an image, uint8 [*kept, C], at the cost of the crop alone.
 
     Args:
+        image: of Pillow's mode L or RGB, or pixels [H, W, C].
         size: height and width of the whole. *start*, *kept*: the crop's first row and column, its height and width.
         interpolation: nearest, bilinear or bicubic.
     """
-    height, width = pixels_HWC.shape[:2]
+    is_array = isinstance(image, np.ndarray)
+    height, width = image.shape[:2] if is_array else (image.height, image.width)
     down, across = (
         _taps(old, new, at, at + n, interpolation) for old, new, at, n in zip((height, width), size, start, kept)
     )
     (top, bottom), (left, right) = _reach(down, height), _reach(across, width)
-    pixels_HWC = pixels_HWC[top:bottom, left:right]
+    pixels = image[top:bottom, left:right] if is_array else np.asarray(image.crop((left, top, right, bottom)))
+    pixels_HWC = pixels.reshape(bottom - top, right - left, -1)
     if _tall_images_down_first() and height > 2 * width and size[0] < height:
         return _resampled(_resampled(pixels_HWC, down, top).swapaxes(0, 1), across, left).swapaxes(0, 1)
     return _resampled(_resampled(pixels_HWC.swapaxes(0, 1), across, left).swapaxes(0, 1), down, top)
@@ -493,6 +526,7 @@ def load(
     target: str | None = None,
     graph: str | None = None,
     precision: str | None = None,
+    artifact: str | None = None,
     heads: Sequence[int] = (),
     threads: int = 0,
     memory: str = "all",
@@ -501,6 +535,7 @@ def load(
 
     Args:
         bundle: its folder, or its archive, which is unpacked into a temporary folder until the model is let go.
+        artifact: this one alone, by its path in the bundle.
         target, graph, precision: only such artifacts; by default fp32, and one file for all head counts if any.
         heads: only these may be chosen.
         threads: CPU threads; 0 for the runtime's choice.
@@ -517,7 +552,7 @@ def load(
     try:
         folder = place if temporary is None else _unpacked(place, temporary)
         manifest = _manifest(folder, place)
-        wanted = {"target": target, "graph": graph, "precision": precision}
+        wanted = {"target": target, "graph": graph, "precision": precision, "path": artifact}
         artifacts = _chosen(manifest, {name: value for name, value in wanted.items() if value}, {*heads}, memory)
         for path in sorted({path for artifact in artifacts.values() for path in artifact["files"]}):
             _check_hash(folder, manifest, path)
@@ -673,7 +708,7 @@ def _litert_compiled(path: Path, artifact: Mapping[str, Any], threads: int) -> C
         importlib.import_module(f"ai_edge_litert.{name}") for name in ("compiled_model", "options")
     )
     cpu = options.Options(cpu_options=options.CpuOptions(num_threads=threads))
-    model = compiled_model.CompiledModel.from_file(str(path), options=cpu)
+    model = compiled_model.CompiledModel.from_file(str(path), environment=_litert_environment(), options=cpu)
 
     def at(heads: int) -> Run:
         signature = f"k{heads}" if artifact["graph"] == "universal" else "serving_default"
@@ -689,6 +724,12 @@ def _litert_compiled(path: Path, artifact: Mapping[str, Any], threads: int) -> C
         return run
 
     return at
+
+
+@functools.cache
+def _litert_environment() -> Any:
+    """One for all files; it warns of each NPU that it does not find."""
+    return importlib.import_module("ai_edge_litert.environment").Environment.create()
 
 
 def _litert(path: Path, artifact: Mapping[str, Any], threads: int) -> Callable[[int], Run]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra_export.device import Budget, Cluster, Fact, NumberFormat, Range
+from hydra_export.device import Cluster, Fact, LatencyBudget, NumberFormat, Range
 
 Row = dict[str, str]
 OWN = Path(__file__).parent / "devices"
@@ -20,9 +20,9 @@ SUBNETWORKS = {
 BASE_GMACS = SUBNETWORKS["base"][1]
 
 BUDGETS = {
-    "video": Budget(ms=33, reason="video of 30 frames a second"),
-    "phone": Budget(ms=33, reason="a camera preview of 30 frames a second"),
-    "answer": Budget(ms=100, reason="an answer within 0.1 s feels immediate"),
+    "video": LatencyBudget(ms=33, reason="video of 30 frames a second"),
+    "phone": LatencyBudget(ms=33, reason="a camera preview of 30 frames a second"),
+    "answer": LatencyBudget(ms=100, reason="an answer within 0.1 s feels immediate"),
 }
 
 # A row's soc, what it begins with -> family
@@ -89,7 +89,7 @@ def family(soc: str) -> str:
     return next((name for name, pattern in FAMILIES.items() if re.match(pattern, soc)), "")
 
 
-def budget(device_class: str, soc: str) -> Budget:
+def budget(device_class: str, soc: str) -> LatencyBudget:
     if device_class in ("phone", "tablet"):
         return BUDGETS["phone"]
     accelerated = (family(soc) or soc) in ("Hailo", "Jetson", "Axera")

@@ -14,7 +14,7 @@ import pytest
 
 from hydra_export import device, latency, profiles
 from hydra_export.architecture import HydraConfig
-from hydra_export.device import Budget, Cluster, DeviceProfile, Fact, Facts, LatencyRecord
+from hydra_export.device import Cluster, DeviceProfile, Fact, Facts, LatencyBudget, LatencyRecord
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency import (
     REFERENCE,
@@ -721,7 +721,7 @@ def test_the_intervals_hold_about_what_they_promise() -> None:
 
 def test_every_profile_of_ours_has_a_budget_with_a_reason() -> None:
     for entry in profiles.packaged().values():
-        assert isinstance(entry.profile.budget, Budget), entry.profile.id
+        assert isinstance(entry.profile.budget, LatencyBudget), entry.profile.id
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hydra_export.target import Card, Program
 
 FOLDER = "snippets"
 PIXELS = "golden/pixels.bin"  # uint8 [H, W, C] of the last golden image, for languages that cannot read .npz
-PYTHON = "run.py"  # runs the artifacts of every target that has a package for it
+PYTHON = "run.py"  # runs the artifacts of every target that has a package for it, by the run-time library
+LIBRARY = "hydra_runtime.py"
 Best = tuple[int, float]  # position and value of the largest output
 _SIDES = ("height", "width", "covered_height", "covered_width")  # of what is kept, and of what is resized to cover
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -25,14 +26,20 @@ def files(manifest: Manifest, best: Mapping[int, Best]) -> dict[str, str]:
     texts = {}
     for target in map(targets.get, dict.fromkeys(entry.target for entry in manifest.artifacts)):
         entries = [entry for entry in manifest.artifacts if entry.target == target.name]
-        programs = [*([Program(name=PYTHON)] if target.card.python else []), *target.card.programs]
+        programs = [*(map(_named, (PYTHON, LIBRARY)) if target.card.python else []), *target.card.programs]
         for program in programs:
             rows = [_row(program, target.card, entry, k, best[k], manifest) for entry in entries for k in entry.heads]
             texts[f"{FOLDER}/{program.name}"] = _filled(program.name, manifest, rows)
     return texts
 
 
+def _named(name: str) -> Program:
+    return Program(name=name)
+
+
 def _filled(name: str, manifest: Manifest, rows: Sequence[str]) -> str:
+    if name == LIBRARY:
+        return (resources.files("hydra_export") / "runtime.py").read_text(encoding="utf-8")
     template = (resources.files("hydra_export.data") / FOLDER / name).read_text(encoding="utf-8")
     data = manifest.model.preprocessing
     values = {

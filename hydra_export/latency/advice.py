@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hydra_export import targets
-from hydra_export.device import Budget, DeviceProfile, ends
+from hydra_export.device import DeviceProfile, LatencyBudget, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
 from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
@@ -17,7 +17,7 @@ from hydra_export.target import Precision
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
 _MIB = 2**20
-_NO_BUDGET = Budget(ms=100.0, reason="an answer within 0.1 s feels immediate")
+_NO_BUDGET = LatencyBudget(ms=100.0, reason="an answer within 0.1 s feels immediate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Advice:
     model: Workload
     constraints: Constraints
     path: ExecutionPath
-    budget: Budget
+    budget: LatencyBudget
     estimates: Mapping[int, Estimate]
     needs_mib: Mapping[int, float]
     verdicts: Mapping[int, Verdict]
@@ -115,7 +115,7 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
     options = known_paths(evidence, device, model, **within) if any(within.values()) else every
     budget = resolved.profile.budget or _NO_BUDGET
     if constraints.budget_ms is not None:
-        budget = Budget(ms=constraints.budget_ms, reason="as asked")
+        budget = LatencyBudget(ms=constraints.budget_ms, reason="as asked")
     judged = {option.path: _judged(option, resolved, model, constraints, budget) for option in options}
     options = _leading(options, {path: choice for path, (_, _, choice) in judged.items()})
     path = options[0].path if options else usual_path(evidence, device, **within)
@@ -136,7 +136,7 @@ def advise(evidence: Evidence, resolved: ResolvedProfile, model: Workload, const
 
 
 def _judged(
-    option: PathEstimates, resolved: ResolvedProfile, model: Workload, constraints: Constraints, budget: Budget
+    option: PathEstimates, resolved: ResolvedProfile, model: Workload, constraints: Constraints, budget: LatencyBudget
 ) -> tuple[dict[int, float], dict[int, Verdict], HeadChoice]:
     """What each head count needs of memory on one path, whether it fits, and which to run."""
     needs = memory(resolved, model, option.path, constraints.precision)

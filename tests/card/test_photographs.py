@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydra_export import bundle, resample, targets
+from hydra_export import bundle, runtime, targets
 from hydra_export.card import plain, snippets
 from hydra_export.image_size import ImageSize
 from hydra_export.preprocess import Interpolation, Preprocessing
@@ -61,7 +61,7 @@ def photographs() -> list[Image.Image]:
         (flower, (250, 3, 224, 224)),
     ):
         found.append(photo.crop((left, top, left + width, top + height)))
-    if resample._TALL_IMAGES_DOWN_FIRST:  # with an older Pillow these differ by up to 4 levels
+    if runtime._tall_images_down_first():  # with an older Pillow these differ by up to 4 levels
         found += [china.crop((201, 0, 330, 427)), flower.crop((280, 0, 373, 425))]
     return found
 

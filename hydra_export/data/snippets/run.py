@@ -5,8 +5,8 @@
     python snippets/run.py --artifact onnx/NAME.onnx  one artifact
     python snippets/run.py --image photo.jpg          the best labels of a photograph, instead; needs Pillow
 
-Needs numpy, and onnxruntime for .onnx or ai-edge-litert for .tflite. Exits with 1 where an artifact differs.
-SPDX-License-Identifier: Apache-2.0
+Needs numpy, and onnxruntime for .onnx or ai-edge-litert for .tflite. Exits with 1 where an artifact differs. Apps take
+hydra_runtime.py, which stands beside this. SPDX-License-Identifier: Apache-2.0
 """
 
 from __future__ import annotations
@@ -14,86 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra_runtime
 import numpy as np
 
 BUNDLE = Path(__file__).resolve().parents[1]
-Run = Callable[[Any], Any]  # one batch of images to its outputs
 
 
-def load_onnx(artifact: dict[str, Any], heads: int) -> Run:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(BUNDLE / artifact["path"]))
-    takes_heads = len(artifact["inputs"]) > 1
-    chosen = {"k": np.array(heads, np.int64)} if takes_heads else {}
-    return lambda images: session.run(None, {"image": images, **chosen})[0]
-
-
-def load_tflite(artifact: dict[str, Any], heads: int) -> Run:
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
-
-    signature = f"k{heads}" if artifact["graph"] == "universal" else "serving_default"
-    runner = Interpreter(str(BUNDLE / artifact["path"])).get_signature_runner(signature)
-    return lambda images: runner(image=images)[artifact["outputs"][0]["name"]]
-
-
-def runner(artifact: dict[str, Any], heads: int) -> Run:
-    """Any number of images, uint8 [n, H, W, C], to the outputs [n, ...] of *artifact*."""
-    run = (load_tflite if artifact["target"] == "tflite" else load_onnx)(artifact, heads)
-    batch = artifact["inputs"][0]["shape"][0]
-    batch = batch if isinstance(batch, int) else 1
-
-    def run_all(pixels: Any) -> Any:
-        images = pixels if artifact["input"] == "image" else normalised(pixels, artifact["target"])
-        return np.concatenate([run(np.repeat(image[None], batch, axis=0))[:1] for image in images])
-
-    return run_all
-
-
-def normalised(pixels: Any, target: str) -> Any:
-    said = json.loads((BUNDLE / "preprocessing.json").read_text(encoding="utf-8"))["normalise"]
-    mean, std = (np.array(said[name], np.float32) for name in ("mean", "std"))
-    images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return images if target == "tflite" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def photograph(path: str) -> Any:
-    """A photograph as the model sees it, uint8 [H, W, C]: the steps of preprocessing.json."""
-    from PIL import Image, ImageOps
-
-    said = json.loads((BUNDLE / "preprocessing.json").read_text(encoding="utf-8"))
-    kept, resize = said["center_crop"], said["resize"]
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if said["colors"] == "RGB" else "L")
-    if "shorter_side" in resize:
-        width, height = (resize["shorter_side"] * side // min(image.size) for side in image.size)
-    else:
-        ratio = min(image.height / resize["covers"]["height"], image.width / resize["covers"]["width"])
-        width, height = (round(side / ratio) for side in image.size)
-    image = image.resize((width, height), Image.Resampling[resize["interpolation"].upper()])
-    left, top = round((width - kept["width"]) / 2), round((height - kept["height"]) / 2)
-    cropped = image.crop((left, top, left + kept["width"], top + kept["height"]))
-    return np.asarray(cropped).reshape(kept["height"], kept["width"], -1)
-
-
-def classify(artifact: dict[str, Any], heads: int, pixels: Any) -> None:
-    logits = runner(artifact, heads)(pixels[None])[0]
-    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    labels = BUNDLE / "labels.txt"
-    names = (
-        labels.read_text(encoding="utf-8").split("\n")
-        if labels.exists()
-        else [f"class {i}" for i in range(len(logits))]
-    )
-    best = ", ".join(f"{names[i]} {shares[i]:.1%}" for i in (-logits).argsort(kind="stable")[:3])
-    print(f"{artifact['path']}, k = {heads}: {best}")
-
-
-def check(artifact: dict[str, Any], heads: int, golden: Any) -> bool:
-    outputs, rounded = runner(artifact, heads)(golden["pixels"]), "fp16_" if artifact["precision"] == "fp16" else ""
+def check(model: hydra_runtime.Model, artifact: dict[str, Any], heads: int, golden: Any) -> bool:
+    outputs = np.stack([model.run(pixels, heads) for pixels in golden["pixels"]])
+    rounded = "fp16_" if artifact["precision"] == "fp16" else ""
     expected, torch_fp32 = golden[f"{rounded}logits_k{heads}"], golden[f"{rounded}torch_fp32_logits_k{heads}"]
     flat, wanted = (each.reshape(len(each), -1).astype(float) for each in (outputs, expected))
     error, best = np.abs(outputs - expected).max(), flat.argmax(axis=1)
@@ -128,19 +60,23 @@ def main() -> int:
     ]
     if not runs:
         parser.error("no artifact has these heads; manifest.json lists them")
+    if chosen.image and not manifest["model"]["config"]["num_classes"]:
+        parser.error("this model has no classes to name")
+    models = {artifact["path"]: hydra_runtime.load(BUNDLE, artifact=artifact["path"]) for artifact, _ in runs}
     if chosen.image is None:
         with np.load(BUNDLE / "golden" / "golden.npz") as golden:
-            return 1 if [artifact for artifact, heads in runs if not check(artifact, heads, golden)] else 0
-    if not manifest["model"]["config"]["num_classes"]:
-        parser.error("this model has no classes to name")
-    try:
-        pixels = photograph(chosen.image)
-    except OSError as error:
-        parser.error(f"{chosen.image} cannot be read: {error}")
+            passed = [check(models[artifact["path"]], artifact, heads, golden) for artifact, heads in runs]
+        return 0 if all(passed) else 1
     for artifact, heads in runs:
-        classify(artifact, heads, pixels)
+        model = models[artifact["path"]]
+        best = ", ".join(f"{label} {share:.1%}" for label, share in model.top(model(chosen.image, heads), 3))
+        print(f"{artifact['path']}, k = {heads}: {best}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except hydra_runtime.RuntimeFailure as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(2)

@@ -17,7 +17,7 @@ from hydra_export.targets.tflite.reader import (
     ALIGNMENT,
     OPTIONS_TABLES,
     Graph,
-    Model,
+    ModelFile,
     Node,
     SignatureDef,
     Tensor,
@@ -33,7 +33,7 @@ _FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixel
 _BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS.values()}
 
 
-def lint(path: Path) -> Model:
+def lint(path: Path) -> ModelFile:
     """Raises CheckFailed naming *path* and the first promise that it breaks; what the file says otherwise."""
     model = read(path)
     for check in (_interface, _runtime_version, _unused, _labels, _extents, _branches, _graphs, _choice, _precision):
@@ -45,7 +45,7 @@ def lint(path: Path) -> Model:
 linted = Latest(lint)  # the same of the last file, where it has not changed since
 
 
-def chosen(model: Model, path: Path, heads: int) -> tuple[SignatureDef, Tensor, str]:
+def chosen(model: ModelFile, path: Path, heads: int) -> tuple[SignatureDef, Tensor, str]:
     """Of a file that lint passes, the signature of subnetwork *heads*, its image, and the signature that takes both.
 
     Raises:
@@ -61,7 +61,7 @@ def chosen(model: Model, path: Path, heads: int) -> tuple[SignatureDef, Tensor, 
     return signature, tensors[signature.inputs["image"]], RUN if RUN in by_key else ""
 
 
-def signature(model: Model) -> Interface:
+def signature(model: ModelFile) -> Interface:
     """What a file that lint passes takes and gives, by the signature that takes most."""
     signature = max(model.signatures, key=lambda each: len(each.inputs))
     tensors = model.graphs[signature.graph].tensors
@@ -80,13 +80,13 @@ def _info(name: str, tensor: Tensor) -> TensorInfo:
     return TensorInfo(name=name, dtype=tensor.dtype, shape=shape)
 
 
-def _said(model: Model, name: str) -> str:
+def _said(model: ModelFile, name: str) -> str:
     """An entry of ours."""
     buffer = model.metadata.get(f"{METADATA_PREFIX}{name}")
     return "" if buffer is None else model.content(buffer).decode(errors="replace")
 
 
-def listed_heads(model: Model) -> list[int]:
+def listed_heads(model: ModelFile) -> list[int]:
     """The head counts that the file says it holds, ascending; none if it says anything else."""
     listed = _said(model, "heads").split(",")
     if not all(text.isascii() and text.isdecimal() and len(text) < 6 for text in listed):
@@ -95,7 +95,7 @@ def listed_heads(model: Model) -> list[int]:
     return heads if heads == sorted({*heads} - {0}) else []
 
 
-def _interface(model: Model) -> Iterator[str]:
+def _interface(model: ModelFile) -> Iterator[str]:
     """Either one graph and its signature, or the graphs of several subnetworks and those that choose among them."""
     heads, keys = listed_heads(model), [signature.key for signature in model.signatures]
     if not heads:
@@ -114,7 +114,7 @@ def _interface(model: Model) -> Iterator[str]:
         yield from _signature(signature, model)
 
 
-def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
+def _signature(signature: SignatureDef, model: ModelFile) -> Iterator[str]:
     graph = model.graphs[signature.graph]
     takes = ["image", *(["k"] if signature.key == RUN else [])]
     if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _RANKS]:
@@ -130,7 +130,7 @@ def _signature(signature: SignatureDef, model: Model) -> Iterator[str]:
         yield f"its output is {result.dtype} {list(result.shape)}"
 
 
-def _choice(model: Model) -> Iterator[str]:
+def _choice(model: ModelFile) -> Iterator[str]:
     """The graphs that choose are the ones that we write, and the last one fails."""
     heads = listed_heads(model)
     if len(model.graphs) < 4 * len(heads):
@@ -151,7 +151,7 @@ def _choice(model: Model) -> Iterator[str]:
         yield f"graph {model.graphs[-1].name} does not fail"
 
 
-def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
+def _question(question: Question, graph: Graph, model: ModelFile) -> Iterator[str]:
     named = f"graph {graph.name} does not ask whether k is {question.compare} {question.number}"
     if len(graph.inputs) != 2 or [operator_of(model, operation).name for operation in graph.operations] != [
         question.compare,
@@ -168,7 +168,7 @@ def _question(question: Question, graph: Graph, model: Model) -> Iterator[str]:
         yield f"graph {graph.name} goes on to other graphs than {question.graphs}"
 
 
-def operator_of(model: Model, operation: Node) -> Operator:
+def operator_of(model: ModelFile, operation: Node) -> Operator:
     """What an operation does."""
     return _BY_CODE[model.opcodes[operation.opcode]]
 
@@ -179,11 +179,11 @@ def _branches_of(operation: Node) -> tuple[int, ...]:
     return tuple(operation.options[name] for name in named if name in operation.options)
 
 
-def _is_true(model: Model, tensor: Tensor) -> bool:
+def _is_true(model: ModelFile, tensor: Tensor) -> bool:
     return tensor.buffer > 0 and model.content(tensor.buffer) == b"\1"
 
 
-def _branches(model: Model) -> Iterator[str]:
+def _branches(model: ModelFile) -> Iterator[str]:
     """IFs lead to later graphs, which take and make what the IF does; so no graph comes back to itself."""
     for place, graph in enumerate(model.graphs):
         for operation in graph.operations:
@@ -204,7 +204,7 @@ def _form(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return tensor.dtype, tensor.shape
 
 
-def _precision(model: Model) -> Iterator[str]:
+def _precision(model: ModelFile) -> Iterator[str]:
     """The weights are as narrow as the file says: a quantization that did nothing is an error."""
     said = _said(model, "precision")
     if said not in ("fp32", "fp16", "int8"):
@@ -231,7 +231,7 @@ def _precision(model: Model) -> Iterator[str]:
                 yield f"{tensor.name} is {tensor.dtype} with or without a scale"
 
 
-def _extents(model: Model) -> Iterator[str]:
+def _extents(model: ModelFile) -> Iterator[str]:
     """Behind the flatbuffer, content lies side by side, and weights of one name begin at one place."""
     regions: dict[int, int] = {}
     for extent in model.buffers:
@@ -252,7 +252,7 @@ def _extents(model: Model) -> Iterator[str]:
         yield "two weights lie in one place"
 
 
-def _runtime_version(model: Model) -> Iterator[str]:
+def _runtime_version(model: ModelFile) -> Iterator[str]:
     unknown = [code for code in model.opcodes if code not in _BY_CODE]
     if unknown or len(set(model.opcodes)) != len(model.opcodes):
         yield f"it uses operators {unknown or list(model.opcodes)} (code and version)"
@@ -264,7 +264,7 @@ def _runtime_version(model: Model) -> Iterator[str]:
         yield f"its {RUNTIME_VERSION} is not that of its operators"
 
 
-def _unused(model: Model) -> Iterator[str]:
+def _unused(model: ModelFile) -> Iterator[str]:
     used = {0, *model.metadata.values(), *(tensor.buffer for graph in model.graphs for tensor in graph.tensors)}
     if unused := set(range(len(model.buffers))) - used:
         yield f"buffer {min(unused)} is not used"
@@ -273,7 +273,7 @@ def _unused(model: Model) -> Iterator[str]:
         yield f"operator {min(unused)} is not used"
 
 
-def _labels(model: Model) -> Iterator[str]:
+def _labels(model: ModelFile) -> Iterator[str]:
     """Behind the flatbuffer there is nothing but the archive of the labels that are in it."""
     expected = b""
     if LABELS in model.metadata:
@@ -286,7 +286,7 @@ def _labels(model: Model) -> Iterator[str]:
         yield f"behind the model, at byte {model.end}, is something else than the archive of its labels"
 
 
-def _graphs(model: Model) -> Iterator[str]:
+def _graphs(model: ModelFile) -> Iterator[str]:
     for graph in model.graphs:
         yield from _graph(graph, model)
         yield from _tokens(graph, model)
@@ -295,7 +295,7 @@ def _graphs(model: Model) -> Iterator[str]:
         yield "its GELUs are exact and by tanh"
 
 
-def _graph(graph: Graph, model: Model) -> Iterator[str]:
+def _graph(graph: Graph, model: ModelFile) -> Iterator[str]:
     """Every tensor is a constant, the input, or made once by an operator before it is used."""
     made = set(graph.inputs)
     used = set(graph.outputs)
@@ -323,7 +323,7 @@ def _graph(graph: Graph, model: Model) -> Iterator[str]:
         yield f"tensor {graph.tensors[min(unused)].name} is not used"
 
 
-def _tokens(graph: Graph, model: Model) -> Iterator[str]:
+def _tokens(graph: Graph, model: ModelFile) -> Iterator[str]:
     """What is taken of the tokens begins at the first, or at the patches; of a distilled model's two it may be one."""
     prefix = 0
     for operation in graph.operations:
@@ -336,13 +336,13 @@ def _tokens(graph: Graph, model: Model) -> Iterator[str]:
                 yield f"it takes tokens from {begin} on, behind {prefix} that are no patches"
 
 
-def _number(model: Model, tensor: Tensor, place: int) -> int:
+def _number(model: ModelFile, tensor: Tensor, place: int) -> int:
     numbers = model.numbers(tensor)
     assert numbers is not None  # as the operator's rule has it
     return int(numbers.flat[place])
 
 
-def _misfit(operation: Node, graph: Graph, model: Model) -> str:
+def _misfit(operation: Node, graph: Graph, model: ModelFile) -> str:
     """Why an operator does not make its output of its inputs, "" where it does."""
     builtin = operator_of(model, operation)
     if OPTIONS_TABLES.get(operation.options_type, "") != builtin.options:

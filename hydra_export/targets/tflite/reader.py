@@ -98,7 +98,7 @@ class SignatureDef:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelFile:
     """What a file says.
 
     Attributes:
@@ -127,7 +127,7 @@ class Model:
         return np.frombuffer(self.content(tensor.buffer), "<i4").reshape(tensor.shape)
 
 
-def read(path: Path) -> Model:
+def read(path: Path) -> ModelFile:
     """Everything but the weights of the file at *path*.
 
     Raises:
@@ -401,7 +401,7 @@ def _default(kind: _Kind) -> Any:
     return {_Text: "", _Vector: ()}.get(type(kind))
 
 
-def _model(walker: _Walker) -> Model:
+def _model(walker: _Walker) -> ModelFile:
     _need(walker.data[4:8] == IDENTIFIER, "it does not begin as one")
     root = walker.table(walker.follow(0), _MODEL)
     _need(root["version"] == VERSION, f"its schema has version {root['version']}")
@@ -410,7 +410,7 @@ def _model(walker: _Walker) -> Model:
     _need(bool(buffers) and not buffers[0].size, "its first buffer is not empty")
     opcodes = tuple(_opcode(code) for code in root["opcodes"])
     graphs = tuple(_graph(graph, buffers, len(opcodes)) for graph in root["graphs"])
-    return Model(
+    return ModelFile(
         opcodes=opcodes,
         graphs=graphs,
         buffers=buffers,

@@ -9,10 +9,10 @@ import numpy as np
 
 from hydra_export.target import Work
 from hydra_export.targets.tflite.lint import operator_of
-from hydra_export.targets.tflite.reader import Model, Tensor
+from hydra_export.targets.tflite.reader import ModelFile, Tensor
 
 
-def of(model: Model) -> Work:
+def of(model: ModelFile) -> Work:
     """Of a file that lint passes, whose declared shapes are those that its operators make."""
     macs = largest = 0
     for graph in model.graphs:
