@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hydra_export import archive, bundle, targets
-from hydra_export.arrays import Array
+from hydra_export.arrays import Array, Pixels
 from hydra_export.bundle import ArtifactEntry, Manifest, Progress
 from hydra_export.data.decoding import decoded
 from hydra_export.errors import BadInput, MissingExtra
@@ -81,39 +81,54 @@ def predict(
     with ExitStack() as stack:
         folder = stack.enter_context(archive.unpacked(path)) if path.is_file() else path
         manifest = bundle.read(folder)
-        candidates = _candidates(manifest, heads, target, artifact)
-        preprocessing = manifest.model.preprocessing
+        listed, preprocessing = candidates(manifest, heads, target, artifact), manifest.model.preprocessing
         pixels_BHWC = np.stack([preprocessing.fit(decoded(image)) for image in images])
         guard = stack.enter_context(Guard(folder, manifest, limits or RunLimits()))
-        for index, entry in enumerate(candidates):
-            k, runtime = heads or max(entry.heads), targets.get(entry.target).runtimes(entry.precision)[0].name
-            progress(f"running {entry.path}", 0, len(images))
-            check_files(folder, manifest, entry)
-            check_artifact(guard, entry)
-            pixels = pixels_BHWC if entry.input == "image" else preprocessing.normalise(pixels_BHWC)
-            try:
-                outputs = guard.call(
-                    entry,
-                    f"Running {guard.folder / entry.path} at k = {k}",
-                    f"{__name__}:outputs",
-                    manifest.model.macs([k], max(len(images), entry.batch)),
-                    target=entry.target,
-                    path=str(guard.folder / entry.path),
-                    heads=k,
-                    runtime=runtime,
-                    image=pixels,
-                )
-            except MissingExtra:
-                if index == len(candidates) - 1:
-                    raise
-                continue
-            progress("done", len(images), len(images))
-            given = np.asarray(outputs)
-            named = manifest.model.config.num_classes
-            guesses = _guesses(given, manifest.model.labels, top) if named else [()] * len(images)
-            found = tuple(Prediction(*pair) for pair in zip(images, guesses, strict=True))
-            return Predictions(entry, k, runtime, found, given)
+        progress(f"running {listed[0].path}", 0, len(images))
+        (entry, *_), given = answered(guard, manifest, listed, heads, pixels_BHWC)
+        progress("done", len(images), len(images))
+        guesses = (
+            _guesses(given, manifest.model.labels, top) if manifest.model.config.num_classes else [()] * len(images)
+        )
+        found = tuple(Prediction(*pair) for pair in zip(images, guesses, strict=True))
+        return Predictions(entry, heads or max(entry.heads), _runtime(entry), found, given)
+
+
+def answered(
+    guard: Guard, manifest: Manifest, listed: Sequence[ArtifactEntry], heads: int | None, pixels_BHWC: Pixels
+) -> tuple[list[ArtifactEntry], Array]:
+    """Those of *listed* from the first on that something here runs, and what it gives, float32 [B, *output_shape].
+
+    Raises:
+        MissingExtra: nothing here runs any.
+    """
+    for index, entry in enumerate(listed):
+        k = heads or max(entry.heads)
+        check_files(guard.folder, manifest, entry)
+        check_artifact(guard, entry)
+        image = pixels_BHWC if entry.input == "image" else manifest.model.preprocessing.normalise(pixels_BHWC)
+        try:
+            given = guard.call(
+                entry,
+                f"Running {guard.folder / entry.path} at k = {k}",
+                f"{__name__}:outputs",
+                manifest.model.macs([k], max(len(pixels_BHWC), entry.batch)),
+                target=entry.target,
+                path=str(guard.folder / entry.path),
+                heads=k,
+                runtime=_runtime(entry),
+                image=image,
+            )
+        except MissingExtra:
+            if index == len(listed) - 1:
+                raise
+            continue
+        return [*listed[index:]], np.asarray(given)
     raise AssertionError("there is a candidate")
+
+
+def _runtime(entry: ArtifactEntry) -> str:
+    return targets.get(entry.target).runtimes(entry.precision)[0].name
 
 
 def outputs(target: str, path: str, heads: int, runtime: str, image: Array) -> Array:
@@ -121,7 +136,7 @@ def outputs(target: str, path: str, heads: int, runtime: str, image: Array) -> A
     return targets.get(target).load(Path(path), heads, 0, runtime).run(image)
 
 
-def _candidates(manifest: Manifest, heads: int | None, target: str | None, artifact: str | None) -> list[ArtifactEntry]:
+def candidates(manifest: Manifest, heads: int | None, target: str | None, artifact: str | None) -> list[ArtifactEntry]:
     """The artifacts to try, the quickest exact ones first; BadInput where there is none."""
     if target is not None:
         targets.get(target)

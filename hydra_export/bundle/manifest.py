@@ -11,6 +11,7 @@ from msgspec import Meta
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.bundle.sums import ByteCount, FileEntry, Sha256
+from hydra_export.calibration import Calibration
 from hydra_export.latency import Workload
 from hydra_export.parity import ParityRecord, Percent, Share
 from hydra_export.preprocess import Preprocessing
@@ -168,6 +169,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         images: the images that parity was measured on, in words.
         files: every file of the bundle but the manifest itself and SHA256SUMS.
         devices: what was chosen for whom; empty where the export was not asked for devices.
+        calibration: how sure the model is, and its cascades; None where nobody calibrated it.
     """
 
     generator: Literal["hydra-export"] = "hydra-export"
@@ -178,6 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactEntry, ...]
     files: tuple[FileEntry, ...]
     devices: tuple[DeviceEntry, ...] = ()
+    calibration: Calibration | None = None
 
     def fetch_bytes(self, *artifacts: ArtifactEntry) -> int:
         """Bytes of everything that a device must fetch to run *artifacts*."""

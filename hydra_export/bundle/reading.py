@@ -11,6 +11,7 @@ import msgspec
 from hydra_export import documents, files, network
 from hydra_export.bundle.manifest import MANIFEST, SCHEMA_VERSION, ArtifactEntry, Manifest, ModelEntry
 from hydra_export.bundle.sums import SUMS, FileEntry, package_entry
+from hydra_export.calibration import Calibration
 from hydra_export.errors import BadInput, VerificationFailed
 
 _LARGEST_BATCH = 65536
@@ -68,6 +69,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     exported = [subnetwork.heads for subnetwork in manifest.model.subnetworks]
     for artifact in manifest.artifacts:
         yield from _artifact_contradictions(artifact, by_path, inside.get(artifact.path, []), exported)
+    yield from _calibration_contradictions(manifest.calibration, exported)
     for device in manifest.devices:
         for path in device.artifacts:
             if path not in runnable or (device.heads is not None and device.heads not in runnable[path]):
@@ -95,6 +97,19 @@ def _model_contradictions(model: ModelEntry) -> Iterator[str]:
         )  # whatever an older release counted
         if each.width != width or not near:
             yield f"subnetwork {each.heads} of this model has width {width}, {params} parameters and {gmacs:.3g} GMACs"
+
+
+def _calibration_contradictions(calibration: Calibration | None, exported: list[int]) -> Iterator[str]:
+    if calibration is None:
+        return
+    calibrated = [each.heads for each in calibration.subnetworks]
+    if calibrated != sorted({*calibrated}.intersection(exported)):
+        yield f"it is calibrated for heads {_few(calibrated)}, listed are {_few(exported)}"
+    for cascade in calibration.cascades:
+        ascending = [*cascade.heads] == sorted({*cascade.heads}.intersection(calibrated))
+        sizes = {len(cascade.heads), len(cascade.thresholds) + 1, len(cascade.shares)}
+        if not ascending or len(sizes) > 1 or cascade.as_good_as not in calibrated:
+            yield f"a cascade has heads {_few(cascade.heads)} and {len(cascade.thresholds)} thresholds"
 
 
 def _inside(paths: Collection[str], artifacts: Collection[str]) -> dict[str, list[str]]:

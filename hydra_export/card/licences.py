@@ -51,3 +51,13 @@ def files(manifest: Manifest, image_license: str) -> dict[str, str]:
     data = resources.files("hydra_export.data")
     listed = parts(manifest, image_license)
     return {part.path: (data / part.source).read_text(encoding="utf-8") for part in listed if part.path}
+
+
+def of_images(manifest: Manifest) -> str:
+    """The ``image_license`` that a bundle was written with, by the texts in it."""
+    data, names = resources.files("hydra_export.data"), (path.removeprefix("LICENSES/") for path in _paths(manifest))
+    return next((f"LICENSE-{name}" for name in names if (data / f"LICENSE-{name}").is_file()), "")
+
+
+def _paths(manifest: Manifest) -> list[str]:
+    return [file.path for file in manifest.files if file.path.startswith("LICENSES/") and _APACHE not in file.path]

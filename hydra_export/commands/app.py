@@ -98,6 +98,12 @@ for _name, _help, *_examples in (
         "hydra-export train --recipe finetune --start deit.pth --data photos --out run",
     ),
     (
+        "calibrate",
+        "Fit how sure a bundle's model is, and cascades of head counts.",
+        "hydra-export calibrate hydra-bundle --data photos",
+        "hydra-export calibrate hydra-bundle --data fashion-mnist --plot cascades.png",
+    ),
+    (
         "doctor",
         "Say what is installed here, and try every target on a tiny model.",
         "hydra-export doctor",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra_export.commands import Flag, Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
-from hydra_export.errors import BadData, BadInput, UnknownName
+from hydra_export.errors import BadInput
 from hydra_export.interruption import Held
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hydra_export.checkpoint_file import CheckpointInfo
-    from hydra_export.data import ImageSet
     from hydra_export.data.datasets import Images
     from hydra_export.evaluation.accuracy import Accuracy
 
@@ -181,6 +180,7 @@ def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelle
     """The labelled images called *name*; BadInput where their labels are not the model's own."""
     from hydra_export.data.classes import IMAGENET_CLASSES
     from hydra_export.data.datasets import Split
+    from hydra_export.data.of_model import labelled
     from hydra_export.evaluation import imagenet
 
     if info.config.num_classes == IMAGENET_CLASSES and Path(name).is_dir():
@@ -190,7 +190,7 @@ def _images(name: str, info: CheckpointInfo, unreadable: list[Path]) -> _Labelle
             of = f"{len(classes or folder_classes.names)} classes {folder_classes.known_by}"
             source = f"{len(images):,} images of the folder {Path(name).resolve().name}, {of}"
             return _LabelledImages(images, images.labels, source, classes, folder_classes.note)
-    fitted = _fitted(name, info, unreadable)
+    fitted = labelled(info, name, unreadable)
     assert fitted.labels is not None
     return _LabelledImages(Split(fitted.pixels, fitted.labels), fitted.labels, fitted.source, note=fitted.note)
 
@@ -204,49 +204,3 @@ def _at_chance(accuracies: Mapping[int, Accuracy], by_chance: float) -> list[int
         for k, a in accuracies.items()
         if not above_chance(round(a.top1 * a.num_images / 100), a.num_images, by_chance)
     ]
-
-
-def _few(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:3]) + ", ..." if labels else "names unknown"
-
-
-def _fitted(name: str, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet:
-    """The labelled images called *name*, refused where they do not have the classes of the model."""
-    from hydra_export import data
-    from hydra_export.data import datasets
-
-    if name == "packaged":
-        images = data.packaged_images(info.preprocessing)
-    elif name in datasets.names():
-        images = datasets.fitted_test(name, info.preprocessing)
-    elif list(Path(name).glob("t10k-images-idx3-ubyte*")):
-        images = datasets.fitted_test("fashion-mnist", info.preprocessing, Path(name))
-    elif Path(name).is_dir():
-        return _of_folder(Path(name), info, unreadable)
-    else:
-        raise UnknownName("dataset or folder", name, ("packaged", *datasets.names()), field="data")
-    if (info.labels and images.label_names != info.labels) or len(images.label_names) != info.config.num_classes:
-        raise BadInput(
-            f"{info.name} tells {info.config.num_classes} classes apart ({_few(info.labels)}), "
-            f"the images are of {len(images.label_names)} ({_few(images.label_names)}).",
-            "Give `data` with images of the model's classes.",
-        )
-    if not info.labels:
-        note = f"{info.name} does not name its classes: they are taken for {_few(images.label_names)} in this order."
-        return replace(images, note=note)
-    return images
-
-
-def _of_folder(folder: Path, info: CheckpointInfo, unreadable: list[Path]) -> ImageSet:
-    from hydra_export import data
-
-    num_classes = info.config.num_classes
-    images = data.folder_images(folder, info.preprocessing, info.labels, unreadable=unreadable, num_classes=num_classes)
-    if images.labels is None and images.note:
-        raise BadInput(
-            f"{info.name} cannot be judged by {folder}. {images.note}",
-            "Give `data` with a folder for each of the model's classes, named as the model names it.",
-        )
-    if images.labels is None:
-        raise BadData(f"Folder {folder} has images without classes.", "Give one folder of images per class.")
-    return images

@@ -12,7 +12,19 @@ if TYPE_CHECKING:
 GROUPS = {
     "Model": (
         *("checkpoint", "bundle", "images", "heads", "labels", "architecture", "head-dim", "image-size", "drop"),
-        *("preprocessing", "allow-untrained", "artifact", "recipe", "start", "data", "old", "new", "file", "date"),
+        *(
+            "preprocessing",
+            "allow-untrained",
+            "artifact",
+            "recipe",
+            "start",
+            "data",
+            "max-images",
+            "old",
+            "new",
+            "file",
+            "date",
+        ),
     ),
     "Training": ("seed", "steps", "lr", "train-heads", "head-weights", "override", "no-training", "keep", "resume"),
     "Device": ("device", "runtime", "budget-ms", "max-ram-mib", "profiles"),
@@ -26,6 +38,7 @@ GROUPS = {
             "max-regression",
             "measure",
             "runs",
+            "within",
         ),
         *("against", "bench"),
     ),

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hydra_export import files
+from hydra_export.calibration import CalibratedCascade, CalibratedHeads, Calibration
 from hydra_export.latency.plot import plain_log_ticks
 
 
@@ -23,6 +24,29 @@ def tradeoff(subnetworks: Sequence[Mapping[str, Any]], title: str, path: Path) -
         _points(
             axes, with_throughput, [row["images_per_second"] for row in with_throughput], "images / s, measured here"
         )
+    return saved(figure, path)
+
+
+def cascades(found: Calibration, gmacs: Mapping[int, float], title: str, path: Path) -> Path:
+    """Accuracy over the GMACs of an image on average: cascades beside single head counts, with 95 % intervals."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=9, wrap=True)
+    drawn: list[tuple[str, str, Sequence[CalibratedHeads | CalibratedCascade], list[float]]] = [
+        ("one head count", "o-", found.subnetworks, [gmacs[each.heads] for each in found.subnetworks]),
+        ("cascades", "s--", found.cascades, [each.gmacs for each in found.cascades]),
+    ]
+    for label, style, rows, costs in drawn:
+        accuracy = [each.accuracy for each in rows]
+        reach = [[each.accuracy - each.low for each in rows], [each.high - each.accuracy for each in rows]]
+        axes.errorbar(costs, accuracy, reach, fmt=style, capsize=2, markersize=5, linewidth=1.2, label=label)
+        for each, cost in zip(rows, costs, strict=True):
+            name = " > ".join(map(str, each.heads)) if isinstance(each.heads, tuple) else f"k={each.heads}"
+            axes.annotate(name, (cost, each.accuracy), textcoords="offset points", xytext=(5, -11), fontsize=8)
+    axes.set(xlabel="GMACs of an image on average", ylabel="top-1 %", xscale="log")
+    axes.margins(x=0.15, y=0.12)
+    axes.legend(fontsize=8, loc="lower right")
+    plain_log_ticks(axes.xaxis)
     return saved(figure, path)
 
 

@@ -1,0 +1,132 @@
+"""``hydra-export calibrate``: how sure a bundle's model is, and the cascades that this allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from hydra_export.commands import Result, candidates, say, table, talk, titled
+from hydra_export.commands.candidates import one_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hydra_export.bundle import ModelEntry
+    from hydra_export.calibration import CalibratedCascade, Calibration
+    from hydra_export.data import ImageSet
+
+
+def calibrate(
+    bundle: Path,
+    *,
+    data: Annotated[str | None, one_of(candidates.test_sets)] = None,
+    max_images: int = 10_000,
+    within: float = 0.0,
+    artifact: str | None = None,
+    plot: Path | None = None,
+    limit_memory: int | None = None,
+    limit_seconds: float | None = None,
+) -> Result:
+    """Calibrate a bundle: fit how sure each head count is, and cascades that ask a larger one only where one is unsure.
+
+    Three tenths of the images are fitted on, the others counted. The bundle is replaced as a whole: its manifest, its
+    card and what verifies them change, no artifact does.
+
+    Args:
+        bundle: Its folder, or its archive.
+        data: packaged, fashion-mnist or digits (the whole test set), or a folder, best with one folder of images per
+            class; without labels, an answer is right where the largest head count gives it too. By default packaged,
+            for the model that comes with this package.
+        max_images: At most so many images, evenly over all.
+        within: Percentage points of accuracy that a cascade may lose on the images it is fitted on.
+        artifact: The artifact whose answers count, by its path in the bundle; by default an exact and quick one.
+        plot: Draw cascades beside single head counts into this file, such as cascades.png.
+        limit_memory: MiB that the process may take in which artifacts run, as of verify.
+        limit_seconds: Seconds that each call of an artifact may take, as of verify.
+    """
+    import msgspec
+    from rich.console import Group
+
+    from hydra_export import archive
+    from hydra_export import bundle as bundles
+    from hydra_export.calibrating import calibrate as calibrated
+    from hydra_export.commands.progress import shown_progress
+    from hydra_export.guard import RunLimits
+
+    if plot is not None:
+        from hydra_export.latency.plot import check_plot
+
+        check_plot(plot)
+    console = talk()
+    if bundle.is_file():
+        with archive.unpacked(bundle) as folder:
+            model = bundles.read(folder).model
+    else:
+        model = bundles.read(bundle).model
+    images = _images(data, model, max_images)
+    if images.note:
+        say(console, f"note: {images.note}")
+    with shown_progress(console) as progress:
+        found = calibrated(
+            bundle,
+            images,
+            within=within,
+            artifact=artifact,
+            limits=RunLimits(memory_mib=limit_memory, seconds=limit_seconds),
+            progress=progress,
+        )
+    document = {"bundle": str(bundle), "plot": None if plot is None else str(plot), **msgspec.to_builtins(found)}
+    right = "the images' labels" if found.labels else f"the answers of k = {max(model.heads)}"
+    title = (
+        f"{model.name}: calibrated on {found.num_fitted:,} of {found.data}; counted on the other {found.num_reported:,}"
+    )
+    if plot is not None:
+        from hydra_export.evaluation.tradeoff import cascades
+
+        cascades(found, model.gmacs, title, plot)
+    notes = [f"Right are {right}; intervals are of 95 %. ECE: expected calibration error, in points, of 15 bins."]
+    if not found.cascades:
+        notes += ["No cascade takes less than the single head count that it would equal."]
+    tables = [_heads(found, model), *([_cascades(found, model)] if found.cascades else [])]
+    return Result(document, titled(title, Group(*tables), *notes))
+
+
+def _images(data: str | None, model: ModelEntry, limit: int) -> ImageSet:
+    from hydra_export.data import FASHION_MNIST_LABELS
+    from hydra_export.data.of_model import fitted_to
+    from hydra_export.errors import BadInput
+
+    if limit < 1:
+        raise BadInput(f"`max_images` is {limit}.", "Give 1 or more.")
+    if data is None and model.labels != FASHION_MNIST_LABELS:
+        raise BadInput(f"No images of {model.name} come with this package.", "Give `data` with a folder of images.")
+    return fitted_to(model, data or "packaged", limit)
+
+
+def _heads(found: Calibration, model: ModelEntry) -> Table:
+    shown = table("k", "top-1 %", "interval", "temperature", "ECE", "calibrated", "GMACs")
+    for each in found.subnetworks:
+        between = f"{each.low:.1f} to {each.high:.1f}"
+        errors = (f"{each.temperature:.2f}", f"{each.ece_before:.1f}", f"{each.ece_after:.1f}")
+        shown.add_row(str(each.heads), f"{each.accuracy:.1f}", between, *errors, f"{model.gmacs[each.heads]:.3g}")
+    return shown
+
+
+def _cascades(found: Calibration, model: ModelEntry) -> Table:
+    shown = table("as good as", "cascade", "from", "top-1 %", "gain", "interval", "GMACs", "of k's", "sent on")
+    for each in found.cascades:
+        shown.add_row(f"k = {each.as_good_as}", *_row(each, model))
+    return shown
+
+
+def _row(cascade: CalibratedCascade, model: ModelEntry) -> tuple[str, ...]:
+    return (
+        " > ".join(map(str, cascade.heads)),
+        ", ".join(f"{threshold:.2f}" for threshold in cascade.thresholds),
+        f"{cascade.accuracy:.1f}",
+        f"{cascade.gain:+.2f}",
+        f"{cascade.gain_low:+.2f} to {cascade.gain_high:+.2f}",
+        f"{cascade.gmacs:.3g}",
+        f"{cascade.gmacs / model.gmacs[cascade.as_good_as]:.2f}",
+        ", ".join(f"{share:.0%}" for share in cascade.shares[1:]),
+    )
