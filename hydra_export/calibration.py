@@ -34,6 +34,8 @@ _LONGEST = 3  # head counts of a cascade
 _BINS = 15  # of the expected calibration error, as Guo et al. have it
 _Z = 1.96  # of a normal distribution, 95 % lie within
 
+COLUMNS = ("as good as", "cascade", "answers from", "right", "gain in points", "GMACs", "of k's", "sent on")
+
 Bools = NDArray[np.bool_]
 Points = Annotated[float, Meta(ge=-100, le=100)]
 
@@ -79,6 +81,19 @@ class CalibratedCascade(msgspec.Struct, frozen=True, kw_only=True):
     gain_high: Points
     gmacs: Annotated[float, Meta(ge=0)]
     shares: tuple[Share, ...]
+
+    def cells(self, gmacs: Mapping[int, float]) -> tuple[str, ...]:
+        """What a row of a table says under ``COLUMNS``; *gmacs* of single head counts."""
+        return (
+            f"k = {self.as_good_as}",
+            " > ".join(map(str, self.heads)),
+            ", ".join(f"{threshold:.2f}" for threshold in self.thresholds),
+            f"{self.accuracy:.2f} %",
+            f"{self.gain:+.2f} ({self.gain_low:+.2f} to {self.gain_high:+.2f})",
+            f"{self.gmacs:.3g}",
+            f"{self.gmacs / gmacs[self.as_good_as]:.2f}",
+            ", ".join(f"{share:.0%}" for share in self.shares[1:]),
+        )
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,7 +51,7 @@ hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compare
 
 Top-1 in percent{known}.{_agreement(model)}
 
-{_assumed(manifest)}{tables.devices(manifest)}## Files
+{_assumed(manifest)}{tables.calibration(manifest)}{tables.devices(manifest)}## Files
 
 {tables.files(manifest)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
+from hydra_export.calibration import COLUMNS
 from hydra_export.latency import describe_fit
 from hydra_export.parity import ParityRecord
 from hydra_export.text import in_markdown
@@ -30,6 +31,35 @@ def subnetworks(manifest: Manifest) -> str:
         for row, s in zip(rows, manifest.model.subnetworks, strict=True):
             row.insert(4, _percent(s.agreement, 2))
     return table(columns, rows)
+
+
+def calibration(manifest: Manifest) -> str:
+    """How sure the model is, and its cascades, as a section; nothing where nobody calibrated the bundle."""
+    found = manifest.calibration
+    if found is None:
+        return ""
+    right = "their labels" if found.labels else f"the answers of k = {max(manifest.model.heads)}"
+    intro = (
+        f"Fitted on {found.num_fitted:,} of {in_markdown(found.data)}; counted on the other {found.num_reported:,}, "
+        f"where {right} are right. Probabilities are the softmax of logits / temperature; the calibration error is the "
+        "expected one, in points, without and with it. `snippets/hydra_runtime.py` takes all of this from the manifest."
+    )
+    heads = table(
+        ("k", "right", "95 % interval", "temperature", "calibration error"),
+        [
+            (
+                str(each.heads),
+                _percent(each.accuracy, 2),
+                f"{each.low:.1f} to {each.high:.1f}",
+                f"{each.temperature:.2f}",
+                f"{each.ece_before:.1f} → {each.ece_after:.1f}",
+            )
+            for each in found.subnetworks
+        ],
+    )
+    cascades = table(COLUMNS, (each.cells(manifest.model.gmacs) for each in found.cascades))
+    parts = ["## Confidence and cascades", intro, heads, *([cascades] if found.cascades else [])]
+    return "\n\n".join([*parts, ""]) + "\n"
 
 
 def devices(manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hydra_export.bundle import ModelEntry
-    from hydra_export.calibration import CalibratedCascade, Calibration
+    from hydra_export.calibration import Calibration
     from hydra_export.data import ImageSet
 
 
@@ -113,20 +113,9 @@ def _heads(found: Calibration, model: ModelEntry) -> Table:
 
 
 def _cascades(found: Calibration, model: ModelEntry) -> Table:
-    shown = table("as good as", "cascade", "from", "top-1 %", "gain", "interval", "GMACs", "of k's", "sent on")
+    from hydra_export.calibration import COLUMNS
+
+    shown = table(*COLUMNS)
     for each in found.cascades:
-        shown.add_row(f"k = {each.as_good_as}", *_row(each, model))
+        shown.add_row(*each.cells(model.gmacs))
     return shown
-
-
-def _row(cascade: CalibratedCascade, model: ModelEntry) -> tuple[str, ...]:
-    return (
-        " > ".join(map(str, cascade.heads)),
-        ", ".join(f"{threshold:.2f}" for threshold in cascade.thresholds),
-        f"{cascade.accuracy:.1f}",
-        f"{cascade.gain:+.2f}",
-        f"{cascade.gain_low:+.2f} to {cascade.gain_high:+.2f}",
-        f"{cascade.gmacs:.3g}",
-        f"{cascade.gmacs / model.gmacs[cascade.as_good_as]:.2f}",
-        ", ".join(f"{share:.0%}" for share in cascade.shares[1:]),
-    )

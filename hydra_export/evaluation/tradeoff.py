@@ -42,7 +42,9 @@ def cascades(found: Calibration, gmacs: Mapping[int, float], title: str, path: P
         axes.errorbar(costs, accuracy, reach, fmt=style, capsize=2, markersize=5, linewidth=1.2, label=label)
         for each, cost in zip(rows, costs, strict=True):
             name = " > ".join(map(str, each.heads)) if isinstance(each.heads, tuple) else f"k={each.heads}"
-            axes.annotate(name, (cost, each.accuracy), textcoords="offset points", xytext=(5, -11), fontsize=8)
+            above = isinstance(each.heads, tuple)
+            place = {"xytext": (-5, 6), "ha": "right"} if above else {"xytext": (5, -11)}
+            axes.annotate(name, (cost, each.accuracy), textcoords="offset points", fontsize=8, **place)
     axes.set(xlabel="GMACs of an image on average", ylabel="top-1 %", xscale="log")
     axes.margins(x=0.15, y=0.12)
     axes.legend(fontsize=8, loc="lower right")

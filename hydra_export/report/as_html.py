@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 
 from hydra_export.report import summary
+from hydra_export.report.cascade_section import calibration
 from hydra_export.report.change_section import changed
 from hydra_export.report.device_section import devices
 from hydra_export.report.findings import Findings
@@ -54,7 +55,9 @@ def _policy(style: str) -> str:
 def _sections(findings: Findings) -> Iterator[Section]:
     if findings.changes is not None:
         yield changed(findings.changes)
-    for section in (accuracy, sizes, parity, measured, devices, card):
+    yield accuracy(findings)
+    yield from calibration(findings)
+    for section in (sizes, parity, measured, devices, card):
         yield section(findings)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from hydra_export.latency import Advice
 from hydra_export.latency.words import choice, time
 from hydra_export.report import summary, words
+from hydra_export.report.cascade_section import cascades_table
 from hydra_export.report.change_section import NOTHING, tables
 from hydra_export.report.changes import Changes
 from hydra_export.report.device_section import chosen
@@ -30,6 +31,8 @@ def _parts(findings: Findings) -> Iterator[str]:
     if changes is not None:
         yield from _headline(changes)
     yield from (subnetworks_table(findings).markdown(), sizes_table(findings).markdown())
+    if findings.calibration is not None and findings.calibration.cascades:
+        yield cascades_table(findings.calibration, findings).markdown()
     yield _listed([f"{term}: {text}" for term, text in summary.glance(findings).items() if term in _TERMS])
     if changes is not None and changes.nothing:
         yield f"Nothing changed: {NOTHING}."

@@ -12,6 +12,7 @@ from hydra_export import archive, bench, bundle, profiles
 from hydra_export import targets as registry
 from hydra_export.bench import Report
 from hydra_export.bundle import DeviceEntry, Manifest, ModelEntry, SubnetworkEntry
+from hydra_export.calibration import Calibration
 from hydra_export.latency import Advice, Constraints, Evidence, advise
 from hydra_export.report.changes import Changes, changes
 from hydra_export.report.facts import Product, accuracy_of, products
@@ -41,6 +42,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     measured: tuple[Measurement, ...]
     devices: tuple[Advice, ...]
     changes: Changes | None
+    calibration: Calibration | None = None
 
     @property
     def subnetworks(self) -> tuple[SubnetworkEntry, ...]:
@@ -147,6 +149,7 @@ def gather(
         measured=_with_accuracy(without_repeats([*measured, *saved(manifest, resolved.values())]), artifacts, manifest),
         devices=devices_now,
         changes=differences,
+        calibration=manifest.calibration,
     )
 
 
