@@ -92,11 +92,10 @@ def _logits(
     total, found = len(heads) * len(pixels_nHWC), dict[int, Array]()
     with Guard(folder, manifest, limits) as guard:
         for k in heads:
-            listed, pieces = candidates(manifest, k, None, artifact), list[Array]()
+            listed, pieces = [{k: entry} for entry in candidates(manifest, k, None, artifact)], list[Array]()
             for start in range(0, len(pixels_nHWC), _PIECE):
                 progress(f"k = {k}", len(found) * len(pixels_nHWC) + start, total)
-                listed, outputs = answered(guard, manifest, listed, k, pixels_nHWC[start : start + _PIECE])
-                pieces.append(outputs)
+                pieces.append(answered(guard, manifest, listed, pixels_nHWC[start : start + _PIECE]).outputs)
             found[k] = np.concatenate(pieces)
     progress("fitting", total, total)
     return found

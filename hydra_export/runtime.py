@@ -36,6 +36,8 @@ import numpy as np
 
 Array = Any  # numpy.ndarray, whose types older releases of numpy do not have
 Run = Callable[[Array], Array]  # one batch in the artifact's input form to its outputs
+# Opens a file that the manifest describes so, with so many threads; gives what runs it at a head count.
+Opens = Callable[[Path, Mapping[str, Any], int], Callable[[int], Run]]
 
 
 class RuntimeFailure(Exception):
@@ -354,15 +356,24 @@ class Model:
         manifest: what the bundle says of it.
         artifacts: of each head count that can be chosen, the artifact that runs it.
         runtime: what runs them: onnxruntime, litert-compiled, litert or tflite-runtime.
+
+    Args:
+        opens: another name of a runtime, and what opens artifacts by it, as ``Opens`` says.
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], artifacts: dict[int, dict[str, Any]], threads: int, memory: str
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        artifacts: dict[int, dict[str, Any]],
+        threads: int = 0,
+        memory: str = "all",
+        opens: tuple[str, Opens] | None = None,
     ) -> None:
         self.manifest, self.artifacts = manifest, dict(sorted(artifacts.items()))
         self._folder, self._threads, self._memory = folder, threads, memory
         self._target = next(iter(artifacts.values()))["target"]
-        self.runtime, self._open = _opener(self._target)
+        self.runtime, self._open = opens or _opener(self._target)
         self._opened: dict[str, Callable[[int], Run]] = {}  # by path
         self._runs: dict[int, Run] = {}
         self._lock = threading.Lock()
@@ -424,7 +435,14 @@ class Model:
     def __call__(self, image: Any, heads: int | None = None) -> Answer:
         """What the model says of *image*, which ``fitted`` takes; with *heads* by that head count, whatever is set."""
         began = time.perf_counter()
-        given = self._given(fitted(image, self.manifest["model"]["preprocessing"]))
+        return self._answer(fitted(image, self.manifest["model"]["preprocessing"]), heads, began)
+
+    def answer(self, pixels_HWC: Array, heads: int | None = None) -> Answer:
+        """The same of an image that is fitted already: uint8 [H, W, C] as ``fitted`` gives it."""
+        return self._answer(pixels_HWC, heads, time.perf_counter())
+
+    def _answer(self, pixels_HWC: Array, heads: int | None, began: float) -> Answer:
+        given = self._given(pixels_HWC)
         with self._lock:
             plan = self._plan() if heads is None else (self._checked(heads),)
             runs: list[tuple[int, float]] = []
@@ -439,12 +457,6 @@ class Model:
             if self._budget is not None and heads is None:
                 self._budget.saw(runs, ms - sum(took for _, took in runs))
         return Answer(self._label(index), index, confidence, k, ms, tuple(k for k, _ in runs), outputs)
-
-    def run(self, pixels_HWC: Array, heads: int) -> Array:
-        """The outputs, float32, of an image that is fitted already: uint8 [H, W, C]."""
-        given = self._given(pixels_HWC)
-        with self._lock:
-            return self._run(self._checked(heads))(given)[0]
 
     def top(self, answer: Answer, count: int = 5) -> list[tuple[str, float]]:
         """The *count* best labels of an answer and their probabilities, the best first."""
@@ -677,7 +689,7 @@ def _package(target: str) -> str:
 # Runtimes: each opens an artifact, and gives what runs it at a head count
 
 
-def _opener(target: str) -> tuple[str, Callable[[Path, Mapping[str, Any], int], Callable[[int], Run]]]:
+def _opener(target: str) -> tuple[str, Opens]:
     if target == "onnx":
         return "onnxruntime", _onnxruntime
     package = _package(target)

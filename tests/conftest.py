@@ -170,13 +170,19 @@ def folder(exported: Path, tmp_path: Path) -> Path:
 
 def best_labels(folder: Path, manifest: Manifest, photo: Image.Image) -> str:
     """The three best labels with 4 heads and their shares, by PyTorch, as the programs of the bundle write them."""
-    import torch
-
     from hydra_export import checkpoint
 
-    model, preprocessing = checkpoint.load(folder.parent / "tiny.safetensors").model, manifest.model.preprocessing
+    loaded = checkpoint.load(folder.parent / "tiny.safetensors")
+    return shares_of(loaded.model, manifest, photo, 4)
+
+
+def shares_of(model: HydraViT, manifest: Manifest, photo: Image.Image, heads: int) -> str:
+    """The three best labels and their shares, by PyTorch."""
+    import torch
+
+    preprocessing = manifest.model.preprocessing
     with torch.inference_mode():
-        logits = model(torch.from_numpy(preprocessing.normalise(preprocessing.fit(photo)[None])), 4)
+        logits = model(torch.from_numpy(preprocessing.normalise(preprocessing.fit(photo)[None])), heads)
     shares = logits.softmax(1)[0].numpy()
     names = manifest.model.labels or [f"class {i}" for i in range(len(shares))]
     return ", ".join(f"{names[i]} {shares[i]:.1%}" for i in shares.argsort()[::-1][:3])

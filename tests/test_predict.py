@@ -70,7 +70,7 @@ def test_every_artifact_and_the_archive_answer_alike(
     assert len(answers) > 1
     answers += [predict(tmp_path / "bundle.zip", paths, heads=3)]
     for answer in answers:
-        assert answer.heads == 3
+        assert answer.heads == (3,)
         for one, first in zip(answer.images, answers[0].images, strict=True):
             assert [guess.index for guess in one.guesses[:1]] == [guess.index for guess in first.guesses[:1]]
             theirs = [guess.probability for guess in first.guesses]

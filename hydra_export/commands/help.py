@@ -20,6 +20,7 @@ GROUPS = {
             "start",
             "data",
             "max-images",
+            "cascade",
             "old",
             "new",
             "file",

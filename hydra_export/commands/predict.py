@@ -25,6 +25,7 @@ def predict(
     images: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)],
     *,
     heads: str | None = None,
+    cascade: int | None = None,
     top: int = 5,
     out: Path | None = None,
     target: Annotated[str | None, one_of(candidates.targets)] = None,
@@ -40,6 +41,8 @@ def predict(
         bundle: Its folder, or its archive.
         images: Photographs or other images, which are preprocessed as the bundle says.
         heads: A head count; by default the largest that the artifact has.
+        cascade: Instead, ask small head counts first, as good as this one on the whole; needs a bundle that
+            hydra-export calibrate has calibrated.
         top: How many classes to name.
         out: A .npy file to write what the artifact gives to, float32, one row an image.
         target: Only an artifact of this format.
@@ -59,11 +62,14 @@ def predict(
         raise BadInput(f"`heads` {heads!r} is not a head count.", "Give one, such as `heads=6`.")
     if out is not None:
         _check_out(out)
+    if heads is not None and cascade is not None:
+        raise BadInput("`heads` and `cascade` are two choices.", "Give one of them.", field="cascade")
     with shown_progress(talk()) as progress:
         answer = predicted(
             bundle,
             images,
             heads=None if heads is None else int(heads),
+            as_good_as=cascade,
             top=top,
             target=target,
             artifact=artifact,
@@ -76,13 +82,14 @@ def predict(
     document = {
         "bundle": str(bundle),
         "artifact": answer.artifact.path,
-        "heads": answer.heads,
+        "heads": answer.heads[0] if len(answer.heads) == 1 else None,
         "runtime": answer.runtime,
         "output": output,
         "saved": None if out is None else str(out),
         "images": [
             {
                 "image": str(one.image),
+                "heads": one.heads,
                 "classes": msgspec.to_builtins(one.guesses),
                 "shape": list(outputs.shape),
                 "norm": _norm(outputs),
@@ -90,18 +97,20 @@ def predict(
             for one, outputs in zip(answer.images, answer.outputs, strict=True)
         ],
     }
-    title = f"{answer.artifact.path}, k = {answer.heads}, in {answer.runtime}"
+    what = answer.artifact.path if cascade is None else f"{answer.artifact.kind}: a cascade as good as k = {cascade}"
+    title = f"{what}, k = {', '.join(map(str, answer.heads))}, in {answer.runtime}"
     saved = [] if out is None else [f"{out}: float32 {list(answer.outputs.shape)}"]
     return Result(document, titled(title, _shown(answer, output), *saved))
 
 
 def _shown(answer: Predictions, output: str) -> Table:
     if output == "logits":
-        shown = table("image", "class", "probability")
+        shown = table("image", "class", "probability", *(["k"] if len(answer.heads) > 1 else []))
         shown.columns[1].justify = "left"
         for one in answer.images:
             for index, guess in enumerate(one.guesses):
-                shown.add_row("" if index else str(one.image), guess.name, f"{guess.probability:.1%}")
+                image, k = ("", "") if index else (str(one.image), str(one.heads))
+                shown.add_row(image, guess.name, f"{guess.probability:.1%}", *([k] if len(answer.heads) > 1 else []))
         return shown
     shown = table("image", output, "norm")
     for one, outputs in zip(answer.images, answer.outputs, strict=True):

@@ -24,7 +24,7 @@ BUNDLE = Path(__file__).resolve().parents[1]
 
 
 def check(model: hydra_runtime.Model, artifact: dict[str, Any], heads: int, golden: Any) -> bool:
-    outputs = np.stack([model.run(pixels, heads) for pixels in golden["pixels"]])
+    outputs = np.stack([model.answer(pixels, heads).outputs for pixels in golden["pixels"]])
     rounded = "fp16_" if artifact["precision"] == "fp16" else ""
     expected, torch_fp32 = golden[f"{rounded}logits_k{heads}"], golden[f"{rounded}torch_fp32_logits_k{heads}"]
     flat, wanted = (each.reshape(len(each), -1).astype(float) for each in (outputs, expected))
