@@ -201,7 +201,7 @@ class _Answers:
         self._heads, self._surest, self._is_right, self._gmacs = heads, surest, is_right, gmacs
         self._count = len(is_right[heads[0]])
         steps = np.arange(_NUM_THRESHOLDS) / _NUM_THRESHOLDS
-        self._thresholds = {k: np.unique(np.round(np.quantile(surest[k], steps), 4)) for k in heads}
+        self._thresholds = {k: np.unique([0.0, *np.round(np.quantile(surest[k], steps), 4)]) for k in heads}
 
     def cheapest(self, as_good_as: int, within: float) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
         """The head counts and thresholds with fewest GMACs that are right as often; None where none has fewer."""

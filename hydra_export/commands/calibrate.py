@@ -50,6 +50,7 @@ def calibrate(
     from hydra_export import archive
     from hydra_export import bundle as bundles
     from hydra_export.calibrating import calibrate as calibrated
+    from hydra_export.calibrating import check
     from hydra_export.commands.progress import shown_progress
     from hydra_export.guard import RunLimits
 
@@ -63,6 +64,7 @@ def calibrate(
             model = bundles.read(folder).model
     else:
         model = bundles.read(bundle).model
+    check(model)
     images = _images(data, model, max_images)
     if images.note:
         say(console, f"note: {images.note}")
