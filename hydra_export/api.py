@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -24,7 +25,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.gate import Gate
 from hydra_export.latency import REFERENCE
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import GraphKind, InputForm, Options, Precision, Session
+from hydra_export.target import GraphKind, InputForm, OfModel, Options, Precision, Session
 from hydra_export.verification import Verified
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from hydra_export.adapted import Output
     from hydra_export.cache import Cache
+    from hydra_export.calibration import Calibration
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
@@ -91,6 +93,27 @@ class Bundle:
             limit_seconds=limit_seconds,
             verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
         )
+
+    def calibrate(
+        self, images: str | Path | ImageSet, *, within: float = 0.0, progress: Progress = silent
+    ) -> Calibration:
+        """Fits how sure each head count is, and cascades; the bundle is replaced as a whole, no artifact changes.
+
+        Args:
+            images: a folder, best with one folder of images per class, ``fashion-mnist``, ``digits``, ``packaged``,
+                or an ImageSet; without labels, an answer is right where the largest head count gives it too.
+            within: percentage points that a cascade may lose on the images it is fitted on.
+
+        Raises:
+            BadInput: the model has no classes, or there are too few images.
+            LimitExceeded, VerificationFailed: as ``verify`` raises them.
+        """
+        from hydra_export import calibrating
+
+        chosen = _calibration_images(self.manifest.model, images)
+        found = calibrating.calibrate(self.path, chosen, within=within, progress=progress)
+        self.manifest = msgspec.structs.replace(self.manifest, calibration=found)
+        return found
 
     def close(self) -> None:
         """Deletes what an archive was unpacked to; a folder is left alone."""
@@ -190,6 +213,9 @@ class ImageSession:
         return self.session.run(np.asarray(image))
 
 
+_MOST_CALIBRATION_IMAGES = 10_000
+
+
 def export(
     model: str | Path | Checkpoint | nn.Module | None = None,
     out: str | Path = "hydra-bundle",
@@ -206,6 +232,7 @@ def export(
     output: Output | None = None,
     labels: Sequence[str] = (),
     check_images: str | Path | ImageSet | None = None,
+    calibrate: str | Path | ImageSet | None = None,
     max_drop: float = 1.0,
     accept_unchecked: bool = False,
     allow_untrained: bool = False,
@@ -236,6 +263,7 @@ def export(
             default what the model gives.
         labels: class names in the order of the logits, instead of the checkpoint's.
         check_images: a folder of images, or an ImageSet, that artifacts are verified on; the packaged ones by default.
+        calibrate: images by which to calibrate the model and find its cascades, as ``Bundle.calibrate`` takes them.
         max_drop: percentage points of top-1 that int8 may lose.
         accept_unchecked: exports int8 without images that it could be judged by.
         allow_untrained: exports head counts that were not trained.
@@ -286,6 +314,7 @@ def export(
         kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
     if kept:
         kept.check()
+    calibration = None if calibrate is None else _calibration(loaded, counts, calibrate)
     place = Path(out).absolute()  # the current folder may be what is replaced
     exporting.export(
         loaded,
@@ -299,10 +328,31 @@ def export(
         cache=kept,
         verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
         zipped=archive.beside(Path(out)) if zip else None,
+        calibration=calibration,
     )
     if kept:
         kept.prune()
     return Bundle(place)
+
+
+def _calibration(loaded: Checkpoint, heads: Sequence[int], images: str | Path | ImageSet) -> Calibration:
+    """By what the model itself says of *images*."""
+    from hydra_export import network
+    from hydra_export.calibration import calibrated
+    from hydra_export.evaluation.confidence import logits
+
+    chosen = _calibration_images(loaded.info, images)
+    said = logits(loaded.model, loaded.info.preprocessing, chosen.pixels, heads)
+    gmacs = {k: round(network.macs(loaded.info.config, k) / 1e9, 6) for k in heads}
+    return calibrated(said, chosen.labels, gmacs, chosen.source)
+
+
+def _calibration_images(model: OfModel, images: str | Path | ImageSet) -> ImageSet:
+    from hydra_export.data import ImageSet
+    from hydra_export.data.of_model import check_classes, fitted_to
+
+    check_classes(model)
+    return images if isinstance(images, ImageSet) else fitted_to(model, str(images), _MOST_CALIBRATION_IMAGES)
 
 
 def _fitting(

@@ -13,11 +13,11 @@ import numpy as np
 
 from hydra_export import archive, bundle, card, files
 from hydra_export.arrays import Array, Pixels
-from hydra_export.bundle import Manifest, ModelEntry, Progress
+from hydra_export.bundle import Manifest, Progress
 from hydra_export.calibration import Calibration, calibrated
 from hydra_export.card import licences
 from hydra_export.data import ImageSet
-from hydra_export.errors import BadInput
+from hydra_export.data.of_model import check_classes
 from hydra_export.guard import Guard, RunLimits
 from hydra_export.prediction import answered, candidates
 
@@ -47,19 +47,13 @@ def calibrate(
     with _folder(path) as folder:
         manifest = bundle.read(folder)
         model = manifest.model
-        check(model)
+        check_classes(model)
         logits = _logits(folder, manifest, images.pixels, artifact, limits or RunLimits(), progress)
         gmacs = {k: model.gmacs[k] for k in logits}
         found = calibrated(logits, images.labels, gmacs, images.source, within=within)
         with _replaced(path, folder) as copy:
             _rewrite(copy, msgspec.structs.replace(manifest, calibration=found))
     return found
-
-
-def check(model: ModelEntry) -> None:
-    """Raises BadInput where there is nothing to be sure of."""
-    if not model.config.num_classes:
-        raise BadInput(f"{model.name} has no classes to be sure of.", "Give the bundle of a model with classes.")
 
 
 @contextmanager

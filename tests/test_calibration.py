@@ -288,3 +288,19 @@ def test_predict_asks_a_cascade(copy: Path, tmp_path: Path, capsys: Capture) -> 
         assert each["classes"][0]["name"] in FASHION_MNIST_LABELS
         assert each["heads"] == 6 or each["classes"][0]["probability"] >= cascade.thresholds[0]
     assert main(["predict", str(copy), paths[0], "--cascade", "6", "--heads", "3"]) == 2
+
+
+def test_an_export_can_be_calibrated_by_the_model_itself(copy: Path, tmp_path: Path) -> None:
+    """PyTorch and onnxruntime differ by rounding alone, so that the same is found."""
+    made = api.export(checkpoint.load(), tmp_path / "made", heads=[3, 6], calibrate="packaged")
+    found, opened = made.manifest.calibration, api.open_bundle(copy)
+    assert found is not None
+    again = opened.calibrate("packaged")
+    assert opened.manifest.calibration == again
+    assert [each.heads for each in found.cascades] == [each.heads for each in again.cascades]
+    for one, other in zip(found.subnetworks, again.subnetworks, strict=True):
+        assert one.temperature == pytest.approx(other.temperature, abs=1e-3)
+        assert one.accuracy == pytest.approx(other.accuracy, abs=0.3)
+    assert made.verify()
+    with pytest.raises(BadInput, match="no classes to be sure of"):
+        api.export(checkpoint.load(), tmp_path / "features", heads=3, output="embedding", calibrate="packaged")

@@ -50,7 +50,6 @@ def calibrate(
     from hydra_export import archive
     from hydra_export import bundle as bundles
     from hydra_export.calibrating import calibrate as calibrated
-    from hydra_export.calibrating import check
     from hydra_export.commands.progress import shown_progress
     from hydra_export.guard import RunLimits
 
@@ -64,7 +63,6 @@ def calibrate(
             model = bundles.read(folder).model
     else:
         model = bundles.read(bundle).model
-    check(model)
     images = _images(data, model, max_images)
     if images.note:
         say(console, f"note: {images.note}")
@@ -95,9 +93,10 @@ def calibrate(
 
 def _images(data: str | None, model: ModelEntry, limit: int) -> ImageSet:
     from hydra_export.data import FASHION_MNIST_LABELS
-    from hydra_export.data.of_model import fitted_to
+    from hydra_export.data.of_model import check_classes, fitted_to
     from hydra_export.errors import BadInput
 
+    check_classes(model)
     if limit < 1:
         raise BadInput(f"`max_images` is {limit}.", "Give 1 or more.")
     if data is None and model.labels != FASHION_MNIST_LABELS:

@@ -43,6 +43,8 @@ class Choices:
         output: What artifacts give: logits, embedding (what the classifier would take), or tokens (those of all
             patches, after the last norm); by default what the model has.
         check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
+        calibrate: Images by which to calibrate the model and find cascades, as hydra-export calibrate takes them: a
+            folder, packaged, fashion-mnist or digits.
         verify_with: Runtimes that verify beside each target's own, separated by commas; doctor lists them.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
@@ -71,6 +73,7 @@ class Choices:
     batch: str = "1"
     output: Literal["logits", "embedding", "tokens"] | None = None
     check_images: Path | None = None
+    calibrate: Annotated[str | None, one_of(candidates.test_sets)] = None
     verify_with: str | None = None
     labels: Path | None = None
     architecture: str | None = None
@@ -122,6 +125,7 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
             output=given.output,
             labels=() if given.labels is None else _labels(given.labels),
             check_images=given.check_images,
+            calibrate=given.calibrate,
             max_drop=given.max_drop,
             accept_unchecked=given.accept_unchecked,
             allow_untrained=given.allow_untrained,

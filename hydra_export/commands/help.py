@@ -32,6 +32,7 @@ GROUPS = {
     "Checks": (
         *(
             "check-images",
+            "calibrate",
             "reference",
             "verify-with",
             "max-drop",

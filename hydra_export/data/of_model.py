@@ -35,6 +35,12 @@ def labelled(model: OfModel, name: str, unreadable: list[Path]) -> ImageSet:
     return images
 
 
+def check_classes(model: OfModel) -> None:
+    """Raises BadInput where there is nothing to be sure of."""
+    if not model.config.num_classes:
+        raise BadInput(f"{model.name} has no classes to be sure of.", "Give a model with classes.")
+
+
 def fitted_to(model: OfModel, name: str, limit: int) -> ImageSet:
     """At most *limit* images of the dataset or folder *name*, fitted to *model*.
 

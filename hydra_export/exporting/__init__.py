@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from hydra_export import archive, bundle, conversion
 from hydra_export.cache import Cache
+from hydra_export.calibration import Calibration
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.conversion import Job
 from hydra_export.data import ImageSet
@@ -58,6 +59,7 @@ def export(
     verify_with: Sequence[str] = (),
     zipped: Path | None = None,
     devices: Sequence[bundle.DeviceEntry] = (),
+    calibration: Calibration | None = None,
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
@@ -71,6 +73,7 @@ def export(
         verify_with: runtimes that verify beside each target's own, by name.
         zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
+        calibration: of the model, which becomes part of the bundle.
 
     Raises:
         BadInput: no such subnetwork or classifier, a name of the model that cannot name files, or int8 without images
@@ -90,7 +93,7 @@ def export(
         )
         parities = measured(plan, artifacts, sample, folder, runs, progress)
         progress("sealing", plan.num_steps, plan.num_steps)
-        return sealed(plan, artifacts, parities, sample, folder)
+        return sealed(plan, artifacts, parities, sample, folder, calibration)
 
 
 def _default() -> list[Job]:

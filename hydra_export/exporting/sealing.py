@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from hydra_export import bundle, card, network, targets
+from hydra_export.calibration import Calibration
 from hydra_export.checkpoint import untrained
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.exporting.parities import Parities
@@ -24,7 +25,12 @@ _GOLDEN_IMAGES = 4
 
 
 def sealed(
-    plan: Plan, artifacts: Sequence[Artifact], parities: Parities, sample: Sample, folder: Path
+    plan: Plan,
+    artifacts: Sequence[Artifact],
+    parities: Parities,
+    sample: Sample,
+    folder: Path,
+    calibration: Calibration | None = None,
 ) -> bundle.Manifest:
     """Makes a bundle of *folder*, which holds the *artifacts*."""
     # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
@@ -36,6 +42,7 @@ def sealed(
     }
     bundle.write_golden(folder, pixels, plan.checkpoint.info.preprocessing.normalise(pixels), references)
     manifest = _manifest(plan, artifacts, parities, sample.source, folder)
+    manifest = msgspec.structs.replace(manifest, calibration=calibration)
     outputs = {k: own["fp32"].exact[-1] for k, own in references.items() if len(golden)}
     best = {k: (int(last.argmax()), float(last.max())) for k, last in outputs.items()}
     card.write(folder, manifest, pixels, best, sample.images.license)
