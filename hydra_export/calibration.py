@@ -159,8 +159,8 @@ def calibrated(
         )
         for k in heads
     )
-    fits = _Answers(heads, _cut(surest, fitted), _cut(is_right, fitted), gmacs)
-    others = _Answers(heads, _cut(surest, reported), _cut(is_right, reported), gmacs)
+    fits = _Outcomes(heads, _cut(surest, fitted), _cut(is_right, fitted), gmacs)
+    others = _Outcomes(heads, _cut(surest, reported), _cut(is_right, reported), gmacs)
     cascades = [others.told(k, *found) for k in heads[1:] if (found := fits.cheapest(k, within)) is not None]
     return Calibration(
         data=data,
@@ -188,7 +188,7 @@ def _cut(by_heads: Mapping[int, Array], images: NDArray[np.int64]) -> dict[int, 
     return {k: values[images] for k, values in by_heads.items()}
 
 
-class _Answers:
+class _Outcomes:
     """What each of *heads* says of some images: the probability of its answer [n], and whether it is right [n]."""
 
     def __init__(
