@@ -27,7 +27,7 @@ help:
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
-	@echo "make release    wheel, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
+	@echo "make release    wheels, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
 	@echo "make verify-release  checks these: hashes, and every artifact of the bundle"
 	@echo "make docs       the documentation site, in docs/_build/html; a warning is an error"
 	@echo "make test       formatting, lint, types, architecture and the quick tests"
@@ -67,10 +67,11 @@ workflows:
 # The time of the commit, so that it gives the same bytes; where there is no git, the one that hatchling takes.
 release: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
 release: $(BIN)/.installed-release
-	@rm -rf "$(DIST)"/hydra_export-* "$(DIST)"/hydravit-fashion-mnist-* "$(DIST)/SHA256SUMS"
+	@rm -rf "$(DIST)"/hydra_export-* "$(DIST)"/hydra_runtime-* "$(DIST)"/hydravit-fashion-mnist-* "$(DIST)/SHA256SUMS"
 	@test -z "$$(ls -A "$(DIST)" 2>/dev/null)" || { \
 	  echo "$(DIST) holds files that no release has. Remove them, or give DIST=/another/folder." >&2; exit 2; }
 	$(BIN)/python -m build --no-isolation --outdir "$(DIST)" .
+	$(BIN)/python -m build --no-isolation --wheel --outdir "$(DIST)" runtime
 	$(BIN)/python scripts/make_sbom.py "$(DIST)/hydra_export-$(VERSION).cdx.json"
 	$(BIN)/hydra-export export --zip --target $(TARGETS) --heads 3,6,12 --graph separate,universal --no-cache \
 	  --out "$(DIST)/hydravit-fashion-mnist-$(VERSION)" >/dev/null

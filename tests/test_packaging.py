@@ -235,3 +235,16 @@ reveal_type(bundle.artifacts[0].target)
     bad = run(*mypy, "consumer.py", place=tmp_path)
     assert bad.returncode == 1
     assert 'Argument "heads" to "export" has incompatible type' in bad.stdout
+
+
+def test_the_run_time_library_is_a_wheel_of_one_file_for_older_pythons(tmp_path: Path) -> None:
+    (wheel,) = built(tmp_path / "runtime", "--wheel", source=ROOT / "runtime")
+    with zipfile.ZipFile(wheel) as archive:
+        modules = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert modules == ["hydra_runtime.py"]
+        assert archive.read("hydra_runtime.py") == (PACKAGE / "runtime.py").read_bytes()
+        (metadata,) = (archive.read(name) for name in archive.namelist() if name.endswith("/METADATA"))
+    said = email.message_from_bytes(metadata)
+    assert (said["Version"], said["Requires-Python"]) == (VERSION, ">=3.9")
+    required = [each for each in said.get_all("Requires-Dist", []) if "extra ==" not in each]
+    assert [re.split("[^a-z]", each)[0] for each in required] == ["numpy"]

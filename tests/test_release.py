@@ -138,7 +138,7 @@ def test_make_release_writes_what_can_be_verified(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     wheel, archive = f"hydra_export-{VERSION}-py3-none-any.whl", f"hydravit-fashion-mnist-{VERSION}.zip"
     sbom = f"hydra_export-{VERSION}.cdx.json"
-    released = {wheel, archive, sbom, f"hydra_export-{VERSION}.tar.gz"}
+    released = {wheel, archive, sbom, f"hydra_export-{VERSION}.tar.gz", f"hydra_runtime-{VERSION}-py3-none-any.whl"}
     assert {path.name for path in dist.iterdir()} == {*released, "SHA256SUMS"}
     assert {line.split()[1] for line in (dist / "SHA256SUMS").read_text().splitlines()} == released
 
