@@ -693,7 +693,8 @@ def _opener(target: str) -> tuple[str, Opens]:
     if target == "onnx":
         return "onnxruntime", _onnxruntime
     package = _package(target)
-    if package == "ai_edge_litert" and importlib.util.find_spec("ai_edge_litert.compiled_model") is not None:
+    newer = ("compiled_model", "environment", "options")  # older releases have the first alone, without threads
+    if package == "ai_edge_litert" and all(importlib.util.find_spec(f"{package}.{name}") for name in newer):
         return "litert-compiled", _litert_compiled
     return package.replace("_", "-").replace("ai-edge-", ""), _litert
 
