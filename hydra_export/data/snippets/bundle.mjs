@@ -2,14 +2,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { readNpz } from "./npz.mjs";
-import { fitted, normalised, sides } from "./preprocess.mjs";
+import { fitted, normalised } from "./preprocess.mjs";
+import { SESSIONS } from "./sessions.mjs";
+import { sha256 } from "./sha256.mjs";
 
-/** The manifest and golden data of the bundle at *url*, and its ONNX artifacts; *read* gives the bytes at a URL. */
+/** The manifest and golden data of a bundle, and its artifacts that run here; *read* gives the bytes at a URL. */
 export class Bundle {
-  static async open(url, read = fetchBytes) {
+  /** The bundle at *url*: its manifest, whose hash must be that of SHA256SUMS, and its golden data. */
+  static async open(url, read = bytesAt) {
+    const bundle = await Bundle.described(url, read);
+    await bundle.readGolden();
+    return bundle;
+  }
+
+  /** The same without its golden data, which `readGolden` fetches for `image` and `compare`. */
+  static async described(url, read = bytesAt) {
     const bundle = new Bundle(url.endsWith("/") ? url : `${url}/`, read);
-    bundle.manifest = JSON.parse(new TextDecoder().decode(await read(`${bundle.url}manifest.json`)));
-    bundle.golden = readNpz(await bundle.fetch("golden/golden.npz"));
+    const [manifest, sums] = await Promise.all(["manifest.json", "SHA256SUMS"].map((name) => read(bundle.url + name)));
+    if (!text(sums).split("\n").includes(`${await sha256(manifest)}  manifest.json`)) {
+      throw new Error("manifest.json is not the file that SHA256SUMS lists. Copy or export the bundle again.");
+    }
+    bundle.manifest = JSON.parse(text(manifest));
+    if (bundle.manifest.generator !== "hydra-export" || bundle.manifest.schema_version !== 1) {
+      throw new Error("manifest.json is of another kind or release. Use the release that wrote it.");
+    }
     return bundle;
   }
 
@@ -19,35 +35,41 @@ export class Bundle {
     this.fetched = new Map(); // one buffer serves every session that needs the file
   }
 
+  async readGolden() {
+    this.golden ??= readNpz(await this.fetch("golden/golden.npz"));
+  }
+
   get artifacts() {
-    return this.manifest.artifacts.filter((artifact) => artifact.target === "onnx");
+    return this.manifest.artifacts.filter(({ target }) => target in SESSIONS);
   }
 
   /** The bytes of a listed file, whose hash must be the manifest's. */
   fetch(path) {
-    if (!this.fetched.has(path)) this.fetched.set(path, this.fetchChecked(path));
+    if (!this.fetched.has(path)) {
+      const bytes = this.fetchChecked(path);
+      this.fetched.set(path, bytes);
+      bytes.catch(() => this.fetched.delete(path)); // so that it can be asked for again
+    }
     return this.fetched.get(path);
   }
 
   async fetchChecked(path) {
     const listed = this.manifest.files.find((file) => file.path === path);
-    if (!listed) throw new Error(`The manifest does not list ${path}.`);
+    if (!listed || /[\\:\0]|^\/|(^|\/)\.\.(\/|$)/.test(path)) throw new Error(`The manifest does not list ${path}.`);
     const bytes = await this.read(this.url + path);
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-    const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (sha256 !== listed.sha256) throw new Error(`${path} is not what the manifest says.`);
+    if ((await sha256(bytes)) !== listed.sha256) throw new Error(`${path} is not what the manifest says.`);
     return bytes;
   }
 
-  /** A session of *ort*, the module of onnxruntime-web or onnxruntime-node, that runs *artifact*. */
-  async load(ort, artifact, options = {}) {
-    const weights = artifact.files.filter((path) => path !== artifact.path);
-    const externalData = await Promise.all(
-      weights.map(async (path) => ({ path: path.split("/").pop(), data: new Uint8Array(await this.fetch(path)) })),
+  /**
+   * A session that runs *artifact*, in *runtime*: the module of onnxruntime-web or onnxruntime-node, or of @litertjs/core for
+   * TFLite. *options* are the runtime's.
+   */
+  async load(runtime, artifact, options = {}) {
+    const files = await Promise.all(
+      artifact.files.map(async (path) => [path, new Uint8Array(await this.fetch(path))]),
     );
-    const graph = new Uint8Array(await this.fetch(artifact.path));
-    const session = await ort.InferenceSession.create(graph, { externalData, ...options });
-    return new Model(ort, session, artifact);
+    return SESSIONS[artifact.target].create(runtime, artifact, Object.fromEntries(files), options);
   }
 
   /** How many golden images there are. */
@@ -58,17 +80,21 @@ export class Bundle {
   /** Golden image number *index* as *artifact* wants it: typed array and shape. */
   image(artifact, index) {
     const { data, shape } = this.golden[artifact.input === "image" ? "pixels" : "image"];
-    return { data: row(data, shape, index), shape: [1, ...shape.slice(1)] };
+    const image = { data: row(data, shape, index), shape: [1, ...shape.slice(1)] };
+    return artifact.input === "tensor" && artifact.target === "tflite" ? channelsLast(image) : image;
   }
 
   /** An upright photograph, as `fitted` takes it, as *artifact* wants it: typed array and shape. */
   photograph(artifact, photo) {
+    return this.given(artifact, fitted(photo, this.manifest.model.preprocessing));
+  }
+
+  /** What `fitted` gave, as *artifact* wants it: typed array and shape. */
+  given(artifact, pixels) {
     const { preprocessing } = this.manifest.model;
-    const [height, width] = sides(preprocessing.image_size);
-    const channels = preprocessing.mean.length;
-    const pixels = fitted(photo, preprocessing);
-    if (artifact.input === "image") return { data: pixels, shape: [1, height, width, channels] };
-    return { data: normalised(pixels, preprocessing), shape: [1, channels, height, width] };
+    const { shape } = artifact.inputs[0];
+    const data = artifact.input === "image" ? pixels : normalised(pixels, preprocessing, artifact.target === "onnx");
+    return { data, shape: [1, ...shape.slice(1)] };
   }
 
   /** How far *logits*, or other outputs, are from the float64 ones of golden image *index*; of int8 the best class decides. */
@@ -86,36 +112,21 @@ export class Bundle {
   }
 }
 
-/** An artifact that is loaded. */
-class Model {
-  constructor(ort, session, artifact) {
-    Object.assign(this, { ort, session, artifact });
+/** The bytes at a URL, or in Node of a file. */
+async function bytesAt(url) {
+  if (globalThis.process?.versions?.node && !/^https?:/.test(url)) {
+    const files = "node:fs/promises"; // a name that bundlers of pages do not look up
+    const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ files);
+    const file = await readFile(url.startsWith("file:") ? new URL(url) : url);
+    return file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength);
   }
-
-  /** The outputs of one image, tokens one after another; *heads* is given to a graph that takes the head count as an input. */
-  async run({ data, shape }, heads) {
-    const batch = Number(this.artifact.inputs[0].shape[0]) || 1; // one that is chosen at run time has a name
-    const images = new data.constructor(data.length * batch);
-    for (let at = 0; at < batch; at++) images.set(data, at * data.length);
-    const type = this.artifact.input === "image" ? "uint8" : "float32";
-    const feeds = { image: new this.ort.Tensor(type, images, [batch, ...shape.slice(1)]) };
-    if (this.session.inputNames.includes("k")) {
-      feeds.k = new this.ort.Tensor("int64", BigInt64Array.of(BigInt(heads)), []);
-    }
-    const outputs = await this.session.run(feeds);
-    const logits = outputs[this.session.outputNames[0]].data;
-    return logits.slice(0, logits.length / batch);
-  }
-
-  release() {
-    return this.session.release();
-  }
-}
-
-async function fetchBytes(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
   return response.arrayBuffer();
+}
+
+function text(bytes) {
+  return new TextDecoder().decode(bytes);
 }
 
 /** The position of the largest of *outputs*, which may be too many for arguments of a function. */
@@ -136,4 +147,11 @@ function largest(values) {
 function row(data, shape, index) {
   const size = shape.slice(1).reduce((product, each) => product * each, 1);
   return data.slice(index * size, (index + 1) * size);
+}
+
+/** [1, channels, height, width] as [1, height, width, channels]. */
+function channelsLast({ data, shape: [, channels, height, width] }) {
+  const plane = height * width;
+  const turned = data.map((_, at) => data[(at % channels) * plane + Math.floor(at / channels)]);
+  return { data: turned, shape: [1, height, width, channels] };
 }

@@ -49,13 +49,17 @@ function halvesToEven(value) {
   return value - below === 0.5 ? below + (below % 2) : Math.round(value);
 }
 
-/** float32 [channels, height, width]: (pixel / 255 - mean) / std of what `fitted` gives. */
-export function normalised(pixels, { mean, std }) {
-  const plane = pixels.length / mean.length;
-  return Float32Array.from({ length: pixels.length }, (_, at) => {
-    const channel = Math.floor(at / plane);
-    return (pixels[(at % plane) * mean.length + channel] / 255 - mean[channel]) / std[channel];
-  });
+/** float32: (pixel / 255 - mean) / std of what `fitted` gives, [channels, height, width] or with the channels last as there. */
+export function normalised(pixels, { mean, std }, channelsFirst = true) {
+  const channels = mean.length;
+  const plane = pixels.length / channels;
+  const values = new Float32Array(pixels.length);
+  for (let channel = 0; channel < channels; channel++) {
+    const value = Float32Array.from({ length: 256 }, (_, pixel) => (pixel / 255 - mean[channel]) / std[channel]);
+    const [start, step] = channelsFirst ? [channel * plane, 1] : [channel, channels];
+    for (let at = 0; at < plane; at++) values[start + at * step] = value[pixels[at * channels + channel]];
+  }
+  return values;
 }
 
 /** The upright photograph in a page's File, Blob or fetched image, as `fitted` takes it. */
@@ -69,13 +73,16 @@ export async function decoded(blob) {
 
 function withChannels({ data, width, height }, channels) {
   const step = data.length / (width * height);
-  const image = { data: new Uint8Array(width * height * channels), width, height, channels };
-  for (let pixel = 0; pixel < width * height; pixel++) {
-    const [red, green, blue] = [data[pixel * step], data[pixel * step + 1], data[pixel * step + 2]];
-    if (channels === 1) image.data[pixel] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
-    else image.data.set([red, green, blue], pixel * 3);
+  if (step !== 3 && step !== 4) {
+    throw new Error(`An image of ${width} x ${height} pixels has ${data.length} bytes. Give 3 or 4 for each pixel.`);
   }
-  return image;
+  const pixels = new Uint8Array(width * height * channels);
+  for (let from = 0, to = 0; to < pixels.length; from += step, to += channels) {
+    const [red, green, blue] = [data[from], data[from + 1], data[from + 2]];
+    if (channels === 1) pixels[to] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+    else [pixels[to], pixels[to + 1], pixels[to + 2]] = [red, green, blue];
+  }
+  return { data: pixels, width, height, channels };
 }
 
 /** Of each of the *count* pixels in the middle of *next*: the first of the *old* ones it is made of, and their weights. */
