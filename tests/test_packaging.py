@@ -123,6 +123,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None
             ".md",
             ".txt",
             ".mjs",
+            ".mts",
             ".cpp",
             ".hpp",
             ".kt",

@@ -8,7 +8,7 @@ from hydra_export import targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest, ModelEntry
 from hydra_export.card import front_matter, licences, plain, tables
-from hydra_export.card.snippets import FOLDER, PYTHON
+from hydra_export.card.snippets import FOLDER, MODULES, PYTHON
 from hydra_export.preprocess import Preprocessing
 from hydra_export.target import Card
 from hydra_export.text import in_markdown
@@ -16,6 +16,11 @@ from hydra_export.text import in_markdown
 _PROGRAMS_DO = (
     "Programs that run these artifacts and compare. Each makes a photograph ready by the same steps; `run.py` and "
     "`run.mjs` (`--image PHOTO`) and `run.cpp` name its best labels:"
+)
+
+_LIBRARY_DOES = (
+    "the library for a page or an app in Node, with types: `load` a bundle, `run` a photograph, keep a `budget` of "
+    "milliseconds, ask small head counts first in a `cascade`"
 )
 
 
@@ -143,12 +148,14 @@ def _called(manifest: Manifest, others: Sequence[str]) -> str:
         return ""
     k, cards = manifest.model.subnetworks[-1].heads, _cards(manifest)
     called = {program.name: program.called for card in cards for program in card.programs if program.called}
+    if packages := [card.javascript for card in cards if card.javascript]:
+        called = {MODULES[0]: f"{_LIBRARY_DOES}; needs {' or '.join(packages)}", **called}
     if packages := [card.python for card in cards if card.python]:
         called = {
             PYTHON: f"`python {FOLDER}/{PYTHON} --heads {{k}}`; needs numpy, and {' or '.join(packages)}",
             **called,
         }
-    lines = [f"- `{FOLDER}/{name}`: {how.format(k=k)}" for name, how in called.items()]
+    lines = [f"- `{FOLDER}/{name}`: {how.replace('{k}', str(k))}" for name, how in called.items()]
     return "\n".join([_PROGRAMS_DO, "", *lines, "", ""])
 
 

@@ -15,6 +15,18 @@ FOLDER = "snippets"
 PIXELS = "golden/pixels.bin"  # uint8 [H, W, C] of the last golden image, for languages that cannot read .npz
 PYTHON = "run.py"  # runs the artifacts of every target that has a package for it, by the run-time library
 LIBRARY = "hydra_runtime.py"
+MODULES = (  # of JavaScript's run-time library, which is the first, and its types
+    "hydra_runtime.mjs",
+    "hydra_runtime.d.mts",
+    "rules.mjs",
+    "choice.mjs",
+    "bundle.mjs",
+    "golden.mjs",
+    "sessions.mjs",
+    "preprocess.mjs",
+    "npz.mjs",
+    "sha256.mjs",
+)
 Best = tuple[int, float]  # position and value of the largest output
 _SIDES = ("height", "width", "covered_height", "covered_width")  # of what is kept, and of what is resized to cover
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -26,15 +38,12 @@ def files(manifest: Manifest, best: Mapping[int, Best]) -> dict[str, str]:
     texts = {}
     for target in map(targets.get, dict.fromkeys(entry.target for entry in manifest.artifacts)):
         entries = [entry for entry in manifest.artifacts if entry.target == target.name]
-        programs = [*(map(_named, (PYTHON, LIBRARY)) if target.card.python else []), *target.card.programs]
+        shared = [*((PYTHON, LIBRARY) if target.card.python else ()), *(MODULES if target.card.javascript else ())]
+        programs = [*(Program(name=name) for name in shared), *target.card.programs]
         for program in programs:
             rows = [_row(program, target.card, entry, k, best[k], manifest) for entry in entries for k in entry.heads]
             texts[f"{FOLDER}/{program.name}"] = _filled(program.name, manifest, rows)
     return texts
-
-
-def _named(name: str) -> Program:
-    return Program(name=name)
 
 
 def _filled(name: str, manifest: Manifest, rows: Sequence[str]) -> str:

@@ -1,10 +1,13 @@
 // A bundle in a page or in Node: read what an artifact needs, check it, run it at a head count.
 // SPDX-License-Identifier: Apache-2.0
 
+import { compared, goldenImage } from "./golden.mjs";
 import { readNpz } from "./npz.mjs";
 import { fitted, normalised } from "./preprocess.mjs";
 import { SESSIONS } from "./sessions.mjs";
 import { sha256 } from "./sha256.mjs";
+
+export { best } from "./golden.mjs";
 
 /** The manifest and golden data of a bundle, and its artifacts that run here; *read* gives the bytes at a URL. */
 export class Bundle {
@@ -79,9 +82,7 @@ export class Bundle {
 
   /** Golden image number *index* as *artifact* wants it: typed array and shape. */
   image(artifact, index) {
-    const { data, shape } = this.golden[artifact.input === "image" ? "pixels" : "image"];
-    const image = { data: row(data, shape, index), shape: [1, ...shape.slice(1)] };
-    return artifact.input === "tensor" && artifact.target === "tflite" ? channelsLast(image) : image;
+    return goldenImage(this.golden, artifact, index);
   }
 
   /** An upright photograph, as `fitted` takes it, as *artifact* wants it: typed array and shape. */
@@ -99,16 +100,7 @@ export class Bundle {
 
   /** How far *logits*, or other outputs, are from the float64 ones of golden image *index*; of int8 the best class decides. */
   compare(artifact, heads, index, logits) {
-    const rounded = artifact.precision === "fp16" ? "fp16_" : "";
-    const { data, shape } = this.golden[`${rounded}logits_k${heads}`];
-    const expected = row(data, shape, index);
-    const error = largest(expected.map((value, i) => value - logits[i]));
-    // Float32's own noise, as PyTorch shows it on the golden images, four times.
-    const noise = largest(this.golden[`${rounded}torch_fp32_logits_k${heads}`].data.map((value, i) => value - data[i]));
-    const allowed = artifact.precision === "int8" ? null : Math.max(2e-5 * largest(data), 8 * noise);
-    const tokens = shape.length > 2; // of which the direction decides
-    const agreed = tokens ? cosine(logits, expected) >= 0.99 : best(logits) === best(expected);
-    return { error, allowed, passed: Number.isFinite(error) && (allowed === null ? agreed : error <= allowed) };
+    return compared(this.golden, artifact, heads, index, logits);
   }
 }
 
@@ -127,31 +119,4 @@ async function bytesAt(url) {
 
 function text(bytes) {
   return new TextDecoder().decode(bytes);
-}
-
-/** The position of the largest of *outputs*, which may be too many for arguments of a function. */
-export function best(outputs) {
-  return outputs.reduce((most, value, at) => (value > outputs[most] ? at : most), 0);
-}
-
-function cosine(one, other) {
-  const product = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
-  return product(one, other) / Math.sqrt(product(one, one) * product(other, other));
-}
-
-/** The largest magnitude; NaN where there is one. */
-function largest(values) {
-  return values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-}
-
-function row(data, shape, index) {
-  const size = shape.slice(1).reduce((product, each) => product * each, 1);
-  return data.slice(index * size, (index + 1) * size);
-}
-
-/** [1, channels, height, width] as [1, height, width, channels]. */
-function channelsLast({ data, shape: [, channels, height, width] }) {
-  const plane = height * width;
-  const turned = data.map((_, at) => data[(at % channels) * plane + Math.floor(at / channels)]);
-  return { data: turned, shape: [1, height, width, channels] };
 }

@@ -9,6 +9,7 @@
 // Types: hydra_runtime.d.mts. SPDX-License-Identifier: Apache-2.0
 
 import { Bundle } from "./bundle.mjs";
+import { chosen } from "./choice.mjs";
 import { fitted, sides } from "./preprocess.mjs";
 import { Budget, Cascade, surest } from "./rules.mjs";
 
@@ -235,51 +236,4 @@ class Model {
     const known = listed.map((each) => each.as_good_as).join(", ");
     throw new Error(`The bundle has no cascade that is as good as ${asGoodAs}. It has some for ${known}.`);
   }
-}
-
-const GRAPHS = ["universal", "shared", "separate", "fixed"];
-const PRECISIONS = ["fp32", "fp16", "int8"];
-const PACKAGES = { onnx: "ort, the module of onnxruntime-web or -node", tflite: "litert, the module of @litertjs/core" };
-
-/** Of each head count its artifact, ascending: all of one kind, the one with most head counts that the caller's modules run. */
-function chosen(bundle, modules, wanted, heads) {
-  const kinds = new Map();
-  for (const artifact of bundle.artifacts) {
-    if (Object.entries(wanted).some(([name, value]) => value && artifact[name] !== value)) continue;
-    const { target, precision, input } = artifact;
-    const name = [target, graphOf(artifact), precision, input].join();
-    if (!kinds.has(name)) kinds.set(name, { target, precision, graph: graphOf(artifact), artifacts: new Map() });
-    for (const k of artifact.heads) {
-      if (heads.length === 0 || heads.includes(k)) kinds.get(name).artifacts.set(k, artifact);
-    }
-  }
-  const whole = [...kinds.values()].filter(({ artifacts }) => artifacts.size > 0 && heads.every((k) => artifacts.has(k)));
-  if (whole.length === 0) {
-    const asked = [...Object.values(wanted).filter(Boolean), ...heads.map((k) => `k = ${k}`)].join(", ");
-    const held = bundle.manifest.artifacts.map((each) => `${each.path} (k = ${each.heads})`).join(", ");
-    throw new Error(`The bundle has no artifacts for ${asked || "ONNX and TFLite"}. It has ${held}.`);
-  }
-  const runnable = whole.filter(({ target }) => modules[target]);
-  if (runnable.length === 0) {
-    const missing = [...new Set(whole.map(({ target }) => PACKAGES[target]))].join(", or ");
-    throw new Error(`Nothing that was given runs these artifacts. Give ${missing}.`);
-  }
-  const order = ({ target, graph, precision, artifacts }) => [
-    -artifacts.size,
-    PRECISIONS.indexOf(precision),
-    GRAPHS.indexOf(graph),
-    Object.keys(PACKAGES).indexOf(target),
-  ];
-  const [{ artifacts }] = runnable.sort((one, other) => compared(order(one), order(other)));
-  return new Map([...artifacts].sort(([a], [b]) => a - b));
-}
-
-function graphOf({ graph, heads, inputs }) {
-  return graph === "universal" && heads.length === 1 && inputs.length === 1 ? "fixed" : graph;
-}
-
-/** Below, at or above 0 where *one* comes before, with or behind *other*, by the first number that differs. */
-function compared(one, other) {
-  const at = one.findIndex((value, i) => value !== other[i]);
-  return at < 0 ? 0 : one[at] - other[at];
 }

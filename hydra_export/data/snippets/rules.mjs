@@ -33,7 +33,7 @@ export class Budget {
       throw new Error(`The quantile is ${quantile}. Give a share from 0.5 to below 1, such as 0.95.`);
     }
     Object.assign(this, { references: Object.fromEntries(pairs), ms, quantile });
-    this.#heads = pairs.map(([heads]) => heads).sort((a, b) => a - b);
+    this.#heads = pairs.map(([heads]) => heads); // ascending: the order of an object's whole numbers
     this.#at = Math.max(this.#heads.findLastIndex((k) => references[k] <= ROOM * ms), 0);
   }
 

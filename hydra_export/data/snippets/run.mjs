@@ -6,65 +6,66 @@
 //   node BUNDLE/snippets/run.mjs --heads 6             at one
 //   node BUNDLE/snippets/run.mjs --artifact onnx/NAME.onnx
 //   node BUNDLE/snippets/run.mjs --image photo.ppm     the best labels; for a .jpg and the like: npm install sharp
+//   node BUNDLE/snippets/run.mjs --image photo.ppm --budget-ms 33 --cascade 12     by the head count that these choose
 //
-// In a page import bundle.mjs alone: Bundle.open(url) fetches. SPDX-License-Identifier: Apache-2.0
+// Apps import hydra_runtime.mjs, which stands beside this. SPDX-License-Identifier: Apache-2.0
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 
-import { Bundle, best } from "./bundle.mjs";
+import { Bundle, load } from "./hydra_runtime.mjs";
 
 const text = { type: "string" };
-const { values: chosen } = parseArgs({ options: { heads: text, artifact: text, image: text } });
+const options = { heads: text, artifact: text, image: text, "budget-ms": text, cascade: text };
+const { values: chosen } = parseArgs({ options });
 const ort = installed("onnxruntime-node", "onnxruntime-web");
 ort.env.logLevel = "error";
-const bundle = await Bundle.open(new URL("../", import.meta.url).href, async (url) => {
-  const file = await readFile(new URL(url));
-  return file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength);
-});
+const bundle = await Bundle.described(new URL("../", import.meta.url).href);
+if (chosen.image && !bundle.manifest.model.config.num_classes) refuse("This model has no classes to name.");
 const photo = chosen.image && (await decoded(chosen.image));
-let runs = 0;
-for (const artifact of bundle.artifacts.filter(({ path }) => path === (chosen.artifact ?? path))) {
-  const wanted = artifact.heads.filter((k) => k === Number(chosen.heads ?? k));
-  if (wanted.length === 0) continue;
-  const model = await bundle.load(ort, artifact);
-  for (const heads of wanted) {
-    runs++;
-    if (photo) {
-      const shown = named(await model.run(bundle.photograph(artifact, photo), heads));
-      console.log(`${artifact.path}, k = ${heads}: ${shown}`);
-      continue;
-    }
-    const found = [];
-    let passed = true;
-    let worst = 0;
-    for (let index = 0; index < bundle.numImages; index++) {
-      const logits = await model.run(bundle.image(artifact, index), heads);
-      const compared = bundle.compare(artifact, heads, index, logits);
-      found.push(best(logits));
-      worst = Math.max(worst, compared.error);
-      passed &&= compared.passed;
-    }
-    console.log(`${artifact.path}, k = ${heads}: best ${found}, error ${worst.toExponential(1)}, ${passed ? "same" : "DIFFERS"}`);
-    if (!passed) process.exitCode = 1;
+if (photo && (chosen["budget-ms"] || chosen.cascade)) await choose();
+else await runAll();
+
+/** Lets a budget, a cascade or both choose the head count for the photograph. */
+async function choose() {
+  const model = await load(bundle, { ort, artifact: chosen.artifact }).catch((error) => refuse(error.message));
+  try {
+    if (chosen.cascade) model.cascade({ asGoodAs: Number(chosen.cascade) });
+    if (chosen["budget-ms"]) await model.budget({ ms: Number(chosen["budget-ms"]) });
+  } catch (error) {
+    refuse(error.message);
   }
-  await model.release();
-}
-if (runs === 0) {
-  console.error("No artifact has these heads; manifest.json lists them.");
-  process.exitCode = 2;
+  const answer = await model.run(photo);
+  console.log(`k = ${answer.tried.join(", then ")}: ${named(model, answer)}, ${answer.ms.toFixed(1)} ms`);
 }
 
-/** The three best labels and their shares. */
-function named(logits) {
-  const { labels, config } = bundle.manifest.model;
-  if (!config.num_classes) refuse("This model has no classes to name.");
-  const most = Math.max(...logits);
-  const sum = logits.reduce((total, logit) => total + Math.exp(logit - most), 0);
-  const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a]).slice(0, 3);
-  const share = (i) => ((100 * Math.exp(logits[i] - most)) / sum).toFixed(1);
-  return order.map((i) => `${labels[i] ?? `class ${i}`} ${share(i)}%`).join(", ");
+async function runAll() {
+  const onnx = bundle.artifacts.filter(({ target, path }) => target === "onnx" && path === (chosen.artifact ?? path));
+  const runs = onnx.flatMap(({ path, heads }) => heads.map((k) => [path, k]));
+  const wanted = runs.filter(([, k]) => k === Number(chosen.heads ?? k));
+  if (wanted.length === 0) refuse("No artifact has these heads; manifest.json lists them.");
+  for (const { path } of onnx) {
+    const model = await load(bundle, { ort, artifact: path });
+    for (const [, heads] of wanted.filter(([of]) => of === path)) {
+      if (photo) console.log(`${path}, k = ${heads}: ${named(model, await model.run(photo, { heads }))}`);
+      else await check(model, path, heads);
+    }
+    await model.release();
+  }
+}
+
+async function check(model, path, heads) {
+  const [{ best, error, passed }] = await model.check({ heads });
+  console.log(`${path}, k = ${heads}: best ${best}, error ${error.toExponential(1)}, ${passed ? "same" : "DIFFERS"}`);
+  if (!passed) process.exitCode = 1;
+}
+
+/** The three best labels and their probabilities. */
+function named(model, answer) {
+  const name = (label) => (bundle.manifest.model.labels.length > 0 ? label : `class ${label}`);
+  const shown = ({ label, confidence }) => `${name(label)} ${(100 * confidence).toFixed(1)}%`;
+  return model.top(answer, 3).map(shown).join(", ");
 }
 
 /** The photograph in a file, upright: {data, width, height}, three or four bytes a pixel. */

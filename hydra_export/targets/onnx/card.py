@@ -13,14 +13,12 @@ CARD = Card(
         "`...-universal-k3.onnx`, hold their own alone"
     ),
     python="onnxruntime",
+    javascript="onnxruntime-web or onnxruntime-node",
     programs=(
         Program(
             name="run.mjs",
             called="`node snippets/run.mjs --heads {k}`; needs onnxruntime-node or onnxruntime-web where it is called",
         ),
-        Program(name="bundle.mjs", called="what `run.mjs` and a page import, with `npz.mjs` and `preprocess.mjs`"),
-        Program(name="npz.mjs"),
-        Program(name="preprocess.mjs"),
         Program(
             name="run.cpp",
             called="C++ with onnxruntime, and `preprocess.hpp` with nothing but the standard library",

@@ -11,6 +11,7 @@ CARD = Card(
         "weights of every head count, unless CompiledModel opens it with `xnnpack_weight_cache_path`"
     ),
     python="ai-edge-litert",
+    javascript="@litertjs/core, in a browser",
     programs=(
         Program(
             name="Run.kt",
