@@ -11,17 +11,19 @@ ort.env.logLevel = "error";
 
 const byId = (id) => document.getElementById(id);
 let bundle;
+let artifacts;
 let chosen; // {artifact, model}
 
 async function start() {
   const { Bundle } = await import("./bundle/snippets/bundle.mjs");
   bundle = await Bundle.open(query.get("bundle") ?? "bundle/");
   byId("title").textContent = bundle.manifest.model.name;
-  byId("artifact").replaceChildren(...bundle.artifacts.map((artifact, i) => new Option(shortName(artifact), i)));
+  artifacts = bundle.artifacts.filter(({ target }) => target === "onnx");
+  byId("artifact").replaceChildren(...artifacts.map((artifact, i) => new Option(shortName(artifact), i)));
   byId("artifact").onchange = () => reported(choose);
   byId("check").onclick = () => reported(checkAll);
   byId("photograph").onchange = () => reported(classifyPhotograph);
-  const universal = bundle.artifacts.findIndex((artifact) => artifact.inputs.length > 1);
+  const universal = artifacts.findIndex((artifact) => artifact.inputs.length > 1);
   byId("artifact").value = Math.max(universal, 0);
   drawImages();
   await choose();
@@ -30,7 +32,7 @@ async function start() {
 
 /** Loads the chosen artifact and offers its head counts. */
 async function choose() {
-  const artifact = bundle.artifacts[byId("artifact").value];
+  const artifact = artifacts[byId("artifact").value];
   byId("status").textContent = `Loading ${artifact.path} …`;
   await chosen?.model.release();
   chosen = { artifact, model: await bundle.load(ort, artifact, options) };
@@ -84,7 +86,7 @@ async function checkAll() {
   byId("check").disabled = true;
   byId("results").replaceChildren();
   byId("results").parentElement.hidden = false;
-  for (const artifact of bundle.artifacts) {
+  for (const artifact of artifacts) {
     const model = await bundle.load(ort, artifact, options);
     const worst = new Map(artifact.heads.map((k) => [k, { error: 0, allowed: null, passed: true }]));
     for (const { k, index } of shuffled(artifact.heads.flatMap((k) => indices().map((index) => ({ k, index }))))) {

@@ -44,10 +44,18 @@ class OnnxSession extends Session {
 class LiteRtSession extends Session {
   /** *options* are those of loadAndCompile. */
   static async create(litert, artifact, files, { accelerator = "wasm", ...options } = {}) {
-    const model = await litert.loadAndCompile(files[artifact.path], { accelerator, ...options });
+    if (typeof artifact.inputs[0].shape[0] !== "number") {
+      const remedy = "Export it with a batch of 1.";
+      throw new Error(`${artifact.path} takes a batch that is chosen at run time, LiteRT.js does not. ${remedy}`);
+    }
+    const refused = (cause) => {
+      const remedy = 'Load separate artifacts, or with accelerator "wasm".';
+      throw new Error(`${artifact.path} does not run on ${accelerator} here. ${remedy}`, { cause });
+    };
+    const model = await litert.loadAndCompile(files[artifact.path], { accelerator, ...options }).catch(refused);
     if (model.options.accelerator !== accelerator) {
-      model.delete();
-      throw new Error(`${artifact.path} does not run on ${accelerator} as a whole here. Load it with accelerator "wasm".`);
+      model.delete(); // what LiteRT.js took instead, which would be timed by the wrong name
+      refused();
     }
     return Object.assign(new LiteRtSession(), { litert, model, artifact });
   }
