@@ -215,8 +215,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             marks; ``last`` the same as one more argument.
         image: by input form, what makes of golden data what *code* takes.
         choice: how the head count of a universal artifact is chosen.
-        python, javascript: the packages by which ``run.py`` and ``hydra_runtime.mjs`` run the artifacts; empty where they
-            do not.
+        python, javascript: the package by which ``run.py`` and ``hydra_runtime.mjs`` run the artifacts; empty where
+            they do not.
         only_function: in a program's row, the function of an artifact that has one.
     """
 

@@ -110,13 +110,13 @@ def test_a_budget_and_a_cascade_choose_the_head_count_of_a_photograph(bundles: d
         done = node(copy, "--image", photo, *asked)
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(rf"k = {tried}: class \d \d+\.\d%, .*%, \d+\.\d ms\n", done.stdout)
-    for asked, said in (
+    for wrong, said in (
         (("--cascade", 3), "It has some for 4."),
         (("--budget-ms", "x"), "A budget of NaN ms cannot be kept."),
         (("--cascade", 4, "--artifact", "onnx/none.onnx"), "The bundle has no artifacts for onnx/none.onnx."),
         (("--cascade", 4, "--artifact", "onnx/tiny-k4.onnx"), "no cascade that is as good as 4"),
     ):
-        done = node(copy, "--image", photo, *asked)
+        done = node(copy, "--image", photo, *wrong)  # type: ignore[misc]  # of two to four
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from hydra_export.bundle import GOLDEN
 from hydra_export.data.decoding import decoded
 from hydra_export.exporting import export, jobs
 from hydra_export.preprocess import Preprocessing
-from tests.browser.conftest import Serve
+from tests.browser.conftest import Serve, resigned
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -179,12 +179,7 @@ def test_what_is_not_as_the_manifest_says_does_not_pass(
         with np.load(copy / GOLDEN) as arrays:
             changed = {name: np.roll(arrays[name], 1, -1) if "logits" in name else arrays[name] for name in arrays}
         np.savez(copy / GOLDEN, **changed)
-        (golden,) = (file for file in manifest["files"] if file["path"] == GOLDEN)
-        golden["sha256"] = hashlib.sha256((copy / GOLDEN).read_bytes()).hexdigest()
-        for artifact in manifest["artifacts"]:
-            for record in artifact["parity"].values():
-                record["bound"] = 1e308  # nothing to judge by
-        (copy / "manifest.json").write_text(json.dumps(manifest))
+        resigned(copy, lambda text: re.sub(r'"bound": [0-9.e-]+', '"bound": 1e308', text))  # nothing to judge by
     with serve(copy) as url, opened(browser, url) as page:
         if damage == "golden":
             assert {row[-1] for row in checked(page)} == {"failed"}

@@ -91,6 +91,17 @@ def test_a_budget_says_its_head_count_and_takes_references_in_any_order() -> Non
     assert in_node("() => new Budget({ 12: 52, 3: 5, 6: 15 }, 1).heads", None) == 3
 
 
+def test_a_budget_starts_with_room_to_spare() -> None:
+    assert in_node("() => [16, 17].map((ms) => new Budget({ 3: 5, 6: 15 }, ms).heads)", None) == [3, 6]
+
+
+def test_an_answer_that_is_as_sure_as_its_threshold_counts() -> None:
+    assert in_node("() => [0.49, 0.5].map((each) => new Cascade([3, 6], [0.5]).accepts(3, each))", None) == [
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("num_bytes", [0, 1, 55, 56, 63, 64, 65, 119, 120, 1000])
 def test_a_page_without_the_browsers_sha256_hashes_alike(num_bytes: int) -> None:
     data = bytes(each * 37 % 256 for each in range(num_bytes))
