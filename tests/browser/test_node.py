@@ -116,7 +116,7 @@ def test_a_budget_and_a_cascade_choose_the_head_count_of_a_photograph(bundles: d
         (("--cascade", 4, "--artifact", "onnx/none.onnx"), "The bundle has no artifacts for onnx/none.onnx."),
         (("--cascade", 4, "--artifact", "onnx/tiny-k4.onnx"), "no cascade that is as good as 4"),
     ):
-        done = node(copy, "--image", photo, *wrong)  # type: ignore[misc]  # of two to four
+        done = node(copy, "--image", photo, *wrong)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hydra_export import bundle, checkpoint
 from tests.browser.conftest import EXAMPLE, Serve, resigned
+from tests.conftest import available_targets
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -25,12 +26,11 @@ Floats = NDArray[np.float32]
 InRuntime = Callable[
     ..., Any
 ]  # of a bundle's folder, a JavaScript function of (load, runtime, given), and what is given
-RUNTIMES = ("node", "page", "litert")
+needs_tflite = pytest.mark.skipif("tflite" not in available_targets(), reason="hydra-export[tflite] is not installed")
+RUNTIMES = ("node", "page", pytest.param("litert", marks=needs_tflite))
 GRAPHS = [
-    (runtime, graph)
-    for runtime in RUNTIMES
-    for graph in ("universal", "shared", "separate")
-    if (runtime, graph) != ("litert", "shared")
+    *((runtime, graph) for runtime in ("node", "page") for graph in ("universal", "shared", "separate")),
+    *(pytest.param("litert", graph, marks=needs_tflite) for graph in ("universal", "separate")),
 ]
 ORT = "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"
 LITERT = "./node_modules/@litertjs/core"
@@ -353,6 +353,33 @@ def test_a_model_without_classes_says_no_label(tiny: dict[str, Path]) -> None:
 def test_artifacts_are_chosen_by_what_is_asked_for(tiny: dict[str, Path], options: Any, paths: list[str]) -> None:
     program = "async (loaded, options) => [...(await loaded(options)).artifacts.values()].map((each) => each.path)"
     assert in_node(tiny["tensor"], program, options) == paths
+
+
+@needs_tflite
+@pytest.mark.parametrize(("accelerator", "graph"), [("wasm", "universal"), ("webgpu", "separate")])
+def test_tflite_is_chosen_by_what_its_accelerator_compiles(tiny: dict[str, Path], accelerator: str, graph: str) -> None:
+    program = """async (loaded, accelerator) => {
+        const model = await loaded({ ort: undefined, litert: {}, accelerator });
+        return [...model.artifacts.values()].map(({ target, graph }) => [target, graph]);
+    }"""
+    assert in_node(tiny["tensor"], program, accelerator) == [["tflite", graph]] * 2
+
+
+@needs_tflite
+@pytest.mark.parametrize(
+    "compiled",
+    ['({ options: { accelerator: "wasm" }, delete() { deleted += 1; } })', '{ deleted += 1; throw new Error("IF"); }'],
+)
+def test_litert_that_would_run_on_something_else_is_refused(tiny: dict[str, Path], compiled: str) -> None:
+    program = f"""async (loaded, photo) => {{
+        let deleted = 0;
+        const litert = {{ loadAndCompile: async () => {compiled} }};
+        const model = await loaded({{ ort: undefined, litert, accelerator: "webgpu", graph: "universal" }});
+        return [await model.run(photo).catch((error) => error.message), deleted];
+    }}"""
+    remedy = 'Load separate artifacts, or with accelerator "wasm".'
+    said = [f"tflite/tiny-universal.tflite does not run on webgpu here. {remedy}", 1]
+    assert in_node(tiny["tensor"], program, GIVEN) == said
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 // Which of a bundle's artifacts hydra_runtime.mjs runs. SPDX-License-Identifier: Apache-2.0
 
 const GRAPHS = ["universal", "shared", "separate", "fixed"];
+const GRAPHS_ON_GPU = ["separate", "universal"]; // of TFLite: LiteRT.js 2.5.3 compiles no universal file for WebGPU
 const PRECISIONS = ["fp32", "fp16", "int8"];
 const PACKAGES = { onnx: "ort, the module of onnxruntime-web or -node", tflite: "litert, the module of @litertjs/core" };
 
 /** Of each head count its artifact, ascending: all of one kind, the one with most head counts that the caller's modules run. */
-export function chosen(bundle, modules, wanted, heads) {
+export function chosen(bundle, modules, wanted, heads, accelerator) {
   const whole = kinds(bundle, wanted, heads).filter(({ artifacts }) => heads.every((k) => artifacts.has(k)));
   if (whole.length === 0) {
     const asked = [...Object.values(wanted).filter(Boolean), ...heads.map((k) => `k = ${k}`)].join(", ");
@@ -17,7 +18,7 @@ export function chosen(bundle, modules, wanted, heads) {
     const missing = [...new Set(whole.map(({ target }) => PACKAGES[target]))].join(", or ");
     throw new Error(`Nothing that was given runs these artifacts. Give ${missing}.`);
   }
-  const [{ artifacts }] = runnable.sort((one, other) => compared(order(one), order(other)));
+  const [{ artifacts }] = runnable.sort((one, other) => compared(order(one, accelerator), order(other, accelerator)));
   return new Map([...artifacts].sort(([a], [b]) => a - b));
 }
 
@@ -43,8 +44,9 @@ function graphOf({ graph, heads, inputs }) {
   return graph === "universal" && heads.length === 1 && inputs.length === 1 ? "fixed" : graph;
 }
 
-function order({ target, graph, precision, artifacts }) {
-  const places = [PRECISIONS.indexOf(precision), GRAPHS.indexOf(graph), Object.keys(PACKAGES).indexOf(target)];
+function order({ target, graph, precision, artifacts }, accelerator) {
+  const graphs = target === "tflite" && accelerator !== "wasm" ? GRAPHS_ON_GPU : GRAPHS;
+  const places = [PRECISIONS.indexOf(precision), graphs.indexOf(graph), Object.keys(PACKAGES).indexOf(target)];
   return [-artifacts.size, ...places];
 }
 

@@ -24,11 +24,17 @@ export { Budget, Cascade, quantile, surest } from "./rules.mjs";
  * path) and *heads* keep others out; by default it is fp32, and one file for all head counts if any. *read* gives the bytes at a
  * URL. *session* are the options of onnxruntime's sessions, *accelerator* is LiteRT.js's.
  */
-export async function load(place, { ort, litert, read, target, graph, precision, artifact, heads = [], ...options } = {}) {
+export async function load(place, options = {}) {
+  const { ort, litert, read, target, graph, precision, artifact, heads = [], session = {}, accelerator = "wasm" } = options;
   const bundle = place instanceof Bundle ? place : await Bundle.described(String(place), read);
   const modules = { onnx: ort, tflite: litert };
   const wanted = { target, graph, precision, path: artifact };
-  return new Model(bundle, chosen(bundle, modules, wanted, [heads].flat()), modules, options);
+  const artifacts = chosen(bundle, modules, wanted, [heads].flat(), accelerator);
+  if (artifacts.values().next().value.target === "tflite") {
+    return new Model(bundle, artifacts, "litert", (each) => bundle.load(litert, each, { accelerator }));
+  }
+  const runtime = `onnxruntime-${ort.env?.versions?.node ? "node" : "web"}`;
+  return new Model(bundle, artifacts, runtime, (each) => bundle.load(ort, each, session));
 }
 
 /** A bundle's model. Calls wait for each other. */
@@ -39,13 +45,12 @@ class Model {
   #budget = null;
   #cascade = null;
   #temperatures;
+  #load;
 
-  constructor(bundle, artifacts, modules, { session = {}, accelerator = "wasm" }) {
-    const { target } = [...artifacts.values()][0];
-    Object.assign(this, { bundle, artifacts, heads: [...artifacts.keys()] });
-    this.module = modules[target];
-    this.runtime = target === "onnx" ? `onnxruntime-${this.module.env?.versions?.node ? "node" : "web"}` : "litert";
-    this.options = target === "onnx" ? session : { accelerator };
+  /** *load* gives a session of an artifact. */
+  constructor(bundle, artifacts, runtime, load) {
+    Object.assign(this, { bundle, artifacts, heads: [...artifacts.keys()], runtime });
+    this.#load = load;
     this.#fixed = Math.max(...this.heads);
     const calibrated = bundle.manifest.calibration?.subnetworks ?? [];
     this.#temperatures = new Map(calibrated.map(({ heads, temperature }) => [heads, temperature]));
@@ -198,7 +203,7 @@ class Model {
   }
 
   async #open(artifact) {
-    const session = await this.bundle.load(this.module, artifact, this.options);
+    const session = await this.#load(artifact);
     this.#opened.set(artifact.path, session);
     const unopened = [...this.artifacts.values()].filter(({ path }) => !this.#opened.has(path));
     for (const path of artifact.files) {
