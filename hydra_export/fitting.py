@@ -32,7 +32,7 @@ def fit(
     for name in names:
         device, _, runtime = (part.strip() for part in name.partition(":"))
         constraints = Constraints(budget_ms=budget_ms, runtime=runtime)
-        entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints), min(model.gmacs))
+        entry = _entry(advise(evidence, profiles.get(device, folder), model, constraints))
         if (entry.id, entry.runtime) in chosen:
             raise BadInput(f"`device` lists {entry.id} twice.", "List each once.")
         chosen[entry.id, entry.runtime] = entry
@@ -44,10 +44,10 @@ def workload(info: CheckpointInfo, heads: Sequence[int]) -> Workload:
     return Workload.of(info.name, info.config, heads, {k: info.accuracy[k] for k in heads if k in info.accuracy})
 
 
-def _entry(advice: Advice, smallest: int) -> DeviceEntry:
-    """The advice as the manifest keeps it; where nothing fits, with the *smallest* head count."""
+def _entry(advice: Advice) -> DeviceEntry:
+    """The advice as the manifest keeps it; where nothing fits, with the smallest head count whose time is known."""
     choice, path = advice.choice, advice.path
-    heads = (choice.heads or smallest) if choice else None
+    heads = (choice.heads or min(advice.estimates)) if choice else None
     estimate = advice.estimates[heads] if heads is not None else None
     unknown = "it gets every head count"
     if advice.constraints.budget_ms is not None:

@@ -176,6 +176,9 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
         timed_by: the tools that time it and no other, whose texts ``printed`` or whose files ``reported`` reads.
         timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
         timer_classes: the classes of devices on which that works; empty for all.
+        browser: npm's packages by which browsers run it, and the folders that a page has them in; empty where it is
+            none for browsers. The times of one that is are evidence for itself alone, on the device and at the head
+            counts that were timed, and it answers only where it is asked for.
     """
 
     name: str
@@ -190,6 +193,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
     timed_by: tuple[str, ...] = ()
     timers: dict[str, str] = {}
     timer_classes: tuple[str, ...] = ()
+    browser: dict[str, str] = {}
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,19 @@ from tests.conftest import SOON
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
-COMPLETED = ("export", "verify", "predict", "bench", "profile", "report", "evaluate", "train", "doctor", "completion")
+COMPLETED = (
+    "export",
+    "verify",
+    "predict",
+    "bench",
+    "profile",
+    "report",
+    "serve",
+    "evaluate",
+    "train",
+    "doctor",
+    "completion",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +71,7 @@ def offered(capfd: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["profile", "--device", "rpi5"], ["rpi5", "rpi5-hailo10h", "rpi5-hailo8", "rpi5-hailo8l", "rpi500"]),
         (["report", "x", "--device", "rpi4,rpi5-hailo8l"], ["rpi4,rpi5-hailo8l"]),
         (["report", "x", "--format", ""], ["html", "md"]),
-        (["profile", "--runtime", "l"], ["litert"]),
+        (["profile", "--runtime", "l"], ["litert", "litert-web"]),
         (["train", "--recipe", "image"], ["imagenet-base", "imagenet-small"]),
         (["evaluate", "--data", "p"], ["packaged"]),
         (["completion", ""], ["bash", "zsh", "fish"]),

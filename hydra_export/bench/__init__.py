@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hydra_export.bench import browser
+from hydra_export.bench.browser import BrowserRecord
 from hydra_export.bench.compare import Comparison, compare
 from hydra_export.bench.foreign import Asked, read_results
 from hydra_export.bench.foreign import sources as foreign_sources
@@ -12,10 +14,12 @@ from hydra_export.bench.standalone import write_standalone
 
 __all__ = [
     "Asked",
+    "BrowserRecord",
     "Comparison",
     "Report",
     "Timing",
     "bench",
+    "browser",
     "check_model",
     "compare",
     "decode",

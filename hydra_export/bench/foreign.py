@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 
 from hydra_export import documents, files, targets
+from hydra_export.bench import browser
+from hydra_export.bench.browser import BrowserRecord
 from hydra_export.bench.report import Report, decode
 from hydra_export.bench.save import time_fields
 from hydra_export.board import KIND
@@ -60,8 +62,8 @@ class Asked:
     date: str = ""
 
 
-def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
-    """What is in *path*, whoever wrote it: a report of ours, or records.
+def read_results(path: Path, asked: Asked) -> Report | BrowserRecord | list[LatencyRecord]:
+    """What is in *path*, whoever wrote it: a report of ours, what a browser measured, or records.
 
     Raises:
         BadInput: it is none of the known forms, of another model, or does not say enough.
@@ -70,6 +72,8 @@ def read_results(path: Path, asked: Asked) -> Report | list[LatencyRecord]:
     document = _decoded(content, path)
     if isinstance(document, dict) and document.get("kind") == KIND:
         return decode(content, path)
+    if isinstance(document, dict) and document.get("kind") == browser.KIND:
+        return browser.decode(content, str(path))
     if isinstance(document, dict) and "execution_summary" in document:
         measured = [_ai_hub(document, path)]
     else:
@@ -166,6 +170,8 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
         raise BadInput(f"{path} does not say which runtime ran it.", remedy)
     if runtime not in known:
         raise UnknownName("runtime", runtime, known)
+    if known[runtime].browser:
+        raise BadInput(f"{path} is no measurement of a browser.", f"Say another `runtime` than {runtime}.")
     return LatencyRecord(
         model=model.name,
         k=heads,

@@ -175,7 +175,8 @@ def _then(advice: Advice, context: Context) -> str:
     own = {(record.runtime, record.unit) for record in advice.resolved.own}
     if advice.distance == 0 and (advice.path.runtime, advice.path.unit) in own:
         return "These times are yours and outrank all others; newer ones of the same take their place."
-    if not targets.device_runtimes()[advice.path.runtime].reads_results:
+    runtime = targets.device_runtimes()[advice.path.runtime]
+    if not (runtime.reads_results or runtime.browser):
         return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:
         return "What you measure outranks all of this."

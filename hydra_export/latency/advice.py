@@ -10,7 +10,7 @@ from hydra_export import targets
 from hydra_export.device import DeviceProfile, LatencyBudget, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
-from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload
+from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload, in_browser
 from hydra_export.latency.execution_paths import PathEstimates, known_paths, untold, usual_path
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import Precision
@@ -96,6 +96,8 @@ class Advice:
     @property
     def why_unknown(self) -> str:
         """Why there is no number, where there is none."""
+        if in_browser(self.path):
+            return f"this model was not timed in a browser on {self.profile.name}"
         return f"no vision transformer is known to have been timed in this way on {self.profile.name} or one like it"
 
     @property

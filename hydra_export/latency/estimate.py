@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hydra_export.device import LatencyRecord, Provenance
-from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload, tokens_of
+from hydra_export.latency.evidence import Evidence, ExecutionPath, UsableRecord, Workload, in_browser, tokens_of
 from hydra_export.latency.kriging import Coordinates
 from hydra_export.latency.spread import Spread, Z, rounded
 
@@ -98,26 +98,39 @@ class Estimate:
 
 
 def estimates(evidence: Evidence, device: str, path: ExecutionPath, model: Workload) -> dict[int, Estimate]:
-    """The time of every head count of *model* on *device* run along one *path*; empty where nothing speaks for it."""
+    """The time of every head count of *model* on *device* run along one *path*; empty where nothing speaks for it.
+
+    In a browser, of those head counts alone that were timed there.
+    """
+    records = evidence.records(device, path)
+    timed = {k: _as_timed(evidence, records, k, model) for k in sorted(model.gmacs)}
+    if in_browser(path):
+        return {k: estimate for k, estimate in timed.items() if estimate}
     start = evidence.point(device, path)
     if start is None or not evidence.speaks_for(device, path):
         return {}
     start = replace(start, tokens=model.tokens)
-    records = evidence.records(device, path)
     curve = _Curve(evidence, start, records, model)
     anchors = _anchors(evidence, start, model)
     distance = 0 if records else 1 if any(p.unit == path.unit for p in evidence.paths(device)) else 2
     found = {}
     for k, gmacs in sorted(model.gmacs.items()):
-        if same := _fastest([u for u in records if _is_of(u.record, gmacs, model)]):
-            timed = tuple(_anchor(evidence, usable, 1 / len(same)) for usable in same)
-            spread, provenance = _spread(same), same[0].record.provenance
-            found[k] = Estimate(k, spread, provenance, 0, timed, "as it was timed")
+        if as_timed := timed[k]:
+            found[k] = as_timed
         else:
             formula = f"all {len(evidence.all)} records, weighed by what device, path and size have in common"
             formula += curve.bounds(gmacs)
             found[k] = Estimate(k, curve.at(gmacs), "estimated", distance, anchors[k], formula)
     return found
+
+
+def _as_timed(evidence: Evidence, records: list[UsableRecord], k: int, model: Workload) -> Estimate | None:
+    """The time of one head count where it is among *records*."""
+    same = _fastest([usable for usable in records if _is_of(usable.record, model.gmacs[k], model)])
+    if not same:
+        return None
+    anchors = tuple(_anchor(evidence, usable, 1 / len(same)) for usable in same)
+    return Estimate(k, _spread(same), same[0].record.provenance, 0, anchors, "as it was timed")
 
 
 def _is_of(record: LatencyRecord, gmacs: float, model: Workload) -> bool:

@@ -97,6 +97,10 @@ def path_of(record: LatencyRecord) -> ExecutionPath:
     return ExecutionPath(record.runtime, arithmetic(record.precision), record.unit)
 
 
+def in_browser(path: ExecutionPath) -> bool:
+    return bool(targets.device_runtimes()[path.runtime].browser)
+
+
 @dataclass(frozen=True)
 class UsableRecord:
     """A record that estimates may rest on. *own*: the user's, which outranks others."""
@@ -110,27 +114,34 @@ class Evidence:
     """The usable records of all devices: one image at a time, not suspect, not only an estimate.
 
     Of several of one network on one path those count that are the newest, and on one path of a device the user's
-    outrank all others.
+    outrank all others. What ran in a browser is evidence for nothing but itself.
     """
 
     def __init__(self, profiles: Mapping[str, ResolvedProfile]) -> None:
         self.profiles: dict[str, DeviceProfile] = {name: entry.profile for name, entry in profiles.items()}
         self._usable: dict[str, dict[ExecutionPath, list[UsableRecord]]] = {}
+        self._in_browsers: dict[str, dict[ExecutionPath, list[UsableRecord]]] = {}
         for name, entry in profiles.items():
             grouped: dict[ExecutionPath, list[UsableRecord]] = {}
             for record in entry.profile.latency:
                 if record.batch == 1 and not record.suspect and record.provenance not in ("estimated", UNKNOWN):
                     usable = UsableRecord(name, record, own=record in entry.own)
                     grouped.setdefault(path_of(record), []).append(usable)
-            self._usable[name] = {path: _newest(_best(usable)) for path, usable in grouped.items()}
+            best = {path: _newest(_best(usable)) for path, usable in grouped.items()}
+            self._usable[name] = {path: usable for path, usable in best.items() if not in_browser(path)}
+            self._in_browsers[name] = {path: usable for path, usable in best.items() if in_browser(path)}
         self._fields: dict[tuple[int, int], Regression] = {}
 
     def paths(self, device: str) -> list[ExecutionPath]:
-        """The execution paths that were timed on a device."""
+        """The execution paths that were timed on a device, without those in browsers."""
         return sorted(self._usable.get(device, {}))
 
+    def browser_paths(self, device: str) -> list[ExecutionPath]:
+        """Those in browsers."""
+        return sorted(self._in_browsers.get(device, {}))
+
     def records(self, device: str, path: ExecutionPath) -> list[UsableRecord]:
-        return self._usable.get(device, {}).get(path, [])
+        return (self._in_browsers if in_browser(path) else self._usable).get(device, {}).get(path, [])
 
     @cached_property
     def all(self) -> list[UsableRecord]:

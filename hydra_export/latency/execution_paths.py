@@ -43,11 +43,12 @@ def known_paths(
     if runtime and runtime not in known:
         raise UnknownName("runtime", runtime, known)
     has = runtimes(evidence, device)
-    if runtime and runtime not in has:
+    if runtime and runtime not in has and not known[runtime].browser:
         raise BadInput(f"{evidence.profiles[device].name} does not run {runtime}.", f"It runs {', '.join(has)}.")
     kinds = (arithmetic(precision),) if precision else (FLOAT, INT8)
     usual = _usual(evidence.profiles[device])
-    candidates = dict.fromkeys([*usual, *evidence.paths(device), *(_paths_in(runtime, usual) if runtime else ())])
+    asked = [*_paths_in(runtime, usual), *evidence.browser_paths(device)] if runtime else []
+    candidates = dict.fromkeys([*usual, *evidence.paths(device), *asked])
     both = [ExecutionPath(path.runtime, kind, path.unit) for path in candidates for kind in kinds]
     paths = [path for path in dict.fromkeys(both) if not runtime or path.runtime == runtime]
     options = [PathEstimates(p, by_heads) for p in paths if (by_heads := estimates(evidence, device, p, model))]
@@ -65,9 +66,13 @@ def known_paths(
 
 
 def runtimes(evidence: Evidence, device: str) -> list[str]:
-    """The runtimes of a device: those timed there, and those that are not for other makers' chips alone."""
+    """The runtimes of a device: those timed there, and those that are not for other makers' chips alone.
+
+    Browsers are not listed: every device may have one.
+    """
     profile, timed = evidence.profiles[device], {path.runtime for path in evidence.paths(device)}
-    return [name for name, each in targets.device_runtimes().items() if name in timed or _may_run(profile, each)]
+    known = {name: each for name, each in targets.device_runtimes().items() if not each.browser}
+    return [name for name, each in known.items() if name in timed or _may_run(profile, each)]
 
 
 def _may_run(profile: DeviceProfile, runtime: DeviceRuntime) -> bool:

@@ -112,6 +112,7 @@ def _is_one_document(text: str) -> bool:
 def _measurements(random: Random, text: str, folder: Path) -> Iterator[tuple[Arguments, list[Path]]]:
     for kind, arguments in (
         ("bench", ["profile", "import"]),
+        ("browser_times", ["profile", "import"]),
         ("ai_hub", ["profile", "import", "--device", "rpi5", "--heads", "6", "--runtime", "qnn"]),
     ):
         path, own = folder / f"{kind}.json", folder / f"{kind}-profiles"

@@ -36,4 +36,9 @@ RUNTIMES = (
         reads_results=True,
         timed_by=("ExecuTorch's minibench",),
     ),
+    DeviceRuntime(
+        name="onnxruntime-web",
+        browser={"onnxruntime-web": "onnxruntime-web"},
+        timers={"": "hydra-export serve BUNDLE, opened on the device"},
+    ),
 )

@@ -14,4 +14,9 @@ RUNTIMES = (
         timers={"npu": f"{_TIMER}--external_delegate_path=libQnnTFLiteDelegate.so", "": f"{_TIMER}--num_threads=4"},
         timer_classes=("phone",),
     ),
+    DeviceRuntime(
+        name="litert-web",
+        browser={"@litertjs/core": "litert", "@litertjs/wasm-utils": "litert-wasm-utils"},
+        timers={"": "hydra-export serve BUNDLE, opened on the device"},
+    ),
 )
