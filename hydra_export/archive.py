@@ -97,7 +97,7 @@ def unpacked(file: Path) -> Iterator[Path]:
         except HydraExportError as error:  # nobody knows the temporary folder
             error.rename(str(folder), str(file))
             raise
-        _check_nothing_else(file, folder)
+        check_nothing_else(file, folder)
 
 
 def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
@@ -152,7 +152,7 @@ def _problems(entries: list[zipfile.ZipInfo]) -> Iterator[str]:
         yield f"it has {len(roots)} folders"
 
 
-def _check_nothing_else(file: Path, folder: Path) -> None:
+def check_nothing_else(file: Path, folder: Path) -> None:
     """The archive that ``write`` makes of what was unpacked is the same to the last byte: it says nothing else."""
     again = folder.parent / f"{folder.name}{SUFFIX}"
     write(folder, again, folder.name)

@@ -15,6 +15,8 @@ from hydra_export.interruption import Watch, uninterrupted
 from hydra_export.text import in_json, in_utf8, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hydra_export.commands import Result
 
 SCHEMA_VERSION = 1
@@ -39,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line *arguments* (the process's own by default) and returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _call(arguments, _has("--json", arguments))
+        then = _call(arguments, _has("--json", arguments))
+        if then is not None:
+            arguments = [argument for argument in arguments if argument.partition("=")[0] != "--json"]  # it has its one
+            then()
         return 0
     except BrokenPipeError:  # the reader of standard output has seen enough
         streams.abandon(sys.stdout)
@@ -52,7 +57,8 @@ def _has(flag: str, arguments: list[str]) -> bool:
     return any(argument.partition("=")[0] == flag for argument in arguments)
 
 
-def _call(arguments: list[str], as_json: bool) -> None:
+def _call(arguments: list[str], as_json: bool) -> Callable[[], None] | None:
+    """What the command does once its result is printed."""
     streams.check_open()  # before anything takes time
     from hydra_export.commands.app import call
 
@@ -60,6 +66,7 @@ def _call(arguments: list[str], as_json: bool) -> None:
     if result is not None:
         with streams.results():
             _print(result, as_json)
+    return result.then if result is not None else None
 
 
 def _print(result: Result, as_json: bool) -> None:

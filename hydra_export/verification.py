@@ -74,12 +74,8 @@ def _verify(
     worker: Worker | None = None,
     verify_with: Sequence[str] = (),
 ) -> tuple[Verified, ...]:
-    bundle.check_present(folder)
     progress("hashing", 0, 1)
-    try:
-        manifest = _check_files(folder)
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
+    manifest = read_whole(folder)
     golden = bundle.read_golden(folder, manifest)
     num_runs = sum(len(artifact.heads) for artifact in manifest.artifacts)
     exported = {artifact.target for artifact in manifest.artifacts}
@@ -96,7 +92,21 @@ def _verify(
     return tuple(verified)
 
 
-def _check_files(folder: Path) -> bundle.Manifest:
+def read_whole(folder: Path) -> bundle.Manifest:
+    """The manifest of a bundle that holds what it lists and nothing else, every file with its hash.
+
+    Raises:
+        BadInput: *folder* is no bundle at all, or cannot be read.
+        VerificationFailed: it is one, and a file is damaged, missing or not listed.
+    """
+    bundle.check_present(folder)
+    try:
+        return _read_whole(folder)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
+
+
+def _read_whole(folder: Path) -> bundle.Manifest:
     present = set(bundle.tree(folder))
     irregular = [path for path in present if not (folder / path).is_file() or (folder / path).is_symlink()]
     if irregular:

@@ -196,6 +196,13 @@ def test_a_record_of_another_model_is_refused_with_what_to_give(tmp_path: Path, 
     assert [*mine.iterdir()] == []
 
 
+def test_a_head_count_that_the_model_has_not_is_refused(tmp_path: Path, mine: Path, capsys: Capture) -> None:
+    more = document(samples_ms={"13": [1.0]}, checks={"13": {"error": 0.0, "allowed": None, "passed": True}})
+    (tmp_path / "times.json").write_text(json.dumps(more))
+    assert main(["profile", "import", str(tmp_path / "times.json"), "--profiles", str(mine)]) == 2
+    assert "samples_ms: hydravit_base_patch16_224 has no k = 13" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("said", [["--heads", "3"], ["--runtime", "litert-web"], ["--date", "2025-01-01"]])
 def test_what_the_record_states_is_not_said_again(saved: Path, mine: Path, capsys: Capture, said: list[str]) -> None:
     assert main(["profile", "import", str(saved), "--profiles", str(mine), *said]) == 2

@@ -32,6 +32,7 @@ COMPLETED = (
     "serve",
     "evaluate",
     "train",
+    "calibrate",
     "doctor",
     "completion",
 )

@@ -84,9 +84,17 @@ def test_the_command_line_names_its_options_and_leaves_alone_what_the_command_do
     assert spelled(["no-command"], "`opset`") == ["`opset`"]
 
 
-# The command line itself, programs that have one of their own, the record of a command line in a checkpoint, and what
-# targets say of programs of others: documentation, their timers and what those print.
-_PROGRAMS = {"board.py", "cli.py", "commands", "data/snippets", "card/readme.py", "train/command.py command"}
+# The command line itself, programs that have one of their own or call npm, the record of a command line in a
+# checkpoint, and what targets say of programs of others: documentation, their timers and what those print.
+_PROGRAMS = {
+    "serving/packages.py install",
+    "board.py",
+    "cli.py",
+    "commands",
+    "data/snippets",
+    "card/readme.py",
+    "train/command.py command",
+}
 _OF_TARGETS = {"card.py", "devices.py", "printed.py"}
 
 

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 from hydra_export import archive, documents, files, protobuf, zips
-from hydra_export.bench import foreign
+from hydra_export.bench import browser, foreign
 from hydra_export.bundle import golden, sums
 from hydra_export.commands import choices, profile_fleet
 from hydra_export.data import datasets
 from hydra_export.mil import proto
 from hydra_export.mil.program import Limits
+from hydra_export.serving import handler
 from hydra_export.targets.tflite import reader
 from hydra_export.train import record
 
@@ -34,6 +35,11 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         ".onnx": [f"{protobuf.FEW_FIELDS:,} fields", f"every {protobuf._BYTES_PER_FIELD} bytes"],
         ".tflite": [f"{reader._FEW_ITEMS:,} entries", f"{reader._MOST_ITEMS:,} in all"],
         "model.mlmodel": [f"{Limits().spec_bytes // MIB} MiB", f"{proto.FEW_FIELDS:,} fields"],
+        "a browser's times": [
+            f"{handler.MOST_BYTES // MIB} MiB, {documents.JSON_BYTES // MIB} MiB",
+            f"{browser._MOST_SAMPLES:,} times",
+            f"{browser._MOST_LETTERS} letters",
+        ],
         "--labels": [f"{choices._LABELS_BYTES // MIB} MiB", f"{choices._MOST_LABELS:,} lines"],
         "`profile fleet`": [f"{profile_fleet._FLEET_BYTES // 2**10} KiB"],
         "idx": [f"{datasets._IDX_BYTES // MIB} MiB"],

@@ -118,6 +118,8 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None
             ".typed",
             ".toml",
             ".css",
+            ".html",
+            ".json",
             ".safetensors",
             ".npz",
             ".md",

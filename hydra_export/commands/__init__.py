@@ -23,10 +23,15 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found: *document* is the ``--json`` output, *shown* what a person reads instead."""
+    """What a command found: *document* is the ``--json`` output, *shown* what a person reads instead.
+
+    Attributes:
+        then: what it does after that, until it is interrupted.
+    """
 
     document: dict[str, Any]
     shown: RenderableType
+    then: Callable[[], None] | None = None
 
 
 def examples(*lines: str) -> str:

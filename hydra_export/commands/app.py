@@ -86,6 +86,12 @@ for _name, _help, *_examples in (
         "hydra-export report hydra-bundle --against older-bundle --format md",
     ),
     (
+        "serve",
+        "Serve a page on which a bundle runs and is timed, in this machine's browser or a phone's.",
+        "hydra-export serve hydra-bundle --install",
+        "hydra-export serve hydra-bundle --lan",
+    ),
+    (
         "evaluate",
         "Measure accuracy, parameters and GMACs per head count.",
         "hydra-export evaluate",

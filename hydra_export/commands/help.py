@@ -44,6 +44,7 @@ GROUPS = {
         ),
         *("against", "bench"),
     ),
+    "Serving": ("port", "lan", "host", "https", "certificate", "key", "static", "install", "packages", "no-open"),
     "Output": (
         *(
             "target",

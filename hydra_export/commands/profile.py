@@ -61,7 +61,7 @@ def profile(
 
     constraints = _constraints(budget_ms, max_ram_mib, runtime, precision)
     model, manifest = _model(bundle)
-    resolved, recognised_by = _device(device, profiles)
+    resolved, recognised_by = resolved_device(device, profiles)
     if plot is not None:
         from hydra_export.latency.plot import check_plot
 
@@ -108,7 +108,7 @@ def show(device: Device = "auto", *, profiles: Path | None = None) -> Result:
     """
     from hydra_export.commands.profile_facts import shown_device
 
-    return shown_device(_device(device, profiles)[0])
+    return shown_device(resolved_device(device, profiles)[0])
 
 
 @app.command(
@@ -200,7 +200,7 @@ def _constraints(
     return Constraints(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
 
 
-def _device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
+def resolved_device(name: str, folder: Path | None) -> tuple[ResolvedProfile, str]:
     from hydra_export import profiles as registry
     from hydra_export.errors import BadInput
 
