@@ -13,6 +13,7 @@ REQUIRED := pyproject.toml requirements/constraints.txt
 COMMA := ,
 TARGETS ?= onnx$(COMMA)tflite$(COMMA)coreml
 OLDEST := .venv-oldest
+BROWSER_PACKAGES := .browser
 
 SHA256SUM = $(shell command -v sha256sum || echo shasum -a 256)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -25,7 +26,7 @@ BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v
 help:
 	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
-	@echo "make browser    runs bundles in headless Chromium (BROWSER=/path/to/chrome) with onnxruntime-web; needs npm"
+	@echo "make browser    the playground and reports in headless Chromium (BROWSER=/path/to/chrome); needs npm"
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
 	@echo "make release    wheels, sdist, SBOM, the packaged model's bundle and SHA256SUMS, into $(DIST)"
 	@echo "make verify-release  checks these: hashes, and every artifact of the bundle"
@@ -57,7 +58,9 @@ oldest: $(BIN)/.installed
 
 browser: $(BIN)/.installed-dev
 	@test -n "$(BROWSER)" || { echo "No Chromium or Chrome is on PATH. Install one, or give BROWSER=/path/to/it." >&2; exit 2; }
-	npm ci --silent --no-audit --no-fund --prefix examples/browser
+	mkdir -p $(BROWSER_PACKAGES)
+	cp hydra_export/serving/package.json hydra_export/serving/package-lock.json $(BROWSER_PACKAGES)
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix $(BROWSER_PACKAGES)
 	HYDRA_EXPORT_BROWSER="$(BROWSER)" $(BIN)/pytest tests/browser
 
 workflows:
@@ -118,7 +121,7 @@ format: $(BIN)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache docs/_build
+	rm -rf $(VENV) $(OLDEST) $(BROWSER_PACKAGES) $(OUT) $(OUT)-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache docs/_build
 
 $(BIN)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

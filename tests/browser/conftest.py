@@ -26,23 +26,45 @@ from tests.conftest import available_targets, perturbed
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
+PACKAGES = Path(__file__).parents[2] / ".browser"  # where `make browser` has npm install them
 Serve = Callable[[Path], AbstractContextManager[str]]
+Launch = Callable[..., AbstractContextManager["Browser"]]
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless, by the path in HYDRA_EXPORT_BROWSER."""
+def launch() -> Iterator[Launch]:
+    """Starts the browser at the path in HYDRA_EXPORT_BROWSER, headless, with the arguments it is given."""
     executable = os.environ.get("HYDRA_EXPORT_BROWSER")
     if not executable:
         pytest.skip("no HYDRA_EXPORT_BROWSER: `make browser` runs this")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    @contextmanager
+    def launched(*arguments: str) -> Iterator[Browser]:
         # Without a sandbox, which containers do not allow: the pages are our own, from this machine.
-        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", *arguments])
+        try:
+            yield running
+        finally:
+            running.close()
+
+    with sync_playwright() as playwright:
+        yield launched
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Launch) -> Iterator[Browser]:
+    """One for the tests that want nothing special; it has a camera, which shows a test picture."""
+    with launch("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as running:
         yield running
-        running.close()
+
+
+@pytest.fixture(scope="session")
+def bundles(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The playground's; see ``export_bundles``."""
+    from tests.browser.playground import export_bundles
+
+    return export_bundles(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture(scope="session")
@@ -77,19 +99,20 @@ def resigned(folder: Path, change: Callable[[str], str] = str) -> None:
     """Writes into the manifest what *change* makes of it, and into manifest and SHA256SUMS what the files hash to."""
     manifest = bundle.read(folder)
     (old,) = (entry.sha256 for entry in manifest.files if entry.path == bundle.GOLDEN)
-    text = (folder / bundle.MANIFEST).read_text().replace(old, bundle.file_entry(folder, bundle.GOLDEN).sha256)
-    (folder / bundle.MANIFEST).write_text(change(text))
-    digest, sums = bundle.file_entry(folder, bundle.MANIFEST).sha256, (folder / bundle.SUMS).read_text()
+    new = bundle.file_entry(folder, bundle.GOLDEN).sha256
+    (folder / bundle.MANIFEST).write_text(change((folder / bundle.MANIFEST).read_text().replace(old, new)))
+    digest = bundle.file_entry(folder, bundle.MANIFEST).sha256
+    sums = (folder / bundle.SUMS).read_text().replace(old, new)
     (folder / bundle.SUMS).write_text(re.sub(r".{64}  manifest.json", f"{digest}  manifest.json", sums))
 
 
 @pytest.fixture
-def serve() -> Serve:
-    """Serves the example on this machine, with the folder it is given as ``bundle/``."""
+def files() -> Serve:
+    """Serves a folder as any host of static files does."""
 
     @contextmanager
-    def serving(bundle: Path) -> Iterator[str]:
-        handler = functools.partial(_Handler, bundle=bundle)
+    def serving(folder: Path) -> Iterator[str]:
+        handler = functools.partial(_Quiet, directory=str(folder))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             try:
@@ -100,14 +123,6 @@ def serve() -> Serve:
     return serving
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, *args: object, bundle: Path) -> None:
-        self.bundle = bundle
-        super().__init__(*args, directory=str(EXAMPLE))  # type: ignore[arg-type]
-
-    def translate_path(self, path: str) -> str:
-        below = path.removeprefix("/bundle/")
-        return str(self.bundle / below) if below != path else super().translate_path(path)
-
+class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass

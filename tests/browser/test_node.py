@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from hydra_export import bundle
-from tests.browser.conftest import EXAMPLE, onnx, resigned
+from tests.browser.conftest import PACKAGES, onnx, resigned
 from tests.conftest import best_labels
 
 
 @pytest.fixture
 def bundles(tiny: dict[str, Path]) -> dict[str, Path]:
-    if not shutil.which("node") or not (EXAMPLE / "node_modules").exists():
+    if not shutil.which("node") or not (PACKAGES / "node_modules").exists():
         pytest.skip("no node, or no onnxruntime-web: `make browser` installs it and runs this")
     return tiny
 
 
-def node(folder: Path, *arguments: object, where: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
+def node(folder: Path, *arguments: object, where: Path = PACKAGES) -> subprocess.CompletedProcess[str]:
     command = ["node", str(folder / "snippets" / "run.mjs"), *map(str, arguments)]
     return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
 

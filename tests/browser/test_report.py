@@ -133,8 +133,8 @@ def test_nothing_is_wider_than_the_screen_but_what_scrolls_on_its_own(
             page.screenshot(path=Path(folder) / f"report-{name}-{how}-{colours}.png", full_page=True)
 
 
-def test_a_server_is_asked_for_the_page_alone(browser: Browser, pages: dict[str, Path], serve: Serve) -> None:
-    with serve(pages["whole"].parent) as url, opened(browser, f"{url}bundle/whole.html") as page:
+def test_a_server_is_asked_for_the_page_alone(browser: Browser, pages: dict[str, Path], files: Serve) -> None:
+    with files(pages["whole"].parent) as url, opened(browser, f"{url}whole.html") as page:
         assert page.locator("h1").inner_text() == "hydravit-fashion-mnist"
 
 

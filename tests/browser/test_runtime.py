@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hydra_export import bundle, checkpoint
-from tests.browser.conftest import EXAMPLE, Serve, resigned
+from tests.browser.conftest import PACKAGES, Serve, resigned
 from tests.conftest import available_targets
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ GIVEN = {"data": PHOTO.ravel().tolist(), "width": PHOTO.shape[1], "height": PHOT
 
 
 def in_node(folder: Path, function: str, given: Any = None) -> Any:
-    if not shutil.which("node") or not (EXAMPLE / "node_modules").exists():
+    if not shutil.which("node") or not (PACKAGES / "node_modules").exists():
         pytest.skip("no node, or no onnxruntime-web: `make browser` installs it and runs this")
     program = f"""
         import {{ createRequire }} from "node:module";
         import {{ readFileSync }} from "node:fs";
         import {{ load }} from {json.dumps((folder / "snippets/hydra_runtime.mjs").as_uri())};
-        const ort = createRequire({json.dumps(f"{EXAMPLE}/")})("onnxruntime-web");
+        const ort = createRequire({json.dumps(f"{PACKAGES}/")})("onnxruntime-web");
         ort.env.logLevel = "error";
         const loaded = (options) => load({json.dumps(str(folder))}, {{ ...runtime, ...options }});
         const runtime = {{ ort }};
@@ -66,7 +67,7 @@ def in_node(folder: Path, function: str, given: Any = None) -> Any:
 
 
 @pytest.fixture
-def in_runtime(request: pytest.FixtureRequest, serve: Serve) -> Callable[[str], InRuntime]:
+def in_runtime(request: pytest.FixtureRequest, files: Serve, tmp_path: Path) -> Callable[[str], InRuntime]:
     """Of node, page or litert, what runs a JavaScript function of (loaded, given) with a bundle."""
 
     def page_of(runtime: str) -> InRuntime:
@@ -79,7 +80,10 @@ def in_runtime(request: pytest.FixtureRequest, serve: Serve) -> Callable[[str], 
                 const loaded = (options) => load("bundle/", {{ ...runtime, ...options }});
                 return JSON.parse(JSON.stringify(await ({function})(loaded, given, runtime)));
             }}"""
-            with serve(folder) as url:
+            site = Path(tempfile.mkdtemp(dir=tmp_path))
+            (site / "bundle").symlink_to(folder)
+            (site / "node_modules").symlink_to(PACKAGES / "node_modules")
+            with files(site) as url:
                 page = browser.new_page()
                 html = f'<script type="importmap">{json.dumps(IMPORTS)}</script>'
                 page.route("**/runtime.html", lambda route: route.fulfill(content_type="text/html", body=html))

@@ -30,7 +30,7 @@ function showTop(listed) {
   listed.forEach(({ label, confidence }, at) => {
     const [who, track, share] = rows.children[at].children;
     who.textContent = label;
-    track.firstChild.style.inlineSize = percent(confidence, 1).replace(" ", "");
+    track.firstChild.style.inlineSize = `${100 * confidence}%`;
     share.textContent = percent(confidence, confidence < 0.0995 ? 1 : 0);
   });
 }

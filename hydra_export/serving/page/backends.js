@@ -47,7 +47,7 @@ export async function open(backend, precision) {
   const ort = await import(new URL(`ort.${backend.provider}.bundle.min.mjs`, ORT));
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = ORT.href;
-  const session = { executionProviders: [backend.provider] };
+  const session = { executionProviders: [backend.provider], logSeverityLevel: 3 };
   const model = await load(url, { ort, target: "onnx", precision, session });
   return { model, threads: crossOriginIsolated ? ort.env.wasm.numThreads || 1 : 1 };
 }

@@ -66,11 +66,17 @@ async function tried(backend, precision) {
     if (checks.every(({ passed }) => passed)) return { backend, precision, checks, ...opened };
     problem(`${nameOf(backend)} does not give the golden outputs here. It is neither used nor timed.`);
   } catch (error) {
-    verdict(backend, "failed", `Cannot be used: ${error.message ?? error}`);
-    problem(`${nameOf(backend)}: ${error.message ?? error}`);
+    verdict(backend, "failed", `Cannot be used: ${reason(error)}`);
+    problem(`${nameOf(backend)}: ${reason(error)}`);
   }
   await opened?.model.release();
   return undefined;
+}
+
+/** What a runtime's error says, without the places in its own source that LiteRT.js lists. */
+function reason(error) {
+  const said = String(error?.message ?? error).replaceAll(/(ERROR: )?\[[^\]]*\]|└/g, " ").replaceAll(/\s+/g, " ").trim();
+  return said.slice(0, 300) || "it cannot load the bundle’s files.";
 }
 
 function verdict(backend, state, text) {
@@ -82,11 +88,11 @@ function verdict(backend, state, text) {
 
 function showChecks(backend, checks) {
   const passed = checks.every((check) => check.passed);
-  const worst = Math.max(...checks.map(({ error }) => error));
+  const closest = checks.reduce((one, other) => (nearness(other) > nearness(one) ? other : one));
   const failing = checks.filter((check) => !check.passed).map(({ heads }) => headsOf(heads));
-  const text = passed ? `Passed: error ${exponent(worst)}` : `Failed with ${failing.join(", ")}`;
-  const bound = Math.min(...checks.map(({ allowed }) => allowed ?? Infinity));
-  verdict(backend, passed ? "passed" : "failed", passed && bound < Infinity ? `${text}, allowed ${exponent(bound)}` : text);
+  const limit = closest.allowed === null ? "" : `, allowed ${exponent(closest.allowed)}`;
+  const text = passed ? `Passed: error ${exponent(closest.error)}${limit}` : `Failed with ${failing.join(", ")}`;
+  verdict(backend, passed ? "passed" : "failed", text);
   const body = checks.map(({ heads, error, allowed, passed: good }) =>
     element(
       "tr",
@@ -104,6 +110,9 @@ function showChecks(backend, checks) {
   );
   details.hidden = false;
 }
+
+/** How near a head count comes to what is allowed. */
+const nearness = ({ error, allowed }) => error / (allowed ?? 1);
 
 const exponent = (value) => value.toExponential(1).replace("e-", "e−").replace("e+", "e");
 

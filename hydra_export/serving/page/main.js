@@ -23,7 +23,7 @@ async function start() {
   await offer(manifest);
   if (inUse()) offerSamples(inUse().model.bundle);
   else status("");
-  await keepOffline();
+  keepOffline(); // in its own time
 }
 
 async function read(url) {
@@ -38,7 +38,7 @@ function introduce({ model, artifacts }, { tool, packages }) {
   const heads = [...new Set(artifacts.flatMap((artifact) => artifact.heads))].sort((one, other) => one - other);
   const size = [model.preprocessing.image_size].flat();
   const last = heads.length > 1 ? `${heads.slice(0, -1).join(", ")} or ${heads.at(-1)}` : heads[0];
-  byId("about").textContent = `${last} attention heads, images of ${size[0]} × ${size.at(-1)} pixels`;
+  byId("about").textContent = `${last} heads · images of ${size[0]} × ${size.at(-1)} pixels`;
   const versions = Object.entries({ "hydra-export": tool.hydra_export, ...packages });
   byId("versions").textContent = versions.map(([name, version]) => `${name} ${version}`).join(" · ");
 }

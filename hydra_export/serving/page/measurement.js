@@ -16,7 +16,7 @@ export function connectMeasurement(session) {
     ? "Times every head count in turn, on the backend chosen here. The times, and what the browser says of the device, go to the " +
       "computer that serves this page, and nowhere else."
     : "Times every head count in turn, on the backend chosen here. The times stay in this page until you save them; " +
-      "hydra-export profile import FILE takes the file.";
+      "hydra-export profile import FILE --bundle BUNDLE takes the file.";
   on("backend", (current) => {
     byId("measure").disabled = !current;
     for (const id of ["measured", "measure-status"]) byId(id).replaceChildren();
@@ -95,10 +95,10 @@ async function keep(session, noted) {
 }
 
 function saved(answers) {
-  const { device, name } = answers[0];
+  const { device, name, runtime } = answers[0];
   const count = answers.reduce((sum, { records }) => sum + records, 0);
   const times = count === 1 ? "1 time" : `${count} times`;
-  const command = element("code", {}, `hydra-export profile --device ${device}`);
+  const command = element("code", {}, `hydra-export profile --device ${device} --runtime ${runtime}`);
   return element("span", {}, element("b", { class: "good" }, "Saved"), ` ${times} of ${name}. `, command, " shows them.");
 }
 

@@ -11,7 +11,10 @@ export async function keepOffline() {
   try {
     await navigator.serviceWorker.register(new URL("../sw.js", import.meta.url));
   } catch {
-    if (navigator.onLine) byId("offline").textContent = "This browser does not keep the page for offline use.";
+    if (!navigator.serviceWorker.controller) {
+      byId("offline").textContent = "This browser does not keep the page for offline use.";
+      return;
+    }
   }
   const { active } = await navigator.serviceWorker.ready;
   const keep = async () => {

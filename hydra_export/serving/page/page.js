@@ -35,7 +35,7 @@ export function written(ms) {
   return ms >= 10 ? ms.toFixed(1) : ms.toFixed(2);
 }
 
-export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}\u00a0%`;
 
 export const headsOf = (k) => (k === 1 ? "1 head" : `${k} heads`);
 

@@ -40,8 +40,9 @@ function found(manifest, measure) {
   const fixed = manifest.model.subnetworks
     .map((each) => ({ name: String(each.heads), value: each[measure], times: measurements().get(each.heads) ?? live.get(each.heads) }))
     .filter(({ value, times }) => value !== null && times);
-  const together = (manifest.calibration?.cascades ?? [])
-    .filter((each) => cascades().has(each.as_good_as))
+  const { labels, cascades: calibrated = [] } = manifest.calibration ?? {};
+  const together = calibrated
+    .filter((each) => cascades().has(each.as_good_as) && labels === (measure === "accuracy"))
     .map((each) => ({
       name: `cascade for ${each.as_good_as}`,
       value: each.accuracy,
