@@ -16,11 +16,11 @@ from hydra_export import checkpoint, network, report
 from hydra_export.data import packaged_images
 from hydra_export.exporting import export, jobs
 from tests.browser.conftest import Serve
+from tests.browser.looks import DESK, PHONE, worst_contrast
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 _EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">" + "long" * 60
 _BOARD = """
 schema_version = 1
@@ -233,33 +233,7 @@ def test_no_label_of_a_chart_touches_another_or_leaves_it(browser: Browser, page
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_texts_stand_out_from_what_is_behind_them(browser: Browser, pages: dict[str, Path], colours: str) -> None:
     with opened(browser, pages["whole"].as_uri(), color_scheme=colours) as page:
-        worst = page.evaluate(
-            """() => {
-                const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
-                const parts = colour => {
-                    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-                    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(each => each / 255);
-                };
-                const light = colour => parts(colour)
-                    .map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
-                    .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
-                const behind = each => {
-                    for (; each; each = each.parentElement) {
-                        const colour = getComputedStyle(each).backgroundColor;
-                        if (!/rgba\\(.*, 0\\)/.test(colour)) return colour;
-                    }
-                };
-                const texts = 'p, a, li, dt, dd, th, td, h1, h2, h3, figcaption, summary, text, small';
-                return [...document.querySelectorAll(texts)]
-                    .map(each => {
-                        const style = getComputedStyle(each);
-                        const ink = each.matches('text') ? style.fill : style.color;
-                        const [dark, bright] = [light(ink), light(behind(each))].sort((a, b) => a - b);
-                        return [(bright + 0.05) / (dark + 0.05), each.outerHTML.slice(0, 80)];
-                    })
-                    .sort((a, b) => a[0] - b[0])[0];
-            }"""
-        )
+        worst = worst_contrast(page, "p, a, li, dt, dd, th, td, h1, h2, h3, figcaption, summary, text, small")
         assert worst[0] >= 4.5, worst  # WCAG 2.2, 1.4.3
 
 

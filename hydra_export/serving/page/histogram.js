@@ -1,7 +1,7 @@
 // How long calls take: a row for each head count, all on one axis of time. SPDX-License-Identifier: Apache-2.0
 
 import { logarithmic, widthOf } from "./axis.js";
-import { byId, drawn, headsOf, on, percent, quantile, written } from "./page.js";
+import { byId, callsOf, drawn, headsOf, on, percent, quantile, written } from "./page.js";
 import { budget, misses, runs } from "./times.js";
 
 const [ROW, TOP, BOTTOM, LEFT, RIGHT] = [50, 6, 40, 8, 8];
@@ -55,7 +55,7 @@ function row(key, times, top, axis) {
     ...bars,
     drawn("line", { x1: axis.at(middle), x2: axis.at(middle), y1: floor - HEIGHT, y2: floor, class: "middle-line" }),
     drawn("text", { x: axis.start, y: top + 13, class: "strong halo" }, named(key)),
-    drawn("text", { x: axis.end, y: top + 13, class: "muted end halo" }, `median ${written(middle)} ms · ${times.length} calls`),
+    drawn("text", { x: axis.end, y: top + 13, class: "muted end halo" }, `median ${written(middle)} ms · ${callsOf(times.length)}`),
   ];
 }
 
@@ -65,11 +65,11 @@ function showMisses() {
   const { calls, missed } = misses();
   byId("missed").textContent =
     budget() && calls
-      ? `${missed} of ${calls} calls took longer than ${budget()} ms (${percent(missed / calls, 1)}); the dashed line is the budget.`
+      ? `${missed} of ${callsOf(calls)} took longer than ${budget()} ms (${percent(missed / calls, 1)}); the dashed line is the budget.`
       : "";
 }
 
 function summary(rows) {
-  const said = rows.map(([key, times]) => `${named(key)}: median ${written(quantile(times, 0.5))} ms of ${times.length} calls`);
+  const said = rows.map(([key, times]) => `${named(key)}: median ${written(quantile(times, 0.5))} ms of ${callsOf(times.length)}`);
   return `Time of calls. ${said.join("; ")}.`;
 }

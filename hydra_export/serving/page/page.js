@@ -39,6 +39,8 @@ export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}\
 
 export const headsOf = (k) => (k === 1 ? "1 head" : `${k} heads`);
 
+export const callsOf = (count) => (count === 1 ? "1 call" : `${count} calls`);
+
 /** The value that *share* of *values* do not exceed. */
 export function quantile(values, share) {
   const sorted = Float64Array.from(values).sort();
