@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
 ]
 
 # Where the repository has a file, people who read it there find a link to that file; here it is a page.
-_PAGES = {"benchmarks/README.md": "/benchmarks.md", "examples/browser/README.md": "/deploying/browser.md"}
+_PAGES = {"benchmarks/README.md": "/benchmarks.md"}
 
 
 def _link_to_pages(_app: Sphinx, _name: str, source: list[str]) -> None:

@@ -141,6 +141,21 @@ def test_what_is_no_image_is_refused(browser: Browser, bundles: dict[str, Path],
         assert page.inner_text("#problem").startswith("photo.png cannot be read by this browser.")
 
 
+@pytest.mark.parametrize("given", [2, 0, 13, -1])
+def test_a_head_count_that_is_not_listed_is_an_error(browser: Browser, bundles: dict[str, Path], given: int) -> None:
+    program = """async k => {
+        const { inUse } = await import("./page/chooser.js");
+        const ort = await import("./packages/onnxruntime-web/dist/ort.wasm.bundle.min.mjs");
+        const { bundle, artifacts } = inUse().model, artifact = artifacts.get(3);
+        const session = await bundle.load(ort, artifact);
+        return session.run(bundle.image(artifact, 0), k).then(String, error => `refused: ${error.message}`);
+    }"""
+    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
+        said = page.evaluate(program, given)
+    assert said.startswith("refused: ")
+    assert "cannot be reshaped" in said  # the guard inside the graph
+
+
 def test_a_budget_keeps_the_head_count_small_or_lets_it_grow_and_counts_what_misses_it(
     browser: Browser, bundles: dict[str, Path]
 ) -> None:

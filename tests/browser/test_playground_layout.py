@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ FOCUS = """() => {
 @contextmanager
 def busy(browser: Browser, bundle: Path, profiles: Path, size: dict[str, int], colours: str) -> Iterator[Page]:
     """The page with all that it can show at once: budget and cascade, charts, errors by head count, a measurement."""
-    how = {"viewport": size, "color_scheme": colours}
+    how: dict[str, Any] = {"viewport": size, "color_scheme": colours}
     with served(bundle, profiles) as played, opened(browser, played.url, query="?calls=8", **how) as page:
         page.click("#repeat")
         for mode in ("cascade", "budget", "both"):
@@ -79,7 +79,7 @@ def test_everything_fits_can_be_read_and_is_large_enough_to_touch(
 def test_the_keyboard_reaches_everything_in_order_and_the_focus_is_seen(
     browser: Browser, bundles: dict[str, Path], size: dict[str, int]
 ) -> None:
-    how = {"viewport": size, "reduced_motion": "reduce"}
+    how: dict[str, Any] = {"viewport": size, "reduced_motion": "reduce"}
     with served(bundles["calibrated"]) as played, opened(browser, played.url, **how) as page:
         reached = []
         for _ in range(13):
