@@ -24,18 +24,20 @@ _MANY = {1: 1.0, 2: 2.7, 3: 5.0, 4: 8.0, 6: 15.0, 8: 25.0, 10: 37.0, 12: 52.0}
 _CALLS = 240
 
 
-def machine(kind: str, seed: int) -> NDArray[np.float64]:
+def machine(kind: str, seed: int, calls: int) -> NDArray[np.float64]:
     """How many times slower than alone each call finds the machine."""
     rng = np.random.default_rng(seed)
-    slow = np.ones(_CALLS)
+    slow = np.ones(calls)
     if kind == "hog":
-        slow[_CALLS // 3 : 2 * _CALLS // 3] = 2.0
+        slow[calls // 3 : 2 * calls // 3] = 2.0
     elif kind == "thermal":
-        slow = np.interp(np.arange(_CALLS), [0, _CALLS * 0.2, _CALLS * 0.6, _CALLS], [1, 1, 2.6, 2.2])
+        slow = np.interp(np.arange(calls), [0, calls * 0.2, calls * 0.6, calls], [1, 1, 2.6, 2.2])
     elif kind == "bursts":
-        slow[np.arange(_CALLS) // 37 % 3 == 1] = 2.2
-    spikes = 1 + (rng.random(_CALLS) < 0.02) * rng.exponential(1.5, _CALLS)
-    return slow * spikes * np.exp(0.05 * rng.standard_normal(_CALLS))
+        slow[np.arange(calls) // 37 % 3 == 1] = 2.2
+    elif kind == "waves":
+        slow[np.arange(calls) % 41 < 2] = 2.2
+    spikes = 1 + (rng.random(calls) < 0.02) * rng.exponential(1.5, calls)
+    return slow * spikes * np.exp(0.05 * rng.standard_normal(calls))
 
 
 def budgets() -> Iterator[dict[str, Any]]:
@@ -45,6 +47,8 @@ def budgets() -> Iterator[dict[str, Any]]:
         yield budget(kind, _MANY, 60.0, quantile=0.99)
         yield budget(kind, _THREE, 60.0, cascade=(3, 6, 12), other=1.5)
         yield budget(kind, _THREE, 25.0, cascade=(3, 6))
+    yield budget("waves", _MANY, 33.0, calls=480)  # trying is wrong at times and right at others
+    yield budget("quiet", {3: 5.0, 6: 20.0}, 30.0, truth={3: 5.0, 6: 36.0}, calls=640)  # until it waits no longer
     yield budget("thermal", _MANY, 20.0, quantile=0.5)
     yield budget("hog", {6: 15.0}, 10.0)  # nothing fits, and there is no choice
     yield budget("quiet", _THREE, 3.0, other=4.0)  # nothing is left
@@ -60,13 +64,14 @@ def budget(
     cascade: tuple[int, ...] = (),
     other: float = 0.0,
     truth: dict[int, float] | None = None,
+    calls: int = _CALLS,
 ) -> dict[str, Any]:
-    rule, rng, calls = Budget(references, ms, quantile), np.random.default_rng(7), []
-    for slow in machine(kind, seed=len(references)):
+    rule, rng, recorded = Budget(references, ms, quantile), np.random.default_rng(7), []
+    for slow in machine(kind, len(references), calls):
         plan = rule.plan(cascade)
         runs = [(k, round((truth or references)[k] * slow, 3)) for k in plan[: 1 + int(rng.integers(len(plan)))]]
         others = round(other * slow, 3)
-        calls.append({"plan": plan, "runs": runs, "other_ms": others})
+        recorded.append({"plan": plan, "runs": runs, "other_ms": others})
         rule.saw(runs, others)
     return {
         "name": f"{kind}, {ms:g} ms at {quantile:g}, heads {[*references]}, cascade {[*cascade]}",
@@ -74,7 +79,7 @@ def budget(
         "ms": ms,
         "quantile": quantile,
         "cascade": cascade,
-        "calls": calls,
+        "calls": recorded,
     }
 
 

@@ -22,9 +22,9 @@ from hydra_export.verification import verify
 BEST = {2: (1, 0.25), 4: (2, -1.5)}
 NAMES = ("tensor", "image", "three", "dynamic", "backbone", "projection", "tokens", "normalised")
 PROGRAMS = {
-    "onnx": ("run.py", snippets.LIBRARY, *snippets.MODULES, "run.mjs", "run.cpp", "preprocess.hpp"),
-    "tflite": ("run.py", snippets.LIBRARY, *snippets.MODULES, "Run.kt", "Preprocess.kt"),
-    "coreml": ("run.swift", "preprocess.swift"),
+    "onnx": ("run.py", snippets.LIBRARY, *snippets.MODULES, "run.mjs", "run.cpp", "preprocess.hpp", "budget.hpp"),
+    "tflite": ("run.py", snippets.LIBRARY, *snippets.MODULES, "Run.kt", "Preprocess.kt", "Budget.kt"),
+    "coreml": ("run.swift", "preprocess.swift", "budget.swift"),
 }
 TEMPLATES = sorted({name for names in PROGRAMS.values() for name in names} - {snippets.LIBRARY})
 
@@ -146,9 +146,9 @@ def test_a_name_that_would_mean_something_in_a_program_is_refused(folder: Path, 
 def test_every_template_is_short_and_says_its_licence(template: str) -> None:
     text = (resources.files("hydra_export.data") / "snippets" / template).read_text(encoding="utf-8")
     assert "SPDX-License-Identifier: Apache-2.0" in text
-    assert len(text.splitlines()) <= (250 if template.startswith("hydra_runtime.") else 150)
+    assert len(text.splitlines()) <= (250 if template.startswith("hydra_runtime.") else 170)
     assert max(map(len, text.splitlines())) <= 130
-    if template in ("Run.kt", "run.swift", "preprocess.swift"):
+    if template in ("Run.kt", "run.swift", "preprocess.swift", "budget.swift"):
         assert text.startswith("// Not run by us")
 
 
@@ -182,4 +182,9 @@ def test_cpp_compiles_and_runs_every_artifact(bundles: dict[str, Path], tmp_path
             continue  # another position may be as large
         rounding = {"int8": 0.2, "fp16": 0.02}.get(path.removesuffix(".onnx").rsplit("-", 1)[-1], 1e-4)
         assert float(value) == pytest.approx(expected[int(k)].flat[int(best)], rel=rounding, abs=1e-5)
+    kept = run(bundles[name], "--budget", "1e6")  # which all of them keep: the largest at once
+    assert (kept.returncode, kept.stdout.split()) == (0, ["4"] * 100)
+    exceeded = run(bundles[name], "--budget", "1e-6")
+    assert (exceeded.returncode, exceeded.stdout.split()) == (0, ["2"] * 100)
+    assert run(bundles[name], "--budget", "x").returncode == 2
     assert run(tmp_path).returncode == 2

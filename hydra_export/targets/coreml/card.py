@@ -14,13 +14,17 @@ CARD = Card(
     programs=(
         Program(
             name="run.swift",
-            called="Swift with Core ML, for iOS and macOS, and `preprocess.swift`; neither compiled nor run by us",
+            called=(
+                "Swift with Core ML, for iOS and macOS, with `preprocess.swift` and `budget.swift`, which keeps a deadline "
+                "call by call; neither compiled nor run by us"
+            ),
             row=(
                 "    Artifact(path: {path}, heads: {heads}, function: {function}, pixels: {pixels}, batch: {batch}, "
                 "best: {best}, value: {value}),"
             ),
         ),
         Program(name="preprocess.swift"),
+        Program(name="budget.swift"),
     ),
     only_function="nil",
 )

@@ -21,9 +21,13 @@ CARD = Card(
         ),
         Program(
             name="run.cpp",
-            called="C++ with onnxruntime, and `preprocess.hpp` with nothing but the standard library",
+            called=(
+                "C++ with onnxruntime, and with nothing but the standard library `preprocess.hpp` and `budget.hpp`, which "
+                "keeps a deadline call by call"
+            ),
             row="    {{{path}, {heads}, {takes_heads}, {pixels}, {batch}, {best}, {value}}},",
         ),
         Program(name="preprocess.hpp"),
+        Program(name="budget.hpp"),
     ),
 )

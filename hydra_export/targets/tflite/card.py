@@ -15,10 +15,14 @@ CARD = Card(
     programs=(
         Program(
             name="Run.kt",
-            called="Kotlin with LiteRT, for Android, and `Preprocess.kt`; compiled but not run on a phone by us",
+            called=(
+                "Kotlin with LiteRT, for Android, with `Preprocess.kt` and `Budget.kt`, which keeps a deadline call by "
+                "call; compiled but not run on a phone by us"
+            ),
             row="    Artifact({path}, {heads}, {function}, {pixels}, {batch}, {outputs}, {best}, {value}),",
         ),
         Program(name="Preprocess.kt"),
+        Program(name="Budget.kt"),
     ),
     only_function='"serving_default"',
 )
