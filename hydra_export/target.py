@@ -215,13 +215,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         imports, code: Python that runs one artifact, the latter a format string of path, image, chosen, function, last
-            and output. ``function`` is the name of a head count's function within a universal artifact, in quotation
-            marks; ``last`` the same as one more argument.
+            and output. ``function`` is the name of the head count's function, in quotation marks; ``last`` the same as
+            one more argument, empty where the artifact has one function.
         image: by input form, what makes of golden data what *code* takes.
         choice: how the head count of a universal artifact is chosen.
         python, javascript: the package by which ``run.py`` and ``hydra_runtime.mjs`` run the artifacts; empty where
             they do not.
-        only_function: in a program's row, the function of an artifact that has one.
+        only_function: ``function`` of an artifact that has one; so too in a program's row.
     """
 
     imports: str = ""

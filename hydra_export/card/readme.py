@@ -189,8 +189,8 @@ def _snippet(entry: ArtifactEntry) -> str:
     # Pixels have their channels last, the normalised image has them first; some targets want the other.
     image = golden + card.image.get(entry.input, "")
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
-    function = f'"k{entry.heads[0]}"' if entry.graph == "universal" else ""
-    last = f", {function}" if function else ""  # as the last of several arguments
+    function = f'"k{entry.heads[0]}"' if entry.graph == "universal" else card.only_function
+    last = f", {function}" if entry.graph == "universal" else ""  # as the last of several arguments
     code = card.code.format(path=entry.path, image=image, chosen=chosen, function=function, last=last, output=output)
     return f"""```python
 {card.imports}

@@ -1,7 +1,7 @@
-// Not run by us: it was compiled by Kotlin 2.4 against LiteRT's own Kotlin and Java classes, and has run on no phone.
+// Run on no phone: Kotlin 2.4 compiled it against LiteRT's own Kotlin and Java. By CompiledModel it ran small models on a JVM, on
+// x86-64 Linux; what takes the Interpreter was compiled alone.
 //
-// Runs this bundle's TFLite artifacts with LiteRT's CompiledModel; and, where an app still has it, with the Interpreter. In
-// build.gradle.kts:
+// Runs this bundle's TFLite artifacts with LiteRT's CompiledModel, or with its older Interpreter. In build.gradle.kts:
 //     implementation("com.google.ai.edge.litert:litert:VERSION")    and    androidResources { noCompress += "tflite" }
 // Copy what you ship out of the bundle, e.g. to filesDir; golden/pixels.bin is for the check alone.
 // SPDX-License-Identifier: Apache-2.0

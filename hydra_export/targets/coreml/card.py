@@ -15,8 +15,8 @@ CARD = Card(
         Program(
             name="run.swift",
             called=(
-                "Swift with Core ML, for iOS and macOS, with `preprocess.swift` and `budget.swift`, which keeps a deadline "
-                "call by call; neither compiled nor run by us"
+                "Swift with Core ML, for iOS and macOS, with `preprocess.swift` and `budget.swift`, which keeps a "
+                "deadline call by call; neither compiled nor run by us"
             ),
             row=(
                 "    Artifact(path: {path}, heads: {heads}, function: {function}, pixels: {pixels}, batch: {batch}, "

@@ -22,8 +22,8 @@ CARD = Card(
         Program(
             name="run.cpp",
             called=(
-                "C++ with onnxruntime, and with nothing but the standard library `preprocess.hpp` and `budget.hpp`, which "
-                "keeps a deadline call by call"
+                "C++ with onnxruntime, and with nothing but the standard library `preprocess.hpp` and `budget.hpp`, "
+                "which keeps a deadline call by call"
             ),
             row="    {{{path}, {heads}, {takes_heads}, {pixels}, {batch}, {best}, {value}}},",
         ),
