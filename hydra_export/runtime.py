@@ -85,8 +85,10 @@ class Budget:
 
     def plan(self, cascade: Sequence[int] = ()) -> tuple[int, ...]:
         """The head counts to run, in this order: those of *cascade* where all of them fit together, else one."""
-        slow = self._slow(self.quantile)
-        if cascade and sum(self._time(k) for k in cascade) * slow <= self._left():
+        together = 0.0
+        for k in cascade:
+            together += self._time(k)  # sum() adds otherwise from Python 3.12 on
+        if cascade and together * self._slow(self.quantile) <= self._left():
             return tuple(cascade)
         return (self.heads,)
 
