@@ -61,7 +61,7 @@ browser: $(BIN)/.installed-dev
 	mkdir -p $(BROWSER_PACKAGES)
 	cp hydra_export/serving/package.json hydra_export/serving/package-lock.json $(BROWSER_PACKAGES)
 	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix $(BROWSER_PACKAGES)
-	HYDRA_EXPORT_BROWSER="$(BROWSER)" $(BIN)/pytest tests/browser
+	HYDRA_EXPORT_BROWSER="$(BROWSER)" $(BIN)/pytest -n auto --dist loadfile tests/browser
 
 workflows:
 	npm ci --silent --no-audit --no-fund --prefix scripts/workflows

@@ -24,7 +24,7 @@ from hydra_export.preprocess import Preprocessing
 from tests.conftest import available_targets, perturbed
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 PACKAGES = Path(__file__).parents[2] / ".browser"  # where `make browser` has npm install them
 Serve = Callable[[Path], AbstractContextManager[str]]
@@ -104,6 +104,15 @@ def resigned(folder: Path, change: Callable[[str], str] = str) -> None:
     digest = bundle.file_entry(folder, bundle.MANIFEST).sha256
     sums = (folder / bundle.SUMS).read_text().replace(old, new)
     (folder / bundle.SUMS).write_text(re.sub(r".{64}  manifest.json", f"{digest}  manifest.json", sums))
+
+
+@pytest.fixture(scope="module")
+def playground(browser: Browser, bundles: dict[str, Path]) -> Iterator[Page]:
+    """The page on a bundle without calibration, for tests that leave it as it is."""
+    from tests.browser.playground import opened, served
+
+    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
+        yield page
 
 
 @pytest.fixture

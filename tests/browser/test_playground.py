@@ -30,7 +30,7 @@ from tests.browser.playground import (
 )
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.mark.parametrize("backend", ["ort-wasm", "litert-wasm"])
@@ -58,13 +58,12 @@ def test_webgpu_gives_the_golden_outputs_on_a_graphics_processor_in_software(
     assert differences(bundles["universal"], every_choice(), answers) == []
 
 
-def test_each_head_count_is_checked_and_the_errors_are_listed(browser: Browser, bundles: dict[str, Path]) -> None:
-    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
-        page.click("[data-backend=ort-wasm] summary")
-        rows = page.locator("[data-backend=ort-wasm] tbody tr").all_inner_texts()
-        assert [(row.split()[0], row.split()[-1]) for row in rows] == [(str(k), "passed") for k in HEADS]
-        assert "no graphics processor" in page.inner_text("#verdict-ort-webgpu")
-        assert page.is_disabled("#use-ort-webgpu")
+def test_each_head_count_is_checked_and_the_errors_are_listed(playground: Page) -> None:
+    rows = playground.locator("[data-backend=ort-wasm] tbody tr").all_text_contents()
+    assert [row.endswith("passed") for row in rows] == [True] * 3
+    assert [row.startswith(str(k)) for k, row in zip(HEADS, rows, strict=True)] == [True] * 3
+    assert "no graphics processor" in playground.inner_text("#verdict-ort-webgpu")
+    assert playground.is_disabled("#use-ort-webgpu")
 
 
 def test_a_backend_that_fails_is_neither_used_nor_timed(
@@ -142,7 +141,7 @@ def test_what_is_no_image_is_refused(browser: Browser, bundles: dict[str, Path],
 
 
 @pytest.mark.parametrize("given", [2, 0, 13, -1])
-def test_a_head_count_that_is_not_listed_is_an_error(browser: Browser, bundles: dict[str, Path], given: int) -> None:
+def test_a_head_count_that_is_not_listed_is_an_error(playground: Page, given: int) -> None:
     program = """async k => {
         const { inUse } = await import("./page/chooser.js");
         const ort = await import("./packages/onnxruntime-web/dist/ort.wasm.bundle.min.mjs");
@@ -150,8 +149,7 @@ def test_a_head_count_that_is_not_listed_is_an_error(browser: Browser, bundles: 
         const session = await bundle.load(ort, artifact);
         return session.run(bundle.image(artifact, 0), k).then(String, error => `refused: ${error.message}`);
     }"""
-    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
-        said = page.evaluate(program, given)
+    said = playground.evaluate(program, given)
     assert said.startswith("refused: ")
     assert "cannot be reshaped" in said  # the guard inside the graph
 
@@ -194,11 +192,10 @@ def test_a_cascade_tries_few_heads_first(browser: Browser, bundles: dict[str, Pa
         page.wait_for_selector("#plot text:has-text('cascade for 6')", state="attached", timeout=SOON)
 
 
-def test_without_calibration_the_page_says_how_to_get_cascades(browser: Browser, bundles: dict[str, Path]) -> None:
-    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
-        assert page.is_disabled("[name=mode][value=cascade]")
-        assert page.is_disabled("[name=mode][value=both]")
-        assert "hydra-export calibrate BUNDLE" in page.inner_text("#calibrate-note")
+def test_without_calibration_the_page_says_how_to_get_cascades(playground: Page) -> None:
+    assert playground.is_disabled("[name=mode][value=cascade]")
+    assert playground.is_disabled("[name=mode][value=both]")
+    assert "hydra-export calibrate BUNDLE" in playground.inner_text("#calibrate-note")
 
 
 def test_the_camera_s_frames_are_answered_one_after_another(launch: Launch, bundles: dict[str, Path]) -> None:

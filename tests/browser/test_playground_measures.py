@@ -60,38 +60,34 @@ def test_each_call_is_timed_after_a_warm_up_until_there_are_fifty_of_each_head_c
     assert record["conditions"]["warmup_calls"] == 5
 
 
-def test_slow_calls_end_after_ten_seconds_and_head_counts_take_turns(
-    browser: Browser, bundles: dict[str, Path]
-) -> None:
+def test_slow_calls_end_after_ten_seconds_and_head_counts_take_turns(playground: Page) -> None:
     program = """async () => {
         const { measure } = await import('./page/measure.js');
+        const clock = performance.now;
         let now = 0;
         performance.now = () => now;
         const order = [];
         const golden = { pixels: { shape: [1, 2, 2, 1], data: new Uint8Array(4) } };
         const runFitted = async (_, k) => { order.push(k); now += k === 3 ? 1 : 3000; };
         const { samples } = await measure({ heads: [3, 6], bundle: { golden }, runFitted }, { calls: 8 });
+        performance.now = clock;
         return [samples[3].length, samples[6].length, order.slice(10, 18)];
     }"""
-    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
-        fast, slow, order = page.evaluate(program)
+    fast, slow, order = playground.evaluate(program)
     assert (fast, slow) == (8, 4)
     assert [sorted(order[at : at + 2]) for at in range(0, 8, 2)] == [[3, 6]] * 4
 
 
-def test_drift_is_the_last_third_over_the_first_whatever_the_head_counts(
-    browser: Browser, bundles: dict[str, Path]
-) -> None:
+def test_drift_is_the_last_third_over_the_first_whatever_the_head_counts(playground: Page) -> None:
     program = """async order => (await import('./page/measure.js')).drift(order)"""
     steady = [[k, float(k)] for _ in range(9) for k in (3, 12)]
     heated = [[k, k * (1.0 if turn < 6 else 1.5)] for turn in range(9) for k in (3, 12)]
-    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
-        assert page.evaluate(program, steady) == 1
-        assert page.evaluate(program, heated) == 1.5
+    assert playground.evaluate(program, steady) == 1
+    assert playground.evaluate(program, heated) == 1.5
 
 
 def test_in_the_background_it_waits_and_says_so(browser: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
-    with served(bundles["universal"], tmp_path) as played, opened(browser, played.url, query="?calls=300") as page:
+    with served(bundles["universal"], tmp_path) as played, opened(browser, played.url, query="?calls=100") as page:
         page.evaluate(PRETEND)
         page.click("#measure")
         page.wait_for_selector("progress[value]:visible")
