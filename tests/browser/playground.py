@@ -113,7 +113,8 @@ def opened(browser: Browser, url: str, *, query: str = "", script: str = "", **h
 def export_bundles(folder: Path) -> dict[str, Path]:
     """The packaged model for every backend, and the same with a calibration."""
     packaged = checkpoint.load()
-    export(packaged, folder / "universal", jobs(["onnx", "tflite"], ["universal"]), heads=HEADS)
+    listed = [*jobs(["onnx", "tflite"], ["universal"]), *jobs(["onnx"], ["universal"], ["int8"])]
+    export(packaged, folder / "universal", listed, heads=HEADS)
     shutil.copytree(folder / "universal", folder / "calibrated")
     resigned(folder / "calibrated", _calibrated)
     return {path.name: path for path in folder.iterdir()}

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from hydra_export import checkpoint
+from hydra_export import checkpoint, checkpoint_file
+from hydra_export.architecture import HydraConfig
 from hydra_export.bundle import GOLDEN
 from hydra_export.data.decoding import decoded
+from hydra_export.exporting import export, jobs
+from hydra_export.preprocess import Preprocessing
 from tests.browser.conftest import Launch, resigned
 from tests.browser.playground import (
     ANSWERS,
@@ -28,6 +31,7 @@ from tests.browser.playground import (
     served,
     use,
 )
+from tests.conftest import perturbed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -64,6 +68,36 @@ def test_each_head_count_is_checked_and_the_errors_are_listed(playground: Page) 
     assert [row.startswith(str(k)) for k, row in zip(HEADS, rows, strict=True)] == [True] * 3
     assert "no graphics processor" in playground.inner_text("#verdict-ort-webgpu")
     assert playground.is_disabled("#use-ort-webgpu")
+
+
+def test_samples_are_the_golden_images_whatever_the_crop_takes_away(browser: Browser, tmp_path: Path) -> None:
+    config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
+    data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=0.875)
+    info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
+    checkpoint_file.write(tmp_path / "tiny.safetensors", perturbed(config).state_dict(), info)
+    wide = checkpoint.with_image_size(checkpoint.load(tmp_path / "tiny.safetensors"), (16, 24))
+    export(wide, tmp_path / "tiny", jobs(["onnx"], ["universal"]))
+    choices = [(k, sample) for k in (2, 4) for sample in range(4)]
+    with served(tmp_path / "tiny") as played, opened(browser, played.url) as page:
+        answers = page.evaluate(ANSWERS, choices)
+        assert "--target tflite" in page.inner_text("#verdict-litert-wasm")
+    with np.load(tmp_path / "tiny" / GOLDEN) as golden:
+        for (k, sample), outputs in zip(choices, answers, strict=True):
+            np.testing.assert_allclose(outputs, golden[f"logits_k{k}"][sample], rtol=1e-4, atol=1e-5)
+
+
+def test_another_precision_is_checked_and_used_too(browser: Browser, bundles: dict[str, Path]) -> None:
+    with served(bundles["universal"]) as played, opened(browser, played.url) as page:
+        page.select_option("#precision", "int8")
+        page.wait_for_selector("#verdict-ort-wasm:has-text('Passed: error ')", timeout=SOON)
+        page.wait_for_selector("#measure:enabled", timeout=SOON)
+        rows = page.locator("[data-backend=ort-wasm] tbody tr").all_text_contents()
+        assert [row.endswith("same classpassed") for row in rows] == [True] * 3
+        used = "import('./page/chooser.js').then(({ inUse }) => inUse().model.artifacts.get(3).precision)"
+        assert page.evaluate(used) == "int8"
+        assert page.input_value("#precision") == "int8"
+        assert "Passed" in use(page, "litert-wasm")
+        assert page.is_hidden("#precision-field")
 
 
 def test_a_backend_that_fails_is_neither_used_nor_timed(

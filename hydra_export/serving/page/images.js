@@ -1,12 +1,13 @@
 // Where an image comes from: a sample, a file, the clipboard or a drop. SPDX-License-Identifier: Apache-2.0
 
-import { decoded } from "./runtime/preprocess.mjs";
+import { decoded, fitted, sides } from "./runtime/preprocess.mjs";
 import { byId, element, emit, reported } from "./page.js";
 
 const NUM_SAMPLES = 5;
 
-/** Connects the ways to give a photograph. */
-export function takeImages() {
+/** Connects the ways to give a photograph, which is made ready as *preprocessing* says. */
+export function takeImages({ preprocessing }) {
+  const take = (file) => reported(() => taken(file, preprocessing));
   byId("choose").onclick = () => byId("file").click();
   byId("file").onchange = () => take(byId("file").files[0]);
   document.addEventListener("paste", (event) => take(imageIn(event.clipboardData)));
@@ -26,32 +27,29 @@ export function takeImages() {
 
 const imageIn = (given) => [...(given?.files ?? [])].find((file) => file.type.startsWith("image/"));
 
-function take(file) {
+async function taken(file, preprocessing) {
   if (!file) return;
-  reported(async () => {
-    let photo;
-    try {
-      photo = await decoded(file);
-    } catch {
-      throw new Error(`${file.name || "The image"} cannot be read by this browser. Give a JPEG, PNG or WebP image.`);
-    }
-    show(photo, file.name || "Pasted image");
-    byId("file").value = "";
-  });
+  let photo;
+  try {
+    photo = await decoded(file);
+  } catch {
+    throw new Error(`${file.name || "The image"} cannot be read by this browser. Give a JPEG, PNG or WebP image.`);
+  }
+  show(photo, { name: file.name || "pasted", ready: framed(fitted(photo, preprocessing), preprocessing) });
+  byId("file").value = ""; // so that the same file can be chosen again
 }
 
-/** Shows a photograph and hands it to the model. */
-export function show(photo, name, sample) {
+/** Shows a photograph and hands it to the model, made ready once: what is large would take its time in every call. */
+function show(photo, { name, ready = photo, sample }) {
   const canvas = byId("shown");
   Object.assign(canvas, { width: photo.width, height: photo.height });
-  const image = photo instanceof ImageData ? photo : new ImageData(photo.data, photo.width, photo.height);
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d").putImageData(photo, 0, 0);
   canvas.setAttribute("aria-label", `The image that the model sees: ${name}`);
   canvas.classList.toggle("coarse", Math.max(photo.width, photo.height) < 128);
   for (const button of byId("samples").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(Number(button.dataset.sample) === sample));
   }
-  emit("image", { photo, sample });
+  emit("image", { photo: ready, sample });
 }
 
 /** Offers golden images to tap, and shows the first. */
@@ -62,19 +60,24 @@ export function offerSamples(bundle) {
     canvas.getContext("2d").putImageData(photo, 0, 0);
     canvas.classList.toggle("coarse", Math.max(photo.width, photo.height) < 128);
     const button = element("button", { type: "button", "aria-label": `Sample ${index + 1}`, "data-sample": index }, canvas);
-    button.onclick = () => show(photo, `sample ${index + 1}`, index);
+    button.onclick = () => show(photo, { name: `sample ${index + 1}`, sample: index });
     return element("li", {}, button);
   });
   byId("samples").replaceChildren(...buttons);
   buttons[0]?.firstChild.click();
 }
 
-/** The photograph that preprocessing makes golden image *index* of: with an edge for the crop to take away. */
-function sample(bundle, index) {
-  const [, height, width, channels] = bundle.golden.pixels.shape;
+function sample({ golden, manifest }, index) {
+  const [, height, width, channels] = golden.pixels.shape;
   const size = height * width * channels;
-  const pixels = bundle.golden.pixels.data.subarray(index * size, (index + 1) * size);
-  const [high, wide] = [height, width].map((side) => Math.floor(side / bundle.manifest.model.preprocessing.crop));
+  return framed(golden.pixels.data.subarray(index * size, (index + 1) * size), manifest.model.preprocessing);
+}
+
+/** The photograph that `fitted` makes *pixels* of, as they are: with an edge for the crop to take away. */
+function framed(pixels, { image_size: size, mean, crop }) {
+  const [height, width] = sides(size);
+  const channels = mean.length;
+  const [high, wide] = [height, width].map((side) => Math.floor(side / crop));
   const photo = new ImageData(wide, high);
   const [top, left] = [half(high - height), half(wide - width)];
   const inside = (value, last) => Math.min(Math.max(value, 0), last);

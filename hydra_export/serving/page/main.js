@@ -17,7 +17,8 @@ import { keepTimes } from "./times.js";
 async function start() {
   const [session, manifest] = await Promise.all(["session.json", "bundle/manifest.json"].map(read));
   introduce(manifest, session);
-  for (const connect of [connectCaller, keepTimes, connectModes, showAnswers, drawHistogram, takeImages, offerCamera]) connect();
+  for (const connect of [connectCaller, keepTimes, connectModes, showAnswers, drawHistogram, offerCamera]) connect();
+  takeImages(manifest.model);
   drawPlot(manifest);
   connectMeasurement(session);
   await offer(manifest);
