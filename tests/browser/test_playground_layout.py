@@ -82,14 +82,14 @@ def test_the_keyboard_reaches_everything_in_order_and_the_focus_is_seen(
     how: dict[str, Any] = {"viewport": size, "reduced_motion": "reduce"}
     with served(bundles["calibrated"]) as played, opened(browser, played.url, **how) as page:
         reached = []
-        for _ in range(13):
+        for _ in range(14):
             page.keyboard.press("Tab")
             name, outline, seen = page.evaluate(FOCUS)
             assert outline == "solid 3px", name
             assert seen, name
             reached.append(name)
     assert reached[:7] == ["skip", "choose", "camera", "0", "1", "2", "3"]
-    assert reached[7:] == ["heads", "fixed", "repeat", "use-ort-wasm", "Errors by head count", "measure"]
+    assert reached[7:] == ["heads", "fixed", "repeat", "use-ort-wasm", "Errors by head count", "precision", "measure"]
 
 
 def test_everything_is_done_by_keyboard_alone(browser: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
