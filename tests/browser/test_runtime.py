@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hydra_export import bundle, checkpoint
+from hydra_export.runtime import Budget
 from tests.browser.conftest import PACKAGES, Serve, resigned
 from tests.conftest import available_targets
 
@@ -178,6 +179,7 @@ def test_head_counts_are_fixed_or_chosen_by_a_budget_a_cascade_or_both(
         found.sure = await (model.cascade({ heads: [2, 4], thresholds: [0] }), tried());
         found.neither = await (model.cascade(null), tried());
         found.largest = await (model.fixed(), tried());
+        found.fixedAgain = await (model.cascade({ heads: [2, 4], thresholds: [1.1] }).fixed(4), tried());
         found.measured = Object.entries(await model.measure());
         found.byMeasuring = await (await model.budget({ ms: 1e6 }), tried());
         return found;
@@ -197,6 +199,7 @@ def test_head_counts_are_fixed_or_chosen_by_a_budget_a_cascade_or_both(
         "sure": [2],
         "neither": [2],  # as was fixed
         "largest": [4],
+        "fixedAgain": [4],
         "byMeasuring": [4],
     }
 
@@ -218,6 +221,61 @@ def test_calls_that_are_made_at_once_wait_for_each_other(
     assert [answer["heads"] for answer in answers] == wanted
     for answer, k in zip(answers, wanted, strict=True):
         np.testing.assert_allclose([*answer["outputs"].values()], expected[k], rtol=1e-4, atol=1e-5)
+
+
+MADE_UP = """
+    let clock = 0;
+    let running = 0;
+    let slowness = 1;
+    globalThis.performance = { now: () => clock };
+    class Tensor { constructor(type, data) { this.data = data; } }
+    const create = async () => {
+        clock += 1000;
+        return { inputNames: ["image", "k"], outputNames: ["logits"], run, release() {} };
+    };
+    const run = async ({ k }) => {
+        if (running++) throw new Error("Two runs at once");
+        await null;
+        clock += slowness * Number(k.data[0]);
+        running--;
+        return { logits: { data: new Float32Array(7) } };
+    };
+    const model = await loaded({ ort: { Tensor, InferenceSession: { create } }, graph: "universal" });"""
+
+
+def test_a_budget_sees_how_long_runs_take_and_not_how_long_files_take(tiny: dict[str, Path]) -> None:
+    program = f"""async (loaded, photo) => {{
+        {MADE_UP}
+        await model.budget({{ ms: 5, references: {{ 2: 2, 4: 4 }} }});
+        const tried = [];
+        for (slowness of [1, 1, 2, 2, 2, 2]) tried.push((await model.run(photo)).tried[0]);
+        slowness = 5;
+        for (let call = 0; call < 40; call++) await model.run(photo, {{ heads: 4 }}); // which the budget did not choose
+        slowness = 1;
+        for (let call = 0; call < 40; call++) tried.push((await model.run(photo)).tried[0]);
+        return tried;
+    }}"""
+    tried = in_node(tiny["tensor"], program, GIVEN)
+    rule = Budget({2: 2.0, 4: 4.0}, 5.0)
+    for slowness, heads in zip([1, 1, 2, 2, 2, 2, *[1] * 40], tried, strict=True):
+        assert rule.plan() == (heads,)
+        rule.saw([(heads, slowness * heads)])
+    assert tried[:2] == [4, 4]
+    assert 2 in tried[2:]
+
+
+def test_no_run_begins_before_the_last_one_has_ended(tiny: dict[str, Path]) -> None:
+    program = f"""async (loaded, photo) => {{
+        {MADE_UP}
+        const calls = Array.from({{ length: 5 }}, () => model.run(photo));
+        const others = [model.measure(), model.check(), model.release(), model.run(photo)];
+        const [first, measured, last] = await Promise.all([calls[0], others[0], others[3], ...calls, ...others]);
+        return [first.ms, measured, last.heads];
+    }}"""
+    first, measured, last = in_node(tiny["tensor"], program, GIVEN)
+    assert first == 1000 + 4  # the whole call, opening the file included
+    assert measured == {"2": 2, "4": 4}
+    assert last == 4
 
 
 @pytest.mark.parametrize("name", ["tensor", "image"])
