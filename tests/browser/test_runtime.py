@@ -293,10 +293,14 @@ def test_artifacts_are_checked_against_the_golden_data(
     assert all(each["passed"] and each["error"] <= each["allowed"] < 1e-3 for each in every)
     copy = Path(shutil.copytree(tiny[name], tmp_path / "copy"))
     with np.load(copy / bundle.GOLDEN) as arrays:
-        changed = {each: np.ascontiguousarray(arrays[each][:, ::-1]) for each in arrays if "logits" in each}
-        np.savez(copy / bundle.GOLDEN, **{**arrays, **changed})
+        changed = {each: arrays[each] for each in arrays}
+        for each in (name for name in changed if "logits" in name):
+            changed[each][0] = changed[each][0, ::-1]  # of the first image alone
+        np.savez(copy / bundle.GOLDEN, **changed)
     resigned(copy)
-    assert [each["passed"] for each in in_runtime(runtime)(copy, program)[0]] == [False, False]
+    for each in in_runtime(runtime)(copy, program)[0]:
+        assert not each["passed"]
+        assert each["error"] > each["allowed"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -129,7 +129,7 @@ class Model {
         runs.push([k, ms]);
         opening += opened;
         answer = { ...this.#surest(outputs, k), heads: k, outputs };
-        if (k === plan.at(-1) || this.#cascade?.accepts(k, answer.confidence ?? 0)) break;
+        if (this.#cascade?.accepts(k, answer.confidence ?? 0)) break;
       }
       const ms = performance.now() - began;
       const others = ms - opening - runs.reduce((sum, [, each]) => sum + each, 0);
