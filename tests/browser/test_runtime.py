@@ -264,6 +264,17 @@ def test_a_budget_sees_how_long_runs_take_and_not_how_long_files_take(tiny: dict
     assert 2 in tried[2:]
 
 
+def test_a_budget_that_cannot_be_is_refused_before_anything_is_measured(tiny: dict[str, Path]) -> None:
+    program = f"""async (loaded) => {{
+        {MADE_UP}
+        const refused = await model.budget({{ ms: -1 }}).catch((error) => error.message);
+        return [refused, clock];
+    }}"""
+    refused, spent = in_node(tiny["tensor"], program)
+    assert refused.startswith("A budget of -1 ms cannot be kept.")
+    assert spent == 0
+
+
 def test_no_run_begins_before_the_last_one_has_ended(tiny: dict[str, Path]) -> None:
     program = f"""async (loaded, photo) => {{
         {MADE_UP}
