@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,38 @@ def test_under_a_budget_it_takes_what_fits_and_measures_for_itself(bundles: dict
     times = model.measure()
     assert [*times] == [3, 6, 12]
     assert all(ms > 0 for ms in times.values())
+
+
+def test_what_loading_takes_is_no_time_of_a_call(bundles: dict[str, Path], golden: Any) -> None:
+    """Nor is the first run of a head count counted where times are measured."""
+    model = load(bundles["all"], graph="separate")
+    opens, calls = model._open, list[int]()
+
+    def slowly(*of: Any) -> Any:
+        time.sleep(0.3)
+        at = opens(*of)
+
+        def counted(heads: int) -> Any:
+            run, before = at(heads), len(calls)
+
+            def first_slow(image: Any) -> Any:
+                calls.append(heads)
+                if len(calls) == before + 1:
+                    time.sleep(0.2)
+                return run(image)
+
+            return first_slow
+
+        return counted
+
+    model._open = slowly
+    assert all(ms < 150 for ms in model.measure().values())
+    assert calls == [3] * 4 + [6] * 4 + [12] * 4
+    fresh = load(bundles["all"], graph="separate")
+    fresh._open = lambda *of: (time.sleep(0.3), opens(*of))[1]
+    fresh.budget(ms=150, references={3: 1.0, 6: 2.0, 12: 4.0})
+    assert fresh.answer(golden["pixels"][0]).ms < 150
+    assert {fresh.answer(golden["pixels"][0]).heads for _ in range(5)} == {12}
 
 
 def test_a_cascade_under_a_budget_runs_only_where_all_of_it_fits(bundles: dict[str, Path], golden: Any) -> None:
