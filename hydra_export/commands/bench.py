@@ -208,7 +208,7 @@ def _table(manifest: Manifest, report: Report) -> Table:
         "min": lambda t: rounded(t.min_ms),
         "load ms": lambda t: f"{t.load_ms:.0f}",
         "MiB": lambda t: "-" if t.peak_mib is None else f"{t.peak_mib:.0f}",
-        "": (lambda t: "noisy" if t.noise else "") if any(t.noise for t in report.timings) else None,
+        "": (lambda t: "~" if t.noise else "") if any(t.noise for t in report.timings) else None,
     }
     return filled(columns, report.timings)
 
@@ -225,7 +225,7 @@ def _notes(report: Report, left_out: list[str]) -> list[str]:
 
     notes = ["load: without the runtime's own start. MiB: the peak of the process that ran it alone."]
     found = [told for word, told in _NOISE.items() if any(word in timing.noise for timing in report.timings)]
-    notes += [f"noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
+    notes += [f"~ noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
     notes += [
         f"{timing.runtime}: logits are off by up to {timing.max_abs_error:.0e}, as it computes in {timing.compute}."
         for timing in _worst_rounding(report)
