@@ -477,7 +477,8 @@ class Model:
     def _plan(self) -> tuple[int, ...]:
         cascade = self._cascade.heads if self._cascade is not None else ()
         if self._budget is not None:
-            return self._budget.plan(cascade)
+            known = {*cascade} <= {*self._budget.references}  # what nobody timed may not fit
+            return self._budget.plan(cascade if known else ())
         return cascade or (self._fixed,)
 
     def _run(self, heads: int) -> Run:

@@ -198,6 +198,7 @@ def test_a_cascade_under_a_budget_runs_only_where_all_of_it_fits(bundles: dict[s
     model.cascade(12, heads=(3, 6, 12), thresholds=(1.1, 1.1))  # never sure
     assert model.budget(ms=1e6, references=references).answer(golden["pixels"][0]).tried == (3, 6, 12)
     assert len(model.budget(ms=6.5, references=references).answer(golden["pixels"][0]).tried) == 1
+    assert model.budget(ms=1e6, references={3: 1.0, 6: 2.0}).answer(golden["pixels"][0]).tried == (6,)
 
 
 def test_threads_wait_for_each_other(bundles: dict[str, Path], golden: Any) -> None:
