@@ -507,7 +507,7 @@ class Model:
         image_HWC = pixels_HWC
         if artifact["input"] == "tensor":
             image_HWC = normalised(pixels_HWC, self.manifest["model"]["preprocessing"])
-            if self._target == "onnx":
+            if self._target != "tflite":
                 image_HWC = np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
         return np.repeat(image_HWC[None], _batch(artifact), axis=0)
 

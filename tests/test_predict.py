@@ -157,3 +157,14 @@ def test_of_an_archive_errors_name_the_archive(
     assert failed.value.message.startswith(f"{zipped} failed: onnx/{path.name} is damaged")
     assert str(failed.value).startswith(failed.value.message)
     assert tempfile.gettempdir() not in str(failed.value).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("form", ["tensor", "image"])
+def test_targets_that_the_run_time_library_does_not_run_answer_by_their_own_sessions(
+    form: Literal["tensor", "image"], pictures: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    api.export(checkpoint.load(), tmp_path / "bundle", targets=["onnx", "coreml"], heads=3, input=form)
+    one, other = (predict(tmp_path / "bundle", pictures[0], target=target) for target in ("onnx", "coreml"))
+    assert (one.runtime, other.runtime) == ("onnxruntime", "mil")
+    np.testing.assert_allclose(one.outputs, other.outputs, atol=0.05)  # of weights in float16
+    assert [a.guesses[0].index for a in one.images] == [b.guesses[0].index for b in other.images]
