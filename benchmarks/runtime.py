@@ -66,15 +66,13 @@ def overhead(folder: Path, threads: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     given, k = pixels[None], np.array(3, np.int64)
     bare, ours = list[float](), list[float]()
+    calls = [(bare, lambda: session.run(None, {"image": given, "k": k})), (ours, lambda: model.answer(pixels))]
     for call in range(_OVERHEAD_CALLS + 10):
-        began = time.perf_counter()
-        session.run(None, {"image": given, "k": k})
-        between = time.perf_counter()
-        model.answer(pixels)
-        ended = time.perf_counter()
-        if call >= 10:
-            bare.append((between - began) * 1e3)
-            ours.append((ended - between) * 1e3)
+        for taken, run in calls[:: 1 if call % 2 else -1]:
+            began = time.perf_counter()
+            run()
+            taken.append((time.perf_counter() - began) * 1e3)
+    bare, ours = bare[10:], ours[10:]
     ratio = statistics.median(b / a for a, b in zip(bare, ours, strict=True))
     own = statistics.median(_beside_the_run(model, pixels) for _ in range(500))
     print(
