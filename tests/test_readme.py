@@ -9,24 +9,14 @@ import pytest
 
 from hydra_export import bundle
 from hydra_export.cli import main
+from tests.test_docs import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_option_that_it_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (
-        "export",
-        "verify",
-        "bench",
-        "train",
-        "evaluate",
-        "doctor",
-        "profile",
-        "report",
-        "predict",
-        "bench compare",
-    ):
+    for command in COMMANDS:
         assert main([*command.split(), "--help"]) == 0
     known = capsys.readouterr().out
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}:
