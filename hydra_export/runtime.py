@@ -421,6 +421,10 @@ class Model:
         if as_good_as is None:
             self._cascade = None
             return self
+        if not self.manifest["model"]["config"]["num_classes"]:
+            raise RuntimeFailure(
+                "This model has no classes, so that it is never unsure. Give a head count or a budget."
+            )
         chosen = Cascade(tuple(heads), tuple(thresholds), as_good_as) if heads else self._calibrated(as_good_as)
         for k in chosen.heads:
             self._checked(k)
@@ -599,7 +603,10 @@ def _manifest(folder: Path, named: Path) -> dict[str, Any]:
         ) from error
     if f"{hashlib.sha256(content).hexdigest()}  manifest.json" not in sums.splitlines():
         raise RuntimeFailure(f"{named}: manifest.json is not the file that SHA256SUMS lists. Copy or export it again.")
-    manifest: dict[str, Any] = json.loads(content)
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+    except ValueError as error:
+        raise RuntimeFailure(f"{named}: manifest.json is no JSON: {error}. Copy or export it again.") from error
     if (manifest.get("generator"), manifest.get("schema_version")) != ("hydra-export", 1):
         raise RuntimeFailure(f"{named}: manifest.json is of another kind or release. Use the release that wrote it.")
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import shutil
@@ -271,10 +272,13 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "file.zip")
     with pytest.raises(RuntimeFailure, match="is not a bundle"):
         load(tmp_path / "nothing")
+    (tmp_path / "manifest.json").write_text("notes")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'notes').hexdigest()}  manifest.json\n")
+    with pytest.raises(RuntimeFailure, match=r"manifest\.json is no JSON"):
+        load(tmp_path)
 
 
 def test_nothing_is_read_or_unpacked_outside_of_a_bundle(bundles: dict[str, Path], tmp_path: Path) -> None:
-    import hashlib
     import zipfile
 
     copy = Path(shutil.copytree(bundles["all"], tmp_path / "copy"))
@@ -299,7 +303,10 @@ def test_nothing_is_read_or_unpacked_outside_of_a_bundle(bundles: dict[str, Path
 def test_features_have_no_label_and_no_confidence(tmp_path: Path) -> None:
     whole = checkpoint.with_output(checkpoint.load(), "embedding")
     export(whole, tmp_path / "bundle", jobs(["onnx"], ["universal"]), heads=[3, 6])
-    answer = load(tmp_path / "bundle")(np.zeros((28, 28), np.uint8))
+    model = load(tmp_path / "bundle")
+    answer = model(np.zeros((28, 28), np.uint8))
+    with pytest.raises(RuntimeFailure, match="no classes"):
+        model.cascade(6, heads=(3, 6), thresholds=(0.5,))
     assert (answer.label, answer.index, answer.confidence, answer.outputs.shape) == ("", None, None, (96,))
 
 
