@@ -21,6 +21,8 @@ from hydra_export.importing import sources, tensors
 
 if TYPE_CHECKING:
     from hydra_export.model import HydraViT
+    from hydra_export.quantized.grid import Ranges
+    from hydra_export.target import Precision
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Checkpoint:
         path: of the file, ``timm:NAME``, or the class of a module.
         sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
+        activations: by precision and head count, how the tensors of graphs of integer activations are counted.
     """
 
     state: Mapping[str, Tensor]
@@ -39,6 +42,7 @@ class Checkpoint:
     path: Path
     sha256: str
     notes: tuple[str, ...] = ()
+    activations: Mapping[Precision, Mapping[int, Ranges]] | None = None
 
     @cached_property
     def model(self) -> HydraViT:

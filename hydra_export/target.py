@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hydra_export.printed import Measured
 
 GraphKind = Literal["separate", "shared", "universal"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-static", "w8a16"]
 InputForm = Literal["tensor", "image"]
+STATIC: tuple[Precision, ...] = ("int8-static", "w8a16")  # of integer activations
 ComputeUnit = Literal["cpu", "gpu", "npu"]
 
 METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
@@ -82,6 +83,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         batch: a number, or "dynamic" for any.
+        io: what graphs of integer activations take and give: floats, or the integers themselves.
         options: of the target, an instance of its ``options``; None for their defaults.
     """
 
@@ -89,6 +91,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     precision: Precision = "fp32"
     input: InputForm = "tensor"
     batch: int | Literal["dynamic"] = 1
+    io: Literal["float", "integer"] = "float"
     options: Options | None = None
 
     def __post_init__(self) -> None:
@@ -96,12 +99,18 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise BadInput(f"A batch of {self.batch} images cannot be run.", "Give 1 or more, or 'dynamic'.")
 
 
-class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input or output of a graph; a name in *shape* stands for a size chosen at run time."""
+class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One input or output of a graph; a name in *shape* stands for a size chosen at run time.
+
+    Attributes:
+        scale, zero_point: of integers that count numbers: number = scale * (integer - zero_point).
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    scale: float | None = None
+    zero_point: int = 0
 
 
 Interface = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]  # inputs and outputs
