@@ -24,7 +24,7 @@ Provenance = Literal["measured", "published", "published_secondhand", "estimated
 DeviceClass = Literal[
     "phone", "tablet", "board", "accelerator", "laptop", "desktop", "vehicle", "devkit", "microcontroller"
 ]
-NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "w8a16", "w8a8_mixed_int16", "unknown"]
+NumberFormat = Literal["fp32", "fp16", "bf16", "float", "int8", "int8-static", "w8a16", "w8a8_mixed_int16", "unknown"]
 Statistic = Literal["median", "mean", "min", "p90", "p99", "from_throughput", "unknown"]
 Range = float | tuple[float, float]  # one number, or the smallest and largest of the variants sold
 Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]

@@ -47,7 +47,8 @@ class Grid(msgspec.Struct, frozen=True):
     def integers(self, numbers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Those of *numbers*, of the same shape."""
         counted = np.rint(numbers / np.float32(self.scale)) + self.zero_point
-        return np.clip(counted, self.low, self.high).astype(np.int32)
+        integers: NDArray[np.int32] = np.clip(counted, self.low, self.high).astype(np.int32)
+        return integers
 
     def numbers(self, integers: NDArray[np.integer]) -> NDArray[np.float32]:
         """What *integers* stand for."""
