@@ -81,6 +81,18 @@ class Range(msgspec.Struct, frozen=True):
         """Its own."""
         return 16 if self.wide else 8
 
+    def times(self, factor: float) -> Range:
+        """Of numbers that are so many times as large."""
+        return msgspec.structs.replace(
+            self, low=self.low * factor, high=self.high * factor, peak=self.peak * factor, method="min-max"
+        )
+
+    def union(self, other: Range) -> Range:
+        """What both are in."""
+        return msgspec.structs.replace(
+            self, low=min(self.low, other.low), high=max(self.high, other.high), peak=max(self.peak, other.peak)
+        )
+
     def grid(self, bits: Bits | None = None) -> Grid:
         """By which it is counted; with *bits*, in so many."""
         bits = bits or self.bits
