@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray

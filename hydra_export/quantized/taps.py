@@ -130,7 +130,7 @@ class Tapped(Operations[Tensor]):
         return q, k, v
 
     def _apart(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(2, (self.heads, self.config.head_dim)).transpose(1, 2)
+        return x_BND.view(*x_BND.shape[:2], self.heads, self.config.head_dim).transpose(1, 2)
 
     def head_norm(self, x_BHNC: Tensor, place: str) -> Tensor:
         return self.norm(x_BHNC, place)

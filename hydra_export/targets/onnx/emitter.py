@@ -63,10 +63,10 @@ class OnnxEmitter(Operations[ir.Value]):
         if self.opset >= 23:
             return g.op("RMSNormalization", inputs, f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
         # The form that onnxruntime's SimplifiedLayerNormFusion looks for.
-        squares = g.op("Pow", [x, g.constant("rms/two", 2.0)], f"{place}/Pow")
-        mean = self._reduced("ReduceMean", squares, -1, f"{place}/ReduceMean", keepdims=1)
-        mean = g.op("Add", [mean, g.constant("rms/epsilon", epsilon)], f"{place}/Add")
-        x = g.op("Div", [x, g.op("Sqrt", [mean], f"{place}/Sqrt")], f"{place}/Div")
+        squares = g.op("Pow", [x, g.constant("rms/two", 2.0)], f"{place}/square/Pow")
+        mean = self._reduced("ReduceMean", squares, -1, f"{place}/variance/ReduceMean", keepdims=1)
+        mean = g.op("Add", [mean, g.constant("rms/epsilon", epsilon)], f"{place}/variance/Add")
+        x = g.op("Div", [x, g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")], f"{place}/normalised/Div")
         return g.op("Mul", [x, inputs[1]], f"{place}/Mul")
 
     def _reduced(self, op_type: str, x: ir.Value, axis: int, name: str, keepdims: int) -> ir.Value:
@@ -122,11 +122,11 @@ class OnnxEmitter(Operations[ir.Value]):
         num_tokens = config.num_read_tokens or config.num_pooled_tokens
         x_BND = x if is_apart else self._images(x, num_tokens, f"{place}/Reshape")
         kinds = {"avg": ("ReduceMean",), "max": ("ReduceMax",), "avgmax": ("ReduceMax", "ReduceMean")}
-        pooled = [self._reduced(op, x_BND, 1, f"{place}/{op}", keepdims=0) for op in kinds[kind]]
+        pooled = [self._reduced(op, x_BND, 1, f"{place}/{'max' if op == 'ReduceMax' else 'avg'}/{op}", keepdims=0) for op in kinds[kind]]
         if len(pooled) == 1:
             return pooled[0]
-        both = self.g.op("Add", pooled, f"{place}/Add")
-        return self.g.op("Mul", [both, self.g.constant("pool/half", 0.5)], f"{place}/Mul")
+        both = self.g.op("Add", pooled, f"{place}/both/Add")
+        return self.g.op("Mul", [both, self.g.constant("pool/half", 0.5)], f"{place}/half/Mul")
 
     def latent(self, x_RD: ir.Value, place: str) -> ir.Value:
         """One row for all images: its product with keys is spread over the batch."""
@@ -196,13 +196,12 @@ class OnnxEmitter(Operations[ir.Value]):
     def rotate(self, x_BNHC: ir.Value, place: str) -> ir.Value:
         """The halves by Split and Concat; the tables are [1, N, 1, C]."""
         g, half = self.g, self.config.head_dim // 2
-        place = f"{place}/rotate"
         parts, halves = [f"{place}/first", f"{place}/second"], g.constant("rope/halves", [half, half])
         first, second = g.ops("Split", [x_BNHC, halves], f"{place}/Split", parts, axis=-1)
         swapped = g.op("Concat", [second, first], f"{place}/Concat", axis=-1)
         cosines = g.op("Mul", [x_BNHC, g.weight("rope.cos")], f"{place}/cos/Mul")
         sines = g.op("Mul", [swapped, g.weight("rope.sin")], f"{place}/sin/Mul")
-        return g.op("Add", [cosines, sines], f"{place}/Add")
+        return g.op("Add", [cosines, sines], f"{place}/rotated/Add")
 
     def attention(self, qkv: tuple[ir.Value, ir.Value, ir.Value], place: str, num_queries: int) -> ir.Value:
         """Opset 23's operator where the head count is known, otherwise products and Softmax.
@@ -236,7 +235,7 @@ class OnnxEmitter(Operations[ir.Value]):
         k_BHCN = self._transposed(k, f"{scope}/k", num_tokens, [0, 2, 3, 1], k_is_apart)
         v_BHNC = self._transposed(v, f"{scope}/v", num_tokens, [0, 2, 1, 3], is_apart=False)
         scores_BHNN = g.op("MatMul", [q_BHNC, k_BHCN], f"{scope}/scores/MatMul")
-        shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/Softmax", axis=-1)
+        shares_BHNN = g.op("Softmax", [scores_BHNN], f"{scope}/shares/Softmax", axis=-1)
         a_BHNC = g.op("MatMul", [shares_BHNN, v_BHNC], f"{scope}/values/MatMul")
         return g.op("Transpose", [a_BHNC], f"{scope}/Transpose", perm=[0, 2, 1, 3])
 
@@ -249,12 +248,12 @@ class OnnxEmitter(Operations[ir.Value]):
         g = self.g
         match self.config.activation:
             case "relu":
-                return g.op("Relu", [x], f"{place}/Relu")
+                return g.op("Relu", [x], f"{place}/act/Relu")
             case "silu":
-                return g.op("Mul", [x, g.op("Sigmoid", [x], f"{place}/Sigmoid")], f"{place}/silu/Mul")
+                return g.op("Mul", [x, g.op("Sigmoid", [x], f"{place}/sigmoid/Sigmoid")], f"{place}/act/Mul")
             case "quick_gelu":
-                scaled = g.op("Mul", [x, g.constant("quick_gelu/scale", 1.702)], f"{place}/quick_gelu/scale/Mul")
-                return g.op("Mul", [x, g.op("Sigmoid", [scaled], f"{place}/Sigmoid")], f"{place}/quick_gelu/Mul")
+                scaled = g.op("Mul", [x, g.constant("quick_gelu/scale", 1.702)], f"{place}/quick_gelu/Mul")
+                return g.op("Mul", [x, g.op("Sigmoid", [scaled], f"{place}/sigmoid/Sigmoid")], f"{place}/act/Mul")
             case "gelu_tanh":
                 return self._gelu_tanh(x, place)
         return self._gelu(x, place)
@@ -262,7 +261,7 @@ class OnnxEmitter(Operations[ir.Value]):
     def _gelu_tanh(self, x: ir.Value, place: str) -> ir.Value:
         g = self.g
         if self.opset >= 20:
-            return g.op("Gelu", [x], f"{place}/Gelu", approximate="tanh")
+            return g.op("Gelu", [x], f"{place}/act/Gelu", approximate="tanh")
         # x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
         cube = g.op("Pow", [x, g.constant("gelu/three", 3.0)], f"{place}/gelu/Pow")
         small = g.op("Mul", [cube, g.constant("gelu/cubic", 0.044715)], f"{place}/gelu/cubic/Mul")
@@ -272,19 +271,18 @@ class OnnxEmitter(Operations[ir.Value]):
             "Add", [g.op("Tanh", [scaled], f"{place}/Tanh"), g.constant("gelu/one", 1.0)], f"{place}/gelu/Add"
         )
         half = g.op("Mul", [x, g.constant("gelu/half", 0.5)], f"{place}/gelu/Half")
-        return g.op("Mul", [half, one_plus_tanh], f"{place}/gelu/Mul")
+        return g.op("Mul", [half, one_plus_tanh], f"{place}/act/Mul")
 
     def _gelu(self, x: ir.Value, place: str) -> ir.Value:
         g = self.g
         if self.opset >= 20:
-            return g.op("Gelu", [x], f"{place}/Gelu")
+            return g.op("Gelu", [x], f"{place}/act/Gelu")
         # The form that onnxruntime's GeluFusion and the compilers of phone vendors look for.
-        erf = g.op(
-            "Erf", [g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{place}/gelu/Div")], f"{place}/Erf"
-        )
+        scaled = g.op("Div", [x, g.constant("gelu/sqrt2", math.sqrt(2))], f"{place}/gelu/Div")
+        erf = g.op("Erf", [scaled], f"{place}/gelu/Erf")
         one_plus_erf = g.op("Add", [erf, g.constant("gelu/one", 1.0)], f"{place}/gelu/Add")
         twice = g.op("Mul", [x, one_plus_erf], f"{place}/gelu/Mul")
-        return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{place}/gelu/Half")
+        return g.op("Mul", [twice, g.constant("gelu/half", 0.5)], f"{place}/act/Mul")
 
 
 def subnetwork(
