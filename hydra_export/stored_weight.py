@@ -54,7 +54,8 @@ class StoredWeight:
         """That block, contiguous and little-endian."""
         part, scale_O = self.weight.part(spans).detach(), self.scales(spans)
         if scale_O is not None:
-            part = (part / scale_O.unsqueeze(1 - self.output_axis)).round_().clamp_(-LARGEST_INT8, LARGEST_INT8)
+            units = scale_O.view([-1 if axis == self.output_axis else 1 for axis in range(part.ndim)])
+            part = (part / units).round_().clamp_(-LARGEST_INT8, LARGEST_INT8)
         array = part.to(getattr(torch, self.dtype)).contiguous().numpy()
         return np.asarray(array, array.dtype.newbyteorder("<"))
 

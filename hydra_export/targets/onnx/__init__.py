@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hydra_export.errors import BadInput
 from hydra_export.target import (
+    STATIC,
     Artifact,
     Card,
     DeviceRuntime,
@@ -31,9 +32,11 @@ from hydra_export.unchanged import Latest
 if TYPE_CHECKING:
     import onnx
 
+    from hydra_export.architecture import HydraConfig
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.printed import Measured
 
+_SMALL_BYTES = 256  # of what is no weight
 OPSETS = range(17, 24)
 
 
@@ -41,9 +44,12 @@ class OnnxOptions(Options, frozen=True):
     """What can be chosen of ONNX alone."""
 
     opset: Annotated[
-        int,
-        Option("ONNX opset, 17 to 23; by default 17, which the oldest runtimes take. 23 uses its Attention operator."),
-    ] = OPSETS[0]
+        int | None,
+        Option(
+            "ONNX opset, 17 to 23; by default the lowest that a graph needs: 17, which the oldest runtimes take, or 21 "
+            "for activations of 16 bits. 23 uses its Attention operator."
+        ),
+    ] = None
     weight_files: Annotated[
         Literal["each", "one"],
         Option(
@@ -60,7 +66,7 @@ class OnnxTarget(Target):
     name: ClassVar[str] = "onnx"
     title: ClassVar[str] = "ONNX"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "shared", "universal")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", *STATIC)
     options: ClassVar[type[Options]] = OnnxOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
     card: ClassVar[Card] = CARD
@@ -80,9 +86,13 @@ class OnnxTarget(Target):
 
     def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
         """Refuses an opset that the emitter does not know."""
-        opset = OnnxOptions.of(spec).opset
-        if opset not in OPSETS:
+        opset, least = OnnxOptions.of(spec).opset, _least_opset(spec, None if model is None else model.config)
+        if opset is not None and opset not in OPSETS:
             raise BadInput(f"`opset` {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+        if opset is not None and opset < least:
+            raise BadInput(
+                f"`opset` {opset} has not what a {spec.precision} graph of this model needs.", f"Give {least} or more."
+            )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes one graph per head count into *out*."""
@@ -90,14 +100,14 @@ class OnnxTarget(Target):
 
         self.check(spec)
         write = {"separate": separate.write, "shared": shared.write, "universal": universal.write}[spec.graph]
-        return write(checkpoint, heads, spec, OnnxOptions.of(spec).opset, out)
+        return write(checkpoint, heads, spec, _opset(checkpoint, spec), out)
 
     def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
         """By the names of the model and of the head counts."""
         from hydra_export.targets.onnx import separate, shared, universal
 
         planned = {"separate": separate.planned, "shared": shared.planned, "universal": universal.planned}[spec.graph]
-        return planned(checkpoint, heads, spec, OnnxOptions.of(spec).opset)
+        return planned(checkpoint, heads, spec, _opset(checkpoint, spec))
 
     def needs(self, path: Path) -> dict[str, str]:
         """The opset, and the version of ONNX's own format."""
@@ -142,11 +152,36 @@ class OnnxTarget(Target):
         return reported.runs(document, path)
 
 
+def _least_opset(spec: ExportSpec, config: HydraConfig | None, is_wide: bool = False) -> int:
+    """QuantizeLinear gives 16 bits from 21 on; GELU by tanh in integers is one operator, from 20 on."""
+    if spec.precision == "w8a16" or is_wide:
+        return 21
+    by_tanh = spec.precision in STATIC and config is not None and config.activation == "gelu_tanh"
+    return 20 if by_tanh else 17
+
+
+def _opset(checkpoint: Checkpoint, spec: ExportSpec) -> int:
+    """What was chosen, or the lowest that does.
+
+    Raises:
+        BadInput: what was chosen does not.
+    """
+    ranges = (checkpoint.activations or {}).get(spec.precision, {}).values()
+    is_wide = any(each.wide for of_heads in ranges for each in of_heads.values())
+    least = _least_opset(spec, checkpoint.info.config, is_wide)
+    opset = OnnxOptions.of(spec).opset or least
+    if opset < least:
+        raise BadInput(f"`opset` {opset} has no activations of 16 bits.", f"Give {least} or more.")
+    return opset
+
+
 def _read_around_weights(path: Path) -> onnx.ModelProto:
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    model.graph.ClearField("initializer")
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _SMALL_BYTES:
+            tensor.ClearField("raw_data")
     return model
 
 

@@ -35,8 +35,7 @@ class OnnxEmitter(Operations[ir.Value]):
         """From the image as ``channels_first`` returns it."""
         g, config = self.g, self.config
         patch = [config.patch_size] * 2
-        inputs = [image_BCHW, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
-        x = g.op("Conv", inputs, "patch_embed/Conv", kernel_shape=patch, strides=patch)
+        x = g.conv(image_BCHW, "patch_embed/Conv", kernel_shape=patch, strides=patch)
         x = g.reshape(x, "patch_embed/Reshape", "patch_embed/shape", [self.batch, self.width, config.num_patches])
         x_BND = g.op("Transpose", [x], "patch_embed/Transpose", perm=[0, 2, 1])
         # ncnn's converter drops Pad; but Concat needs a prefix for each image of a batch.
@@ -55,19 +54,20 @@ class OnnxEmitter(Operations[ir.Value]):
 
     def norm(self, x: ir.Value, place: str) -> ir.Value:
         """In one operator where there is one."""
-        g, name, epsilon = self.g, place.replace("/", "."), self.config.layer_norm_eps
-        inputs = [x, g.weight(f"{name}.weight")]
+        g, epsilon = self.g, self.config.layer_norm_eps
         if self.config.norm == "layer_norm":
-            inputs.append(g.weight(f"{name}.bias"))
-            return g.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
-        if self.opset >= 23:
-            return g.op("RMSNormalization", inputs, f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
+            return g.layer_norm(x, place, epsilon)
+        gamma, _ = g.affine(place)
+        if self.opset >= 23 and gamma is not None and not g.counts_integers:
+            return g.op("RMSNormalization", [x, gamma], f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
         # The form that onnxruntime's SimplifiedLayerNormFusion looks for.
         squares = g.op("Pow", [x, g.constant("rms/two", 2.0)], f"{place}/square/Pow")
         mean = self._reduced("ReduceMean", squares, -1, f"{place}/variance/ReduceMean", keepdims=1)
         mean = g.op("Add", [mean, g.constant("rms/epsilon", epsilon)], f"{place}/variance/Add")
-        x = g.op("Div", [x, g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")], f"{place}/normalised/Div")
-        return g.op("Mul", [x, inputs[1]], f"{place}/Mul")
+        deviation = g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")
+        if gamma is None:
+            return g.op("Div", [x, deviation], f"{place}/Div")
+        return g.op("Mul", [g.op("Div", [x, deviation], f"{place}/normalised/Div"), gamma], f"{place}/Mul")
 
     def _reduced(self, op_type: str, x: ir.Value, axis: int, name: str, keepdims: int) -> ir.Value:
         """Over one axis, which is an input from opset 18 on."""
@@ -121,8 +121,12 @@ class OnnxEmitter(Operations[ir.Value]):
         is_apart = config.pooling != "token" and config.num_prefix_tokens and not config.pool_prefix
         num_tokens = config.num_read_tokens or config.num_pooled_tokens
         x_BND = x if is_apart else self._images(x, num_tokens, f"{place}/Reshape")
-        kinds = {"avg": ("ReduceMean",), "max": ("ReduceMax",), "avgmax": ("ReduceMax", "ReduceMean")}
-        pooled = [self._reduced(op, x_BND, 1, f"{place}/{'max' if op == 'ReduceMax' else 'avg'}/{op}", keepdims=0) for op in kinds[kind]]
+        kinds = {"avg": ["avg"], "max": ["max"], "avgmax": ["max", "avg"]}
+        operators = {"avg": "ReduceMean", "max": "ReduceMax"}
+        pooled = [
+            self._reduced(operators[name], x_BND, 1, f"{place}/{name}/{operators[name]}", keepdims=0)
+            for name in kinds[kind]
+        ]
         if len(pooled) == 1:
             return pooled[0]
         both = self.g.op("Add", pooled, f"{place}/both/Add")
@@ -208,7 +212,7 @@ class OnnxEmitter(Operations[ir.Value]):
 
         That operator takes no query that all images share.
         """
-        if self.heads is not None and self.opset >= 23 and place != "attn_pool":
+        if self.heads is not None and self.opset >= 23 and place != "attn_pool" and not self.g.counts_integers:
             a = self._attention_operator(*qkv, place, num_queries, self.heads)
         else:
             a = self._softmax_attention(*qkv, place, num_queries)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import onnx
 import onnx_ir as ir
 
-from hydra_export.target import Artifact, ExportSpec, Interface, TensorInfo, described, image_info, output_info
+from hydra_export.quantized.grid import Grid, Range
+from hydra_export.target import STATIC, Artifact, ExportSpec, Interface, TensorInfo, described, image_info, output_info
 from hydra_export.version import VERSION
 
 if TYPE_CHECKING:
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-_DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int64": ir.DataType.INT64}
+_DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "uint8": ir.DataType.UINT8,
+    "uint16": ir.DataType.UINT16,
+    "int64": ir.DataType.INT64,
+}
 
 
 def value(info: TensorInfo) -> ir.Value:
@@ -33,13 +40,36 @@ def declare(result: ir.Value, info: TensorInfo) -> None:
 
 def signature(model: onnx.ModelProto) -> Interface:
     """What the graph of a file takes and gives."""
-    return tuple(map(_info, model.graph.input)), tuple(map(_info, model.graph.output))
+    grids = _grids(model.graph)
+    inputs, outputs = (
+        tuple(_info(value, grids.get(value.name)) for value in values)
+        for values in (model.graph.input, model.graph.output)
+    )
+    return inputs, outputs
 
 
-def _info(value: onnx.ValueInfoProto) -> TensorInfo:
+def _info(value: onnx.ValueInfoProto, counted: tuple[float, int] | None) -> TensorInfo:
     tensor, dtypes = value.type.tensor_type, {dtype.value: name for name, dtype in _DTYPES.items()}
     shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
-    return TensorInfo(name=value.name, dtype=dtypes.get(tensor.elem_type, str(tensor.elem_type)), shape=shape)
+    info = TensorInfo(name=value.name, dtype=dtypes.get(tensor.elem_type, str(tensor.elem_type)), shape=shape)
+    if counted is None or info.dtype == "float32":
+        return info
+    return msgspec.structs.replace(info, scale=counted[0], zero_point=counted[1])
+
+
+def _grids(graph: onnx.GraphProto) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of the image and of the output, where these are integers that count numbers."""
+    found = dict[str, tuple[float, int]]()
+    branches = [a.g for node in graph.node for a in node.attribute if a.name == "then_branch"]
+    for inside in (graph, *branches):
+        constants = {tensor.name: tensor for tensor in inside.initializer}
+        given = {value.name: graph.output[i].name for i, value in enumerate(inside.output)}
+        for node in inside.node:
+            name = {"DequantizeLinear": node.input[0], "QuantizeLinear": given.get(node.output[0])}.get(node.op_type)
+            if name is not None and name in ("image", *given.values()) and len(node.input) == 3:
+                scale, zero = (onnx.numpy_helper.to_array(constants[each]) for each in node.input[1:])
+                found[name] = float(scale), int(zero)
+    return found
 
 
 def model(
@@ -80,17 +110,38 @@ def artifact(
     *inputs: TensorInfo,
 ) -> Artifact:
     """The artifact of *heads* whose graph is at *path*; *inputs* are those beside the image."""
-    config = checkpoint.info.config
+    (image, *_), outputs = interface(checkpoint, heads, spec)
     return Artifact(
         path=path,
         files=(path, *weight_files),
         target="onnx",
         spec=spec,
         heads=tuple(heads),
-        inputs=(image_info(config, spec), *inputs),
-        outputs=(output_info(config, heads, spec),),
+        inputs=(image, *inputs),
+        outputs=outputs,
         needs=needs(opset, IR_VERSIONS[opset]),
     )
+
+
+def interface(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> Interface:
+    """The image that a graph of *heads* takes, and what it gives."""
+    config = checkpoint.info.config
+    image, output = image_info(config, spec), output_info(config, heads, spec)
+    if spec.precision in STATIC and spec.io == "integer" and checkpoint.activations is not None:
+        ranges = checkpoint.activations[spec.precision][heads[-1]]
+        output = _counted(output, ranges[config.output])
+        image = image if spec.input == "image" else _counted(image, ranges["image"])
+    return (image,), (output,)
+
+
+def _counted(info: TensorInfo, own: Range) -> TensorInfo:
+    dtype, zero_point = quantized_type(own.grid())
+    return msgspec.structs.replace(info, dtype=dtype, scale=own.grid().scale, zero_point=zero_point)
+
+
+def quantized_type(counted: Grid) -> tuple[str, int]:
+    """The type and the zero point as ONNX has them: unsigned."""
+    return ("uint8", counted.zero_point + 128) if counted.bits == 8 else ("uint16", counted.zero_point + 32768)
 
 
 def name(checkpoint: Checkpoint, spec: ExportSpec, *parts: str) -> str:

@@ -90,6 +90,35 @@ class OnnxGraphBuilder(NodeBuilder):
         """*x* in another shape; equal shapes have one name."""
         return self.op("Reshape", [x, self.sizes(shape_name, shape)], name)
 
+    @property
+    def counts_integers(self) -> bool:
+        """Whether activations are integers."""
+        return False
+
+    def conv(self, image_BCHW: ir.Value, name: str, **attributes: Any) -> ir.Value:
+        """The patch embedding."""
+        inputs = [image_BCHW, self.weight("patch_embed.weight"), self.weight("patch_embed.bias")]
+        return self.op("Conv", inputs, name, **attributes)
+
+    def affine(self, place: str) -> tuple[ir.Value | None, ir.Value | None]:
+        """What the steps of a norm multiply by and add, for as far as they do."""
+        name = place.replace("/", ".")
+        return self.weight(f"{name}.weight"), None
+
+    def layer_norm(self, x: ir.Value, place: str, epsilon: float) -> ir.Value:
+        """In one operator."""
+        name = place.replace("/", ".")
+        inputs = [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
+        return self.op("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
+
+    def image(self, image: ir.Value) -> ir.Value:
+        """The graph's input as the patch embedding takes it."""
+        return image
+
+    def result(self, x: ir.Value) -> ir.Value:
+        """What the graph gives of *x*."""
+        return x
+
     def linear(self, x_RD: ir.Value, weight: str, name: str) -> ir.Value:
         """x @ weight + bias, in one operator where it can be; that takes rank 2 alone."""
         if self.precision == "int8":
@@ -133,6 +162,8 @@ class OnnxGraphBuilder(NodeBuilder):
 
 def channels_first(g: NodeBuilder, image: ir.Value, data: Preprocessing, spec: ExportSpec) -> ir.Value:
     """The image as the patch embedding takes it, float32 [B, C, H, W], from the graph's own input form."""
+    if isinstance(g, OnnxGraphBuilder) and g.counts_integers:
+        return g.image(image)
     if spec.input == "tensor":
         return image
     image = g.op("Transpose", [image], "image/Transpose", perm=[0, 3, 1, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -14,21 +15,24 @@ from onnx.shape_inference import InferenceError
 from hydra_export import files
 from hydra_export.errors import CheckFailed, Unreadable
 from hydra_export.protobuf import MOST_BYTES, check_size
-from hydra_export.target import METADATA_PREFIX, Work
+from hydra_export.target import METADATA_PREFIX, STATIC, Precision, Work
 from hydra_export.targets.onnx import work
 from hydra_export.targets.onnx.file import IR_VERSIONS
 
 _LARGEST_RANK = 4  # QNN, Core ML and GPU delegates take no more
 # What our graphs are made of. None makes much of little, as Expand and Tile do, or runs without end, as Loop can.
 _OPERATORS = {
-    *("Add", "Attention", "Cast", "Concat", "Conv", "Div", "DynamicQuantizeLinear", "Equal", "Erf", "Gather", "Gelu"),
+    *("Add", "Attention", "Cast", "Concat", "Conv", "DequantizeLinear", "Div", "DynamicQuantizeLinear", "Equal", "Erf"),
+    *("Gather", "Gelu", "QuantizeLinear"),
     *("Gemm", "Identity", "If", "LayerNormalization", "MatMul", "MatMulInteger", "Mul", "NonZero", "Pad", "Pow"),
     *("RMSNormalization", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt"),
     *("Sub", "Tanh", "Transpose"),
 }
 _LONGEST_REASON = 500  # letters of what onnx says of a file
 _BRANCHES = ("then_branch", "else_branch")  # of If: the checker refuses them anywhere else
-_WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1}
+_WEIGHT_BYTES = {"float": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4}
+_COUNTED = {"int8", "uint8", "int16", "uint16", "int32"}  # what is in files of integer activations beside scales
+_CHOOSING = {"If", "Identity"}
 _SMALL_BYTES = 256  # of what is no weight: shapes, and numbers of operators
 
 
@@ -58,7 +62,7 @@ def lint(path: Path) -> Work:
     # RuntimeError: what C++'s file system says of the names of weight files
     except (ValidationError, InferenceError, DecodeError, ValueError, RuntimeError) as error:
         raise CheckFailed(f"{path} is not a valid ONNX model: {str(error)[:_LONGEST_REASON]}.") from error
-    for problem in (*_ranks(inferred), *unguarded):
+    for problem in (*_ranks(inferred), *unguarded, *_islands(inferred)):
         raise CheckFailed(f"{path} is not portable: {problem}.")
     return work.of(inferred)
 
@@ -175,15 +179,59 @@ def _precision(model: onnx.ModelProto) -> Iterator[str]:
     said = {entry.key: entry.value for entry in model.metadata_props}.get(f"{METADATA_PREFIX}precision", "")
     weights = [tensor for graph in graphs(model) for tensor in graph.initializer if _num_bytes(tensor) > _SMALL_BYTES]
     ops = {node.op_type for graph in graphs(model) for node in graph.node}
-    if said not in ("fp32", "fp16", "int8"):
+    if said not in get_args(Precision):
         yield f"its precision is {said!r}"
         return
-    for tensor in weights:
+    if (said in STATIC) != ("QuantizeLinear" in ops):
+        yield f"it is {said} and has {'' if 'QuantizeLinear' in ops else 'no '}integer activations"
+    for tensor in weights if said in STATIC else ():
+        is_scale = _type_name(tensor) == "float" and len(tensor.dims) == 1
+        if not (is_scale or _type_name(tensor) in _COUNTED):
+            yield f"initializer {tensor.name} is {_type_name(tensor)} {list(tensor.dims)} in a file that is {said}"
+    for tensor in weights if said not in STATIC else ():
         wide = {"fp32": "float", "fp16": "float16", "int8": "int8" if len(tensor.dims) == 2 else "float"}[said]
         if _type_name(tensor) != wide:
             yield f"initializer {tensor.name} is {_type_name(tensor)} {list(tensor.dims)} in a file that is {said}"
     if (said == "int8") != ("MatMulInteger" in ops) or (said == "int8" and "Gemm" in ops):
         yield f"it is {said} and its products are {sorted(ops & {'Gemm', 'MatMulInteger'})}"
+
+
+def _islands(model: onnx.ModelProto) -> Iterator[str]:
+    """Where activations are integers, every operator on floats stands between DequantizeLinear and QuantizeLinear."""
+    said = {entry.key: entry.value for entry in model.metadata_props}.get(f"{METADATA_PREFIX}precision", "")
+    if said not in STATIC:
+        return
+    nodes = [node for graph in graphs(model) for node in graph.node]
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    given = {value.name for graph in graphs(model) for value in graph.output}
+    constants = {tensor.name for graph in graphs(model) for tensor in graph.initializer}
+    floats = {
+        value.name
+        for graph in graphs(model)
+        for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
+        if _is_float(value)
+    }
+    for node in nodes:
+        if set(node.input) <= constants:  # puts weights together
+            constants.update(node.output)
+            continue
+        for name in set(node.input) & floats:
+            quantizes = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            is_weight = name in constants and name in made_by
+            fits = quantizes or is_weight or node.op_type in _CHOOSING or made_by.get(name) == "DequantizeLinear"
+            if not fits:
+                yield f"{node.name} computes with {name}, which is float"
+        if node.op_type in ("DequantizeLinear", *_CHOOSING):
+            continue
+        for name in set(node.output) & floats:
+            users = {user.op_type for user in nodes if name in user.input}
+            if name in given or users != {"QuantizeLinear"}:
+                yield f"{node.name} gives {name}, which is float"
+
+
+def _is_float(value: onnx.ValueInfoProto | onnx.TensorProto) -> bool:
+    element = value.data_type if isinstance(value, onnx.TensorProto) else value.type.tensor_type.elem_type
+    return bool(element == onnx.TensorProto.FLOAT)
 
 
 def _choice(model: onnx.ModelProto) -> Iterator[str]:

@@ -45,7 +45,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
             used[name] = kept[name]
             return ir.Value(name=name)
 
-        model = fixed.model(checkpoint, k, spec, opset, weight)
+        model = fixed.model(checkpoint, k, spec, opset, kept, weight)
         with (out / artifact.path).open("wb") as stream:
             _stream(ir.to_proto(model), k, used, stream)
     return artifacts

@@ -10,6 +10,8 @@ import onnxruntime as ort
 
 from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
+from hydra_export.quantized.interface import as_integers, as_numbers
+from hydra_export.target import TensorInfo
 from hydra_export.unchanged import stamps
 
 _FATAL_ONLY = 4  # errors are raised
@@ -34,6 +36,7 @@ class OnnxSession:
         self.path, self.input, self.takes_heads, self.heads = path, inputs[0], takes_heads, heads
         batch = self.input.shape[0]
         self.batch = batch if isinstance(batch, int) else None
+        self._counted = None if outputs[0].type == "tensor(float)" else _counted(path)
 
     def run(self, image: Array) -> Array:
         """Logits of any number of images, in batches of the graph's own size."""
@@ -46,10 +49,21 @@ class OnnxSession:
     def _run(self, image: Array) -> Array:
         try:
             chosen = {"k": np.array(self.heads, np.int64)} if self.takes_heads else {}
-            (logits,) = self.runtime.run(None, {self.input.name: image, **chosen})
+            given = image if self._counted is None else as_integers(image, self._counted[0])
+            (logits,) = self.runtime.run(None, {self.input.name: given, **chosen})
         except Exception as error:
             raise CheckFailed(f"onnxruntime {ort.__version__} cannot run {self.path}: {error}.") from error
-        return np.asarray(logits)
+        return np.asarray(logits) if self._counted is None else as_numbers(logits, self._counted[1])
+
+
+def _counted(path: Path) -> tuple[TensorInfo, TensorInfo]:
+    """The image and the output of a graph that takes and gives integers."""
+    import onnx
+
+    from hydra_export.targets.onnx import file
+
+    (image, *_), (output,) = file.signature(onnx.load(path, load_external_data=False))
+    return image, output
 
 
 _open: WeakValueDictionary[object, ort.InferenceSession] = WeakValueDictionary()

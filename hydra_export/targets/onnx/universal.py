@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import onnx_ir as ir
 
 from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.stored_weight import StoredWeight
-from hydra_export.target import Artifact, ExportSpec, Precision, image_info, output_info
-from hydra_export.targets.onnx import file, fixed, shells
+from hydra_export.target import STATIC, Artifact, ExportSpec, Precision
+from hydra_export.targets.onnx import file, fixed, quantized, shells
 from hydra_export.targets.onnx.choice import HEADS_INFO, Choice
 from hydra_export.targets.onnx.emitter import OnnxEmitter, subnetwork
 from hydra_export.targets.onnx.graph import NodeBuilder, OnnxGraphBuilder, channels_first
@@ -60,7 +61,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset:
     weights = stored(normalised(checkpoint, spec), spec, heads[-1])
     written = shells.write(weights, heads, {heads[-1]: _location(checkpoint, spec)}, out)
     artifacts = planned(checkpoint, heads, spec, opset)
-    graph = _graph(checkpoint, heads, spec, opset, _BranchWeights(written, weights, spec.precision))
+    graph = _graph(checkpoint, heads, spec, opset, _BranchWeights(checkpoint, spec, written, weights))
     content = file.encoded(file.model(checkpoint, heads, spec, opset, graph))
     (out / artifacts[0].path).write_bytes(content)
     for artifact in artifacts[1:]:
@@ -78,25 +79,33 @@ def _location(checkpoint: Checkpoint, spec: ExportSpec) -> str:
 class _BranchWeights:
     """The weights of subnetworks, put together outside of all branches: there runtimes fold and pack them."""
 
+    checkpoint: Checkpoint
+    spec: ExportSpec
     shells: Sequence[Shell]
     stored: Mapping[str, StoredWeight]
-    precision: Precision
     assemblies: list[Assembly] = field(default_factory=list)
     loaded: list[OnnxGraphBuilder] = field(default_factory=list)
 
     def of(self, heads: int, scope: str = "") -> Callable[[str], ir.Value]:
         """What gives those of subnetwork *heads* by their names, ready for use."""
         self.assemblies.append(Assembly(heads, self.shells, self.stored, scope))
-        self.loaded.append(OnnxGraphBuilder(heads, self.assemblies[-1].weight, self.precision, scope))
+        self.loaded.append(OnnxGraphBuilder(heads, self.assemblies[-1].weight, self.spec.precision, scope))
         return self.loaded[-1].weight
+
+    def branch(self, heads: int) -> OnnxGraphBuilder:
+        """What collects the nodes of the branch of a head count."""
+        scope, used = f"k{heads}/", msgspec.structs.replace(self.spec, precision=self.used_precision)
+        weight = self.of(heads, scope)
+        return quantized.builder(self.checkpoint, heads, used, self.stored, weight, scope, self.loaded[-1])
 
     @property
     def used_precision(self) -> Precision:
         """What the graph computes with: fp16 is how weights are stored."""
-        return "fp32" if self.precision == "fp16" else self.precision
+        return "fp32" if self.spec.precision == "fp16" else self.spec.precision
 
     def initializers(self) -> list[ir.Value]:
-        return [value for assembly in self.assemblies for value in assembly.initializers.values()]
+        put_together = [value for assembly in self.assemblies for value in assembly.initializers.values()]
+        return put_together + [value for loaded in self.loaded for value in loaded.constants.values()]
 
     def nodes(self) -> list[ir.Node]:
         put_together = [node for assembly in self.assemblies for node in assembly.nodes]
@@ -107,13 +116,15 @@ def _graph(
     checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, opset: int, weights: _BranchWeights
 ) -> ir.Graph:
     config = checkpoint.info.config
-    image, k = file.value(image_info(config, spec)), file.value(HEADS_INFO)
-    g = NodeBuilder()
+    (image_info, *_), (output,) = file.interface(checkpoint, heads, spec)
+    image, k = file.value(image_info), file.value(HEADS_INFO)
+    g, is_static = NodeBuilder(), spec.precision in STATIC
     choice = Choice(g, k, heads)
-    image_BCHW = channels_first(g, image, checkpoint.info.preprocessing, spec)
-    form = _branches if _few(config, heads) else _slices
+    # How integers are counted is part of each branch: compilers look for it beside the operators.
+    image_BCHW = image if is_static else channels_first(g, image, checkpoint.info.preprocessing, spec)
+    form = _branches if is_static or _few(config, heads) else _slices
     result = form(g, choice, image_BCHW, config, spec, opset, weights)
-    file.declare(result, output_info(config, heads, spec))
+    file.declare(result, output)
     return ir.Graph(
         [image, k],
         [result],
@@ -139,7 +150,7 @@ def _branches(
     weights: _BranchWeights,
 ) -> ir.Value:
     def whole(inside: OnnxGraphBuilder) -> ir.Value:
-        return subnetwork(inside, image_BCHW, config, spec, opset, inside.heads)
+        return subnetwork(inside, inside.image(image_BCHW), config, spec, opset, inside.heads)
 
     return _among(choice, whole, config, spec, weights)
 
@@ -181,10 +192,10 @@ def _among(
     """What *emit* makes in the branch of the chosen head count."""
     branches = {}
     for k in choice.heads:
-        inside = OnnxGraphBuilder(k, weights.of(k, f"k{k}/"), weights.used_precision, f"k{k}/")
-        result = emit(inside)
-        name = result.name
-        file.declare(result, output_info(config, [k], spec))
+        inside = weights.branch(k)
+        result = inside.result(emit(inside))
+        name, (_image, (output,)) = result.name, file.interface(weights.checkpoint, [k], spec)
+        file.declare(result, output)
         result.name = name  # names of a branch are not those of the graph around it
         constants = list(inside.constants.values())
         branches[k] = ir.Graph([], [result], nodes=inside.nodes, initializers=constants, name=f"k{k}")

@@ -15,10 +15,13 @@ from torch import Tensor
 from hydra_export import stored_weight
 from hydra_export.normalised import Weight
 from hydra_export.stored_weight import DTYPES, LARGEST_INT8, StoredWeight
-from hydra_export.target import ExportSpec
+from hydra_export.target import STATIC, ExportSpec
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
+
+# Of a bias: where weights are much smaller, what they add is too, and in their units the bias were beyond 32 bits.
+_LEAST_SCALE = 2.0**-16
 
 
 def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
@@ -49,8 +52,11 @@ def stored(weights: Mapping[str, Weight], spec: ExportSpec, heads: int) -> dict[
     int8: the Linears alone, symmetric, in units of a scale per output channel: ``<name>.scale`` beside
     ``<name>.weight``. It is that of the largest subnetwork, so that one number serves all.
     """
-    kept = {}
+    kept: dict[str, StoredWeight] = {}
     for name, weight in weights.items():
+        if spec.precision in STATIC:
+            kept |= _counted(name, weight, weights, heads)
+            continue
         if spec.precision != "int8" or not weight.is_matrix:
             kept[name] = StoredWeight(weight, DTYPES[spec.precision])
             continue
@@ -58,6 +64,22 @@ def stored(weights: Mapping[str, Weight], spec: ExportSpec, heads: int) -> dict[
         kept[name] = StoredWeight(weight, "int8", scale_O, output_axis=1)
         kept[f"{name.removesuffix('.weight')}.scale"] = StoredWeight(Weight(scale_O, weight.cut.along(1)))
     return kept
+
+
+def _counted(name: str, weight: Weight, weights: Mapping[str, Weight], heads: int) -> dict[str, StoredWeight]:
+    """A weight of a product in graphs of integer activations, and its scale; the graph's builder has all else."""
+    if not (weight.is_matrix or name == "patch_embed.weight"):
+        return {}
+    layer, first = name.removesuffix(".weight"), weight.first(heads).detach()
+    output_axis = 1 if weight.is_matrix else 0
+    # Of a patch embedding the neighbours are those of either order of its channels.
+    orders = [first] if weight.is_matrix else [first.flatten(1).T, first.permute(0, 2, 3, 1).flatten(1).T]
+    least_O = weights[f"{layer}.bias"].first(heads).detach().abs() * _LEAST_SCALE
+    scale_O = torch.stack([_scale(order) for order in orders]).amax(0).maximum(least_O)
+    return {
+        name: StoredWeight(weight, "int8", scale_O, output_axis),
+        f"{layer}.scale": StoredWeight(Weight(scale_O, weight.cut.along(output_axis))),
+    }
 
 
 def onnx_type(stored: StoredWeight) -> ir.DataType:
