@@ -25,7 +25,7 @@ from hydra_export.errors import BadInput, CheckFailed
 from hydra_export.gate import Gate
 from hydra_export.latency import REFERENCE
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import GraphKind, InputForm, OfModel, Options, Precision, Session
+from hydra_export.target import STATIC, GraphKind, InputForm, OfModel, Options, Precision, Session
 from hydra_export.verification import Verified
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data import ImageSet
+    from hydra_export.quantized.ranges import Choice
     from hydra_export.train.run import Outcome
     from hydra_export.train.run import Progress as TrainingProgress
 
@@ -233,7 +234,13 @@ def export(
     labels: Sequence[str] = (),
     check_images: str | Path | ImageSet | None = None,
     calibrate: str | Path | ImageSet | None = None,
+    calibration_images: int = 128,
+    calibration_method: Choice = "auto",
+    smooth: bool = True,
+    mixed: bool = False,
+    io: Literal["float", "integer"] = "float",
     max_drop: float = 1.0,
+    max_class_drop: float | None = None,
     accept_unchecked: bool = False,
     allow_untrained: bool = False,
     zip: bool = False,  # noqa: A002 (likewise)
@@ -255,7 +262,8 @@ def export(
         budget_ms: with *device*: milliseconds that one image may take; by default each device's own.
         heads: head counts, in a list or as ``3,6,12``, or ``all``; by default the checkpoint's own export list.
         graphs: ``separate``, ``shared``, ``universal``.
-        precisions: ``fp32``, ``fp16``, ``int8``; by default each target's own.
+        precisions: ``fp32``, ``fp16``, ``int8`` (weights), ``int8-static`` (weights and activations), ``w8a16``
+            (activations of 16 bits); by default each target's own.
         input: ``tensor`` (normalised float32) or ``image`` (uint8 pixels).
         batch: images per call, or ``dynamic``.
         options: of single targets, such as ``OnnxOptions(opset=20)``.
@@ -263,8 +271,15 @@ def export(
             default what the model gives.
         labels: class names in the order of the logits, instead of the checkpoint's.
         check_images: a folder of images, or an ImageSet, that artifacts are verified on; the packaged ones by default.
-        calibrate: images by which to calibrate the model and find its cascades, as ``Bundle.calibrate`` takes them.
+        calibrate: images by which to calibrate the model and find its cascades, as ``Bundle.calibrate`` takes them,
+            and activations; those of the packaged model are calibrated by packaged images otherwise.
+        calibration_images: how many of them show how large activations are.
+        calibration_method: ``min-max``, ``percentile`` or ``mse`` for all ranges; ``auto`` takes the best for each.
+        smooth: channels that are much larger than others are evened out.
+        mixed: of int8-static, as few activations as pass get 16 bits, those first that 8 bits cost most.
+        io: what graphs of integer activations take and give: ``float``, or the ``integer``s themselves.
         max_drop: percentage points of top-1 that int8 may lose.
+        max_class_drop: percentage points of one class that int8 may lose; any by default.
         accept_unchecked: exports int8 without images that it could be judged by.
         allow_untrained: exports head counts that were not trained.
         zip: writes OUT.zip beside *out*.
@@ -287,7 +302,9 @@ def export(
     if budget_ms is not None and not (devices and 0 < budget_ms < 1e9):
         remedy = "Give a number of milliseconds above 0." if devices else "Add `device=NAME`."
         raise BadInput(f"`budget_ms` {budget_ms:g} is for `device`, and above 0.", remedy)
-    planned = partial(exporting.jobs, graphs=graphs, precisions=precisions, input=input, batch=batch, options=options)
+    planned = partial(
+        exporting.jobs, graphs=graphs, precisions=precisions, input=input, batch=batch, io=io, options=options
+    )
     listed = [] if devices else planned(targets)
     loaded = _loaded(model)
     if output is not None:
@@ -314,7 +331,14 @@ def export(
         kept = None if cache is False else Cache(default_folder() if cache is True else Path(cache))
     if kept:
         kept.check()
-    calibration = None if calibrate is None else _calibration(loaded, counts, calibrate)
+    static = any(job.spec.precision in STATIC for job in listed)
+    shown = None if calibrate is None else _calibration_images(loaded.info, calibrate, strictly=not static)
+    quantizing = None
+    if static:
+        quantizing = exporting.Quantizing.of(
+            loaded.info, shown, calibration_images, method=calibration_method, smooth=smooth, mixed=mixed
+        )
+    calibration = None if shown is None else _calibration(loaded, counts, shown, tell if static else None)
     place = Path(out).absolute()  # the current folder may be what is replaced
     exporting.export(
         loaded,
@@ -322,36 +346,42 @@ def export(
         listed,
         heads=counts,
         images=_images(check_images, loaded.info, tell),
-        gate=Gate(max_drop=max_drop, open=accept_unchecked),
+        gate=Gate(max_drop=max_drop, open=accept_unchecked, max_class_drop=max_class_drop),
         progress=progress,
         devices=entries,
         cache=kept,
         verify_with=[verify_with] if isinstance(verify_with, str) else verify_with,
         zipped=archive.beside(Path(out)) if zip else None,
         calibration=calibration,
+        quantizing=quantizing,
     )
     if kept:
         kept.prune()
     return Bundle(place)
 
 
-def _calibration(loaded: Checkpoint, heads: Sequence[int], images: str | Path | ImageSet) -> Calibration:
-    """By what the model itself says of *images*."""
+def _calibration(
+    loaded: Checkpoint, heads: Sequence[int], chosen: ImageSet, tell: Callable[[str], None] | None
+) -> Calibration | None:
+    """By what the model itself says of images; with *tell*, which are for activations first, where they can be."""
     from hydra_export import network
-    from hydra_export.calibration import calibrated
+    from hydra_export.calibration import LEAST_IMAGES, calibrated
     from hydra_export.evaluation.confidence import logits
 
-    chosen = _calibration_images(loaded.info, images)
+    if tell is not None and (not loaded.info.config.num_classes or len(heads) < 2 or len(chosen) < LEAST_IMAGES):
+        tell("note: No cascades: they need classes, two head counts and more calibration images.")
+        return None
     said = logits(loaded.model, loaded.info.preprocessing, chosen.pixels, heads)
     gmacs = {k: round(network.macs(loaded.info.config, k) / 1e9, 6) for k in heads}
     return calibrated(said, chosen.labels, gmacs, chosen.source)
 
 
-def _calibration_images(model: OfModel, images: str | Path | ImageSet) -> ImageSet:
+def _calibration_images(model: OfModel, images: str | Path | ImageSet, strictly: bool = True) -> ImageSet:
     from hydra_export.data import ImageSet
     from hydra_export.data.of_model import check_classes, fitted_to
 
-    check_classes(model)
+    if strictly:
+        check_classes(model)
     return images if isinstance(images, ImageSet) else fitted_to(model, str(images), _MOST_CALIBRATION_IMAGES)
 
 

@@ -17,7 +17,7 @@ from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
 from hydra_export.normalised import array
-from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Target, described
+from hydra_export.target import METADATA_PREFIX, Artifact, ExportSpec, Precision, Target, described
 
 # More than any file of an artifact has: float32 weights of every head count, and a graph around them.
 _MOST_BYTES_PER_PARAM, _MOST_GRAPH_BYTES = 8, 2**26
@@ -56,17 +56,22 @@ def writes(listed: Sequence[Job], heads: tuple[int, ...]) -> list[Write]:
 
 def written(
     listed: Sequence[Write],
-    checkpoint: Checkpoint,
+    checkpoint_of: Callable[[Precision], Checkpoint],
     folder: Path,
     progress: Callable[[str, int], None],
     cache: Cache | None = None,
 ) -> list[Artifact]:
-    """Writes everything into *folder*, or copies it out of *cache*, and lints it; paths come back relative to it."""
-    keys = _keys(listed, checkpoint) if cache else {}
+    """Writes everything into *folder*, or copies it out of *cache*, and lints it; paths come back relative to it.
+
+    Args:
+        checkpoint_of: the model as a precision takes it.
+    """
+    keys = _keys(listed, checkpoint_of) if cache else {}
     found: dict[Write, list[Artifact]] = {}
     for write in listed:
         place = folder / write.job.target.name
         place.mkdir(exist_ok=True)
+        checkpoint = checkpoint_of(write.job.spec.precision)
         if cache and (artifacts := _reused(write, checkpoint, cache, keys[write], place)):
             found[write] = artifacts
     done = len(found)
@@ -75,6 +80,7 @@ def written(
             continue
         progress(write.what, done)
         target, place = write.job.target, folder / write.job.target.name
+        checkpoint = checkpoint_of(write.job.spec.precision)
         found[write] = target.write(checkpoint, write.heads, write.job.spec, place)
         for artifact in found[write]:
             target.lint(place / artifact.path)
@@ -121,22 +127,29 @@ def _below(name: str, artifact: Artifact) -> Artifact:
     return msgspec.structs.replace(artifact, path=f"{name}/{artifact.path}", files=files)
 
 
-def _keys(listed: Sequence[Write], checkpoint: Checkpoint) -> dict[Write, str]:
-    """What each write is made from: the model, the choices, and every program that has a part in it."""
-    model = hashlib.sha256(msgspec.json.encode([checkpoint.info, checkpoint.sha256]))
+def _digest(checkpoint: Checkpoint) -> str:
+    model = hashlib.sha256(msgspec.json.encode([checkpoint.info, checkpoint.sha256, checkpoint.activations]))
     for name, tensor in sorted(checkpoint.state.items()):
         model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         model.update(array(tensor).reshape(-1).view(np.uint8).data)
+    return model.hexdigest()
+
+
+def _keys(listed: Sequence[Write], checkpoint_of: Callable[[Precision], Checkpoint]) -> dict[Write, str]:
+    """What each write is made from: the model, the choices, and every program that has a part in it."""
+    checkpoints = {precision: checkpoint_of(precision) for precision in {w.job.spec.precision for w in listed}}
+    digests = {id(each): _digest(each) for each in {id(each): each for each in checkpoints.values()}.values()}
     ours = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         ours.update(path.read_bytes())
-    common = [model.hexdigest(), ours.hexdigest(), platform.machine(), platform.python_version()]
+    common = [ours.hexdigest(), platform.machine(), platform.python_version()]
     packages = {"numpy", "torch"}.union(*(write.job.target.packages for write in listed))
     versions = {name: version(name) for name in packages}
 
     def key(write: Write) -> str:
         own = [[name, versions[name]] for name in sorted({"numpy", "torch", *write.job.target.packages})]
-        what = [*common, own, write.job.target.name, write.heads, write.job.spec]
+        model = digests[id(checkpoints[write.job.spec.precision])]
+        what = [model, *common, own, write.job.target.name, write.heads, write.job.spec]
         return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
 
     return {write: key(write) for write in listed}

@@ -29,6 +29,7 @@ from hydra_export.errors import BadInput
 JudgedBy = Literal["bound", "top-1", "top-1 and agreement", "agreement", "nothing"]
 
 LEAST_IMAGES = 50
+LEAST_CLASS_IMAGES = 10  # of fewer, one image is more than ten points
 LEAST_AGREEMENT = 0.97
 _CHANCE_LEVEL = 0.01
 _Z = 1.6449  # of a normal distribution, 95 % lie below it
@@ -41,16 +42,20 @@ class Gate:
     Attributes:
         labels: int64 [num_images]; None where unknown: then the share of images on which it agrees decides.
         max_drop: of top-1, in percentage points.
+        max_class_drop: of the images of one class, likewise; None for any.
         open: nothing is held against it.
     """
 
     labels: NDArray[np.int64] | None = None
     max_drop: float = 1.0
     open: bool = False
+    max_class_drop: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
             raise BadInput(f"`max_drop` is {self.max_drop}.", "Give percentage points from 0 to 100.")
+        if self.max_class_drop is not None and not 0 <= self.max_class_drop <= 100:
+            raise BadInput(f"`max_class_drop` is {self.max_class_drop}.", "Give percentage points from 0 to 100.")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,19 @@ def judgement(gate: Gate, right_fp32: NDArray[np.bool_] | None, right: NDArray[n
         return Judgement("agreement", None, accuracy_fp32)
     settled = largest_drop(right_fp32, right) <= gate.max_drop
     return Judgement("top-1" if settled else "top-1 and agreement", accuracy, accuracy_fp32)
+
+
+def worst_class(
+    labels: NDArray[np.int64], right_fp32: NDArray[np.bool_], right: NDArray[np.bool_]
+) -> tuple[int, float] | None:
+    """The class of which an artifact loses most, and percentage points; None where no class has enough images."""
+    classes, counts = np.unique(labels, return_counts=True)
+    drops = [
+        (int(c), 100 * float(right_fp32[labels == c].mean() - right[labels == c].mean()))
+        for c, count in zip(classes, counts, strict=True)
+        if count >= LEAST_CLASS_IMAGES
+    ]
+    return max(drops, key=lambda each: each[1], default=None)
 
 
 def chance(labels: NDArray[np.int64]) -> float:

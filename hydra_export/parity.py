@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from hydra_export.arrays import Array, Pixels
 from hydra_export.errors import ParityFailed, UnknownName
-from hydra_export.gate import LEAST_AGREEMENT, Gate, JudgedBy, judgement
+from hydra_export.gate import LEAST_AGREEMENT, Gate, JudgedBy, judgement, worst_class
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import Precision, Runtime, Session, Target
+from hydra_export.target import GATED, Precision, Runtime, Session, Target
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,8 @@ _SAME_TOKENS = 0.99
 # much larger than the others, in DINOv2 in the basis of its principal components.
 _OTHER_ORDERS = 8
 _ROUNDING = 1e-6  # of accuracies in percent, which have four digits
+
+SIMULATION = Runtime("simulation")  # what PyTorch makes of rounded tensors
 
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -57,6 +59,8 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
             subnetwork on the same labelled images; None where there are none. Where the latter is not clearly above
             chance, the former would say nothing and is None.
         judged_by: what decided that it passes.
+        worst_class, class_drop: the class of which an int8 artifact loses most, by its number, and percentage points;
+            None where no class has enough labelled images.
     """
 
     max_abs_error: NotNegative
@@ -68,6 +72,8 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: Percent | None = None
     accuracy_fp32: Percent | None = None
     judged_by: JudgedBy = "bound"
+    worst_class: Annotated[int, Meta(ge=0)] | None = None
+    class_drop: Annotated[float, Meta(ge=-100, le=100)] | None = None
 
     @property
     def judgement(self) -> str:
@@ -122,7 +128,7 @@ def reference(
         dense = _rounded(model, heads)
         epsilon = float(max(np.float16(epsilon), np.finfo(np.float16).smallest_subnormal))
     outputs = _Outputs(dense, model.config)
-    return _computed(outputs, pixels_BHWC, preprocessing.normalise, epsilon, exactly=precision != "int8")
+    return _computed(outputs, pixels_BHWC, preprocessing.normalise, epsilon, exactly=precision not in GATED)
 
 
 def of_images(model: HydraViT, heads: int, image_BCHW: NDArray[np.float32]) -> Reference:
@@ -261,6 +267,12 @@ def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, whe
                 f"{record.num_images} images); {gate.max_drop:g} are allowed.",
                 f"{remedy}, or allow more with `max_drop`.",
             )
+    most = 100.0 if gate.max_class_drop is None else gate.max_class_drop
+    if record.class_drop is not None and record.class_drop > most + _ROUNDING:
+        raise ParityFailed(
+            f"{place} loses {record.class_drop:.2f} points of class {record.worst_class}; {most:g} are allowed.",
+            f"{remedy}, or allow more with `max_class_drop`.",
+        )
     if "agreement" in record.judged_by and record.top1_agreement < LEAST_AGREEMENT:
         why, instead = _why_agreement(record, gate)
         raise ParityFailed(
@@ -342,9 +354,9 @@ def judged(
     held: list[ParityRecord] = []  # to the bound, if there is one
     agreed = np.ones(len(expected[precision].exact), np.bool_)
     for runtime, logits in outputs:
-        wanted = expected[precision if runtime.exact or precision == "int8" else "fp32"]
+        wanted = expected[precision if runtime.exact or precision in GATED else "fp32"]
         record, where = compare(logits, wanted), runtime.name
-        if precision == "int8":
+        if precision in GATED:
             record = _with_accuracy(record, logits, wanted, gate or Gate())
             check_quantized(name, heads, record, gate or Gate(), where)
         else:
@@ -360,15 +372,24 @@ def _with_accuracy(record: ParityRecord, logits: Array, expected: Reference, gat
     right = right_fp32 = None
     if gate.labels is not None:
         right, right_fp32 = (outputs.argmax(axis=1) == gate.labels for outputs in (logits, expected.exact))
-    found = judgement(gate, right_fp32, right)
+    found, worst = judgement(gate, right_fp32, right), None
+    if gate.labels is not None and right_fp32 is not None and right is not None and found.accuracy is not None:
+        worst = worst_class(gate.labels, right_fp32, right)
     return msgspec.structs.replace(
-        record, bound=None, accuracy=found.accuracy, accuracy_fp32=found.accuracy_fp32, judged_by=found.judged_by
+        record,
+        bound=None,
+        accuracy=found.accuracy,
+        accuracy_fp32=found.accuracy_fp32,
+        judged_by=found.judged_by,
+        worst_class=None if worst is None else worst[0],
+        class_drop=None if worst is None else round(worst[1], 4),
     )
 
 
 def _combined(records: dict[str, ParityRecord], held: list[ParityRecord]) -> ParityRecord:
     every = list(records.values())
     accuracies = [record.accuracy for record in every if record.accuracy is not None]
+    worst = max(every, key=lambda record: -200 if record.class_drop is None else record.class_drop)
     return ParityRecord(
         max_abs_error=max(record.max_abs_error for record in held),
         bound=held[0].bound,
@@ -379,6 +400,8 @@ def _combined(records: dict[str, ParityRecord], held: list[ParityRecord]) -> Par
         accuracy=min(accuracies, default=None),
         accuracy_fp32=every[0].accuracy_fp32,
         judged_by=next((r.judged_by for r in every if r.judged_by == "top-1 and agreement"), every[0].judged_by),
+        worst_class=worst.worst_class,
+        class_drop=worst.class_drop,
     )
 
 

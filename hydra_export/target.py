@@ -24,6 +24,7 @@ GraphKind = Literal["separate", "shared", "universal"]
 Precision = Literal["fp32", "fp16", "int8", "int8-static", "w8a16"]
 InputForm = Literal["tensor", "image"]
 STATIC: tuple[Precision, ...] = ("int8-static", "w8a16")  # of integer activations
+GATED: tuple[Precision, ...] = ("int8", *STATIC)  # judged by their accuracy, as no rounding of theirs is small
 ComputeUnit = Literal["cpu", "gpu", "npu"]
 
 METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves

@@ -15,7 +15,7 @@ from hydra_export.bundle.manifest import Manifest
 from hydra_export.errors import Unreadable, VerificationFailed
 from hydra_export.files import MIB
 from hydra_export.parity import Reference
-from hydra_export.target import Precision
+from hydra_export.target import GATED, Precision
 
 GOLDEN = "golden/golden.npz"
 _GOLDEN_BYTES = 1024 * MIB
@@ -113,7 +113,7 @@ def _golden(arrays: dict[str, Array], manifest: Manifest, names: _Names) -> Gold
     for (k, precision), (exact, torch_fp32) in names.items():
         expected.setdefault(k, {})[precision] = Reference(arrays[exact], arrays[torch_fp32])
     for by_precision in expected.values():
-        by_precision["int8"] = by_precision["fp32"]  # what it is held against, by agreement
+        by_precision |= dict.fromkeys(GATED, by_precision["fp32"])  # what they are held against, by agreement
     for artifact in manifest.artifacts:
         for k, record in artifact.parity.items():
             bound = expected[k][artifact.precision].bound

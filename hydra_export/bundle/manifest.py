@@ -22,6 +22,22 @@ MANIFEST = "manifest.json"
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
+class Quantization(msgspec.Struct, frozen=True, kw_only=True):
+    """How the activations of an artifact are counted in integers.
+
+    Attributes:
+        images: what showed how large they are.
+        methods: how many ranges were chosen by each method, over all head counts.
+        smooth: channels were evened out.
+        wide: by head count, the tensors that have 16 bits where others have 8.
+    """
+
+    images: str
+    methods: dict[str, Annotated[int, Meta(ge=0)]]
+    smooth: bool
+    wide: dict[int, tuple[str, ...]]
+
+
 class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One exported graph.
 
@@ -31,6 +47,7 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
         needs: the oldest that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
         parity: per head count.
         warnings: what has to be known before it is used, such as that a head count of it was not trained.
+        quantization: of an artifact of integer activations.
     """
 
     path: str
@@ -47,6 +64,7 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     parity: dict[int, ParityRecord]
     needs: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
     @property
     def fixes_heads(self) -> bool:

@@ -13,6 +13,7 @@ from hydra_export.bundle.manifest import MANIFEST, SCHEMA_VERSION, ArtifactEntry
 from hydra_export.bundle.sums import SUMS, FileEntry, package_entry
 from hydra_export.calibration import Calibration
 from hydra_export.errors import BadInput, VerificationFailed
+from hydra_export.target import GATED
 
 _LARGEST_BATCH = 65536
 
@@ -143,7 +144,7 @@ def _artifact_contradictions(
     if artifact.parity.keys() != heads:
         yield f"the parity of {artifact.path} is of other heads"
     for record in artifact.parity.values():
-        if (record.bound is None) != (artifact.precision == "int8"):
+        if (record.bound is None) != (artifact.precision in GATED):
             yield f"the parity of {artifact.path} is of another precision"
 
 

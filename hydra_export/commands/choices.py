@@ -37,14 +37,20 @@ class Choices:
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
         graph: Graph kinds, separated by commas: separate (one file each), shared (graphs over common weight files),
             universal (one artifact for all, which takes the head count when it runs, or a function for each).
-        precision: Precisions, separated by commas: fp32, fp16, int8; by default the target's own.
+        precision: Precisions, separated by commas: fp32, fp16, int8 (weights), int8-static (weights and activations,
+            for NPUs), w8a16 (activations of 16 bits); by default the target's own.
         input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
         batch: Images at a time: a number, or dynamic.
         output: What artifacts give: logits, embedding (what the classifier would take), or tokens (those of all
             patches, after the last norm); by default what the model has.
         check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
-        calibrate: Images by which to calibrate the model and find cascades, as hydra-export calibrate takes them: a
-            folder, packaged, fashion-mnist or digits.
+        calibrate: Images by which to calibrate the activations of int8-static and w8a16, and the model's confidence and
+            cascades, as hydra-export calibrate does: a folder, packaged, fashion-mnist or digits.
+        calibration_images: int8-static and w8a16: how many of them show how large activations are.
+        calibration_method: int8-static: min-max, percentile or mse for all ranges; auto tries them for each.
+        no_smooth: int8-static and w8a16: leave channels that are much larger than others as they are.
+        mixed: int8-static: give as few activations as pass 16 bits, those first that 8 bits cost most.
+        io: int8-static and w8a16: the graph takes and gives float, or integer, the integers themselves.
         verify_with: Runtimes that verify beside each target's own, separated by commas; doctor lists them.
         labels: A text file with one class name per line, in the order of the logits; empty lines do
             not count, names may repeat.
@@ -57,8 +63,9 @@ class Choices:
         preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
             file.
         allow_untrained: Export head counts that were not trained.
-        max_drop: int8: points of top-1 that it may lose at any head count, on labelled images.
-        accept_unchecked: int8: export it without images that it could be judged by.
+        max_drop: int8 and its kind: points of top-1 that it may lose at any head count, on labelled images.
+        max_class_drop: int8 and its kind: points of any one class that it may lose; by default any.
+        accept_unchecked: int8 and its kind: export it without images that it could be judged by.
     """
 
     target: Annotated[
@@ -74,6 +81,11 @@ class Choices:
     output: Literal["logits", "embedding", "tokens"] | None = None
     check_images: Path | None = None
     calibrate: Annotated[str | None, one_of(candidates.test_sets)] = None
+    calibration_images: int = 128
+    calibration_method: Literal["auto", "min-max", "percentile", "mse"] = "auto"
+    no_smooth: Flag = False
+    mixed: Flag = False
+    io: Literal["float", "integer"] = "float"
     verify_with: str | None = None
     labels: Path | None = None
     architecture: str | None = None
@@ -84,6 +96,7 @@ class Choices:
     preprocessing: Annotated[str | None, one_of(candidates.preprocessings)] = None
     allow_untrained: Flag = False
     max_drop: float = 1.0
+    max_class_drop: float | None = None
     accept_unchecked: Flag = False
 
 
@@ -126,7 +139,13 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
             labels=() if given.labels is None else _labels(given.labels),
             check_images=given.check_images,
             calibrate=given.calibrate,
+            calibration_images=given.calibration_images,
+            calibration_method=given.calibration_method,
+            smooth=not given.no_smooth,
+            mixed=given.mixed,
+            io=given.io,
             max_drop=given.max_drop,
+            max_class_drop=given.max_class_drop,
             accept_unchecked=given.accept_unchecked,
             allow_untrained=given.allow_untrained,
             zip=archived,
@@ -140,20 +159,24 @@ def run(checkpoint: Path | None, given: Choices, out: Path, cache: Cache | None,
 def _check(given: Choices) -> None:
     from hydra_export.errors import BadInput
     from hydra_export.gate import Gate
+    from hydra_export.target import GATED, STATIC
 
     for name in listed_names("target", given.target):
         targets.get(name)
     _batch(given.batch)
-    Gate(max_drop=given.max_drop)  # refuses what is no number of points
-    if "int8" not in (given.precision or "").split(","):
-        for argument, value, default in (
-            ("max_drop", given.max_drop, Choices.max_drop),
-            ("accept_unchecked", given.accept_unchecked, Choices.accept_unchecked),
-        ):
-            if value != default:
+    Gate(max_drop=given.max_drop, max_class_drop=given.max_class_drop)  # refuses what is no number of points
+    for precisions, arguments in (
+        (GATED, ("max_drop", "max_class_drop", "accept_unchecked")),
+        (STATIC, ("calibration_images", "no_smooth", "io")),
+        (STATIC[:1], ("calibration_method", "mixed")),
+    ):
+        if set(precisions) & set((given.precision or "").split(",")):
+            continue
+        for argument in arguments:
+            if getattr(given, argument) != getattr(Choices, argument):
                 raise BadInput(
-                    f"`{argument}` is for int8, which is not exported.",
-                    f"Add it: `precision={_added(given.precision, 'int8')}`.",
+                    f"`{argument}` is for {precisions[0]}, which is not exported.",
+                    f"Add it: `precision={_added(given.precision, precisions[0])}`.",
                 )
     if given.device is not None and given.target != targets.DEFAULT:
         raise BadInput("`device` says what each device needs.", "Leave out `target`, or `device`.")

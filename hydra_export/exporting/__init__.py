@@ -18,12 +18,13 @@ from hydra_export.errors import CheckFailed
 from hydra_export.exporting.combinations import jobs
 from hydra_export.exporting.parities import measured
 from hydra_export.exporting.plan import planned
+from hydra_export.exporting.quantizing import Quantizing, quantized
 from hydra_export.exporting.sample import sampled
 from hydra_export.exporting.sealing import sealed
 from hydra_export.gate import Gate
 from hydra_export.running import Runs
 
-__all__ = ["export", "jobs"]
+__all__ = ["Quantizing", "export", "jobs"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,6 +61,7 @@ def export(
     zipped: Path | None = None,
     devices: Sequence[bundle.DeviceEntry] = (),
     calibration: Calibration | None = None,
+    quantizing: Quantizing | None = None,
 ) -> bundle.Manifest:
     """Writes a bundle at *out*, which is replaced as a whole, or left alone when anything fails.
 
@@ -74,6 +76,7 @@ def export(
         zipped: where the bundle's archive goes as well.
         devices: what ``fitting.fit`` chose: each target is written for the head counts of its devices alone.
         calibration: of the model, which becomes part of the bundle.
+        quantizing: how activations are counted, for the precisions that count them.
 
     Raises:
         BadInput: no such subnetwork or classifier, a name of the model that cannot name files, or int8 without images
@@ -84,16 +87,17 @@ def export(
     plan = planned(checkpoint, listed or _default(), heads, devices, verify_with, images is not None)
     sample = sampled(plan, images, gate or Gate())
     with _written(Path(out), zipped, checkpoint.info.name) as folder, Runs(sample.given(plan)) as runs:
+        counted = quantized(plan, quantizing, sample, lambda what: progress(what, 0, plan.num_steps))
         artifacts = conversion.written(
             plan.writes,
-            checkpoint,
+            lambda precision: counted.checkpoints.get(precision, checkpoint),
             folder,
             lambda what, done: progress(what, done, plan.num_steps),
             cache,
         )
-        parities = measured(plan, artifacts, sample, folder, runs, progress)
+        parities = measured(plan, artifacts, sample, folder, runs, counted, progress)
         progress("sealing", plan.num_steps, plan.num_steps)
-        return sealed(plan, artifacts, parities, sample, folder, calibration)
+        return sealed(plan, artifacts, parities, sample, folder, calibration, counted.how)
 
 
 def _default() -> list[Job]:

@@ -11,7 +11,7 @@ import msgspec
 from hydra_export import targets as registry
 from hydra_export.conversion import Job
 from hydra_export.errors import BadInput
-from hydra_export.target import ExportSpec, InputForm, Options
+from hydra_export.target import STATIC, ExportSpec, InputForm, Options
 
 
 def jobs(
@@ -21,6 +21,7 @@ def jobs(
     *,
     input: InputForm = "tensor",  # noqa: A002 (the name that it has everywhere)
     batch: int | str = 1,
+    io: str = "float",
     options: Options | Sequence[Options] = (),
 ) -> list[Job]:
     """What to export: the cross product of targets, graph kinds and precisions, each with the same *input* and so on.
@@ -28,6 +29,7 @@ def jobs(
     Without *precisions* each target writes its default.
 
     Args:
+        io: what graphs of integer activations take and give, ``float`` or ``integer``.
         options: of the targets that have choices of their own, such as ``OnnxOptions(opset=20)``; defaults of others.
 
     Raises:
@@ -46,7 +48,8 @@ def jobs(
         _check_offered("graph kind", "graphs", graph, target.graphs, name)
         for precision in precisions or target.precisions[:1]:
             _check_offered("precision", "precisions", precision, target.precisions, name)
-            choices = {"graph": graph, "precision": precision, "input": input, "batch": batch}
+            counts = io if precision in STATIC else "float"
+            choices = {"graph": graph, "precision": precision, "input": input, "batch": batch, "io": counts}
             try:
                 spec = msgspec.convert(choices, ExportSpec)
             except msgspec.ValidationError as error:
@@ -54,6 +57,8 @@ def jobs(
             spec = msgspec.structs.replace(spec, options=given.get(target.options, target.options()))
             target.check(spec)
             listed.append(Job(target, spec))
+    if io != "float" and not any(job.spec.precision in STATIC for job in listed):
+        raise BadInput(f"`io` {io} is for precisions {' and '.join(STATIC)}.", f"Add one: `precision={STATIC[0]}`.")
     for each in given.values():
         _check_used(each, names, graphs)
     return listed

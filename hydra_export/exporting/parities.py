@@ -15,6 +15,7 @@ from hydra_export.bundle import Progress
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import ParityFailed
 from hydra_export.exporting.plan import Plan
+from hydra_export.exporting.quantizing import Quantized
 from hydra_export.exporting.sample import Sample
 from hydra_export.running import Runs
 from hydra_export.target import Artifact, Precision, Runtime
@@ -38,7 +39,13 @@ class Parities:
 
 
 def measured(
-    plan: Plan, artifacts: Sequence[Artifact], sample: Sample, folder: Path, runs: Runs, progress: Progress
+    plan: Plan,
+    artifacts: Sequence[Artifact],
+    sample: Sample,
+    folder: Path,
+    runs: Runs,
+    counted: Quantized,
+    progress: Progress,
 ) -> Parities:
     """Has *runs* run the *artifacts*, which lie in *folder*, and computes references meanwhile.
 
@@ -61,7 +68,7 @@ def measured(
                 references[k][needed] = _reference(plan.checkpoint, k, sample.pixels[needed], needed)
         by_runtime = outputs[step - len(plan.writes)].result()
         pairs = [(runtime, by_runtime[runtime.name]) for runtime in _runtimes(plan, artifact)]
-        record, agreeing = _judged(plan.checkpoint, artifact, k, references[k], pairs, sample)
+        record, agreeing = _judged(plan.checkpoint, artifact, k, references[k], pairs, sample, counted)
         records[artifact.path][k] = record
         agreed &= agreeing[: len(agreed)]
     return Parities(records, references, agreed)
@@ -82,6 +89,7 @@ def _judged(
     expected: Mapping[Precision, parity.Reference],
     outputs: Sequence[tuple[Runtime, Array]],
     sample: Sample,
+    counted: Quantized,
 ) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
     precision = artifact.spec.precision
     try:
@@ -89,6 +97,11 @@ def _judged(
     except ParityFailed as failed:
         if precision == "int8":
             raise _with_layers(failed, checkpoint, heads, sample.pixels["fp32"]) from failed
+        if worst := counted.worst(heads, precision):
+            raise ParityFailed(
+                f"{failed.message} Of their blocks' outputs, 8 bits of these tensors change most: {worst}.",
+                f"{failed.remedy} `mixed` gives the worst tensors 16 bits.",
+            ) from failed
         raise
 
 

@@ -13,7 +13,7 @@ from hydra_export.checkpoint import Checkpoint, default_heads
 from hydra_export.conversion import Job, Write
 from hydra_export.errors import BadInput
 from hydra_export.parity import check_further
-from hydra_export.target import Artifact, Precision
+from hydra_export.target import GATED, Artifact, Precision
 
 # All runs of all artifacts together may take so much: seconds, whatever is exported. A wrong graph is wrong on any
 # image; the accuracy of int8, which takes so much at the largest head count, needs more of them.
@@ -105,9 +105,8 @@ def _num_images(
     least, most = _PROOF_IMAGES[0], _PROOF_IMAGES[-1]
     few = _affordable(times * _PROOF_MACS, of_an_image, range(least, times * most + 1))
     by_precision: dict[Precision, int] = {"fp32": few, **{each.spec.precision: few for each in artifacts}}
-    if "int8" in by_precision:
-        by_precision["int8"] = _affordable(_GATE_MACS, largest, _GATE_IMAGES)
-    return by_precision
+    judged = _affordable(_GATE_MACS, largest, _GATE_IMAGES)
+    return {name: judged if name in GATED else count for name, count in by_precision.items()}
 
 
 def _affordable(macs: float, each: int, counts: range) -> int:

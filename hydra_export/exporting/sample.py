@@ -11,7 +11,7 @@ from hydra_export.data import FASHION_MNIST_LABELS, ImageSet, packaged_images
 from hydra_export.errors import BadInput
 from hydra_export.exporting.plan import Plan
 from hydra_export.gate import LEAST_IMAGES, Gate
-from hydra_export.target import InputForm, Precision
+from hydra_export.target import GATED, InputForm, Precision
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def sampled(plan: Plan, images: ImageSet | Callable[[int], ImageSet] | None, gat
         images = packaged_images(info.preprocessing, plan.most_images)
     else:
         images = _with_own_labels(images if isinstance(images, ImageSet) else images(plan.most_images), info)
-    gate = _gate(gate, images, plan.num_images.get("int8", 0), of_the_model)
+    judged = [limit for name, limit in plan.num_images.items() if name in GATED]
+    gate = _gate(gate, images, max(judged, default=0), of_the_model)
     return Sample(images, {name: images.pixels[:limit] for name, limit in plan.num_images.items()}, gate)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from hydra_export.exporting.parities import Parities
 from hydra_export.exporting.plan import Plan
 from hydra_export.exporting.sample import Sample
 from hydra_export.parity import ParityRecord, Reference
-from hydra_export.target import Artifact, Precision
+from hydra_export.target import GATED, Artifact, Precision
 from hydra_export.version import VERSION
 
 _GOLDEN_IMAGES = 4
@@ -31,17 +31,20 @@ def sealed(
     sample: Sample,
     folder: Path,
     calibration: Calibration | None = None,
+    quantizations: Mapping[Precision, bundle.Quantization] | None = None,
 ) -> bundle.Manifest:
     """Makes a bundle of *folder*, which holds the *artifacts*."""
     # Images on which a rounding runtime was right: verify, on few of them, has to come to the same verdict.
     golden = np.flatnonzero(parities.agreed)[:_GOLDEN_IMAGES]
     pixels = sample.pixels["fp32"][golden]
     references: dict[int, dict[Precision, Reference]] = {
-        k: {name: reference.first(golden) for name, reference in own.items() if name != "int8"}  # held against fp32's
+        k: {
+            name: reference.first(golden) for name, reference in own.items() if name not in GATED
+        }  # held against fp32's
         for k, own in parities.references.items()
     }
     bundle.write_golden(folder, pixels, plan.checkpoint.info.preprocessing.normalise(pixels), references)
-    manifest = _manifest(plan, artifacts, parities, sample.source, folder)
+    manifest = _manifest(plan, artifacts, parities, sample.source, folder, quantizations or {})
     manifest = msgspec.structs.replace(manifest, calibration=calibration)
     outputs = {k: own["fp32"].exact[-1] for k, own in references.items() if len(golden)}
     best = {k: (int(last.argmax()), float(last.max())) for k, last in outputs.items()}
@@ -50,7 +53,12 @@ def sealed(
 
 
 def _manifest(
-    plan: Plan, artifacts: Sequence[Artifact], parities: Parities, images: str, folder: Path
+    plan: Plan,
+    artifacts: Sequence[Artifact],
+    parities: Parities,
+    images: str,
+    folder: Path,
+    quantizations: Mapping[Precision, bundle.Quantization],
 ) -> bundle.Manifest:
     checkpoint = plan.checkpoint
     info = checkpoint.info
@@ -80,7 +88,10 @@ def _manifest(
         trained_heads=info.trained_heads,
     )
     files = bundle.hashed(folder)
-    entries = tuple(_entry(artifact, parities.records[artifact.path], files, info) for artifact in artifacts)
+    entries = tuple(
+        _entry(each, parities.records[each.path], files, info, quantizations.get(each.spec.precision))
+        for each in artifacts
+    )
     devices = tuple(_with_artifacts(device, artifacts) for device in plan.devices)
     tool = _tool({artifact.target for artifact in artifacts})
     return bundle.Manifest(model=model, tool=tool, images=images, artifacts=entries, files=files, devices=devices)
@@ -91,6 +102,7 @@ def _entry(
     records: dict[int, ParityRecord],
     files: Sequence[bundle.FileEntry],
     info: CheckpointInfo,
+    quantization: bundle.Quantization | None,
 ) -> bundle.ArtifactEntry:
     file, spec = bundle.artifact_entry(artifact.path, files), artifact.spec
     return bundle.ArtifactEntry(
@@ -108,6 +120,7 @@ def _entry(
         parity=records,
         needs=artifact.needs,
         warnings=tuple(filter(None, [untrained(info, artifact.heads)])),
+        quantization=quantization,
     )
 
 

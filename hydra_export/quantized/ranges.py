@@ -85,10 +85,12 @@ class Calibrated:
 
     Attributes:
         errors: how far the output of a tensor's block is off, as a share of its size (root mean squares).
+        last: the tensor that the subnetwork gives.
     """
 
     ranges: dict[str, Range]
     errors: dict[str, float]
+    last: str
 
 
 def calibrated(
@@ -119,7 +121,11 @@ def calibrated(
                 batch = image_nCHW[start : start + _BATCH]
                 Tapped(config, weights, heads, look, cuts=cut).run(batch)
         methods = get_args(Choice)[1:] if method == "auto" else (method,)
-        candidates = {name: [each.range(m) for m in methods] for name, each in seen.items()}
+        candidates = {
+            # What comes from outside is counted alike by all head counts.
+            name: [each.range(m) for m in (methods if name != "image" else ("min-max",))]
+            for name, each in seen.items()
+        }
         return _judged(config, weights, heads, image_nCHW[:_JUDGED_IMAGES], candidates, cuts)
 
 
@@ -142,7 +148,7 @@ def _judged(
     for name in judging.names:
         if name.endswith(_FIXED):
             ranges[name] = Range(0, 1, 1, method="fixed")
-    return Calibrated(ranges, errors)
+    return Calibrated(ranges, errors, list(judging.names)[-1])
 
 
 class _Judging(Tapped):
