@@ -10,8 +10,8 @@ these images fails. A small drop says little where the labels or the images do n
 - A few images do not tell a drop of one point from one of five. Where the 95 % upper limit of the drop (Bonett & Price
   2012, doi:10.3102/1076998611411915, for paired proportions) is above ``max_drop``, agreement has to hold as well.
 
-Agreement, the share of images with the same largest logit, needs no labels: 97 % at least. Of patch tokens, an image
-agrees whose tokens, side by side, have a cosine of 0.99 or more with the model's. From 50 images on, an
+Agreement, the share of images with the same largest logit, needs no labels: 97 % at least. Of features, an image agrees
+whose features, or patch tokens side by side, have a cosine of 0.99 or more with the model's. From 50 images on, an
 artifact that would agree on 90 % of all images passes in fewer than one of 20 cases; fewer images judge nothing.
 """
 

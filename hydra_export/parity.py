@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,8 +30,8 @@ _BATCH = 8  # activations of larger ones would need more memory than the weights
 # Of runtimes that round on the way. fp16's rounding leaves the direction of the logits alone; a wrong graph does not.
 _SMALLEST_AGREEMENT = 0.99  # or all images but one
 _SMALLEST_COSINE = 0.999
-# Of an image's patch tokens side by side with the model's. Those of the packaged model in int8 have 0.9985 at least.
-_SAME_TOKENS = 0.99
+# Of an image's features, or patch tokens side by side, with the model's; the packaged model's in int8 have 0.9985.
+_SAME_DIRECTION = 0.99
 # torch adds products in blocks. Runtimes that add one after the other were up to 9 times noisier where few channels are
 # much larger than the others, in DINOv2 in the basis of its principal components.
 _OTHER_ORDERS = 8
@@ -52,7 +52,7 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
             subnetwork whose weights were rounded to it.
         bound: the largest ``max_abs_error`` that passes; None for int8, where the accuracy decides.
         cosine, top1_agreement: the smallest cosine over images, their patch tokens and runtimes, and the smallest share
-            of images whose largest output is the same, or whose patch tokens are (``agreement``); runtimes that round
+            of images whose largest logit, or direction of features, is the same (``agreement``); runtimes that round
             on the way are compared with the unrounded subnetwork.
         runtimes: the largest error in each runtime.
         accuracy, accuracy_fp32: top-1 in percent of an int8 artifact, the worst over the runtimes, and of the unrounded
@@ -96,10 +96,15 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computes at one head count: [num_images, *output_shape] in float64 and in float32."""
+    """What PyTorch computes at one head count: [num_images, *output_shape] in float64 and in float32.
+
+    Attributes:
+        has_classes: the largest output is the answer; otherwise outputs are directions.
+    """
 
     exact: NDArray[np.float64]
     torch_fp32: NDArray[np.float32]
+    has_classes: bool = True
 
     @property
     def bound(self) -> float:
@@ -110,7 +115,7 @@ class Reference:
 
     def first(self, images: Array) -> Reference:
         """The reference of some of the images, by their numbers."""
-        return Reference(self.exact[images], self.torch_fp32[images])
+        return replace(self, exact=self.exact[images], torch_fp32=self.torch_fp32[images])
 
 
 def reference(
@@ -163,13 +168,14 @@ def _computed(
     """With *epsilon* in float32 and the model's own in float64."""
     from hydra_export.exact import layers_in_float64
 
+    has_classes = outputs.config.num_classes > 0
     outputs.set_epsilon(epsilon)
     torch_fp32 = _run(outputs, images, normalise, np.float32)
     outputs.set_epsilon(outputs.config.layer_norm_eps)
     if not exactly:
-        return Reference(torch_fp32.astype(np.float64), torch_fp32)
+        return Reference(torch_fp32.astype(np.float64), torch_fp32, has_classes)
     with layers_in_float64(outputs.dense):
-        return Reference(_run(outputs, images, normalise, np.float64), torch_fp32)
+        return Reference(_run(outputs, images, normalise, np.float64), torch_fp32, has_classes)
 
 
 def _run(
@@ -211,11 +217,11 @@ def compare(logits: Array, expected: Reference) -> ParityRecord:
 
 
 def agreement(logits: Array, expected: Reference) -> NDArray[np.bool_]:
-    """Per image, whether the largest output is the same one; of patch tokens, whether they point the same way."""
-    if logits.ndim > 2:  # the largest of so many numbers says nothing
+    """Per image, whether the largest logit is the same one; of features, whether they point the same way."""
+    if not expected.has_classes:
         with np.errstate(all="ignore"):
             flat = (outputs.reshape(len(outputs), -1).astype(np.float64) for outputs in (logits, expected.exact))
-            return np.asarray(_cosines(*flat) >= _SAME_TOKENS)
+            return np.asarray(_cosines(*flat) >= _SAME_DIRECTION)
     return np.asarray(logits.argmax(axis=1) == expected.exact.argmax(axis=1))
 
 

@@ -494,7 +494,7 @@ class Model:
                     self._opened.clear()
                     self._runs.clear()
                 self._opened[path] = self._open(self._folder / path, self.artifacts[heads], self._threads)
-            self._runs[heads] = self._opened[path](heads)
+            self._runs[heads] = _of_numbers(self._opened[path](heads), self.artifacts[heads])
         return self._runs[heads]
 
     def _timed(self, pixels_HWC: Array, heads: int) -> float:
@@ -657,7 +657,7 @@ _GRAPHS = {
     "all": ("universal", "shared", "separate", "fixed"),
     "one": ("separate", "shared", "fixed", "universal"),
 }
-_PRECISIONS = ("fp32", "fp16", "int8")
+_PRECISIONS = ("fp32", "fp16", "int8", "w8a16", "int8-static")
 
 
 def _chosen(
@@ -716,6 +716,26 @@ def _opener(target: str) -> tuple[str, Opens]:
     return package.replace("_", "-").replace("ai-edge-", ""), _litert
 
 
+def _of_numbers(run: Run, artifact: Mapping[str, Any]) -> Run:
+    """*run* on numbers, where the graph takes and gives the integers that count them."""
+    image, output = artifact["inputs"][0], artifact["outputs"][0]
+    if "scale" not in output:
+        return run
+    ends = np.iinfo(image["dtype"])
+
+    def counted(numbers: Array) -> Array:
+        if "scale" not in image:
+            return numbers
+        integers = np.rint(numbers / np.float32(image["scale"])) + image.get("zero_point", 0)
+        return np.clip(integers, ends.min, ends.max).astype(image["dtype"])
+
+    def of_numbers(numbers: Array) -> Array:
+        integers = run(counted(numbers)).astype(np.float32)
+        return (integers - output.get("zero_point", 0)) * np.float32(output["scale"])
+
+    return of_numbers
+
+
 def _onnxruntime(path: Path, artifact: Mapping[str, Any], threads: int) -> Callable[[int], Run]:
     ort = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
@@ -744,12 +764,12 @@ def _litert_compiled(path: Path, artifact: Mapping[str, Any], threads: int) -> C
         signature = f"k{heads}" if artifact["graph"] == "universal" else "serving_default"
         index, name = model.get_signature_index(signature), artifact["outputs"][0]["name"]
         (given,), (output,) = model.create_input_buffers(index), model.create_output_buffers(index)
-        shape = tuple(model.get_output_tensor_details(signature)[name]["shape"])
+        shape, dtype = tuple(model.get_output_tensor_details(signature)[name]["shape"]), artifact["outputs"][0]["dtype"]
 
         def run(image: Array) -> Array:
             given.write(image)
             model.run_by_index(index, [given], [output])
-            return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
+            return np.asarray(output.read(math.prod(shape), np.dtype(dtype))).reshape(shape)
 
         return run
 

@@ -231,6 +231,7 @@ def _run(
         images=images,
         verify_with=list(verify_with),
         expected={name: [wanted[name].exact, wanted[name].torch_fp32] for name in {"fp32", artifact.precision}},
+        has_classes=wanted["fp32"].has_classes,
     )
     return msgspec.convert(record, parity.ParityRecord)
 
@@ -244,9 +245,10 @@ def run(
     images: Array,
     verify_with: list[str],
     expected: dict[Precision, Any],
+    has_classes: bool,
 ) -> dict[str, Any]:
     """What the process does to run one head count of an artifact."""
-    references = {kind: parity.Reference(*arrays) for kind, arrays in expected.items()}
+    references = {kind: parity.Reference(exact, fp32, has_classes) for kind, (exact, fp32) in expected.items()}
     of_golden = lambda session: session.run(images)  # noqa: E731
     of, place = targets.get(target), Path(path)
     record, _agreed = parity.verify(of, place, heads, precision, references, of_golden, name, None, verify_with)

@@ -111,7 +111,8 @@ def _golden(arrays: dict[str, Array], manifest: Manifest, names: _Names) -> Gold
         raise ValueError("image is not the normalised form of pixels")
     expected: dict[int, dict[Precision, Reference]] = {}
     for (k, precision), (exact, torch_fp32) in names.items():
-        expected.setdefault(k, {})[precision] = Reference(arrays[exact], arrays[torch_fp32])
+        has_classes = manifest.model.config.num_classes > 0
+        expected.setdefault(k, {})[precision] = Reference(arrays[exact], arrays[torch_fp32], has_classes)
     for by_precision in expected.values():
         by_precision |= dict.fromkeys(GATED, by_precision["fp32"])  # what they are held against, by agreement
     for artifact in manifest.artifacts:

@@ -2,7 +2,7 @@
 
 const GRAPHS = ["universal", "shared", "separate", "fixed"];
 const GRAPHS_ON_GPU = ["separate", "universal"]; // of TFLite: LiteRT.js 2.5.3 compiles no universal file for WebGPU
-const PRECISIONS = ["fp32", "fp16", "int8"];
+const PRECISIONS = ["fp32", "fp16", "int8", "w8a16", "int8-static"];
 const PACKAGES = { onnx: "ort, the module of onnxruntime-web or -node", tflite: "litert, the module of @litertjs/core" };
 
 /** Of each head count its artifact, ascending: all of one kind, the one with most head counts that the caller's modules run. */

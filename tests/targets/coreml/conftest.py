@@ -83,7 +83,7 @@ class Proof:
             expected["int8"] = _of_quantized(checkpoint, artifact, self.heads)
         size = math.prod(config.output_shape(self.heads))  # timm gives the tokens before those of patches as well
         self.expected = {
-            kind: parity.Reference(*(_flat(each)[:, -size:] for each in (reference.exact, reference.torch_fp32)))
+            kind: parity.Reference(_flat(reference.exact)[:, -size:], _flat(reference.torch_fp32)[:, -size:])
             for kind, reference in expected.items()
         }
 
