@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from hydra_export.printed import Measured
 
 _SMALL_BYTES = 256  # of what is no weight
-OPSETS = range(17, 24)
+OPSETS = range(13, 24)
+_DEFAULT_OPSET = 17  # the first with LayerNormalization
 
 
 class OnnxOptions(Options, frozen=True):
@@ -46,8 +47,9 @@ class OnnxOptions(Options, frozen=True):
     opset: Annotated[
         int | None,
         Option(
-            "ONNX opset, 17 to 23; by default the lowest that a graph needs: 17, which the oldest runtimes take, or 21 "
-            "for activations of 16 bits. 23 uses its Attention operator."
+            "ONNX opset, 13 to 23; by default 17, which the oldest runtimes take, or what a graph needs: 21 for "
+            "activations of 16 bits. Below 17 LayerNorm is made of nine operators, as some compilers want it; 23 uses "
+            "its Attention operator."
         ),
     ] = None
     weight_files: Annotated[
@@ -153,10 +155,12 @@ class OnnxTarget(Target):
 
 
 def _least_opset(spec: ExportSpec, config: HydraConfig | None, is_wide: bool = False) -> int:
-    """QuantizeLinear gives 16 bits from 21 on; GELU by tanh in integers is one operator, from 20 on."""
+    """QuantizeLinear gives 16 bits from 21 on; in integers GELU by tanh and LayerNorm are one operator each."""
     if spec.precision == "w8a16" or is_wide:
         return 21
-    by_tanh = spec.precision in STATIC and config is not None and config.activation == "gelu_tanh"
+    if spec.precision not in STATIC:
+        return OPSETS[0]
+    by_tanh = config is not None and config.activation == "gelu_tanh"
     return 20 if by_tanh else 17
 
 
@@ -169,7 +173,7 @@ def _opset(checkpoint: Checkpoint, spec: ExportSpec) -> int:
     ranges = (checkpoint.activations or {}).get(spec.precision, {}).values()
     is_wide = any(each.wide for of_heads in ranges for each in of_heads.values())
     least = _least_opset(spec, checkpoint.info.config, is_wide)
-    opset = OnnxOptions.of(spec).opset or least
+    opset = OnnxOptions.of(spec).opset or max(least, _DEFAULT_OPSET)
     if opset < least:
         raise BadInput(f"`opset` {opset} has no activations of 16 bits.", f"Give {least} or more.")
     return opset

@@ -56,14 +56,25 @@ class OnnxEmitter(Operations[ir.Value]):
         """In one operator where there is one."""
         g, epsilon = self.g, self.config.layer_norm_eps
         if self.config.norm == "layer_norm":
-            return g.layer_norm(x, place, epsilon)
+            if self.opset >= 17:
+                return g.layer_norm(x, place, epsilon)
+            # The form that onnxruntime's LayerNormFusion looks for.
+            mean = self._reduced("ReduceMean", x, -1, f"{place}/mean/ReduceMean", keepdims=1)
+            x = g.op("Sub", [x, mean], f"{place}/centred/Sub")
+            bias = g.weight(f"{place.replace('/', '.')}.bias")
+            return g.op("Add", [self._scaled(x, place, epsilon), bias], f"{place}/Add")
         gamma, _ = g.affine(place)
         if self.opset >= 23 and gamma is not None and not g.counts_integers:
             return g.op("RMSNormalization", [x, gamma], f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
-        # The form that onnxruntime's SimplifiedLayerNormFusion looks for.
-        squares = g.op("Pow", [x, g.constant("rms/two", 2.0)], f"{place}/square/Pow")
+        return self._scaled(x, place, epsilon)
+
+    def _scaled(self, x: ir.Value, place: str, epsilon: float) -> ir.Value:
+        """To a mean square of one, times gamma: the form that onnxruntime's SimplifiedLayerNormFusion looks for."""
+        g = self.g
+        gamma, _ = g.affine(place)
+        squares = g.op("Pow", [x, g.constant("norm/two", 2.0)], f"{place}/square/Pow")
         mean = self._reduced("ReduceMean", squares, -1, f"{place}/variance/ReduceMean", keepdims=1)
-        mean = g.op("Add", [mean, g.constant("rms/epsilon", epsilon)], f"{place}/variance/Add")
+        mean = g.op("Add", [mean, g.constant("norm/epsilon", epsilon)], f"{place}/variance/Add")
         deviation = g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")
         if gamma is None:
             return g.op("Div", [x, deviation], f"{place}/Div")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The lowest IR version that each opset's release of ONNX came with; later ones are refused by older runtimes.
 # Source: onnx/onnx docs/Versioning.md, "Released Versions".
-IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 _DTYPES = {
     "float32": ir.DataType.FLOAT,
     "uint8": ir.DataType.UINT8,

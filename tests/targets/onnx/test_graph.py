@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import onnx
+import onnxruntime
 import onnxsim
 import pytest
 
@@ -18,7 +19,7 @@ from hydra_export import targets
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import BadInput
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import ExportSpec, GraphKind, InputForm
+from hydra_export.target import ExportSpec, GraphKind, InputForm, Precision
 from hydra_export.targets.onnx import OnnxOptions
 from tests.targets.conftest import Case, MakeCheckpoint
 
@@ -26,9 +27,9 @@ ONNX = targets.get("onnx")
 KINDS = pytest.mark.parametrize("kind", ONNX.graphs)
 FORMS = pytest.mark.parametrize("form", ["tensor", "image"])
 BATCHES = pytest.mark.parametrize("batch", [1, 3, "dynamic"])
-# Each form of Gelu and of attention comes with the opsets 17, 20 and 23.
+# Each form of LayerNorm, Gelu and attention comes with the opsets 13, 17, 20 and 23.
 OPSETS = pytest.mark.parametrize(
-    "opset", [17, 20, 23, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (18, 19, 21, 22))]
+    "opset", [13, 17, 20, 23, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (14, 15, 16, 18, 19, 21, 22))]
 )
 
 
@@ -79,19 +80,19 @@ def test_the_file_has_the_opset_that_was_asked_for_and_the_lowest_ir_version_of_
 
 
 @KINDS
-@pytest.mark.parametrize("opset", [-1, 0, 16, 24, 99])
+@pytest.mark.parametrize("opset", [-1, 0, 12, 24, 99])
 def test_other_opsets_are_refused_and_nothing_is_written(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, opset: int
 ) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(BadInput, match=f"`opset` {opset} is not supported. Give 17 to 23."):
+    with pytest.raises(BadInput, match=f"`opset` {opset} is not supported. Give 13 to 23."):
         ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, options=OnnxOptions(opset=opset)), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_default_opset_is_one_that_onnxruntime_web_takes(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     (model,) = written(make_checkpoint(), (2,), tmp_path / "out")
-    assert model.opset_import[0].version == OnnxOptions().opset == 17
+    assert model.opset_import[0].version == 17
     assert model.ir_version == 8
 
 
@@ -103,6 +104,37 @@ def test_attention_is_one_operator_from_opset_23_on(make_checkpoint: MakeCheckpo
     assert op_counts(before)["Attention"] == 0
     assert op_counts(after)["Attention"] == checkpoint.info.config.depth
     assert op_counts(after)["Softmax"] == 0
+
+
+def test_layer_norm_is_made_of_small_operators_below_opset_17(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    num_norms = 2 * checkpoint.info.config.depth + 1
+    (before,) = written(checkpoint, (2,), tmp_path / "16", opset=16)
+    (after,) = written(checkpoint, (2,), tmp_path / "17", opset=17)
+    steps = {"ReduceMean": 2, "Sub": 1, "Pow": 1, "Sqrt": 1, "Div": 1, "Mul": 1, "Add": 2}
+    assert op_counts(before) - op_counts(after) == {step: num_norms * count for step, count in steps.items()}
+    assert op_counts(after) - op_counts(before) == {"LayerNormalization": num_norms}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("kind", ["separate", "shared"])
+def test_onnxruntime_makes_the_same_operators_of_every_opset_below_20(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, precision: Precision
+) -> None:
+    checkpoint = make_checkpoint()
+    fused = []
+    for opset in (13, 16, 17):
+        out = tmp_path / str(opset)
+        out.mkdir()
+        spec = ExportSpec(graph=kind, precision=precision, options=OnnxOptions(opset=opset))
+        (artifact,) = ONNX.write(checkpoint, (2,), spec, out)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # that what it writes is for this machine alone
+        options.optimized_model_filepath = str(out / "optimised.onnx")
+        onnxruntime.InferenceSession(out / artifact.path, options)
+        fused.append(op_counts(onnx.load(out / "optimised.onnx")))
+    assert fused[0] == fused[1] == fused[2]
+    assert fused[0]["LayerNormalization"] + fused[0]["SkipLayerNormalization"] == 2 * checkpoint.info.config.depth + 1
 
 
 @OPSETS
@@ -196,7 +228,7 @@ def test_onnxsim_finds_nothing_to_simplify(
     assert op_counts(simplified(model)) == op_counts(model)
 
 
-@pytest.mark.parametrize("opset", [17, 20, 23])
+@pytest.mark.parametrize("opset", [13, 17, 20, 23])
 @BATCHES
 def test_folding_the_shared_graph_gives_the_separate_one(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, batch: int | str, opset: int

@@ -67,7 +67,7 @@ def weights_of(path: Path) -> dict[str, NDArray[Any]]:
 
 @KINDS
 @FORMS
-@pytest.mark.parametrize("opset", [17, pytest.param(20, marks=pytest.mark.slow), 23])
+@pytest.mark.parametrize("opset", [13, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (17, 20)), 23])
 @pytest.mark.usefixtures("slices")
 def test_fp16_computes_the_rounded_subnetworks_of_every_kind(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, form: InputForm, opset: int
@@ -116,7 +116,7 @@ def test_fp16_takes_half_the_bytes(make_checkpoint: MakeCheckpoint, tmp_path: Pa
 
 @KINDS
 @FORMS
-@pytest.mark.parametrize("opset", [17, pytest.param(20, marks=pytest.mark.slow), 23])
+@pytest.mark.parametrize("opset", [13, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (17, 20)), 23])
 @pytest.mark.usefixtures("slices")
 def test_int8_computes_nearly_the_subnetworks_of_every_kind(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, form: InputForm, opset: int

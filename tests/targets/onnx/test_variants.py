@@ -28,7 +28,7 @@ _QUICK = (
     ("separate", "fp32", "tensor", 1, 17),
     ("shared", "int8", "image", 3, 20),
     ("branches", "fp16", "tensor", "dynamic", 23),
-    ("slices", "fp32", "image", "dynamic", 18),
+    ("slices", "fp32", "image", "dynamic", 13),
     ("slices", "int8", "tensor", 1, 23),
 )
 _ALL = tuple(
@@ -37,7 +37,7 @@ _ALL = tuple(
         ("fp32", "fp16", "int8"),
         ("tensor", "image"),
         (1, 3, "dynamic"),
-        (17, 18, 20, 23),
+        (13, 17, 18, 20, 23),
     )
 )
 # Of random weights no accuracy says anything, so the direction of the outputs has to hold.
