@@ -155,13 +155,13 @@ class OnnxTarget(Target):
 
 
 def _least_opset(spec: ExportSpec, config: HydraConfig | None, is_wide: bool = False) -> int:
-    """QuantizeLinear gives 16 bits from 21 on; in integers GELU by tanh and LayerNorm are one operator each."""
+    """QuantizeLinear gives 16 bits from 21 on; in integers GELU by tanh is one operator alone, from 20 on."""
     if spec.precision == "w8a16" or is_wide:
         return 21
     if spec.precision not in STATIC:
         return OPSETS[0]
     by_tanh = config is not None and config.activation == "gelu_tanh"
-    return 20 if by_tanh else 17
+    return 20 if by_tanh else OPSETS[0]
 
 
 def _opset(checkpoint: Checkpoint, spec: ExportSpec) -> int:

@@ -53,32 +53,29 @@ class OnnxEmitter(Operations[ir.Value]):
         return self.g.reshape(x, name, "rows/shape", [-1, self.width])
 
     def norm(self, x: ir.Value, place: str) -> ir.Value:
-        """In one operator where there is one."""
-        g, epsilon = self.g, self.config.layer_norm_eps
-        if self.config.norm == "layer_norm":
-            if self.opset >= 17:
-                return g.layer_norm(x, place, epsilon)
-            # The form that onnxruntime's LayerNormFusion looks for.
+        """In one operator where there is one; otherwise in the form that onnxruntime's LayerNormFusion looks for."""
+        g, epsilon, has_mean = self.g, self.config.layer_norm_eps, self.config.norm == "layer_norm"
+        if has_mean and self.opset >= 17:
+            return g.layer_norm(x, place, epsilon)
+        gamma, beta = g.affine(place, has_mean)
+        if not has_mean and self.opset >= 23 and gamma is not None and not g.counts_integers:
+            return g.op("RMSNormalization", [x, gamma], f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
+        if has_mean:
             mean = self._reduced("ReduceMean", x, -1, f"{place}/mean/ReduceMean", keepdims=1)
             x = g.op("Sub", [x, mean], f"{place}/centred/Sub")
-            bias = g.weight(f"{place.replace('/', '.')}.bias")
-            return g.op("Add", [self._scaled(x, place, epsilon), bias], f"{place}/Add")
-        gamma, _ = g.affine(place)
-        if self.opset >= 23 and gamma is not None and not g.counts_integers:
-            return g.op("RMSNormalization", [x, gamma], f"{place}/RMSNormalization", axis=-1, epsilon=epsilon)
-        return self._scaled(x, place, epsilon)
+        normalised, scaled = (f"{place}{step}" for step in ("/normalised", "/scaled"))
+        x = self._normalised(x, place, place if gamma is None and beta is None else normalised)
+        if gamma is not None:
+            x = g.op("Mul", [x, gamma], f"{place if beta is None else scaled}/Mul")
+        return x if beta is None else g.op("Add", [x, beta], f"{place}/Add")
 
-    def _scaled(self, x: ir.Value, place: str, epsilon: float) -> ir.Value:
-        """To a mean square of one, times gamma: the form that onnxruntime's SimplifiedLayerNormFusion looks for."""
+    def _normalised(self, x: ir.Value, place: str, tap: str) -> ir.Value:
+        """To a mean square of one."""
         g = self.g
-        gamma, _ = g.affine(place)
         squares = g.op("Pow", [x, g.constant("norm/two", 2.0)], f"{place}/square/Pow")
         mean = self._reduced("ReduceMean", squares, -1, f"{place}/variance/ReduceMean", keepdims=1)
-        mean = g.op("Add", [mean, g.constant("norm/epsilon", epsilon)], f"{place}/variance/Add")
-        deviation = g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")
-        if gamma is None:
-            return g.op("Div", [x, deviation], f"{place}/Div")
-        return g.op("Mul", [g.op("Div", [x, deviation], f"{place}/normalised/Div"), gamma], f"{place}/Mul")
+        mean = g.op("Add", [mean, g.constant("norm/epsilon", self.config.layer_norm_eps)], f"{place}/variance/Add")
+        return g.op("Div", [x, g.op("Sqrt", [mean], f"{place}/deviation/Sqrt")], f"{tap}/Div")
 
     def _reduced(self, op_type: str, x: ir.Value, axis: int, name: str, keepdims: int) -> ir.Value:
         """Over one axis, which is an input from opset 18 on."""

@@ -100,10 +100,10 @@ class OnnxGraphBuilder(NodeBuilder):
         inputs = [image_BCHW, self.weight("patch_embed.weight"), self.weight("patch_embed.bias")]
         return self.op("Conv", inputs, name, **attributes)
 
-    def affine(self, place: str) -> tuple[ir.Value | None, ir.Value | None]:
+    def affine(self, place: str, has_bias: bool) -> tuple[ir.Value | None, ir.Value | None]:
         """What the steps of a norm multiply by and add, for as far as they do."""
         name = place.replace("/", ".")
-        return self.weight(f"{name}.weight"), None
+        return self.weight(f"{name}.weight"), self.weight(f"{name}.bias") if has_bias else None
 
     def layer_norm(self, x: ir.Value, place: str, epsilon: float) -> ir.Value:
         """In one operator."""

@@ -125,7 +125,7 @@ class QuantizedBuilder(OnnxGraphBuilder):
         tensor = self._constants[name].first(self.heads).detach()
         return self._constant_tensor(name, tensor, own, own.grid())
 
-    def affine(self, place: str) -> tuple[ir.Value | None, ir.Value | None]:
+    def affine(self, place: str, has_bias: bool) -> tuple[ir.Value | None, ir.Value | None]:
         """What is left of it."""
         name = place.replace("/", ".")
         gamma, beta = self._folded.affine(place)
