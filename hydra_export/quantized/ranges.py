@@ -28,7 +28,8 @@ Choice = Literal["auto", "min-max", "percentile", "mse"]
 _KEPT = 1 << 16  # numbers of a tensor, from which percentiles and errors are taken
 _TAIL = 5e-5  # of the numbers on each side that percentile leaves out
 _BATCH = 8
-_JUDGED_IMAGES = 8  # on which methods are tried: each costs a run of a block
+# Methods are tried on so many images, or as many as so many multiplications allow: each tensor of a block costs a run.
+_JUDGED_IMAGES, _JUDGED_MACS, _TAPS_OF_A_BLOCK = 8, 2e12, 32
 _CLIPS = np.linspace(0.2, 1.0, 81)  # of the peak, which mse tries
 _BINS = 4096
 _FIXED = ("/shares", "/sigmoid")
@@ -126,7 +127,9 @@ def calibrated(
             name: [each.range(m) for m in (methods if name != "image" else ("min-max",))]
             for name, each in seen.items()
         }
-        return _judged(config, weights, heads, image_nCHW[:_JUDGED_IMAGES], candidates, cuts)
+        each = network.macs(config, heads) * _TAPS_OF_A_BLOCK * len(methods)
+        few = image_nCHW[: max(1, min(_JUDGED_IMAGES, int(_JUDGED_MACS / each)))]
+        return _judged(config, weights, heads, few, candidates, cuts)
 
 
 def _judged(

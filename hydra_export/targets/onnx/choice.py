@@ -38,14 +38,14 @@ class Choice:
         of the outermost graph for the branches of its own Ifs alone (1.32,
         SessionState::PrepackConstantInitializedTensors), and without packing a run takes a tenth longer.
         """
-        shape = next(iter(branches.values())).outputs[0].shape
+        given = next(iter(branches.values())).outputs[0]
+        shape, dtype = given.shape, given.dtype
         assert shape
-        result = self.g.constant(f"{name}/none", np.zeros((1,) * shape.rank()))
+        assert dtype
+        result = self.g.tensor(f"{name}/none", np.zeros((1,) * shape.rank(), dtype.numpy()))
         for place, k in enumerate(self.heads):
             is_k = self.g.op("Equal", [self.place, self.g.constant(f"k/place_{place}", [place])], f"k{k}/Equal")
-            passed = ir.Value(
-                name=f"k{k}/passed", shape=ir.Shape([None] * shape.rank()), type=ir.TensorType(ir.DataType.FLOAT)
-            )
+            passed = ir.Value(name=f"k{k}/passed", shape=ir.Shape([None] * shape.rank()), type=ir.TensorType(dtype))
             otherwise = ir.Graph(
                 [],
                 [passed],

@@ -36,9 +36,12 @@ class NodeBuilder:
 
     def constant(self, name: str, value: Sequence[int] | float | NDArray[np.float64]) -> ir.Value:
         """A small initializer, one per name: int64 for lists of numbers, float32 otherwise."""
+        return self.tensor(name, np.array(value, np.int64 if isinstance(value, Sequence) else np.float32))
+
+    def tensor(self, name: str, array: NDArray[Any] | np.float32) -> ir.Value:
+        """A small initializer as it is, one per name."""
         if name not in self.constants:
-            array = np.array(value, np.int64 if isinstance(value, Sequence) else np.float32)
-            tensor = ir.tensor(array, name=self.scope + name)
+            tensor = ir.tensor(np.asarray(array), name=self.scope + name)
             self.constants[name] = ir.Value(name=tensor.name, const_value=tensor)
         return self.constants[name]
 

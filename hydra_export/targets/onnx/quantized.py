@@ -273,8 +273,8 @@ class QuantizedBuilder(OnnxGraphBuilder):
         dtype, zero = quantized_type(counted)
         label = f"grid/{counted.scale:.9g}"
         return [
-            self._tensor(label, np.float32(counted.scale)),
-            self._tensor(f"grid/{dtype}/{zero}", np.array(zero, dtype)),
+            self.tensor(label, np.float32(counted.scale)),
+            self.tensor(f"grid/{dtype}/{zero}", np.array(zero, dtype)),
         ]
 
     def _constant_tensor(self, name: str, tensor: Tensor, own: Range, counted: Grid) -> ir.Value:
@@ -297,7 +297,7 @@ class QuantizedBuilder(OnnxGraphBuilder):
             matrix = self._folded_matrix(self._outside, given, name, axis)
         else:
             # It makes QGemm only of what says its zero points.
-            zeros = self._tensor(f"grid/zeros/{scales.numel()}", np.zeros(scales.numel(), np.int8))
+            zeros = self.tensor(f"grid/zeros/{scales.numel()}", np.zeros(scales.numel(), np.int8))
             matrix = self._raw("DequantizeLinear", [*given, zeros], name, axis=axis)
         unit_O = scales.numpy().astype(np.float32) * np.float32(self._grid_of(x, bits).scale)
         return [x, matrix, self._bias(f"{weight}.bias", self._folded.bias(weight), unit_O)]
@@ -321,23 +321,16 @@ class QuantizedBuilder(OnnxGraphBuilder):
         if np.abs(integers).max(initial=0) > _LARGEST_BIAS:
             raise CheckFailed(f"{name} is too large for integers: {np.abs(integers).max():.3g} units of its product.")
         axis = {} if np.ndim(unit) == 0 else {"axis": 0}
-        given = [self._tensor(name, integers.astype(np.int32)), self._tensor(f"{name}.scale", np.asarray(unit))]
+        given = [self.tensor(name, integers.astype(np.int32)), self.tensor(f"{name}.scale", np.asarray(unit))]
         return self._raw("DequantizeLinear", given, f"{name}/DQ", **axis)
 
     def _dq(self, name: str, integers: NDArray[Any], scale: float, zero: int) -> ir.Value:
         if f"{name}/DQ" not in self._dequantized:
-            scale_value = self._tensor(f"grid/{scale:.9g}", np.float32(scale))
-            zero_value = self._tensor(f"grid/{integers.dtype.name}/{zero}", np.array(zero, integers.dtype))
-            given = [self._tensor(name, integers), scale_value, zero_value]
+            scale_value = self.tensor(f"grid/{scale:.9g}", np.float32(scale))
+            zero_value = self.tensor(f"grid/{integers.dtype.name}/{zero}", np.array(zero, integers.dtype))
+            given = [self.tensor(name, integers), scale_value, zero_value]
             self._dequantized[f"{name}/DQ"] = self._raw("DequantizeLinear", given, f"{name}/DQ")
         return self._dequantized[f"{name}/DQ"]
-
-    def _tensor(self, name: str, array: NDArray[Any] | np.float32) -> ir.Value:
-        """A small initializer as it is, one per name."""
-        if name not in self.constants:
-            tensor = ir.tensor(np.asarray(array), name=self.scope + name)
-            self.constants[name] = ir.Value(name=tensor.name, const_value=tensor)
-        return self.constants[name]
 
     def _raw(self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Any) -> ir.Value:
         return super().ops(op_type, inputs, name, [name], **attributes)[0]
