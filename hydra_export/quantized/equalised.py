@@ -141,7 +141,9 @@ def _best(columns: Sequence[Tensor], seen: Sequence[Tensor], on_grid: bool) -> T
             factor_E = (factor_E / step).round().clamp_min(1) * step
         found.append((_error(columns, seen, factor_E), factor_E if share else None))
     least, best = min(found, key=lambda each: each[0])
-    return best if least < _WORTH * found[0][0] else None
+    if best is None or least >= _WORTH * found[0][0]:
+        return None
+    return F.pad(best, (0, columns[0].shape[1] - len(best)), value=1.0)  # what no listed head count has
 
 
 def _error(columns: Sequence[Tensor], seen: Sequence[Tensor], factor_E: Tensor) -> float:

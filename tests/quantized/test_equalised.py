@@ -17,12 +17,13 @@ from tests.quantized.test_taps import images
 from tests.variants import VARIANTS, checkpoint
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize(("listed", "smooth"), [((2, 4), False), ((2, 4), True), ((1, 2), True)])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_model_computes_the_same(name: str, smooth: bool) -> None:
+def test_the_model_computes_the_same(name: str, listed: tuple[int, ...], smooth: bool) -> None:
+    """Also at head counts that are not listed, whose channels no image shows."""
     source = checkpoint(VARIANTS[name])
     config, image_BCHW = source.info.config, images(VARIANTS[name], 12)
-    even = dataclasses.replace(source, state=equalised(config, source.state, (2, 4), image_BCHW, smooth))
+    even = dataclasses.replace(source, state=equalised(config, source.state, listed, image_BCHW, smooth))
     with torch.inference_mode():
         for heads in (1, 2, 4):
             expected, outputs = source.model(image_BCHW, heads), even.model(image_BCHW, heads)
