@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from hydra_export.data import datasets
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 INTEL = """processor\t: 0
@@ -69,3 +71,28 @@ def test_a_contestant_that_dies_is_reported(peers: ModuleType, tmp_path: Path) -
     process.close()
     with pytest.raises(peers.Ended, match=r"^failed: .*INVALID_PROTOBUF"):
         peers.Process(tmp_path, "onnx", case, file, cores)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not datasets.DEBIAN_FOLDER.is_dir(), reason="needs Fashion-MNIST: apt-get install dataset-fashion-mnist"
+)
+def test_static_quantization_has_a_line_for_each_file_of_ours_and_of_the_peer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("static_quantization")
+    asked = "--heads 3 --precisions fp32,int8-static --only onnxruntime --images 40 --calibration-images 10 --runs 2"
+    monkeypatch.setattr(sys, "argv", ["static_quantization.py", *asked.split()])
+    benchmark.main()
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    cells = {line[0].removeprefix("| "): line[1:] for line in lines[1:]}
+    assert {"onnx, ours, separate fp32", "tflite, ours, separate fp32", "onnx, ours, separate int8-static"} <= set(
+        cells
+    )
+    assert sum("quantize_static" in name for name in cells) == 4
+    assert cells["onnx, ours, separate fp32"][3] == "100.00"  # it agrees with itself
+    for name, (heads, top1, _drop, agreement, num_bytes, _ms, _over) in cells.items():
+        assert (heads, float(top1) > 70, float(agreement) > 70) == ("3", True, True), name
+        is_narrow = not name.endswith("fp32")
+        assert (int(num_bytes.replace(",", "")) < 400_000) is is_narrow, name
