@@ -60,7 +60,7 @@ def simulated(
     composed: bool = True,
     rounded: bool = True,
 ) -> Array:
-    """With every tensor and every weight rounded as in a file that goes up to *largest*; or as the model computes it."""
+    """With tensors and weights rounded as in a file that goes up to *largest*; or as the model computes it."""
     assert source.activations is not None
     config, normalised = source.info.config, source.model.normalised_weights()
     grids = {name: each.grid() for name, each in source.activations[precision][heads].items()}
