@@ -106,6 +106,8 @@ def allowed(record: ParityRecord) -> str:
     if record.accuracy is None or record.accuracy_fp32 is None:
         return agrees
     top1 = f"top-1 {record.accuracy - record.accuracy_fp32:+.2f}"
+    if record.class_drop is not None:
+        top1 += f", one class {-record.class_drop + 0:+.1f}"
     return f"{top1}, {agrees}" if "agreement" in record.judged_by else top1
 
 

@@ -155,7 +155,8 @@ class QuantizedBuilder(OnnxGraphBuilder):
             dtype = np.int8 if counted.bits == 8 else np.int16
             inputs = [x, self._dq(f"{name}.weight", numbers.astype(dtype), counted.scale, 0)]
         if beta is not None:
-            inputs.append(self._bias(f"{name}.bias", beta, np.float32(self._grid_of(x, bits).scale * counted.scale)))
+            unit = np.asarray(self._grid_of(x, bits).scale * counted.scale, np.float32)
+            inputs.append(self._bias(f"{name}.bias", beta, unit, self.tensor(f"{name}.bias.scale", unit)))
         raw = self._raw("LayerNormalization", inputs, f"{place}/LayerNormalization", axis=-1, epsilon=epsilon)
         return self._narrowed(raw, self.ranges[place], place, bits)
 
@@ -299,8 +300,14 @@ class QuantizedBuilder(OnnxGraphBuilder):
             # It makes QGemm only of what says its zero points.
             zeros = self.tensor(f"grid/zeros/{scales.numel()}", np.zeros(scales.numel(), np.int8))
             matrix = self._raw("DequantizeLinear", [*given, zeros], name, axis=axis)
-        unit_O = scales.numpy().astype(np.float32) * np.float32(self._grid_of(x, bits).scale)
-        return [x, matrix, self._bias(f"{weight}.bias", self._folded.bias(weight), unit_O)]
+        own = self._grid_of(x, bits).scale
+        unit_O, bias = scales.numpy().astype(np.float32) * np.float32(own), f"{weight}.bias"
+        if self._outside is None:
+            unit = self.tensor(f"{bias}.scale", unit_O)
+        else:  # as many numbers as the bias, of each head count: runtimes multiply when they load
+            factor = self._outside.constant(f"grid/{own:.9g}", own)
+            unit = self._outside.op("Mul", [given[1], factor], f"{bias}.scale")
+        return [x, matrix, self._bias(bias, self._folded.bias(weight), unit_O, unit, axis=0)]
 
     @staticmethod
     def _folded_matrix(outside: NodeBuilder, given: list[ir.Value], name: str, axis: int) -> ir.Value:
@@ -316,13 +323,15 @@ class QuantizedBuilder(OnnxGraphBuilder):
             scale_O = outside.op("Reshape", [scale_O, shape], f"{name}/Reshape")
         return outside.op("Mul", [wide, scale_O], name)
 
-    def _bias(self, name: str, bias: Tensor, unit: NDArray[np.float32] | np.float32) -> ir.Value:
+    def _bias(
+        self, name: str, bias: Tensor, unit: NDArray[np.float32], unit_value: ir.Value, **attributes: int
+    ) -> ir.Value:
+        """*bias* in 32 bits, in steps of *unit*, which the graph has as *unit_value*."""
         integers = np.rint(bias.double().numpy() / unit)
         if np.abs(integers).max(initial=0) > _LARGEST_BIAS:
-            raise CheckFailed(f"{name} is too large for integers: {np.abs(integers).max():.3g} units of its product.")
-        axis = {} if np.ndim(unit) == 0 else {"axis": 0}
-        given = [self.tensor(name, integers.astype(np.int32)), self.tensor(f"{name}.scale", np.asarray(unit))]
-        return self._raw("DequantizeLinear", given, f"{name}/DQ", **axis)
+            raise CheckFailed(f"{name} is too large for integers: {np.abs(integers).max():.3g} steps of its product.")
+        given = [self.tensor(name, integers.astype(np.int32)), unit_value]
+        return self._raw("DequantizeLinear", given, f"{name}/DQ", **attributes)
 
     def _dq(self, name: str, integers: NDArray[Any], scale: float, zero: int) -> ir.Value:
         if f"{name}/DQ" not in self._dequantized:
