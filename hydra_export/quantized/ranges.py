@@ -26,6 +26,7 @@ from hydra_export.quantized.taps import Tapped
 Choice = Literal["auto", "min-max", "percentile", "mse"]
 
 _KEPT = 1 << 16  # numbers of a tensor, from which percentiles and errors are taken
+_WORTH = 0.8  # of the first method's error: a few images say no more
 _TAIL = 5e-5  # of the numbers on each side that percentile leaves out
 _BATCH = 8
 # Methods are tried on so many images, or as many as so many multiplications allow: each tensor of a block costs a run.
@@ -76,7 +77,7 @@ def _least_square(numbers: NDArray[np.float32], low: float, high: float) -> tupl
         scale = (clipped[1] - clipped[0]) / 255 or 1.0
         off = np.clip(np.rint((middles - clipped[0]) / scale), 0, 255) * scale + clipped[0] - middles
         if (error := float((counts * off * off).sum())) < best:
-            best, ends = error, clipped
+            best, ends = error, (float(clipped[0]), float(clipped[1]))
     return ends
 
 
@@ -147,6 +148,7 @@ def _judged(
         judging.run(image_BCHW)
         for name, found in judging.errors.items():
             best = int(np.argmin(found))
+            best = best if found[best] < _WORTH * found[0] else 0
             ranges[name], errors[name] = candidates[name][best], found[best]
     for name in judging.names:
         if name.endswith(_FIXED):
