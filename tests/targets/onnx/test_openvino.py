@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from hydra_export import bundle, checkpoint, targets
-from hydra_export.exporting import export, jobs
+from hydra_export.exporting import Quantizing, export, jobs
 from hydra_export.gate import Gate
-from hydra_export.target import ExportSpec
+from hydra_export.target import STATIC, ExportSpec
 from hydra_export.targets.onnx import OnnxOptions
 from tests import variants
 
@@ -25,7 +25,7 @@ pytestmark = [
 
 HEADS = (1, 3, 6, 12)
 # It computes fp16 weights in float32 as we do; of int8 it quantizes activations by other rules.
-_LARGEST_ERROR = {"fp32": 1e-4, "fp16": 1e-4, "int8": 0.1}
+_LARGEST_ERROR = {"fp32": 1e-4, "fp16": 1e-4, "int8": 0.1, "int8-static": 1.0, "w8a16": 0.4}
 
 _PROGRAM = """
 import json, sys
@@ -57,12 +57,18 @@ print(json.dumps(errors))
 """
 
 
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every graph kind and precision of the packaged model."""
+@pytest.fixture(scope="module", params=["weights", "activations"])
+def packaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every graph kind and precision of the packaged model; in integers those that differ."""
     out = tmp_path_factory.mktemp("openvino") / "bundle"
+    source, gate = checkpoint.load(), Gate(open=True)
+    if request.param == "activations":
+        quantizing = Quantizing.of(source.info, None, 16, method="min-max")
+        listed = jobs(["onnx"], ["separate", "universal"], STATIC)
+        export(source, out, listed, heads=(3, 6), gate=gate, quantizing=quantizing)
+        return out
     listed = jobs(["onnx"], ["separate", "shared", "universal"], ["fp32", "fp16", "int8"])
-    export(checkpoint.load(), out, listed, heads=HEADS, gate=Gate(open=True))
+    export(source, out, listed, heads=HEADS, gate=gate)
     return out
 
 
