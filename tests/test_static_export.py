@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hydra_export.errors import BadInput, ParityFailed
 from hydra_export.exporting import Quantizing
 from tests.variants import VARIANTS, checkpoint
 
-QUICK = {"heads": 1, "calibration_images": 16, "calibration_method": "min-max"}
+QUICK: dict[str, Any] = {"heads": 1, "calibration_images": 16, "calibration_method": "min-max"}
 
 
 def random_images(source: Checkpoint, count: int = 60) -> ImageSet:
@@ -111,7 +112,7 @@ def test_other_precisions_have_no_integers_outside(precision: str, tmp_path: Pat
 def test_16_bits_go_to_the_tensors_that_need_them(tmp_path: Path) -> None:
     source = with_large_channels(400.0)
     images = random_images(source)
-    choices = {"heads": 4, "precisions": "int8-static", "check_images": images, "calibrate": images}
+    choices: dict[str, Any] = {"heads": 4, "precisions": "int8-static", "check_images": images, "calibrate": images}
     with pytest.raises(ParityFailed, match="8 bits of these tensors change most: .*residual"):
         hydra_export.export(source, tmp_path / "narrow", **choices)
     bundle = hydra_export.export(source, tmp_path / "mixed", mixed=True, **choices)
@@ -136,7 +137,7 @@ def test_w8a16_passes_without(tmp_path: Path) -> None:
 def test_calibrated_otherwise_nothing_comes_out_of_the_cache(tmp_path: Path) -> None:
     source = checkpoint(VARIANTS["plain"])
     cache, images = Cache(tmp_path / "cache"), random_images(source)
-    choices = {"heads": 4, "precisions": "int8-static", "accept_unchecked": True, "cache": cache}
+    choices: dict[str, Any] = {"heads": 4, "precisions": "int8-static", "accept_unchecked": True, "cache": cache}
     reused = []
     for count in (60, 60, 20):
         cache.reused.clear()
