@@ -181,10 +181,12 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
         handheld: phones and tablets run it.
         usual: its place among those that run our files without special tools: by family of devices where the family
             has its own, else for "handheld" and for "other" devices. Several units where the family has them.
+        quantizes: its compiler makes integers of float files, of weights and activations.
         converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
         reads_results: ``profile`` takes times of it that were measured elsewhere.
         timed_by: the tools that time it and no other, whose texts ``printed`` or whose files ``reported`` reads.
-        timers: what times it on a device, by compute unit or "" for any: format strings of name and k.
+        timers: what times it on a device, by compute unit or "" for any: format strings of stem, a file's name without
+            its ending.
         timer_classes: the classes of devices on which that works; empty for all.
         browser: npm's packages by which browsers run it, and the folders that a page has them in; empty where it is
             none for browsers. The times of one that is are evidence for itself alone, on the device and at the head
@@ -198,6 +200,7 @@ class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
     cards: bool = False
     handheld: bool = True
     usual: dict[str, int] = {}
+    quantizes: bool = False
     converts: bool = False
     reads_results: bool = False
     timed_by: tuple[str, ...] = ()

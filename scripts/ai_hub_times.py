@@ -7,7 +7,7 @@ import statistics
 from ast import literal_eval
 from collections.abc import Iterable
 
-from device_tables import BASE_GMACS, BUDGETS, FORMATS, Row
+from device_tables import BASE_GMACS, BUDGETS, Row, number_format
 
 from hydra_export.device import DeviceClass, DeviceProfile, Fact, Facts, LatencyRecord, Ops
 
@@ -98,7 +98,7 @@ def ai_hub(row: Row, faster: tuple[str, float]) -> tuple[DeviceProfile, LatencyR
         device=label,
         runtime=AI_HUB_RUNTIMES[row["runtime"]],
         runtime_version=told or f"of AI Hub {row['release']}",
-        precision=FORMATS.get(row["precision"], row["precision"]),  # type: ignore[arg-type]
+        precision=number_format(row["precision"], row["unit"].lower()),
         unit=row["unit"].lower(),  # type: ignore[arg-type]
         ms=float(row["latency_ms"]),
         peak_memory_mb=(low, high) if low < high else low,

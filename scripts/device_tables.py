@@ -52,13 +52,18 @@ FAMILIES = {
 
 # What tables call number formats that we call otherwise.
 FORMATS: dict[str, NumberFormat] = {
-    "int8 (w8a8/a16 mix)": "int8",
-    "int8 QDQ": "int8",
+    "int8 (w8a8/a16 mix)": "int8-static",
+    "int8 QDQ": "int8-static",
     "fp16/bf16 storage default": "fp16",
     "not stated": "unknown",
-    "w8a8": "int8",
-    "w8a16_mixed_int16": "w8a16",
+    "w8a8": "int8-static",
 }
+
+
+def number_format(told: str, unit: str) -> NumberFormat:
+    """What we call the format that a table tells; an NPU that takes int8 takes integer activations."""
+    known = FORMATS.get(told, told)
+    return "int8-static" if (known, unit) == ("int8", "npu") else known  # type: ignore[return-value]
 
 
 def tables(folder: Path, name: str) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from device_tables import BASE_GMACS, FORMATS, SUBNETWORKS, Row, budget, clusters, family, source_key
+from device_tables import BASE_GMACS, SUBNETWORKS, Row, budget, clusters, family, number_format, source_key
 
 from hydra_export.device import (
     UNKNOWN,
@@ -138,6 +138,7 @@ def published(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
     provenance: Provenance = "published" if row["source_level"].startswith("published") else "unknown"
     provenance = "published_secondhand" if row["source_level"] == "published-secondhand" else provenance
     statistic: Statistic = "from_throughput" if "FPS" in row["as_published"] else "unknown"
+    unit = "npu" if row["compute_unit"].startswith(("NPU", "ANE")) else row["compute_unit"].split(" ")[0].lower()
     record = LatencyRecord(
         model=row["model"].split(" (")[0],
         k=k,
@@ -147,8 +148,8 @@ def published(row: Row) -> tuple[DeviceProfile, LatencyRecord, str]:
         tokens=tokens(row),
         device=label,
         runtime=RUNTIMES[row["framework"]],
-        precision=FORMATS.get(row["precision"], row["precision"]),  # type: ignore[arg-type]
-        unit="npu" if row["compute_unit"].startswith(("NPU", "ANE")) else row["compute_unit"].split(" ")[0].lower(),  # type: ignore[arg-type]
+        precision=number_format(row["precision"], unit),
+        unit=unit,  # type: ignore[arg-type]
         threads=int(threads[0]) if threads else None,
         batch=int(row["batch"]),
         ms=float(row["latency_ms"]),

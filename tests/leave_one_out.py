@@ -18,8 +18,7 @@ from hydra_export import profiles
 from hydra_export.device import DeviceProfile, LatencyRecord
 from hydra_export.latency.estimate import estimates
 from hydra_export.latency.evidence import (
-    FLOAT,
-    INT8,
+    ARITHMETICS,
     OTHER_MODEL,
     REFERENCE,
     Evidence,
@@ -80,7 +79,7 @@ class Row:
 
 
 def cases(known: Mapping[str, ResolvedProfile], *, whole_device: bool, only: Sequence[str] = ()) -> list[Case]:
-    """Every time in float or int8, predicted without it.
+    """Every time in an arithmetic of our files, predicted without it.
 
     Args:
         whole_device: without anything of that device and of others with the same SoC; else without the times of
@@ -93,7 +92,7 @@ def cases(known: Mapping[str, ResolvedProfile], *, whole_device: bool, only: Seq
             continue
         soc = soc_name(evidence, device)
         for path in evidence.paths(device):
-            if path.arithmetic not in (FLOAT, INT8):
+            if path.arithmetic not in ARITHMETICS:
                 continue
             for model, ms, blur in _networks(evidence, device, path):
                 same_soc = {name for name in known if soc_name(evidence, name) == soc}

@@ -62,6 +62,8 @@ def refused(capsys: Capture, *arguments: str) -> str:
         (("avx2",), "int8", True),
         (("avx2", "avx512_vnni"), "int8", False),
         (("asimddp",), "int8", False),
+        (("avx2",), "int8-static", True),
+        (("avx2",), "w8a16", False),
         (("avx2",), "fp32", False),
         ((), "int8", False),  # which are there is not known
     ],
@@ -184,6 +186,14 @@ def test_what_a_record_says_is_what_was_measured(report: Report) -> None:
     assert (record.runtime, record.unit, record.threads, record.precision) == ("onnxruntime", "cpu", 1, "fp32")
     assert record.gmacs == record.model_gmacs == report.model.gmacs
     assert record.peak_memory_mb == pytest.approx((timing.peak_mib or 0) * 2**20 / 1e6, abs=0.1)
+
+
+def test_each_arithmetic_of_integers_has_a_record_of_its_own(report: Report) -> None:
+    (timing, *_) = (t for t in report.timings if t.heads == 4)
+    wanted = ("fp16", "fp32", "w8a16", "int8", "int8-static")
+    timings = tuple(msgspec.structs.replace(timing, precision=each) for each in wanted)
+    kept = bench.records(msgspec.structs.replace(report, timings=timings))
+    assert [record.precision for record in kept] == ["fp32", "int8", "int8-static", "w8a16"]
 
 
 def test_what_was_wrong_is_not_kept(report: Report) -> None:

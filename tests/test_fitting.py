@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hydra_export import bundle, checkpoint, commands, fitting, network, profiles
 from hydra_export.cli import main
+from hydra_export.commands import profile_fleet
+from hydra_export.latency import Constraints, Evidence, Workload, advise
 from hydra_export.verification import verify
 from tests.conftest import available_targets
 
@@ -191,6 +194,34 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert "No number: rpi5." in shown
     published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
+
+
+@pytest.mark.parametrize(
+    ("device", "runtime", "precision", "gets"),
+    [
+        ("galaxy-s24", "onnxruntime", "int8-static", "int8-static"),
+        ("galaxy-s24", "onnxruntime", "w8a16", None),
+        ("galaxy-s24", "onnxruntime", "fp32", "fp32"),
+        ("rpi5", "onnxruntime", "int8", "int8"),
+        ("hailo-8", "hailort", "int8-static", "fp32"),  # whose compiler makes the integers
+    ],
+)
+def test_a_device_of_the_fleet_gets_the_file_of_its_arithmetic(
+    exported: Path, device: str, runtime: str, precision: Any, gets: str | None
+) -> None:
+    manifest = bundle.read(exported)
+    separate = [artifact for artifact in manifest.artifacts if artifact.graph == "separate"]
+    listed = [
+        msgspec.structs.replace(artifact, precision=each)
+        for artifact in separate
+        for each in ("fp32", "int8-static", "int8")
+    ]
+    held = msgspec.structs.replace(manifest, artifacts=tuple(listed))
+    model = Workload.of("tiny", manifest.model.config, [2, 4], {})
+    constraints = Constraints(budget_ms=1e6, runtime=runtime, precision=precision)
+    advice = advise(Evidence(profiles.packaged()), profiles.get(device), model, constraints)
+    found = profile_fleet._artifacts(advice, held).get("separate")
+    assert (found.precision if found else None) == gets
 
 
 def test_a_fleet_of_one_is_a_device(exported: Path, fleet: Path, capsys: Capture) -> None:

@@ -145,6 +145,15 @@ def test_benchmark_model_says_head_count_threads_time_and_memory(results: Path, 
     assert 4 * 150 > estimates[12]["ms"] > 3 * 150
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-static", "w8a16"])
+def test_the_name_of_the_file_says_in_which_integers_it_computes(
+    results: Path, capsys: Capture, precision: str
+) -> None:
+    results.write_text(BENCHMARK_MODEL.format(name=f"{REFERENCE}-k6-{precision}.tflite", more=""))
+    (record,) = taken(results, capsys, "--device", "pixel7")
+    assert (record["k"], record["precision"]) == (6, precision)
+
+
 def test_several_runs_in_one_file_are_all_taken(results: Path, capsys: Capture) -> None:
     more = " p5=148000 median=150100 p95=155000"
     runs = [BENCHMARK_MODEL.format(name=f"{REFERENCE}-k{k}.tflite", more=more) for k in (3, 6, 12)]
@@ -294,7 +303,7 @@ cooling_down = 1
 """
 
 
-@pytest.mark.parametrize(("flags", "precision"), [("--fp16", "fp16"), ("", "fp32"), ("--int8 --fp16", "int8")])
+@pytest.mark.parametrize(("flags", "precision"), [("--fp16", "fp16"), ("", "fp32"), ("--int8 --fp16", "int8-static")])
 def test_trtexec_gives_the_time_of_a_whole_call(results: Path, capsys: Capture, flags: str, precision: str) -> None:
     results.write_text(TRTEXEC.format(name=f"{REFERENCE}-k6.onnx", flags=flags))
     (record,) = taken(results, capsys, "--device", "jetson-orin-nano")

@@ -263,6 +263,22 @@ def test_cpus_run_all_runtimes_alike_and_accelerators_do_not() -> None:
         assert not estimated(known, path=ExecutionPath("onnxruntime", "int8", unit))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("unit", ["npu", "cpu"])
+@pytest.mark.parametrize("timed", ["int8", "int8-static", "w8a16"])
+def test_integers_say_nothing_of_other_kinds_of_integers(unit: str, timed: str) -> None:
+    known = evidence(_soc("d", "Snapdragon 8 Gen 3", record(12, 5.0, precision=timed, unit=unit)))
+    kinds = ("float", "int8", "int8-static", "w8a16")
+    told = [kind for kind in kinds if estimated(known, path=ExecutionPath("litert", kind, unit))]  # type: ignore[arg-type]
+    assert told == [timed]
+
+
+def test_integer_activations_on_a_cpu_are_known_of_runtimes_that_were_timed_in_them() -> None:
+    timed = record(12, 300.0, runtime="onnxruntime", unit="cpu", precision="int8-static")
+    known = evidence(profile("t", timed), profile("d"))
+    assert estimated(known, "d", ExecutionPath("onnxruntime", "int8-static", "cpu"))
+    assert not estimated(known, "d", ExecutionPath("litert", "int8-static", "cpu"))
+
+
 def _cpu(*clusters: tuple[int, str, float]) -> Facts:
     return Facts(cpu=Fact(value=tuple(Cluster(cores=n, core=c, ghz=g) for n, c, g in clusters), source="s"))
 
@@ -314,7 +330,7 @@ def test_one_operation_is_told_as_one() -> None:
 
 
 def test_a_time_from_a_throughput_says_so(ours: Evidence) -> None:
-    origins = estimated(ours, "hailo-8", ExecutionPath("hailort", "int8", "npu"))[12].origins
+    origins = estimated(ours, "hailo-8", ExecutionPath("hailort", "int8-static", "npu"))[12].origins
     assert all(", 1000 / images a second, " in origin for origin in origins)
 
 
@@ -483,7 +499,7 @@ def test_nothing_is_said_where_nothing_is_known(ours: Evidence) -> None:
         ("macbook-m3", ExecutionPath("coreml", "float", "npu")),
         ("jetson-orin-nano", ExecutionPath("tensorrt", "float", "gpu")),
         ("jetson-agx-orin", ExecutionPath("tensorrt", "float", "gpu")),
-        ("rpi5-hailo8l", ExecutionPath("hailort", "int8", "npu")),
+        ("rpi5-hailo8l", ExecutionPath("hailort", "int8-static", "npu")),
     ],
 )
 def test_the_way_spoken_of_is_the_one_that_a_user_would_take(ours: Evidence, name: str, path: ExecutionPath) -> None:

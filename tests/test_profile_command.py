@@ -157,31 +157,31 @@ def test_the_profiles_own_budget_is_used_and_never_fails(said: Said, answer: Ans
 
 
 def test_a_budget_that_nothing_fits_has_status_1_and_names_what_would(capsys: Capture, answer: Answer) -> None:
-    asked = ["--device", "galaxy-s23", "--runtime", "onnxruntime", "--precision", "int8", "--budget-ms", "6"]
+    asked = ["--device", "galaxy-s23", "--runtime", "onnxruntime", "--precision", "int8-static", "--budget-ms", "6"]
     assert main(["profile", *asked]) == 1
     out, err = capsys.readouterr()
     assert not out
     assert "within 6 ms" in err, "the table is told, though it is no result"
     assert "Nothing is known to fit 6 ms on Samsung Galaxy S23" in " ".join(err.split())
-    assert "--runtime litert takes 5.21 ms at k = 7" in " ".join(err.split())
+    assert "--runtime litert takes 5.22 ms at k = 7" in " ".join(err.split())
     assert "Measure it: hydra-export bench" in " ".join(err.split())
     error = answer(*asked, status=1)["error"]
     assert error["code"] == "check_failed"
     assert "even k = 3 takes" in error["message"]
-    assert "--runtime litert takes 5.21 ms at k = 7" in error["message"], "a program reads what would fit, too"
+    assert "--runtime litert takes 5.22 ms at k = 7" in error["message"], "a program reads what would fit, too"
 
 
 def test_where_nothing_fits_what_comes_nearest_is_named(answer: Answer) -> None:
     error = answer("--device", "rpi5", "--budget-ms", "30", status=1)["error"]["message"]
     assert "; k = 2, fewer heads than the reference model was trained for, takes" in error
     error = answer("--device", "rpi5", "--budget-ms", "3", status=1)["error"]["message"]
-    assert re.search(r"Nearest: --runtime \w+ --precision int8 takes [\d.]+ ms at k = 3; --runtime", error)
+    assert re.search(r"Nearest: --runtime \w+ --precision int8-static takes [\d.]+ ms at k = 3; --runtime", error)
 
 
 def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, answer: Answer) -> None:
     shown = said("--device", "hailo-8", "--precision", "fp32")
     assert "No number" in shown
-    assert "hailort, int8, NPU: 35.1 ms" in shown, "the other way is named"
+    assert "hailort, int8-static, NPU: 35.1 ms" in shown, "the other way is named"
     assert "Measure it: hailortcli benchmark" in shown
     document = answer("--device", "hailo-8", "--precision", "fp32")
     assert (document["estimates"], document["choice"]) == ([], None)
@@ -197,7 +197,9 @@ def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "the weights of every k alone take more memory than allowed" in told
-    assert re.search(r"Nearest: --runtime litert --precision int8 takes [\d.]+ ms at k = 4", told), "a quarter of it"
+    assert re.search(r"Nearest: --runtime litert --precision int8-static takes [\d.]+ ms at k = 4", told), (
+        "a quarter of it"
+    )
 
 
 def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
@@ -207,11 +209,45 @@ def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
     assert answer("--device", "rpi5", "--max-ram-mib", "1")["choice"]["chance"] == 0
 
 
-def test_int8_of_npus_is_said_to_be_another_than_ours(said: Said) -> None:
-    caveat = "the int8 of hydra-export has float activations"
-    assert caveat in said("--device", "galaxy-s24", "--precision", "int8")
-    assert caveat not in said("--device", "galaxy-s24")
-    assert caveat not in said("--device", "rpi5", "--precision", "int8")
+def test_int8_with_float_activations_is_for_no_npu(said: Said, answer: Answer) -> None:
+    reason = "no NPU multiplies int8 weights by float activations; those of int8-static and w8a16 are integers"
+    shown = " ".join(said("--device", "galaxy-s24", "--precision", "int8").split())
+    assert f"Hexagon, NPU: no number: {reason}" in shown
+    assert answer("--device", "galaxy-s24", "--precision", "int8")["way"]["unit"] == "cpu"
+    assert f"No number: {reason}." in " ".join(said("--device", "hailo-8", "--precision", "int8").split())
+    assert reason not in " ".join(said("--device", "galaxy-s24").split())
+    assert reason not in " ".join(said("--device", "rpi5", "--precision", "int8").split())
+
+
+@pytest.mark.parametrize(
+    ("precision", "ms", "runtime"), [("int8-static", 4.742, "litert"), ("w8a16", 7.368, "onnxruntime")]
+)
+def test_integer_activations_on_an_npu_take_what_such_files_took(
+    said: Said, answer: Answer, precision: str, ms: float, runtime: str
+) -> None:
+    asked = ("--device", "galaxy-s24", "--precision", precision)
+    found = answer(*asked)
+    assert found["way"] == {"runtime": runtime, "arithmetic": precision, "unit": "npu"}
+    assert (found["estimates"][-1]["heads"], found["estimates"][-1]["ms"]) == (12, ms)
+    assert found["estimates"][-1]["anchors"] == [
+        each for each in found["estimates"][-1]["anchors"] if precision in each
+    ]
+    assert {each["arithmetic"] for each in found["other_ways"]} == {precision}
+    shown = " ".join(said(*asked).split())
+    target = {"litert": "tflite", "onnxruntime": "onnx"}[runtime]
+    assert f"Its file: hydra-export export --target {target} --precision {precision}" in shown
+    if runtime == "litert":
+        assert "hydravit_base_patch16_224-k12-int8-static.tflite" in shown, "the command that times it names that file"
+    assert "Its file" not in said("--device", "galaxy-s24")
+
+
+def test_compilers_that_quantize_are_given_the_fp32_file(said: Said) -> None:
+    shown = " ".join(said("--device", "hailo-8").split())
+    assert "on Hailo-8 M.2 module: hailort, int8-static, NPU" in shown
+    assert "The compiler for hailort makes integers of the fp32 file, by images of yours." in shown
+    assert "Its file" not in shown
+    assert "hailortcli benchmark hydravit_base_patch16_224-k9.hef" in shown
+    assert "makes integers" not in said("--device", "galaxy-s24", "--precision", "int8-static")
 
 
 # The user's own

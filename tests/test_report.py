@@ -24,7 +24,7 @@ from hydra_export.bench import bench
 from hydra_export.cli import main
 from hydra_export.data import packaged_images
 from hydra_export.exporting import export, jobs
-from hydra_export.report import scale, words
+from hydra_export.report import scale, summary, words
 from hydra_export.report.markup import linked, tag
 from hydra_export.text import shown
 from tests.conftest import perturbed
@@ -326,6 +326,32 @@ def test_int8_without_labels_says_on_how_many_images_it_agrees(packaged: Path, n
         r.top1_agreement for a in bundle.read(copy).artifacts if a.precision == "int8" for r in a.parity.values()
     )
     assert f"agrees {worst:.1%}" in cells(shown)
+
+
+def test_integer_activations_are_told_apart_from_int8(packaged: Path, nobody: Path, tmp_path: Path) -> None:
+    def counted(manifest: Any) -> None:
+        for artifact in manifest["artifacts"]:
+            if artifact["precision"] == "int8" and artifact["graph"] == "separate":
+                artifact["precision"] = "int8-static"
+                for record in artifact["parity"].values():
+                    record["accuracy"] = record["accuracy_fp32"] - 0.75
+
+    copy = edited(packaged, tmp_path / "copy", counted)
+    found = report.gather(copy, profile_folder=nobody)
+    text = report.page(found)
+    assert found.gated == ("int8", "int8-static")
+    assert "int8 and int8-static: that of the subnetwork, with the change that was measured" in text
+    top1 = bundle.read(copy).model.accuracy[3] - 0.75
+    title = rf"<title>onnx separate, int8-static, k = 3: [^<]*, {re.escape(words.accuracy(top1))}</title>"
+    assert re.search(title, text)
+    for sign in ('class="line int8-static"', 'class="mark int8-static"'):
+        assert sign in text
+    assert re.search(r"\.int8-static \{ stroke: var\(--int8-static\); \}", text)
+    costs = summary.glance(found)
+    assert costs["int8-static"].startswith("top-1 changes by")
+    assert "0.75" in costs["int8-static"]
+    assert "0.75" not in costs["int8"]
+    assert costs["int8-static"] in report.markdown(found)
 
 
 def test_an_error_over_its_bound_is_said_to_be(packaged: Path, nobody: Path, tmp_path: Path) -> None:

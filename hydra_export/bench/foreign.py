@@ -27,6 +27,7 @@ from hydra_export.target import ComputeUnit
 
 AI_HUB = "ai-hub"
 _MOST_RUNS = 200  # in one file
+_NARROW: tuple[NumberFormat, ...] = ("int8-static", "w8a16", "int8")  # by the names of files, the longest first
 
 
 def sources() -> dict[str, str]:
@@ -200,7 +201,7 @@ def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFor
     told = next((each for name, each in asked.graphs.items() if stem and name.partition(".")[0] == stem), None)
     named = re.fullmatch(rf"{re.escape(asked.model.name)}-k(\d{{1,4}})\b.*", measured.graph)
     if told is None and named is not None and not asked.graphs:
-        told = int(named[1]), "int8" if "int8" in measured.graph else "fp32"
+        told = int(named[1]), next((each for each in _NARROW if each in measured.graph), "fp32")
     if told is None and asked.heads is None:
         if not measured.graph:
             raise BadInput(f"{path} does not say which head count it is of.", "Say it: `heads=K`.")

@@ -12,13 +12,15 @@ from hydra_export.bench import runtimes
 from hydra_export.bench.report import Report, Timing
 from hydra_export.device import DeviceClass, DeviceProfile, LatencyRecord, Match, NumberFormat
 from hydra_export.errors import BadInput
+from hydra_export.latency.evidence import arithmetic
 from hydra_export.profiles import ResolvedProfile
+from hydra_export.target import GATED
 
 SOURCE = "own-bench"
 _SOURCES = {SOURCE: "hydra-export bench, or the folder that bench standalone writes"}
 # Of several artifacts for one head count, the plainest: what else there is takes about as long.
 _GRAPHS = ("separate", "shared", "universal")
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_PRECISIONS: tuple[NumberFormat, ...] = ("fp32", "bf16", "fp16", *GATED)
 _MIB_IN_MB = 2**20 / 1e6
 
 
@@ -28,7 +30,7 @@ def records(report: Report) -> list[LatencyRecord]:
     found: dict[tuple[object, ...], LatencyRecord] = {}
     for timing in sorted((timing for timing in report.timings if not timing.wrong), key=_plainness):
         runtime = str(known[timing.runtime]["times"]) if timing.runtime in known else timing.runtime
-        how = (runtime, timing.unit, timing.precision == "int8", timing.heads, timing.threads)
+        how = (runtime, timing.unit, arithmetic(timing.precision), timing.heads, timing.threads)
         found.setdefault(how, _record(report, timing, runtime))
     return [*found.values()]
 

@@ -105,7 +105,7 @@ def parity(manifest: Manifest) -> str:
 
 
 def quantization(manifest: Manifest) -> str:
-    """What fp16 and int8 cost and save, as a section; nothing where all is fp32."""
+    """What narrower precisions cost and save, as a section; nothing where all is fp32."""
     fp32 = {_kind(entry): entry for entry in manifest.artifacts if entry.precision == "fp32"}
     rows = []
     for entry in manifest.artifacts:
@@ -122,7 +122,8 @@ def quantization(manifest: Manifest) -> str:
     columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "judged", "size / fp32")
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
-        f"Top-1 in percent, measured of int8 where these images have labels: {in_markdown(manifest.images)}.\n"
+        "Top-1 in percent, measured of int8 and its kind where these images have labels: "
+        f"{in_markdown(manifest.images)}.\n"
         f"Agreement: the share of these images on which {_same(manifest)} the subnetwork's,\n"
         "in the worst runtime.\n\n"
     )

@@ -231,16 +231,19 @@ def _notes(report: Report, left_out: list[str]) -> list[str]:
         for timing in _worst_rounding(report)
     ]
     notes += [f"{one.runtime} does not run {one.path}: {_first_line(one.why)}" for one in report.failed]
-    if board.lacks_int8(report.machine.cpu_flags) and any(one.precision == "int8" for one in report.timings):
+    in_int8 = any(one.precision in ("int8", "int8-static") for one in report.timings)
+    if in_int8 and board.lacks_int8(report.machine.cpu_flags):
         lacking = "no instructions for it (VNNI, AMX, dot products)"
         notes += [f"int8: this processor has {lacking}; where there are, it gains more."]
     return notes + ([f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else [])
 
 
 def _worst_rounding(report: Report) -> list[Timing]:
+    from hydra_export.target import GATED
+
     rounding: dict[str, Timing] = {}
     for timing in sorted(report.timings, key=lambda t: t.max_abs_error):
-        if timing.compute != "fp32" and timing.precision != "int8":
+        if timing.compute != "fp32" and timing.precision not in GATED:
             rounding[timing.runtime] = timing
     return [*rounding.values()]
 

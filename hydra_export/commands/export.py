@@ -72,6 +72,8 @@ def document(manifest: Manifest) -> Any:
 
 
 def shown(manifest: Manifest, out: Path) -> RenderableType:
+    from hydra_export.target import GATED
+
     trained = {s.heads: s.trained for s in manifest.model.subnetworks}
     top1 = manifest.model.accuracy
     shown = table("artifact", "k", "top-1 %", "to fetch", "max |error|", "allowed")
@@ -84,18 +86,17 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
     rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     output = manifest.artifacts[0].outputs[0].name
     notes = [f"Errors are of {output}, against the float64 subnetwork{rounded}, on {manifest.images}."]
-    if any(a.precision == "int8" for a in manifest.artifacts):
-        judged = "; ".join(_judgements(manifest))
-        notes += [
-            f"int8: against the float32 subnetwork, and its change of top-1, or how often it agrees; judged {judged}."
-        ]
+    counted = dict.fromkeys(a.precision for a in manifest.artifacts if a.precision in GATED)
+    if counted:
+        held = "against the float32 subnetwork, and its change of top-1, or how often it agrees"
+        notes += [f"{', '.join(counted)}: {held}; judged {'; '.join(_judgements(manifest))}."]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
     notes += [f"Run in {', '.join(sorted(runtimes))}.", *experimental(manifest.artifacts)]
     return titled(f"{manifest.model.name} in {out}", shown, *notes, *map(_choice, manifest.devices))
 
 
 def _judgements(manifest: Manifest) -> Iterator[str]:
-    """What decided on int8, once each with the head counts that it is true of."""
+    """What decided on int8 and its kind, once each with the head counts that it is true of."""
     by: dict[str, set[int]] = {}
     for artifact in manifest.artifacts:
         for k, record in artifact.parity.items():

@@ -49,7 +49,8 @@ def profile(
             here, the exit status is 1.
         max_ram_mib: Memory that it may take.
         runtime: What runs it; by default the best known on the device.
-        precision: fp32 and fp16, which devices compute alike, or int8.
+        precision: fp32 and fp16, which devices compute alike; int8, which has float activations; or int8-static and
+            w8a16, which NPUs take.
         bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
         why: List the records behind the answer, each with its weight.
         plot: Draw time and accuracy over k into this file (.png, .svg or .pdf).
@@ -177,7 +178,8 @@ def fleet(
             here on one of them, the exit status is 1.
         max_ram_mib: Memory that it may take.
         runtime: What runs it where the file does not say; by default the best known on each device.
-        precision: fp32 and fp16, which devices compute alike, or int8.
+        precision: fp32 and fp16, which devices compute alike; int8, which has float activations; or int8-static and
+            w8a16, which NPUs take.
         bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
         profiles: The folder of your own profiles, instead of the one among your settings.
     """

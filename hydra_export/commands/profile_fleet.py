@@ -90,10 +90,9 @@ def _artifacts(advice: Advice, manifest: Manifest | None) -> dict[str, ArtifactE
     """By graph kind, what the device would run."""
     if manifest is None or advice.heads is None:
         return {}
-    precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp16", "fp32")  # the last counts
     return {
         artifact.graph: artifact
-        for precision in precisions
+        for precision in reversed(advice.precisions)  # the last counts
         for artifact in reversed(manifest.artifacts)
         if (artifact.target, artifact.precision) == (advice.target, precision)
         and advice.heads in artifact.heads

@@ -24,7 +24,7 @@ from hydra_export.latency import (
     words,
 )
 from hydra_export.latency.advice import memory, weight_bytes
-from hydra_export.latency.evidence import REFERENCE_CONFIG
+from hydra_export.latency.evidence import FLOAT, INT8, INT8_STATIC, REFERENCE_CONFIG
 from hydra_export.latency.spread import rounded
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     lines = (
         *words.choice(advice),
         *words.caveats(advice, targets),
+        *_export(advice),
         *_of_this_machine(advice, context),
         *([] if context.manifest else [_REFERENCE_ACCURACY]),
         "",
@@ -95,9 +96,16 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     return titled(_answer(advice), titled(title, titled(where, shown, *lines)))
 
 
+def _export(advice: Advice) -> list[str]:
+    """The command that writes the files, where that is not the usual one."""
+    if "fp32" in advice.precisions:
+        return []
+    return [f"Its file: hydra-export export --target {advice.target} --precision {advice.path.arithmetic}"]
+
+
 def _of_this_machine(advice: Advice, context: Context) -> list[str]:
     """What its processor says of the times, where it is the device."""
-    in_int8 = (advice.path.arithmetic, advice.path.unit) == ("int8", "cpu")
+    in_int8 = advice.path.arithmetic in (INT8, INT8_STATIC) and advice.path.unit == "cpu"
     if not (context.recognised_by and in_int8 and board.lacks_int8(board.cpu_flags())):
         return []
     return ["int8: this processor has no instructions for it (VNNI, AMX, dot products): it gains little here."]
@@ -148,9 +156,8 @@ def _others(advice: Advice) -> list[str]:
 
 def _weights(advice: Advice, context: Context, k: int) -> int:
     """Bytes of the bundle's separate artifact for this path, or of so many parameters."""
-    precisions = ("int8",) if advice.path.arithmetic == "int8" else ("fp32", "fp16")
     for artifact in context.manifest.artifacts if context.manifest else ():
-        if artifact.target == advice.target and artifact.heads == (k,) and artifact.precision in precisions:
+        if artifact.target == advice.target and artifact.heads == (k,) and artifact.precision in advice.precisions:
             return artifact.bytes
     return advice.model.params[k] * weight_bytes(advice.path, advice.constraints.precision)
 
@@ -161,7 +168,7 @@ def _measure(advice: Advice, context: Context) -> str:
     runtime = targets.device_runtimes()[advice.path.runtime]
     timer = runtime.timers.get(advice.path.unit) or runtime.timers.get("", "")
     if timer and (not runtime.timer_classes or advice.profile.device_class in runtime.timer_classes):
-        return timer.format(name=advice.model.name, k=k)
+        return timer.format(stem=advice.stem(k))
     if advice.profile.family == "Apple" and advice.profile.device_class in ("phone", "tablet"):
         return f"run the file for {advice.path.runtime} in an app on the device and time it there"
     bundle = context.bundle or "BUNDLE"
@@ -201,7 +208,7 @@ def remedy(advice: Advice, context: Context) -> str:
 
 
 def _option(path: ExecutionPath, best: Estimate) -> str:
-    precision = " --precision int8" if path.arithmetic == "int8" else ""
+    precision = "" if path.arithmetic == FLOAT else f" --precision {path.arithmetic}"
     return f"--runtime {path.runtime}{precision} takes {rounded(best.ms)} ms at k = {best.k}"
 
 

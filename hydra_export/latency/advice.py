@@ -10,13 +10,14 @@ from hydra_export import targets
 from hydra_export.device import DeviceProfile, LatencyBudget, ends
 from hydra_export.latency.choice import HeadChoice, Verdict, choose, verdict
 from hydra_export.latency.estimate import Estimate
-from hydra_export.latency.evidence import INT8, Evidence, ExecutionPath, Workload, in_browser
+from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, in_browser
 from hydra_export.latency.execution_paths import PathEstimates, known_paths, untold, usual_path
 from hydra_export.profiles import ResolvedProfile
-from hydra_export.target import Precision
+from hydra_export.target import STATIC, Precision
 
-_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight
+_BYTES = {"fp32": 4, "fp16": 2}  # of a weight; of integers 1
 _MIB = 2**20
+INT8_ON_NPUS = f"no NPU multiplies int8 weights by float activations; those of {' and '.join(STATIC)} are integers"
 _NO_BUDGET = LatencyBudget(ms=100.0, reason="an answer within 0.1 s feels immediate")
 
 
@@ -64,6 +65,22 @@ class Advice:
         return targets.formats()[self.path.runtime]
 
     @property
+    def quantized_there(self) -> bool:
+        """It computes in integers, which the runtime's compiler makes of a float file."""
+        return self.path.arithmetic != FLOAT and targets.device_runtimes()[self.path.runtime].quantizes
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Of the files that this execution path takes."""
+        is_float = self.path.arithmetic == FLOAT or self.quantized_there
+        return ("fp32", "fp16") if is_float else (self.path.arithmetic,)
+
+    def stem(self, heads: int) -> str:
+        """The name of a file of a head count that this path takes, without its ending."""
+        precision = "" if "fp32" in self.precisions else f"-{self.path.arithmetic}"
+        return f"{self.model.name}-k{heads}{precision}"
+
+    @property
     def heads(self) -> int | None:
         """The head count to run; None where none is known to fit, even by its central estimate."""
         return self.choice.heads if self.choice else None
@@ -98,6 +115,8 @@ class Advice:
         """Why there is no number, where there is none."""
         if in_browser(self.path):
             return f"this model was not timed in a browser on {self.profile.name}"
+        if self.path.unit == "npu" and self.path.arithmetic == INT8:
+            return INT8_ON_NPUS
         return f"no vision transformer is known to have been timed in this way on {self.profile.name} or one like it"
 
     @property
@@ -187,8 +206,8 @@ def alternatives(evidence: Evidence, advice: Advice) -> list[tuple[ExecutionPath
 
 def weight_bytes(path: ExecutionPath, precision: Precision | None) -> int:
     """Of one weight in memory, in the target's own precision unless asked otherwise."""
-    if path.arithmetic == INT8:
-        return _BYTES["int8"]
+    if path.arithmetic != FLOAT:
+        return 1
     usual = targets.get(targets.formats()[path.runtime]).precisions[0]
     return _BYTES[precision if precision in ("fp32", "fp16") else usual]
 

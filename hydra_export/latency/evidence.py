@@ -15,9 +15,10 @@ from hydra_export.latency.chips import Accelerator, accelerator
 from hydra_export.latency.cores import cpu_speed, oversubscribed, usual_threads
 from hydra_export.latency.kriging import Coordinates, Regression
 from hydra_export.profiles import ResolvedProfile
-from hydra_export.target import ComputeUnit
+from hydra_export.target import STATIC, ComputeUnit
 
-FLOAT, INT8 = "float", "int8"
+FLOAT, INT8, INT8_STATIC, W8A16 = "float", "int8", *STATIC
+ARITHMETICS = (FLOAT, INT8, INT8_STATIC, W8A16)  # of our files
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
 _ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
 _WITHOUT_CPU = ("accelerator", "microcontroller")  # or without one that runs a transformer, unless its cores are known
@@ -78,7 +79,7 @@ REFERENCE = Workload.of("hydravit_base_patch16_224", REFERENCE_CONFIG, range(3, 
 
 @dataclass(frozen=True, order=True)
 class ExecutionPath:
-    """How a model runs on a device. *arithmetic*: ``float``, ``int8`` or a mixed format."""
+    """How a model runs on a device. *arithmetic*: ``float``, a precision of integers, or a mixed format."""
 
     runtime: str
     arithmetic: str
@@ -145,12 +146,12 @@ class Evidence:
 
     @cached_property
     def all(self) -> list[UsableRecord]:
-        """The records of all devices in a form that files take: in floating point or int8."""
+        """The records of all devices in an arithmetic that files of ours have."""
         return [
             usable
             for name, paths in self._usable.items()
             for path, records in paths.items()
-            if path.arithmetic in (FLOAT, INT8) and self.point(name, path) is not None
+            if path.arithmetic in ARITHMETICS and self.point(name, path) is not None
             for usable in records
         ]
 
@@ -196,14 +197,18 @@ class Evidence:
     def speaks_for(self, device: str, path: ExecutionPath) -> bool:
         """Does any record say what *path* takes on *device*?
 
-        CPUs are alike in all runtimes. On accelerators the same runtime has to be timed on the same line; and where
-        chips of a tier were timed in other arithmetic alone, it is not known that they compute in this one.
+        CPUs are alike in all runtimes, but for integer activations, for which some runtimes have fast kernels and
+        others none. On accelerators the same runtime has to be timed on the same line; and where chips of a tier were
+        timed in other arithmetic alone, it is not known that they compute in this one.
         """
         if self.point(device, path) is None:
             return False
         line, tier = self._place(device, path)
         if path.unit == "cpu":
-            return any(timed.arithmetic == path.arithmetic for _, _, timed in self._timed if timed.unit == "cpu")
+            on_cpus = [timed for _, _, timed in self._timed if timed.unit == "cpu"]
+            return path in on_cpus or any(
+                timed.arithmetic == path.arithmetic for timed in on_cpus if path.arithmetic not in STATIC
+            )
         of_tier = {timed.arithmetic for one, other, timed in self._timed if (one, other) == (line, tier)}
         return any(one == line and timed == path for one, _, timed in self._timed) and (
             not of_tier or path.arithmetic in of_tier

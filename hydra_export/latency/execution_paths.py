@@ -8,7 +8,7 @@ from hydra_export import profiles, targets
 from hydra_export.device import DeviceProfile
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
-from hydra_export.latency.evidence import FLOAT, INT8, Evidence, ExecutionPath, Workload, arithmetic
+from hydra_export.latency.evidence import ARITHMETICS, FLOAT, Evidence, ExecutionPath, Workload, arithmetic
 from hydra_export.target import ComputeUnit, DeviceRuntime
 
 _HANDHELD = ("phone", "tablet")
@@ -33,7 +33,7 @@ def known_paths(
     """Every execution path of *model* on *device* of which something is known, the best known and fastest first.
 
     Args:
-        runtime: only this one. *precision*: only fp32 and fp16, which devices compute alike, or only int8.
+        runtime: only this one. *precision*: only what computes in that; fp32 and fp16 are computed alike.
 
     Raises:
         UnknownName: no such runtime.
@@ -45,7 +45,7 @@ def known_paths(
     has = runtimes(evidence, device)
     if runtime and runtime not in has and not known[runtime].browser:
         raise BadInput(f"{evidence.profiles[device].name} does not run {runtime}.", f"It runs {', '.join(has)}.")
-    kinds = (arithmetic(precision),) if precision else (FLOAT, INT8)
+    kinds = (arithmetic(precision),) if precision else ARITHMETICS
     usual = _usual(evidence.profiles[device])
     asked = [*_paths_in(runtime, usual), *evidence.browser_paths(device)] if runtime else []
     candidates = dict.fromkeys([*usual, *evidence.paths(device), *asked])

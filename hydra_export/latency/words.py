@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hydra_export.latency.advice import Advice
+from hydra_export.latency.advice import INT8_ON_NPUS, Advice
 from hydra_export.latency.choice import describe_fit, percent
 from hydra_export.latency.spread import rounded
 
@@ -69,8 +69,8 @@ def caveats(advice: Advice, targets: Collection[str] | None = None) -> list[str]
         lines += [
             f"What was timed is another architecture: {', '.join(unlike)}; this is at {advice.model.resolution} px."
         ]
-    if advice.choice and advice.path.arithmetic == "int8" and advice.path.unit == "npu":
-        lines += ["int8 was static there, activations included; the int8 of hydra-export has float activations."]
+    if advice.choice and advice.quantized_there:
+        lines += [f"The compiler for {advice.path.runtime} makes integers of the fp32 file, by images of yours."]
     if advice.choice and advice.constraints.max_ram_mib is not None:
         lines += ["Memory: the weights alone, or what you measured here; the peak lies above the weights."]
     if targets is not None and advice.target not in targets:
@@ -92,7 +92,8 @@ def _silent(advice: Advice) -> list[str]:
     told = {path.unit for path in (advice.path, *advice.untold, *(option.path for option in advice.others))}
     lines = []
     if facts.npu and not facts.npu.value.startswith("none") and "npu" not in told:
-        lines += [f"{facts.npu.value}, NPU: no number: {facts.npu.note or _NEVER_TIMED}"]
+        why = INT8_ON_NPUS if advice.constraints.precision == "int8" else facts.npu.note or _NEVER_TIMED
+        lines += [f"{facts.npu.value}, NPU: no number: {why}"]
     if facts.gpu and "gpu" not in told:
         why = _PHONE_GPUS if advice.profile.device_class in ("phone", "tablet") else _NEVER_TIMED
         lines += [f"{facts.gpu.value}, GPU: no number: {why}"]

@@ -13,11 +13,12 @@ from hydra_export.report.changes import Changes
 from hydra_export.report.device_section import chosen
 from hydra_export.report.findings import Findings
 from hydra_export.report.sections import sizes_table, subnetworks_table
+from hydra_export.target import GATED
 from hydra_export.text import in_code, in_markdown
 
 MARK = "<!-- hydra-export report -->"
 _MOST_ITEMS = 30  # a comment is no list of everything
-_TERMS = ("Warnings", "Parity", "int8", "Measured")
+_TERMS = ("Warnings", "Parity", *GATED, "Measured")
 
 
 def markdown(findings: Findings) -> str:

@@ -44,7 +44,7 @@ def tables(changes: Changes) -> Iterator[Table]:
     if altered := [each for each in changes.artifacts if each.status != "same"]:
         same = len(changes.artifacts) - len(altered)
         caption = "Artifacts." + (f" {words.counted(same, 'other')} did not change by a byte." if same else "")
-        columns = ("artifact", "status", "to fetch", "parity, share of allowed", "int8, top-1")
+        columns = ("artifact", "status", "to fetch", "parity, share of allowed", "int8 and its kind, top-1")
         yield Table("changed-artifacts", caption, columns, [*map(_artifact, altered)], text=2)
     yield from _latencies(changes)
     if changes.choices:

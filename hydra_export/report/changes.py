@@ -40,8 +40,9 @@ class ArtifactChange(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         status: ``same``: not a byte differs.
-        share_before, share_after: the worst error over its head counts, as a share of what is allowed; of int8 None.
-        accuracy_before, accuracy_after: the worst change of int8's top-1, in points.
+        share_before, share_after: the worst error over its head counts, as a share of what is allowed; of int8 and its
+            kind None.
+        accuracy_before, accuracy_after: the worst change of their top-1, in points.
     """
 
     path: str

@@ -10,7 +10,7 @@ import msgspec
 
 from hydra_export.bundle import Manifest
 from hydra_export.parity import ParityRecord
-from hydra_export.target import GraphKind, InputForm, Precision
+from hydra_export.target import GATED, GraphKind, InputForm, Precision
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -21,9 +21,9 @@ class ParityCheck(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact against PyTorch at one head count.
 
     Attributes:
-        allowed: the largest error that passes, None for int8; *share*: the error as a share of it.
-        accuracy_change: of int8 on labelled images, in percentage points of top-1.
-        judgement: what decided on int8, and why.
+        allowed: the largest error that passes, None for int8 and its kind; *share*: the error as a share of it.
+        accuracy_change: of those on labelled images, in percentage points of top-1.
+        judgement: what decided on them, and why.
     """
 
     heads: int
@@ -122,11 +122,11 @@ def by_kind(products: Iterable[Product]) -> dict[str, list[Product]]:
 
 
 def accuracy_of(product: Product, heads: int, levels: Mapping[int, float]) -> float | None:
-    """Top-1 of an artifact: the subnetwork's, for int8 with the change that was measured; None where unknown."""
+    """Top-1 of an artifact: the subnetwork's, of int8 and its kind with the measured change; None where unknown."""
     check = product.check(heads)
     if heads not in levels or check is None:
         return None
-    if product.precision != "int8":
+    if product.precision not in GATED:
         return levels[heads]
     return None if check.accuracy_change is None else levels[heads] + check.accuracy_change
 

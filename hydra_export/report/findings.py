@@ -17,6 +17,7 @@ from hydra_export.latency import Advice, Constraints, Evidence, advise
 from hydra_export.report.changes import Changes, changes
 from hydra_export.report.facts import Product, accuracy_of, products
 from hydra_export.report.timings import Measurement, is_of, of_report, saved, without_repeats
+from hydra_export.target import GATED, Precision
 
 _MOST_OTHERS = 4
 _MOST_MS = 1e9  # a manifest may claim anything
@@ -52,6 +53,11 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[str, ...]:
         """Those that the bundle holds files for."""
         return tuple(dict.fromkeys(product.target for product in self.artifacts))
+
+    @property
+    def gated(self) -> tuple[Precision, ...]:
+        """The precisions of its files that are judged by their accuracy."""
+        return tuple(each for each in GATED if any(product.precision == each for product in self.artifacts))
 
 
 def document(findings: Findings) -> dict[str, Any]:
@@ -201,9 +207,9 @@ def _with_accuracy(
     levels, replace = manifest.model.accuracy, msgspec.structs.replace
 
     def accuracy(one: Measurement, heads: int) -> float | None:
-        if one.precision != "int8":
+        if one.precision not in GATED:
             return levels.get(heads)
-        same = [p for p in products if (p.target, p.graph, p.precision) == (one.target, one.graph, "int8")]
+        same = [p for p in products if (p.target, p.graph, p.precision) == (one.target, one.graph, one.precision)]
         return next((top1 for p in same if (top1 := accuracy_of(p, heads, levels)) is not None), None)
 
     return tuple(

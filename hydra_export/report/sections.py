@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from hydra_export.report import charts, words
 from hydra_export.report.charts import Point, Series
@@ -12,9 +13,10 @@ from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, anchor, linked, tag
 from hydra_export.report.tables import Table
 from hydra_export.report.timings import Measurement, Moment
+from hydra_export.target import Precision
 
 _DASH = "\N{EN DASH}"
-_PRECISIONS = ("fp32", "fp16", "int8")
+_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _GRAPHS = ("separate", "shared", "universal")
 _MOST_LABELS = 20
 _ALL_NAMED = 3
@@ -63,8 +65,9 @@ def accuracy(findings: Findings) -> Section:
     if levels := findings.model.accuracy:
         figures = [*_over_gmacs(findings), *_over_size(findings), *_over_latency(findings)]
         notes = ["The vertical axis is top-1 in percent; it does not begin at 0."]
-        if any(product.precision == "int8" for product in findings.artifacts):
-            notes += [f"int8: that of the subnetwork, with the change that was measured on {findings.images}."]
+        if findings.gated:
+            counted = words.enumerated(findings.gated)
+            notes += [f"{counted}: that of the subnetwork, with the change that was measured on {findings.images}."]
         if len(levels) > _ALL_NAMED:
             notes += ["Where head counts lie close together, not all are named."]
         if missing := [f"{s.heads}" for s in findings.subnetworks if s.accuracy is None]:
@@ -173,8 +176,8 @@ def parity(findings: Findings) -> Section:
         known = [product.check(k) if product else None for product, k in of_heads]
         rows.append([kind, *(_check(check) if check else _DASH for check in known)])
     caption = (
-        "The largest error of a logit against PyTorch in float64, as a share of what is allowed; "
-        "int8: how top-1 changes, and where labels are none, few or not met, on how many images it agrees."
+        "The largest error of a logit against PyTorch in float64, as a share of what is allowed; of int8 and its kind: "
+        "how top-1 changes, and where labels are none, few or not met, on how many images it agrees."
     )
     note = f"Measured on {findings.images}. The figures are the manifest's; "
     verify = tag("p", note, tag("code", "hydra-export verify"), " computes them again.", class_="note")

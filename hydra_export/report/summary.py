@@ -5,17 +5,18 @@ from __future__ import annotations
 from hydra_export.report import words
 from hydra_export.report.facts import ParityCheck, checks, grouped
 from hydra_export.report.findings import Findings
+from hydra_export.target import Precision
 
 
 def glance(findings: Findings) -> dict[str, str]:
     """What there is to say of each term; a term of which there is nothing is left out."""
     changes = findings.changes
-    terms = {
+    terms: dict[str, str] = {
         "Subnetworks": _subnetworks(findings),
         "Artifacts": _artifacts(findings),
         "Warnings": _warnings(findings),
         "Parity": _parity(findings),
-        "int8": _int8(findings),
+        **{str(precision): _cost(findings, precision) for precision in findings.gated},
         "To fetch": _sizes(findings),
         "Measured": _measured(findings),
         "Devices": _devices(findings),
@@ -43,11 +44,11 @@ def _parity(findings: Findings) -> str:
     return f"{count} within bounds; the worst error is {words.share(share)} of what is allowed"
 
 
-def _int8(findings: Findings) -> str:
-    """What int8 costs at most."""
-    of_int8 = [check for product, check in checks(findings.artifacts) if product.precision == "int8"]
-    by_accuracy = [(c.accuracy_change, c) for c in of_int8 if c.accuracy_change is not None]
-    by_agreement = [c for c in of_int8 if c.accuracy_change is None or "agreement" in c.judgement]
+def _cost(findings: Findings, precision: Precision) -> str:
+    """What int8 or one of its kind costs at most."""
+    found = [check for product, check in checks(findings.artifacts) if product.precision == precision]
+    by_accuracy = [(c.accuracy_change, c) for c in found if c.accuracy_change is not None]
+    by_agreement = [c for c in found if c.accuracy_change is None or "agreement" in c.judgement]
     costs = []
     if by_accuracy:
         change, worst = min(by_accuracy, key=lambda pair: pair[0])

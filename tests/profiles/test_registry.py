@@ -173,6 +173,15 @@ def test_facts_that_were_wrong_or_missing(name: str, field: str, value: object) 
     assert known == value
 
 
+def test_what_npus_took_in_int8_is_of_integer_activations() -> None:
+    records = [r for entry in profiles.packaged().values() for r in entry.profile.latency]
+    assert {r.precision for r in records if r.unit == "npu" and "8" in r.precision} == {
+        *("int8-static", "w8a16", "w8a8_mixed_int16"),
+    }
+    dynamic = {(r.runtime, r.unit) for r in records if r.precision == "int8"}
+    assert dynamic == {("litert", "cpu"), ("executorch", "cpu")}, "whose sources say no more"
+
+
 def test_phones_of_another_maker_are_not_of_its_family() -> None:
     assert profiles.packaged()["redmi-note-10-5g"].profile.family == "MediaTek"
 

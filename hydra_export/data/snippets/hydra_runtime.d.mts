@@ -47,7 +47,7 @@ export interface LoadOptions {
   target?: "onnx" | "tflite";
   /** "fixed" are universal graphs of one head count. */
   graph?: "universal" | "shared" | "separate" | "fixed";
-  precision?: "fp32" | "fp16" | "int8";
+  precision?: "fp32" | "fp16" | "int8" | "int8-static" | "w8a16";
   /** This artifact alone, by its path. */
   artifact?: string;
   /** Only these may be chosen. */

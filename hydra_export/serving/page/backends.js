@@ -22,7 +22,7 @@ export const unitOf = ({ provider }) => UNITS[provider];
 /** The precisions in which the bundle has artifacts for *backend*. */
 export function precisions(backend, manifest) {
   const own = manifest.artifacts.filter((artifact) => artifact.target === backend.target);
-  return ["fp32", "fp16", "int8"].filter((each) => own.some((artifact) => artifact.precision === each));
+  return ["fp32", "fp16", "int8", "int8-static", "w8a16"].filter((each) => own.some((artifact) => artifact.precision === each));
 }
 
 /** Why *backend* cannot run here; "" where it can be tried. */

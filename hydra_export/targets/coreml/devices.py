@@ -8,6 +8,6 @@ RUNTIMES = (
         unit="npu",
         maker="Apple",
         usual={"Apple": 0},
-        timers={"": "open {name}-k{k}.mlpackage in Xcode and make a performance report on the device"},
+        timers={"": "open {stem}.mlpackage in Xcode and make a performance report on the device"},
     ),
 )

@@ -17,14 +17,20 @@ RUNTIMES = (
         usual={"Jetson": 0},
         reads_results=True,
         timed_by=("trtexec",),
-        timers={"": "trtexec --onnx={name}-k{k}.onnx --fp16"},
+        timers={"": "trtexec --onnx={stem}.onnx --fp16"},
     ),
     DeviceRuntime(name="qnn", unit="npu", maker="Qualcomm", reads_results=True),
+    # Of these three the compilers quantize by images: Hailo's Dataflow Compiler, Pulsar2 and RKNN-Toolkit2.
     DeviceRuntime(
-        name="hailort", unit="npu", maker="Hailo", cards=True, timers={"": "hailortcli benchmark {name}-k{k}.hef"}
+        name="hailort",
+        unit="npu",
+        maker="Hailo",
+        cards=True,
+        quantizes=True,
+        timers={"": "hailortcli benchmark {stem}.hef"},
     ),
-    DeviceRuntime(name="axengine", unit="npu", maker="Axera", cards=True),
-    DeviceRuntime(name="rknn", unit="npu", maker="Rockchip"),
+    DeviceRuntime(name="axengine", unit="npu", maker="Axera", cards=True, quantizes=True),
+    DeviceRuntime(name="rknn", unit="npu", maker="Rockchip", quantizes=True),
     DeviceRuntime(name="ncnn", converts=True, reads_results=True, timed_by=("benchncnn",)),
     DeviceRuntime(name="mnn", converts=True, reads_results=True, timed_by=("MNN's benchmark",)),
     # Takes none of our files: its times, with its XNNPACK backend, are evidence.

@@ -32,7 +32,12 @@ _TRT_RUN = re.compile(r"&&&& RUNNING TensorRT\.trtexec[^\n]*")
 _TRT_LATENCY = re.compile(r"\[I\] Latency: min = [^\n]*")
 _TRT_MEDIAN = re.compile(r"\bmedian = ([^\s,]+) ms")
 _TRT_MODEL = re.compile(r"--(?:onnx|loadEngine)=(\S+)")
-_TRT_NARROW: dict[str, NumberFormat] = {"--int8": "int8", "--best": "unknown", "--fp16": "fp16", "--bf16": "bf16"}
+_TRT_NARROW: dict[str, NumberFormat] = {
+    "--int8": "int8-static",
+    "--best": "unknown",
+    "--fp16": "fp16",
+    "--bf16": "bf16",
+}
 
 
 def _trtexec(text: str, path: Path) -> Iterator[Measured]:

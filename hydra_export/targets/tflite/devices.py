@@ -2,7 +2,7 @@
 
 from hydra_export.target import DeviceRuntime
 
-_TIMER = "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{name}-k{k}.tflite "
+_TIMER = "adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/{stem}.tflite "
 
 RUNTIMES = (
     DeviceRuntime(
