@@ -113,7 +113,7 @@ def test_16_bits_go_to_the_tensors_that_need_them(tmp_path: Path) -> None:
     source = with_large_channels(400.0)
     images = random_images(source)
     choices: dict[str, Any] = {"heads": 4, "precisions": "int8-static", "check_images": images, "calibrate": images}
-    with pytest.raises(ParityFailed, match="8 bits of these tensors change most: .*residual"):
+    with pytest.raises(ParityFailed, match=r"8 bits of these tensors change most: .*residual"):
         hydra_export.export(source, tmp_path / "narrow", **choices)
     bundle = hydra_export.export(source, tmp_path / "mixed", mixed=True, **choices)
     (entry,) = bundle.manifest.artifacts
