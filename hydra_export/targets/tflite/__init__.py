@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from hydra_export.errors import MissingExtra, UnknownName
 from hydra_export.target import (
     METADATA_PREFIX,
+    STATIC,
     Artifact,
     Card,
     DeviceRuntime,
@@ -54,7 +55,7 @@ class TFLiteTarget(Target):
     name: ClassVar[str] = "tflite"
     title: ClassVar[str] = "TFLite"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", *STATIC)
     options: ClassVar[type[Options]] = TFLiteOptions
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NHWC", "image": "NHWC"}
     card: ClassVar[Card] = CARD

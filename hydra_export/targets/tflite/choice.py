@@ -81,7 +81,7 @@ def emit_call(g: TFLiteGraphBuilder, branch: int, image_info: TensorInfo, output
     """A graph that runs the graph *branch*; its input and its output."""
     image = g.input(image_info)
     always = g.constant("always", [True])
-    return image, g.branch(output.name, always, [image], (branch, branch), g.shape(output))
+    return image, g.branch(output, always, [image], (branch, branch))
 
 
 def emit(
@@ -91,7 +91,7 @@ def emit(
     image, k = g.input(image_info), g.input(HEADS_INFO)
     condition = g.op(f"k/{question.compare}", question.compare, [k, g.constant("k/number", [question.number])])
     given = [image, k] if question.passed_on else [image]
-    return image, k, g.branch(output.name, condition, given, question.graphs, g.shape(output))
+    return image, k, g.branch(output, condition, given, question.graphs)
 
 
 def emit_failure(g: TFLiteGraphBuilder, image_info: TensorInfo, output: TensorInfo) -> tuple[Value, Value]:
@@ -99,7 +99,10 @@ def emit_failure(g: TFLiteGraphBuilder, image_info: TensorInfo, output: TensorIn
     image = x = g.input(image_info)
     if image.dtype == "uint8":
         x = g.op("image/CAST", "CAST", [x], in_data_type=UINT8, out_data_type=FLOAT32)
+    elif image.dtype != "float32":
+        x = g.op("image/DEQUANTIZE", "DEQUANTIZE", [x])
     flat = g.op("image/RESHAPE", "RESHAPE", [x, g.constant("image/flat", [image.shape[0], math.prod(image.shape[1:])])])
     nowhere = g.constant(f"{NO_SUCH_HEADS}/places", [_NOWHERE] * g.shape(output)[1])
     missing = g.op(f"{NO_SUCH_HEADS}/GATHER", "GATHER", [flat, nowhere], axis=1)
-    return image, g.op(output.name, "MUL", [missing, g.constant(f"{NO_SUCH_HEADS}/not_a_number", math.nan)])
+    x = g.op(output.name, "MUL", [missing, g.constant(f"{NO_SUCH_HEADS}/not_a_number", math.nan)])
+    return image, x if output.dtype == "float32" else g.quantize(x, output)

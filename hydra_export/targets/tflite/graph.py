@@ -22,35 +22,50 @@ from hydra_export import network
 from hydra_export.architecture import HydraConfig
 from hydra_export.network import Cut, Operations, Span
 from hydra_export.preprocess import Preprocessing
-from hydra_export.target import ExportSpec, TensorInfo
+from hydra_export.quantized.grid import Range
+from hydra_export.target import STATIC, ExportSpec, TensorInfo
 from hydra_export.targets.tflite.operators import (
     BOOL,
     DYNAMIC,
     FLOAT16,
     FLOAT32,
     INT8,
+    INT16,
     INT32,
-    OPERATORS,
     UINT8,
     VALID,
     Operand,
     Operator,
     Shape,
+    operator,
 )
 
-_TYPES = {"float32": FLOAT32, "float16": FLOAT16, "int32": INT32, "uint8": UINT8, "bool": BOOL, "int8": INT8}
+_TYPES = {
+    "float32": FLOAT32,
+    "float16": FLOAT16,
+    "int32": INT32,
+    "uint8": UINT8,
+    "bool": BOOL,
+    "int16": INT16,
+    "int8": INT8,
+}
+_PIXELS = (1.0, 0)
+
+
+Counted = tuple[float | NDArray[np.float32], int]  # the scale, or one for each row, and the zero point
 
 
 @dataclass(frozen=True)
 class Value(Operand):
-    """One tensor of the graph, with its place in the list of them."""
+    """One tensor of the graph, with its place in the list of them, and what its integers count."""
 
     index: int = 0
+    range: Range | None = None
 
 
 @dataclass(frozen=True)
 class ConstantTensor:
-    """A tensor whose content lies in the file: its shape, the buffer that holds it, and the scale of int8 rows."""
+    """A tensor whose content lies in the file: its shape, the buffer that holds it, and the scales of rows."""
 
     shape: Shape
     buffer: int
@@ -69,13 +84,14 @@ class TFLiteGraphBuilder:
 
     def __init__(
         self,
+        config: HydraConfig,
         weight: Callable[[str, Span | None], ConstantTensor],
         store: Callable[[NDArray[Any]], ConstantTensor],
         opcode: Callable[[Operator], int],
     ) -> None:
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
-        self._weight, self._store, self._opcode = weight, store, opcode
+        self._config, self._weight, self._store, self._opcode = config, weight, store, opcode
         self._constants: dict[str, Value] = {}
 
     @staticmethod
@@ -85,14 +101,15 @@ class TFLiteGraphBuilder:
 
     def input(self, info: TensorInfo) -> Value:
         """An input of the graph."""
-        return self._tensor(info.name, info.dtype, self.shape(info))
+        return self._tensor(info.name, info.dtype, self.shape(info), counted=_counted(info))
 
     def weight(self, name: str, columns: Span | None = None) -> Value:
         """A model's weight, one tensor however often it is asked for; of fp16 ones what runtimes make float32 of."""
         label = name if columns is None else f"{name}[{columns[0]}:{columns[1]}]"
         if label not in self._constants:
             constant = self._weight(name, columns)
-            value = self._tensor(label, constant.dtype, constant.shape, constant.buffer, scales=constant.scales)
+            counted = None if constant.scales is None else (constant.scales, 0)
+            value = self._tensor(label, constant.dtype, constant.shape, constant.buffer, counted=counted)
             if constant.dtype == "float16":
                 value = self.op(f"{label}/DEQUANTIZE", "DEQUANTIZE", [value])
             self._constants[label] = value
@@ -108,20 +125,69 @@ class TFLiteGraphBuilder:
         return self._constants[name]
 
     def op(self, name: str, kind: str, inputs: Sequence[Value], **options: int) -> Value:
-        """Appends the operator *kind*; its output carries *name*."""
-        builtin = OPERATORS[kind]
-        output = self._tensor(name, builtin.output, builtin.infer(inputs, options))
+        """Appends the operator *kind*; its output carries *name*: the tensor that it makes, then *kind*."""
+        return self._op(name, operator(kind, tuple(value.dtype for value in inputs)), inputs, options)
+
+    def _op(
+        self,
+        name: str,
+        builtin: Operator,
+        inputs: Sequence[Value],
+        options: dict[str, int],
+        counted: Counted | None = None,
+        own: Range | None = None,
+    ) -> Value:
+        types = tuple(value.dtype for value in inputs)
+        output = self._tensor(name, builtin.output(types), builtin.infer(inputs, options), counted=counted, own=own)
         self._append(builtin, inputs, output, options)
         return output
 
-    def branch(
-        self, name: str, condition: Value, inputs: Sequence[Value], graphs: tuple[int, int], like: Shape
-    ) -> Value:
-        """Appends IF: what the first or the second of *graphs* makes of *inputs*, of the shape *like*."""
-        output = self._tensor(name, "float32", like)
+    def branch(self, info: TensorInfo, condition: Value, inputs: Sequence[Value], graphs: tuple[int, int]) -> Value:
+        """Appends IF: what the first or the second of *graphs* makes of *inputs*, as *info* describes it."""
+        output = self.input(info)
         options = {"then_subgraph_index": graphs[0], "else_subgraph_index": graphs[1]}
-        self._append(OPERATORS["IF"], [condition, *inputs], output, options)
+        self._append(operator("IF"), [condition, *inputs], output, options)
         return output
+
+    def image(self, image_BHWC: Value, spec: ExportSpec, pixels: Preprocessing) -> Value:
+        """As the patch embedding takes it: its weights have absorbed the normalisation of pixels, but for fp16.
+
+        There it is apart, as those of pixels in 0-255 would be subnormal.
+        """
+        if spec.input == "tensor":
+            return image_BHWC
+        image_BHWC = self.op("image/CAST", "CAST", [image_BHWC], in_data_type=UINT8, out_data_type=FLOAT32)
+        if spec.precision != "fp16":
+            return image_BHWC
+        mean, std = (255 * np.array(numbers) for numbers in (pixels.mean, pixels.std))
+        image_BHWC = self.op("image/SUB", "SUB", [image_BHWC, self.constant("image/mean", mean)])
+        return self.op("image/MUL", "MUL", [image_BHWC, self.constant("image/over_std", 1 / std)])
+
+    def affine(self, place: str) -> tuple[Value | None, Value | None]:
+        """What a norm multiplies by and adds, for as far as it does."""
+        name = place.replace("/", ".")
+        has_bias = self._config.norm == "layer_norm"
+        return self.weight(f"{name}.weight"), self.weight(f"{name}.bias") if has_bias else None
+
+    def epsilon(self, place: str) -> Value | None:
+        """What is added to the variance of a norm."""
+        return self.constant("norm/epsilon", self._config.layer_norm_eps)
+
+    def gelu(self, x: Value, place: str) -> Value:
+        """In one operator."""
+        by_tanh = self._config.activation == "gelu_tanh"
+        return self.op(f"{place}/act/GELU", "GELU", [x], approximate=by_tanh)
+
+    def quantize(self, x: Value, info: TensorInfo) -> Value:
+        """*x* in the integers that *info* describes."""
+        return self._quantized(info.name, x, info.dtype, _counted(info))
+
+    def _quantized(self, name: str, x: Value, dtype: str, counted: Counted | None, own: Range | None = None) -> Value:
+        return self._op(name, operator("QUANTIZE", (x.dtype,), dtype), [x], {}, counted, own)
+
+    def result(self, x: Value) -> Value:
+        """What the graph gives of *x*."""
+        return x
 
     def _append(self, builtin: Operator, inputs: Sequence[Value], output: Value, options: dict[str, int]) -> None:
         operator = schema.OperatorT()
@@ -151,18 +217,28 @@ class TFLiteGraphBuilder:
         shape: Shape,
         buffer: int = 0,
         numbers: NDArray[np.int32] | None = None,
-        scales: NDArray[np.float32] | None = None,
+        counted: Counted | None = None,
+        own: Range | None = None,
     ) -> Value:
         tensor = schema.TensorT()
         tensor.name, tensor.type, tensor.buffer, tensor.hasRank = name, _TYPES[dtype], buffer, True
         tensor.shape = np.array([1 if size == DYNAMIC else size for size in shape], np.int32)
         if DYNAMIC in shape:
             tensor.shapeSignature = np.array(shape, np.int32)
-        if scales is not None:
+        if counted is not None:
+            scales = np.atleast_1d(np.asarray(counted[0], np.float32))
             tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale, tensor.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
+            tensor.quantization.scale = scales
+            tensor.quantization.zeroPoint = np.full(len(scales), counted[1], np.int64)
         self.tensors.append(tensor)
-        return Value(dtype, shape, numbers, len(self.tensors) - 1)
+        return Value(dtype, shape, numbers, len(self.tensors) - 1, own)
+
+
+def _counted(info: TensorInfo) -> Counted | None:
+    """Pixels count themselves: what takes them as integers has to be told."""
+    if info.dtype == "uint8":
+        return _PIXELS
+    return None if info.scale is None else (info.scale, info.zero_point)
 
 
 def _camel_case(name: str) -> str:
@@ -196,29 +272,15 @@ class TFLiteEmitter(Operations[Value]):
 
     def emit(self, image_BHWC: Value) -> Value:
         """From the input to what the subnetwork returns."""
-        return network.run(self, self.config, self._float(image_BHWC), self.heads)
-
-    def _float(self, image_BHWC: Value) -> Value:
-        """As the patch embedding takes it: its weights have absorbed the normalisation of pixels, but for fp16.
-
-        There it is apart, as those of pixels in 0-255 would be subnormal.
-        """
-        g = self.g
-        if self.spec.input == "tensor":
-            return image_BHWC
-        image_BHWC = g.op("image/CAST", "CAST", [image_BHWC], in_data_type=UINT8, out_data_type=FLOAT32)
-        if self.spec.precision != "fp16":
-            return image_BHWC
-        mean, std = (255 * np.array(numbers) for numbers in (self.pixels.mean, self.pixels.std))
-        image_BHWC = g.op("image/SUB", "SUB", [image_BHWC, g.constant("image/mean", mean)])
-        return self._mul(image_BHWC, g.constant("image/over_std", 1 / std), "image/MUL")
+        image_BHWC = self.g.image(image_BHWC, self.spec, self.pixels)
+        return self.g.result(network.run(self, self.config, image_BHWC, self.heads))
 
     def embed(self, image_BHWC: Value) -> Value:
-        """From float32."""
+        """Of what ``image`` of the graph's builder makes of it."""
         g, config = self.g, self.config
         inputs = [image_BHWC, g.weight("patch_embed.weight"), g.weight("patch_embed.bias")]
         patch = {"padding": VALID, "stride_h": config.patch_size, "stride_w": config.patch_size}
-        x = g.op("patch_embed/CONV_2D", "CONV_2D", inputs, **patch)
+        x = g.op("embed/patches/CONV_2D", "CONV_2D", inputs, **patch)
         x_BND = self._reshape(x, "patch_embed/RESHAPE", "patch_embed/shape", [config.num_patches, self.width])
         if config.num_prefix_tokens:
             # Zero tokens in front, then the prefix comes with the positions: CONCATENATION would need a batch of it.
@@ -227,9 +289,9 @@ class TFLiteEmitter(Operations[Value]):
         elif not config.num_positions:
             return x_BND
         tokens_BND = g.weight("tokens")
-        if self.spans:  # they lie as [1, D, N], of which fewer channels are the beginning
+        if self.spans and self.spec.precision not in STATIC:  # they lie as [1, D, N]: fewer channels are the beginning
             tokens_BND = g.op("tokens/TRANSPOSE", "TRANSPOSE", [tokens_BND, g.constant("tokens/perm", [0, 2, 1])])
-        return self._add(x_BND, tokens_BND, "tokens/ADD")
+        return self._add(x_BND, tokens_BND, "embed/ADD")
 
     def select(self, x_BND: Value, span: Span, place: str) -> Value:
         corners = "cls" if span == (0, 1) else "tokens/{}_{}".format(*span)
@@ -238,11 +300,14 @@ class TFLiteEmitter(Operations[Value]):
     def pool(self, x_BND: Value, kind: str, place: str) -> Value:
         """As [B, 1, D]."""
         g, axis = self.g, self.g.constant("pool/axis", [1])
-        operators = {"avg": ["MEAN"], "max": ["REDUCE_MAX"], "avgmax": ["MEAN", "REDUCE_MAX"]}[kind]
-        x_B1D, *others = (g.op(f"{place}/{name}", name, [x_BND, axis], keep_dims=True) for name in operators)
+        kinds = {"avg": ["avg/MEAN"], "max": ["max/REDUCE_MAX"], "avgmax": ["avg/MEAN", "max/REDUCE_MAX"]}[kind]
+        x_B1D, *others = (
+            g.op(f"{place}/{name}", name.partition("/")[2], [x_BND, axis], keep_dims=True) for name in kinds
+        )
         if not others:
             return x_B1D
-        return self._mul(self._add(x_B1D, others[0], f"{place}/ADD"), g.constant("pool/half", 0.5), f"{place}/MUL")
+        both_B1D = self._add(x_B1D, others[0], f"{place}/both/ADD")
+        return self._mul(both_B1D, g.constant("pool/half", 0.5), f"{place}/half/MUL")
 
     def latent(self, x_BND: Value, place: str) -> Value:
         """Added to a token that is 0: so that there is one for each image, however many there are."""
@@ -258,7 +323,7 @@ class TFLiteEmitter(Operations[Value]):
 
     def classifier(self, features: Sequence[tuple[Value, str]]) -> Value:
         name = self.config.output if len(features) == 1 else ""
-        logits = [self._linear(x_BD, weights, weights.partition(".")[0], name) for x_BD, weights in features]
+        logits = [self._linear(x_BD, weights, name or weights, name) for x_BD, weights in features]
         return logits[0] if name else self._add(logits[0], logits[1], self.config.output)
 
     def patch_tokens(self, x_BND: Value) -> Value:
@@ -296,12 +361,13 @@ class TFLiteEmitter(Operations[Value]):
         )
         exchanged_BHNC = g.op(f"{place}/CONCATENATION", "CONCATENATION", [second, first], axis=3)
         x_BHNC = self._mul(x_BHNC, g.weight("rope.cos"), f"{place}/cos/MUL")
-        return self._add(x_BHNC, self._mul(exchanged_BHNC, g.weight("rope.sin"), f"{place}/sin/MUL"), f"{place}/ADD")
+        sines_BHNC = self._mul(exchanged_BHNC, g.weight("rope.sin"), f"{place}/sin/MUL")
+        return self._add(x_BHNC, sines_BHNC, f"{place}/rotated/ADD")
 
     def attention(self, qkv_BHNC: tuple[Value, Value, Value], place: str, num_queries: int) -> Value:
         q_BHNC, k_BHNC, v_BHNC = qkv_BHNC
         scores_BHNN = self._matmul(q_BHNC, k_BHNC, f"{place}/scores", adj_y=True)
-        shares_BHNN = self.g.op(f"{place}/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
+        shares_BHNN = self.g.op(f"{place}/shares/SOFTMAX", "SOFTMAX", [scores_BHNN], beta=1)
         a_BNHC = self._exchanged(self._matmul(shares_BHNN, v_BHNC, f"{place}/values"), f"{place}/TRANSPOSE")
         return self._reshape(a_BNHC, f"{place}/RESHAPE", f"attn/together_{num_queries}", [num_queries, self.width])
 
@@ -320,62 +386,65 @@ class TFLiteEmitter(Operations[Value]):
     def activation(self, x: Value, place: str) -> Value:
         g, kind = self.g, self.config.activation
         if kind == "relu":
-            return g.op(f"{place}/RELU", "RELU", [x])
+            return g.op(f"{place}/act/RELU", "RELU", [x])
         if kind in ("gelu", "gelu_tanh"):
-            return g.op(f"{place}/GELU", "GELU", [x], approximate=kind == "gelu_tanh")
+            return g.gelu(x, place)
         factor = g.constant("quick_gelu/factor", 1.702) if kind == "quick_gelu" else None
         scaled = x if factor is None else self._mul(x, factor, f"{place}/factor/MUL")
-        return self._mul(x, g.op(f"{place}/LOGISTIC", "LOGISTIC", [scaled]), f"{place}/{kind}/MUL")
+        return self._mul(x, g.op(f"{place}/sigmoid/LOGISTIC", "LOGISTIC", [scaled]), f"{place}/act/MUL")
 
     def product(self, x: Value, y: Value, place: str) -> Value:
         return self._mul(x, y, f"{place}/product/MUL")
 
     def norm(self, x: Value, place: str) -> Value:
         """TFLite has no operator for it; no other order or form of these nine that was tried is faster."""
-        g, rank, name = self.g, len(x.shape), place.replace("/", ".")
+        g, rank = self.g, len(x.shape)
         last = g.constant("norm/axis" if rank == 3 else "head_norm/axis", [rank - 1])
-        has_mean = self.config.norm == "layer_norm"
-        if has_mean:
-            x = g.op(f"{place}/SUB", "SUB", [x, g.op(f"{place}/mean/MEAN", "MEAN", [x, last], keep_dims=True)])
+        if self.config.norm == "layer_norm":
+            mean = g.op(f"{place}/mean/MEAN", "MEAN", [x, last], keep_dims=True)
+            x = g.op(f"{place}/centred/SUB", "SUB", [x, mean])
         square = self._mul(x, x, f"{place}/square/MUL")
         variance = g.op(f"{place}/variance/MEAN", "MEAN", [square, last], keep_dims=True)
-        variance = self._add(variance, g.constant("norm/epsilon", self.config.layer_norm_eps), f"{place}/epsilon/ADD")
-        x = self._mul(x, g.op(f"{place}/RSQRT", "RSQRT", [variance]), f"{place}/normalised/MUL")
-        x = self._mul(x, g.weight(f"{name}.weight"), f"{place}/MUL")
-        return self._add(x, g.weight(f"{name}.bias"), f"{place}/ADD") if has_mean else x
+        if (epsilon := g.epsilon(place)) is not None:
+            variance = self._add(variance, epsilon, f"{place}/variance/ADD")
+        return self._affine(x, g.op(f"{place}/rsqrt/RSQRT", "RSQRT", [variance]), place)
+
+    def _affine(self, x: Value, rsqrt: Value, place: str) -> Value:
+        gamma, beta = self.g.affine(place)
+        scaled = place if beta is None else f"{place}/scaled"
+        is_whole = gamma is None and beta is None
+        x = self._mul(x, rsqrt, f"{place}/MUL" if is_whole else f"{place}/normalised/MUL")
+        if gamma is not None:
+            x = self._mul(x, gamma, f"{scaled}/MUL")
+        return x if beta is None else self._add(x, beta, f"{place}/ADD")
 
     def linear(self, x: Value, place: str) -> Value:
         return self._linear(x, place.replace("/", "."), place)
 
     def _linear(self, x: Value, weight: str, scope: str, name: str = "") -> Value:
         """x @ weight.T + bias over the last axis; a sum over the parts of x where the weight is cut."""
-        bias, cut = self.g.weight(f"{weight}.bias"), self._layer_cuts[weight]
-        if not self.spans or cut.owner is not None:  # a classifier of its own
-            return self._fully_connected(
-                [x, self.g.weight(f"{weight}.weight"), bias], name or f"{scope}/FULLY_CONNECTED"
-            )
-        columns, *others = self.spans
-        part, *other_parts = self._cut(x, cut)
-        label = name if name and not others else f"{scope}/FULLY_CONNECTED"
-        total = self._fully_connected([part, self.g.weight(f"{weight}.weight", columns), bias], label)
-        for columns, part in zip(others, other_parts, strict=True):
-            where = f"[{columns[0]}:{columns[1]}]"
-            product = self._fully_connected(
-                [part, self.g.weight(f"{weight}.weight", columns)], f"{scope}/FULLY_CONNECTED{where}"
-            )
-            total = self._add(total, product, name if name and columns == self.spans[-1] else f"{scope}/ADD{where}")
+        g, cut, name = self.g, self._layer_cuts[weight], name or f"{scope}/FULLY_CONNECTED"
+        if len(self.spans) < 2 or cut.owner is not None:  # a classifier of its own
+            columns = self.spans[0] if self.spans and cut.owner is None else None
+            return self._fully_connected([x, g.weight(f"{weight}.weight", columns), g.weight(f"{weight}.bias")], name)
+        total = None
+        for (low, high), part in zip(self.spans, self._cut(x, cut), strict=True):
+            where = f"[{low}:{high}]"
+            inputs = [part, g.weight(f"{weight}.weight", (low, high))]
+            if total is None:
+                total = self._fully_connected([*inputs, g.weight(f"{weight}.bias")], f"{scope}{where}/FULLY_CONNECTED")
+                continue
+            product = self._fully_connected(inputs, f"{scope}{where}/FULLY_CONNECTED")
+            last = name.replace("/FULLY_CONNECTED", "/ADD")
+            total = self._add(total, product, last if high == self.heads else f"{scope}+{where}/ADD")
+        assert total is not None
         return total
 
     def _fully_connected(self, inputs: list[Value], name: str) -> Value:
-        kind = "FULLY_CONNECTED" if len(inputs) == 3 else "FULLY_CONNECTED/PLAIN"
-        if inputs[1].dtype == "int8":
-            kind = "FULLY_CONNECTED/INT8"
-        return self.g.op(name, kind, inputs, keep_num_dims=True)
+        return self.g.op(name, "FULLY_CONNECTED", inputs, keep_num_dims=True)
 
     def _cut(self, x: Value, cut: Cut) -> list[Value]:
         """The parts of the last axis that Linears *cut* at head counts take; several take the same."""
-        if len(self.spans) == 1:
-            return [x]
         if x.index not in self._parts:
             axis, of = len(x.shape) - 1, self.g.tensors[x.index].name
             ranges = [(cut.place(1, low), cut.place(1, high)) for low, high in self.spans]

@@ -30,7 +30,7 @@ SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a 
 _LARGEST_RANK = 4  # GPU delegates take no more
 _RANKS = {"logits": 2, "features": 2, "patch_tokens": 3}  # of outputs
 _FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixels
-_BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS.values()}
+_BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS}
 
 
 def lint(path: Path) -> ModelFile:
@@ -350,7 +350,8 @@ def _misfit(operation: Node, graph: Graph, model: ModelFile) -> str:
     given = [graph.tensors[index] for index in operation.inputs]
     if builtin.name == "IF":
         return _wrong_if([_form(tensor) for tensor in given], len(operation.outputs))
-    if not builtin.takes(tuple(tensor.dtype for tensor in given)):
+    output = builtin.output(tuple(tensor.dtype for tensor in given))
+    if not output:
         return f"{builtin.name} is given {[tensor.dtype for tensor in given]}"
     try:
         shape = builtin.infer(
@@ -359,8 +360,8 @@ def _misfit(operation: Node, graph: Graph, model: ModelFile) -> str:
     except ValueError as error:
         return f"{builtin.name}: {error}"
     made = [(graph.tensors[index].dtype, graph.tensors[index].shape) for index in operation.outputs]
-    if made != [(builtin.output, shape)]:
-        return f"{builtin.name} makes {builtin.output} {list(shape)}, not {made}"
+    if made != [(output, shape)]:
+        return f"{builtin.name} makes {output} {list(shape)}, not {made}"
     return ""
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Of the schema's TensorType and Padding.
-FLOAT32, FLOAT16, INT32, UINT8, BOOL, INT8 = 0, 1, 2, 3, 6, 9
+FLOAT32, FLOAT16, INT32, UINT8, BOOL, INT16, INT8 = 0, 1, 2, 3, 6, 7, 9
 VALID = 1
 
 _MOST_PREFIX_TOKENS = 257  # a class token, and as many register tokens as a model may have
@@ -44,26 +44,23 @@ class Operator:
     Attributes:
         code: in the schema's BuiltinOperator.
         options: the schema's table of options, "" where it has none.
-        runtime: the first release of TensorFlow Lite that runs this version.
-        inputs: the types that it takes here.
-        output: the type that it makes.
-        optional_bias: the last input may be left out.
         infer: the shape of its output; raises ValueError for operands and options that our files do not have.
+        version: of the operator.
+        runtime: the first release of TensorFlow Lite that runs this version.
+        forms: the types that it takes here, and the one that it makes of them.
     """
 
     name: str
     code: int
     options: str
-    runtime: str
-    inputs: tuple[str, ...]
     infer: Infer
-    output: str = "float32"
-    version: int = 1
-    optional_bias: bool = False
+    version: int
+    runtime: str
+    forms: tuple[tuple[tuple[str, ...], str], ...]
 
-    def takes(self, types: tuple[str, ...]) -> bool:
-        """Whether these may be the types of its inputs."""
-        return types == self.inputs or (self.optional_bias and types == self.inputs[:-1])
+    def output(self, types: tuple[str, ...]) -> str:
+        """The type that it makes of these, "" where it does not take them."""
+        return dict(self.forms).get(types, "")
 
 
 def oldest_runtime(operators: Iterable[Operator], behind: bool = False) -> str:
@@ -226,45 +223,89 @@ def _transpose(operands: Sequence[Operand], options: Options) -> Shape:
     return tuple(shape[axis] for axis in perm)
 
 
-_ONE, _TWO, _THREE = ("float32",), ("float32",) * 2, ("float32",) * 3
-_SHAPED, _QUANTIZED = ("float32", "int32"), ("float32", "int8", "float32")
-_NUMBERS = ("int32", "int32")
+_X = "x"  # stands for the type of activations
+_PAIR, _SHAPED, _CUT = (_X, _X), (_X, "int32"), (_X, "int32", "int32", "int32")
+_Version = tuple[int, str]  # of an operator, and the first release that runs it
+_INT8: _Version = (2, "1.14.0")
+
+
+def _versions(
+    name: str,
+    code: int,
+    options: str,
+    infer: Infer,
+    inputs: tuple[str, ...],
+    float32: _Version,
+    int8: _Version = _INT8,
+    int16: _Version = (3, "2.4.0"),
+) -> Iterator[Operator]:
+    """An operator that makes activations of activations, whose type says the version."""
+    versions = {"float32": float32, "int8": int8, "int16": int16}
+    for number, runtime in dict.fromkeys(versions.values()):
+        made = [each for each, version in versions.items() if version == (number, runtime)]
+        forms = tuple((tuple(each if given == _X else given for given in inputs), each) for each in made)
+        yield Operator(name, code, options, infer, number, runtime, forms)
+
+
+def _one(
+    name: str, code: int, options: str, infer: Infer, version: _Version, *forms: tuple[tuple[str, ...], str]
+) -> Operator:
+    return Operator(name, code, options, infer, *version, forms)
+
+
+_FLOATS, _BYTES = ("float32",) * 2, ("int8", "int8")
+_NUMBERS = (("int32", "int32"), "bool")
+_PRODUCT = ("FULLY_CONNECTED", 9, "FullyConnectedOptions", _fully_connected)
+_CONV = ("CONV_2D", 3, "Conv2DOptions", _conv_2d)
 
 # Codes and tables: tensorflow/lite/schema/schema.fbs. Versions and releases: op_version.cc and runtime_version.cc in
-# tensorflow/compiler/mlir/lite/tools/versioning.
-_FULLY_CONNECTED = ("FULLY_CONNECTED", 9, "FullyConnectedOptions")
-OPERATORS = {
-    operator.name: operator
-    for operator in (
-        Operator("ADD", 0, "AddOptions", "1.5.0", _TWO, _elementwise),
-        Operator("BATCH_MATMUL", 126, "BatchMatMulOptions", "2.3.0", _TWO, _batch_matmul),
-        Operator("CAST", 53, "CastOptions", "1.5.0", ("uint8",), _cast),
-        Operator("CONCATENATION", 2, "ConcatenationOptions", "1.5.0", _TWO, _concatenation),
-        Operator("CONV_2D", 3, "Conv2DOptions", "1.5.0", _THREE, _conv_2d),
-        Operator("DEQUANTIZE", 6, "", "1.15.0", ("float16",), _same, version=3),
-        Operator("EQUAL", 71, "EqualOptions", "1.14.0", _NUMBERS, _compare, "bool"),
-        Operator(*_FULLY_CONNECTED, "2.0.0", _THREE, _fully_connected, version=5),
-        Operator("GATHER", 36, "GatherOptions", "1.6.0", _SHAPED, _gather),
-        Operator("GELU", 150, "GeluOptions", "2.9.0", _ONE, _same),
-        Operator("IF", 118, "IfOptions", "1.15.0", (), _if),
-        Operator("LESS", 58, "LessOptions", "1.14.0", _NUMBERS, _compare, "bool"),
-        Operator("LOGISTIC", 14, "", "1.14.0", _ONE, _same),
-        Operator("MEAN", 40, "ReducerOptions", "1.6.0", _SHAPED, _mean),
-        Operator("MUL", 18, "MulOptions", "1.5.0", _TWO, _elementwise),
-        Operator("PAD", 34, "PadOptions", "1.5.0", _SHAPED, _pad),
-        Operator("REDUCE_MAX", 82, "ReducerOptions", "1.11.0", _SHAPED, _maximum),
-        Operator("RELU", 19, "", "1.5.0", _ONE, _relu),
-        Operator("RESHAPE", 22, "ReshapeOptions", "1.5.0", _SHAPED, _reshape),
-        Operator("RSQRT", 76, "", "1.10.0", _ONE, _rsqrt),
-        Operator("SOFTMAX", 25, "SoftmaxOptions", "1.5.0", _ONE, _softmax),
-        Operator("STRIDED_SLICE", 45, "StridedSliceOptions", "1.6.0", ("float32", *("int32",) * 3), _strided_slice),
-        Operator("SUB", 41, "SubOptions", "1.6.0", _TWO, _elementwise),
-        Operator("TRANSPOSE", 39, "TransposeOptions", "1.6.0", _SHAPED, _transpose),
-    )
-} | {
-    # The same by what they are given: no bias, and weights of int8 with a scale per output channel.
-    "FULLY_CONNECTED/PLAIN": Operator(*_FULLY_CONNECTED, "2.1.0", _TWO, _fully_connected, version=6),
-    "FULLY_CONNECTED/INT8": Operator(
-        *_FULLY_CONNECTED, "2.17.0", _QUANTIZED, _fully_connected, version=12, optional_bias=True
-    ),
-}
+# tensorflow/compiler/mlir/lite/tools/versioning. MUL of int8 has the version that takes any scales; products of int16
+# the one whose bias says its type.
+OPERATORS = (
+    *_versions("ADD", 0, "AddOptions", _elementwise, _PAIR, (1, "1.5.0")),
+    *_versions("BATCH_MATMUL", 126, "BatchMatMulOptions", _batch_matmul, _PAIR, (1, "2.3.0"), (2, "2.3.0")),
+    _one("CAST", 53, "CastOptions", _cast, (1, "1.5.0"), (("uint8",), "float32")),
+    *_versions("CONCATENATION", 2, "ConcatenationOptions", _concatenation, _PAIR, (1, "1.5.0"), int16=(3, "2.3.0")),
+    _one(*_CONV, (1, "1.5.0"), (("float32",) * 3, "float32")),
+    _one(*_CONV, (3, "1.14.0"), ((*_BYTES, "int32"), "int8")),
+    _one(*_CONV, (8, "2.15.0"), (("int16", "int8", "int32"), "int16")),
+    _one("DEQUANTIZE", 6, "", _same, (2, "1.14.0"), (("int8",), "float32")),
+    _one("DEQUANTIZE", 6, "", _same, (3, "1.15.0"), (("float16",), "float32"), (("int16",), "float32")),
+    _one("EQUAL", 71, "EqualOptions", _compare, (1, "1.14.0"), _NUMBERS),
+    _one(*_PRODUCT, (5, "2.0.0"), (("float32",) * 3, "float32"), ((*_BYTES, "int32"), "int8")),
+    _one(*_PRODUCT, (6, "2.1.0"), (_FLOATS, "float32"), (_BYTES, "int8")),
+    _one(*_PRODUCT, (11, "2.15.0"), (("int16", "int8", "int32"), "int16"), (("int16", "int8"), "int16")),
+    _one(*_PRODUCT, (12, "2.17.0"), (("float32", "int8", "float32"), "float32"), (("float32", "int8"), "float32")),
+    _one("GATHER", 36, "GatherOptions", _gather, (1, "1.6.0"), (("float32", "int32"), "float32")),
+    _one("GELU", 150, "GeluOptions", _same, (1, "2.9.0"), (("float32",), "float32")),
+    _one("GELU", 150, "GeluOptions", _same, (2, "2.9.0"), (("int8",), "int8")),
+    _one("IF", 118, "IfOptions", _if, (1, "1.15.0")),
+    _one("LESS", 58, "LessOptions", _compare, (1, "1.14.0"), _NUMBERS),
+    *_versions("LOGISTIC", 14, "", _same, (_X,), (1, "1.14.0"), int16=(3, "2.3.0")),
+    *_versions("MEAN", 40, "ReducerOptions", _mean, _SHAPED, (1, "1.6.0")),
+    *_versions("MUL", 18, "MulOptions", _elementwise, _PAIR, (1, "1.5.0"), (3, "1.15.0"), (4, "2.3.0")),
+    *_versions("PAD", 34, "PadOptions", _pad, _SHAPED, (1, "1.5.0")),
+    _one("QUANTIZE", 114, "", _same, (1, "1.14.0"), *(((x,), "int8") for x in ("float32", "uint8", "int16"))),
+    _one("QUANTIZE", 114, "", _same, (2, "1.15.0"), *(((x,), "int16") for x in ("float32", "int8"))),
+    *_versions("REDUCE_MAX", 82, "ReducerOptions", _maximum, _SHAPED, (1, "1.11.0"), int16=(3, "2.5.0")),
+    *_versions("RELU", 19, "", _relu, (_X,), (1, "1.5.0"), (2, "2.1.0"), (3, "2.5.0")),
+    *_versions("RESHAPE", 22, "ReshapeOptions", _reshape, _SHAPED, *((1, "1.5.0"),) * 3),
+    *_versions("RSQRT", 76, "", _rsqrt, (_X,), (1, "1.10.0"), (2, "2.5.0"), (3, "2.15.0")),
+    *_versions("SOFTMAX", 25, "SoftmaxOptions", _softmax, (_X,), (1, "1.5.0"), int16=(3, "2.3.0")),
+    *_versions("STRIDED_SLICE", 45, "StridedSliceOptions", _strided_slice, _CUT, (1, "1.6.0"), int16=(1, "1.6.0")),
+    *_versions("SUB", 41, "SubOptions", _elementwise, _PAIR, (1, "1.6.0"), int16=(5, "2.4.0")),
+    *_versions("TRANSPOSE", 39, "TransposeOptions", _transpose, _SHAPED, (1, "1.6.0"), int16=(5, "2.4.0")),
+)
+
+
+# What moves numbers or picks some of them: what these are given and what they give is counted alike.
+MOVING = {"CONCATENATION", "PAD", "REDUCE_MAX", "RESHAPE", "STRIDED_SLICE", "TRANSPOSE"}
+
+
+def operator(name: str, types: tuple[str, ...] = (), made: str = "") -> Operator:
+    """The one that takes *types*, and makes *made* of them where it says."""
+    for each in OPERATORS:
+        output = each.output(types)
+        if each.name == name and (not each.forms or (output and made in ("", output))):
+            return each
+    raise KeyError(f"{name} makes no {made} of {types}")

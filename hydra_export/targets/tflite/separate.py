@@ -10,13 +10,14 @@ import msgspec
 
 from hydra_export.network import Span
 from hydra_export.normalised import Weight
-from hydra_export.target import Artifact, ExportSpec, TensorInfo, described, image_info, output_info
+from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
 from hydra_export.targets.tflite import metadata
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
+from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter
 from hydra_export.targets.tflite.lint import SIGNATURE
 from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.operators import oldest_runtime
+from hydra_export.targets.tflite.quantized import builder, interface
 from hydra_export.targets.tflite.weights import normalised, stored
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Arti
         return file.weight(name, kept[name], heads)
 
     inputs, (output,) = artifact.inputs, artifact.outputs
-    g = TFLiteGraphBuilder(weight, file.store, file.opcode)
+    g = builder(checkpoint, heads, spec, weight, file.store, file.opcode)
     image = g.input(inputs[0])
     result = TFLiteEmitter(g, info.config, heads, spec, info.preprocessing).emit(image)
     name = f"{info.name}-k{heads}"
@@ -52,7 +53,7 @@ def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Arti
 
 def artifact(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, *inputs: TensorInfo) -> Artifact:
     """The artifact of *heads*, without what it needs: that follows from its operators. *inputs*: beside the image."""
-    config = checkpoint.info.config
+    image, output = interface(checkpoint, heads, spec)
     which = "universal" if spec.graph == "universal" else f"k{heads[0]}"
     name = "-".join([checkpoint.info.name, which, *([] if spec.precision == "fp32" else [spec.precision])])
     return Artifact(
@@ -61,8 +62,8 @@ def artifact(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, *in
         target="tflite",
         spec=spec,
         heads=tuple(heads),
-        inputs=(image_info(config, spec, channels_last=True), *inputs),
-        outputs=(output_info(config, heads, spec),),
+        inputs=(image, *inputs),
+        outputs=(output,),
     )
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_export.network import Span
-from hydra_export.target import Artifact, ExportSpec, TensorInfo, output_info
+from hydra_export.target import Artifact, ExportSpec, TensorInfo
 from hydra_export.targets.tflite import TFLiteOptions, choice
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
 from hydra_export.targets.tflite.metadata import GraphSignature
+from hydra_export.targets.tflite.quantized import builder, interface
 from hydra_export.targets.tflite.separate import artifact, finish
 from hydra_export.targets.tflite.weights import begins_alike, normalised, stored
 
@@ -47,7 +48,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     config, places, (whole,) = checkpoint.info.config, Places(heads), planned(checkpoint, heads, spec)
     described, has_run, image = [], config.num_outputs > 0, whole.inputs[0]
     for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
-        output = output_info(config, [k], spec)
+        _image, output = interface(checkpoint, [k], spec)
         if has_run and TFLiteOptions.of(spec).overlap:
             file.add_call(k, places.branch(k), image, output)
         else:
@@ -78,7 +79,7 @@ class _Universal:
 
     def add_call(self, k: int, branch: int, image_info: TensorInfo, output: TensorInfo) -> None:
         """The signature of subnetwork *k*, whose graph is another."""
-        g = self._graph(k)
+        g = self._graph(0)
         image, result = choice.emit_call(g, branch, image_info, output)
         self.builder.graph(f"k{k}", g, {image_info.name: image}, {output.name: result}, f"k{k}")
 
@@ -103,4 +104,6 @@ class _Universal:
                 return self.builder.shared_weight(name, kept, k, self.heads[-1], columns)
             return self.builder.weight(name, kept, k)
 
-        return TFLiteGraphBuilder(weight, self.builder.store, self.builder.opcode)
+        if not k:
+            return TFLiteGraphBuilder(self.checkpoint.info.config, weight, self.builder.store, self.builder.opcode)
+        return builder(self.checkpoint, k, self.spec, weight, self.builder.store, self.builder.opcode)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hydra_export import stored_weight
 from hydra_export.normalised import Weight
 from hydra_export.stored_weight import DTYPES, LARGEST_INT8, StoredWeight
-from hydra_export.target import ExportSpec, Precision
+from hydra_export.target import STATIC, ExportSpec, Precision
 from hydra_export.targets.tflite import TFLiteOptions
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def normalised(checkpoint: Checkpoint, spec: ExportSpec) -> dict[str, Weight]:
     """
     weights = stored_weight.normalised(checkpoint, spec)
     weights["patch_embed.weight"] = weights["patch_embed.weight"].permuted(0, 2, 3, 1)
+    if spec.precision in STATIC:
+        return weights
     if spec.graph == "universal" and TFLiteOptions.of(spec).overlap and "tokens" in weights:
         weights["tokens"] = weights["tokens"].permuted(0, 2, 1)
     return weights
@@ -37,6 +39,12 @@ def stored(weights: Mapping[str, Weight], precision: Precision, heads: int) -> d
     int8: the Linears alone, symmetric, in units of a scale per output channel. It is that of the largest subnetwork, so
     that all of them have the same numbers. The patch embedding stays float32: it is 0.7 % of a ViT-B.
     """
+    if precision in STATIC:
+        return {
+            name: StoredWeight(weight, "int8", _scale(weight.first(heads).detach().flatten(1)))
+            for name, weight in weights.items()
+            if weight.is_matrix or name == "patch_embed.weight"
+        }
     return {
         name: StoredWeight(weight, "int8", _scale(weight.first(heads).detach()))
         if precision == "int8" and weight.is_matrix
