@@ -131,12 +131,16 @@ class QuantizedBuilder(TFLiteGraphBuilder):
         return self._op(output, operator("DEQUANTIZE", (x.dtype,)), [x], {})
 
     def constant(self, name: str, content: Any) -> Value:
-        """What is computed with is an integer of 1, or 0, and exact."""
+        """What is computed with is exact: a power of 2, or 0, in integers."""
         number = np.asarray(content)
         if number.dtype.kind in "ib":
             return super().constant(name, content)
-        scale = float(np.float32(number)) or 1.0
-        return Later("", number.shape, name=name, content=number, counted=lambda bits: Grid(scale, 0, bits))
+        unit = float(np.float32(number)) or 1.0
+
+        def counted(bits: Bits) -> Grid:  # ADD of 16 bits ends the process where a scale is far above its output's
+            return Grid(unit / 2 ** (bits - 2), 0, bits)
+
+        return Later("", number.shape, name=name, content=number, counted=counted)
 
     def weight(self, name: str, columns: Span | None = None) -> Value:
         """What products take has a scale for each row; other constants are counted as their taps say."""
@@ -190,7 +194,7 @@ class QuantizedBuilder(TFLiteGraphBuilder):
         return self.op(f"{place}/act/MUL", "MUL", [x, share])
 
     def op(self, name: str, kind: str, inputs: Sequence[Value], **options: int) -> Value:
-        """What moves numbers keeps how they are counted; others are counted by the tap that the operator is named after."""
+        """What moves numbers keeps how they are counted; others are counted by the tap that they are named after."""
         given = [value.range for value in inputs if value.range is not None]
         if not given:
             return super().op(name, kind, inputs, **options)
