@@ -49,7 +49,6 @@ _TYPES = {
     "int16": INT16,
     "int8": INT8,
 }
-_PIXELS = (1.0, 0)
 
 
 Counted = tuple[float | NDArray[np.float32], int]  # the scale, or one for each row, and the zero point
@@ -235,9 +234,6 @@ class TFLiteGraphBuilder:
 
 
 def _counted(info: TensorInfo) -> Counted | None:
-    """Pixels count themselves: what takes them as integers has to be told."""
-    if info.dtype == "uint8":
-        return _PIXELS
     return None if info.scale is None else (info.scale, info.zero_point)
 
 

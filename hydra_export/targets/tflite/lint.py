@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from hydra_export.errors import CheckFailed
-from hydra_export.target import METADATA_PREFIX, Interface, TensorInfo
+from hydra_export.target import METADATA_PREFIX, STATIC, Interface, TensorInfo
+from hydra_export.targets.tflite import counting
 from hydra_export.targets.tflite.choice import RUN, Places, Question
 from hydra_export.targets.tflite.metadata import LABELS, RUNTIME_VERSION, labels_archive, runtime_version
-from hydra_export.targets.tflite.operators import DYNAMIC, OPERATORS, Operand, Operator
+from hydra_export.targets.tflite.operators import BY_CODE, DYNAMIC, Operand, Operator
 from hydra_export.targets.tflite.reader import (
     ALIGNMENT,
     OPTIONS_TABLES,
@@ -29,8 +30,8 @@ SIGNATURE = "serving_default"  # the key that TensorFlow's own exporters give a 
 
 _LARGEST_RANK = 4  # GPU delegates take no more
 _RANKS = {"logits": 2, "features": 2, "patch_tokens": 3}  # of outputs
+_PRODUCTS = {"int8-static": ("int8", "int16"), "w8a16": ("int16",)}  # what they take
 _FEW_NUMBERS = 64  # of what is no weight: scalars, the mean and spread of pixels
-_BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS}
 
 
 def lint(path: Path) -> ModelFile:
@@ -71,13 +72,14 @@ def signature(model: ModelFile) -> Interface:
         model.graphs[each.graph].tensors[index].shape for each in model.signatures for index in each.outputs.values()
     }
     if len(widths) > 1:
-        output = TensorInfo(name=output.name, dtype=output.dtype, shape=(*output.shape[:-1], "width"))
+        output = msgspec.structs.replace(output, shape=(*output.shape[:-1], "width"))
     return inputs, (output,)
 
 
 def _info(name: str, tensor: Tensor) -> TensorInfo:
     shape = tuple("batch" if size == DYNAMIC else size for size in tensor.shape)
-    return TensorInfo(name=name, dtype=tensor.dtype, shape=shape)
+    scale = tensor.scales[0] if tensor.scales and tensor.dtype != "uint8" else None  # pixels are numbers
+    return TensorInfo(name=name, dtype=tensor.dtype, shape=shape, scale=scale, zero_point=tensor.zero_point)
 
 
 def _said(model: ModelFile, name: str) -> str:
@@ -124,9 +126,10 @@ def _signature(signature: SignatureDef, model: ModelFile) -> Iterator[str]:
         yield "its signature and its graph have other inputs and outputs"
         return
     image, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
-    if image.dtype not in ("float32", "uint8") or len(image.shape) != 4 or DYNAMIC in image.shape[1:]:
+    ends = ("float32", "int8", "int16") if _said(model, "precision") in STATIC else ("float32",)
+    if image.dtype not in (*ends, "uint8") or len(image.shape) != 4 or DYNAMIC in image.shape[1:]:
         yield f"its image is {image.dtype} {list(image.shape)}"
-    elif result.dtype != "float32" or [len(result.shape)] != [_RANKS[name] for name in signature.outputs]:
+    elif result.dtype not in ends or [len(result.shape)] != [_RANKS[name] for name in signature.outputs]:
         yield f"its output is {result.dtype} {list(result.shape)}"
 
 
@@ -147,7 +150,7 @@ def _choice(model: ModelFile) -> Iterator[str]:
     for question, graph in zip(places.questions(), model.graphs[first:], strict=False):
         yield from _question(question, graph, model)
     names = [operator_of(model, operation).name for operation in model.graphs[-1].operations]
-    if names[-2:] != ["GATHER", "MUL"]:
+    if [name for name in names[-3:] if name != "QUANTIZE"][-2:] != ["GATHER", "MUL"]:
         yield f"graph {model.graphs[-1].name} does not fail"
 
 
@@ -170,7 +173,7 @@ def _question(question: Question, graph: Graph, model: ModelFile) -> Iterator[st
 
 def operator_of(model: ModelFile, operation: Node) -> Operator:
     """What an operation does."""
-    return _BY_CODE[model.opcodes[operation.opcode]]
+    return BY_CODE[model.opcodes[operation.opcode]]
 
 
 def _branches_of(operation: Node) -> tuple[int, ...]:
@@ -200,13 +203,17 @@ def _branches(model: ModelFile) -> Iterator[str]:
                     yield f"graph {graph.name} goes on to {other.name}, which takes or makes something else"
 
 
-def _form(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
-    return tensor.dtype, tensor.shape
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return *tensor.grid, tensor.shape
 
 
 def _precision(model: ModelFile) -> Iterator[str]:
     """The weights are as narrow as the file says: a quantization that did nothing is an error."""
     said = _said(model, "precision")
+    if said in STATIC:
+        fails = len(model.graphs) == 4 * len(listed_heads(model))  # the last graph, in floats
+        yield from counting.problems(model.graphs[: len(model.graphs) - fails], model, _PRODUCTS[said])
+        return
     if said not in ("fp32", "fp16", "int8"):
         yield f"its precision is {said!r}"
         return
@@ -227,7 +234,8 @@ def _precision(model: ModelFile) -> Iterator[str]:
                 wanted = "int8"
             if (is_weight or (index in matrices and said != "fp16")) and tensor.dtype != wanted:
                 yield f"{tensor.name} is {tensor.dtype} {list(tensor.shape)} in a file that is {said}"
-            if tensor.quantized != (tensor.dtype == "int8" and bool(tensor.buffer)):
+            is_counted = tensor.dtype == "int8" and bool(tensor.buffer)
+            if len(tensor.scales) != (tensor.shape[0] if is_counted else 0) or tensor.zero_point:
                 yield f"{tensor.name} is {tensor.dtype} with or without a scale"
 
 
@@ -253,13 +261,13 @@ def _extents(model: ModelFile) -> Iterator[str]:
 
 
 def _runtime_version(model: ModelFile) -> Iterator[str]:
-    unknown = [code for code in model.opcodes if code not in _BY_CODE]
+    unknown = [code for code in model.opcodes if code not in BY_CODE]
     if unknown or len(set(model.opcodes)) != len(model.opcodes):
         yield f"it uses operators {unknown or list(model.opcodes)} (code and version)"
     elif RUNTIME_VERSION not in model.metadata:
         yield f"it has no {RUNTIME_VERSION}"
     elif model.content(model.metadata[RUNTIME_VERSION]) != runtime_version(
-        (_BY_CODE[code] for code in model.opcodes), any(extent.behind for extent in model.buffers)
+        (BY_CODE[code] for code in model.opcodes), any(extent.behind for extent in model.buffers)
     ):
         yield f"its {RUNTIME_VERSION} is not that of its operators"
 
@@ -365,6 +373,6 @@ def _misfit(operation: Node, graph: Graph, model: ModelFile) -> str:
     return ""
 
 
-def _wrong_if(given: list[tuple[str, tuple[int, ...]]], num_outputs: int) -> str:
+def _wrong_if(given: list[tuple[object, ...]], num_outputs: int) -> str:
     """What its branches take and make is another check's."""
-    return "" if given[:1] == [("bool", (1,))] and num_outputs == 1 else f"IF is given {given}"
+    return "" if given[:1] == [("bool", (), 0, (1,))] and num_outputs == 1 else f"IF is given {given}"

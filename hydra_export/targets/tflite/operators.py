@@ -298,6 +298,7 @@ OPERATORS = (
 )
 
 
+BY_CODE = {(operator.code, operator.version): operator for operator in OPERATORS}
 # What moves numbers or picks some of them: what these are given and what they give is counted alike.
 MOVING = {"CONCATENATION", "PAD", "REDUCE_MAX", "RESHAPE", "STRIDED_SLICE", "TRANSPOSE"}
 

@@ -35,7 +35,7 @@ _PIXELS = Range(0, 255, 32767 / 128)  # pixels are their own integers, or 128 of
 _DTYPES: dict[Bits, str] = {8: "int8", 16: "int16"}
 _PRODUCTS = ("CONV_2D", "FULLY_CONNECTED")
 _LARGEST_BIAS = 2**31 - 1
-_WIDE = {
+_WIDE: dict[str, dict[str, int]] = {
     "ADD": {"pot_scale_int16": False},
     "SUB": {"pot_scale_int16": False},
     "CONV_2D": {"quantized_bias_type": INT32},
@@ -88,11 +88,15 @@ def interface(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) ->
     return image, output
 
 
+def counted(info: TensorInfo, spec: ExportSpec) -> TensorInfo:
+    """An input or output as the file's tensors have it: where activations are integers, pixels count themselves."""
+    is_counted = spec.precision in STATIC and info.dtype == "uint8"
+    return msgspec.structs.replace(info, scale=1.0) if is_counted else info
+
+
 def _described(info: TensorInfo, own: Range) -> TensorInfo:
-    counted = own.grid()
-    return msgspec.structs.replace(
-        info, dtype=_DTYPES[counted.bits], scale=counted.scale, zero_point=counted.zero_point
-    )
+    units = own.grid()
+    return msgspec.structs.replace(info, dtype=_DTYPES[units.bits], scale=units.scale, zero_point=units.zero_point)
 
 
 class QuantizedBuilder(TFLiteGraphBuilder):
@@ -137,10 +141,10 @@ class QuantizedBuilder(TFLiteGraphBuilder):
             return super().constant(name, content)
         unit = float(np.float32(number)) or 1.0
 
-        def counted(bits: Bits) -> Grid:  # ADD of 16 bits ends the process where a scale is far above its output's
+        def units(bits: Bits) -> Grid:  # ADD of 16 bits ends the process where a scale is far above its output's
             return Grid(unit / 2 ** (bits - 2), 0, bits)
 
-        return Later("", number.shape, name=name, content=number, counted=counted)
+        return Later("", number.shape, name=name, content=number, counted=units)
 
     def weight(self, name: str, columns: Span | None = None) -> Value:
         """What products take has a scale for each row; other constants are counted as their taps say."""

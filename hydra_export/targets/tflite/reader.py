@@ -41,8 +41,12 @@ _DTYPES: dict[int, np.dtype[Any]] = {  # of TensorType
     2: np.dtype("<i4"),
     3: np.dtype("u1"),
     6: np.dtype("?"),
+    7: np.dtype("<i2"),
     9: np.dtype("i1"),
 }
+
+
+_ZERO_POINTS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,25 @@ class Extent:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a graph; *shape* has -1 where a size is chosen at run time."""
+    """One tensor of a graph.
+
+    Attributes:
+        shape: with -1 where a size is chosen at run time.
+        scales: of what its integers count: none, one, or one for each row.
+        zero_point: of all of them.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     buffer: int
-    quantized: bool = False
+    scales: tuple[float, ...] = ()
+    zero_point: int = 0
+
+    @property
+    def grid(self) -> tuple[str, tuple[float, ...], int]:
+        """How its numbers are counted."""
+        return self.dtype, self.scales, self.zero_point
 
 
 @dataclass(frozen=True)
@@ -200,18 +216,21 @@ _BYTE, _BOOL, _INT, _UINT, _FLOAT, _LONG, _ULONG = (_Scalar(code) for code in "b
 _INTS = _Vector(_INT)
 _OPTIONS = _Union(
     {
-        1: _TableType("Conv2DOptions", {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT)}),
-        8: _TableType("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL)}),
+        1: _TableType(
+            "Conv2DOptions",
+            {0: ("padding", _BYTE), 1: ("stride_w", _INT), 2: ("stride_h", _INT), 6: ("quantized_bias_type", _BYTE)},
+        ),
+        8: _TableType("FullyConnectedOptions", {2: ("keep_num_dims", _BOOL), 4: ("quantized_bias_type", _BYTE)}),
         9: _TableType("SoftmaxOptions", {0: ("beta", _FLOAT)}),
         10: _TableType("ConcatenationOptions", {0: ("axis", _INT)}),
-        11: _TableType("AddOptions", {}),
+        11: _TableType("AddOptions", {1: ("pot_scale_int16", _Scalar("?", True))}),
         17: _TableType("ReshapeOptions", {}),
         21: _TableType("MulOptions", {}),
         22: _TableType("PadOptions", {}),
         23: _TableType("GatherOptions", {0: ("axis", _INT)}),
         26: _TableType("TransposeOptions", {}),
         27: _TableType("ReducerOptions", {0: ("keep_dims", _BOOL)}),
-        28: _TableType("SubOptions", {}),
+        28: _TableType("SubOptions", {1: ("pot_scale_int16", _Scalar("?", True))}),
         32: _TableType("StridedSliceOptions", {0: ("begin_mask", _INT), 1: ("end_mask", _INT)}),
         41: _TableType("LessOptions", {}),
         53: _TableType("EqualOptions", {}),
@@ -464,14 +483,21 @@ def _tensor(fields: dict[str, Any], buffers: tuple[Extent, ...]) -> Tensor:
     if fields["buffer"]:
         size = buffers[fields["buffer"]].size
         _need(size == num_bytes and not signature, f"tensor {name} of {num_bytes} bytes has {size} bytes of content")
-    quantization = fields["quantization"]
-    if quantization is not None:
-        scales, zero_points = np.array(quantization["scale"]), quantization["zero_point"]
-        _need(len(scales) == len(zero_points) == (shape or (0,))[0], f"tensor {name} has {len(scales)} scales")
-        usable = np.isfinite(scales) & (scales >= np.finfo(np.float32).tiny)  # XNNPACK takes no smaller ones
-        _need(bool(usable.all()), f"tensor {name} has a scale that is none")
-        _need(not any(zero_points), f"tensor {name} has other zero points than 0")
-    return Tensor(name, dtype.name, signature or shape, fields["buffer"], quantization is not None)
+    scales, zero_point = _counted(fields, dtype.name, shape) if fields["quantization"] else ((), 0)
+    return Tensor(name, dtype.name, signature or shape, fields["buffer"], scales, zero_point)
+
+
+def _counted(fields: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> tuple[tuple[float, ...], int]:
+    """The scale of a tensor, or those of a constant's rows, and the zero point."""
+    name, scales, zero_points = fields["name"], fields["quantization"]["scale"], fields["quantization"]["zero_point"]
+    lengths = (1, shape[0]) if fields["buffer"] and shape else (1,)
+    _need(len(scales) == len(zero_points) and len(scales) in lengths, f"tensor {name} has {len(scales)} scales")
+    usable = np.isfinite(scales) & (np.array(scales) >= np.finfo(np.float32).tiny)  # XNNPACK takes no smaller ones
+    _need(bool(usable.all()), f"tensor {name} has a scale that is none")
+    lowest, highest = _ZERO_POINTS.get(dtype, (0, 0))
+    is_point = len(scales) == 1 and lowest <= zero_points[0] <= highest
+    _need(is_point or not any(zero_points), f"tensor {name} of {dtype} has other zero points than it may have")
+    return scales, zero_points[0]
 
 
 def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> Node:

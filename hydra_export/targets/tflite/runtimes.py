@@ -113,7 +113,8 @@ def _litert_compiled(opening: Opening) -> Call:
     options = Options(cpu_options=CpuOptions(num_threads=opening.threads))
     shared = _shared(opening, lambda: CompiledModel.from_file(opening.path, options=options))
     model = shared.model
-    shape = tuple(model.get_output_tensor_details(opening.signature)[opening.output]["shape"])
+    details = model.get_output_tensor_details(opening.signature)[opening.output]
+    shape, dtype = tuple(details["shape"]), np.dtype(details["dtype"])
     buffers = {}
     for key in filter(None, (opening.signature, opening.chooser)):
         index = model.get_signature_index(key)
@@ -127,7 +128,7 @@ def _litert_compiled(opening: Opening) -> Call:
             if k is not None:
                 inputs["k"].write(k)
             model.run_by_index(index, list(inputs.values()), [output])
-            return np.asarray(output.read(math.prod(shape), np.float32)).reshape(shape)
+            return np.asarray(output.read(math.prod(shape), dtype)).reshape(shape)
 
     return call
 

@@ -17,7 +17,7 @@ from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter
 from hydra_export.targets.tflite.lint import SIGNATURE
 from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.operators import oldest_runtime
-from hydra_export.targets.tflite.quantized import builder, interface
+from hydra_export.targets.tflite.quantized import builder, counted, interface
 from hydra_export.targets.tflite.weights import normalised, stored
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _write(checkpoint: Checkpoint, weights: Mapping[str, Weight], artifact: Arti
 
     inputs, (output,) = artifact.inputs, artifact.outputs
     g = builder(checkpoint, heads, spec, weight, file.store, file.opcode)
-    image = g.input(inputs[0])
+    image = g.input(counted(inputs[0], spec))
     result = TFLiteEmitter(g, info.config, heads, spec, info.preprocessing).emit(image)
     name = f"{info.name}-k{heads}"
     file.graph(name, g, {inputs[0].name: image}, {output.name: result}, SIGNATURE)

@@ -16,7 +16,9 @@ import numpy as np
 
 from hydra_export.arrays import Array
 from hydra_export.errors import CheckFailed
+from hydra_export.quantized.interface import as_integers, as_numbers
 from hydra_export.targets.tflite.lint import chosen, linted, listed_heads
+from hydra_export.targets.tflite.lint import signature as interface
 from hydra_export.targets.tflite.operators import DYNAMIC
 from hydra_export.targets.tflite.runtimes import Call, Opening, open_here
 from hydra_export.worker import Worker
@@ -53,6 +55,7 @@ class TFLiteSession:
             chooser=chooser,
         )
         self.dtype, self.shape_BHWC = image.dtype, image.shape
+        (self._given, *_), (self._made,) = interface(model)
         self._call = _in_a_worker(self.opening) if runtime in _IN_A_WORKER else _quietly(self.opening)
 
     def run(self, image: Array) -> Array:
@@ -83,7 +86,9 @@ class TFLiteSession:
             raise CheckFailed(error.message, f"It holds k = {', '.join(map(str, self._listed))}.") from error
 
     def _run(self, image: Array, k: Array | None) -> Array:
-        images_BHWC = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if self.dtype == "float32" else image
+        images_BHWC = image
+        if self.dtype != "uint8":
+            images_BHWC = as_integers(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), self._given)
         if images_BHWC.dtype != self.dtype or images_BHWC.shape[1:] != self.shape_BHWC[1:]:
             raise CheckFailed(
                 f"{self.opening.runtime} cannot run {self.opening.path}: it takes {self.dtype} "
@@ -94,7 +99,7 @@ class TFLiteSession:
             batch = 1 if self.opening.runtime in _NEVER_RESIZED else len(images_BHWC)
         padded = np.concatenate([images_BHWC, np.repeat(images_BHWC[-1:], -len(images_BHWC) % batch, axis=0)])
         batches = [self._call(padded[at : at + batch], k) for at in range(0, len(padded), batch)]
-        return np.concatenate(batches)[: len(images_BHWC)]
+        return as_numbers(np.concatenate(batches)[: len(images_BHWC)], self._made)
 
 
 def _quietly(opening: Opening) -> Call:

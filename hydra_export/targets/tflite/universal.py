@@ -25,7 +25,7 @@ from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
 from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
 from hydra_export.targets.tflite.metadata import GraphSignature
-from hydra_export.targets.tflite.quantized import builder, interface
+from hydra_export.targets.tflite.quantized import builder, counted, interface
 from hydra_export.targets.tflite.separate import artifact, finish
 from hydra_export.targets.tflite.weights import begins_alike, normalised, stored
 
@@ -46,7 +46,7 @@ def write(checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: P
     """Writes what is ``planned`` into *out*."""
     file = _Universal(checkpoint, heads, spec)
     config, places, (whole,) = checkpoint.info.config, Places(heads), planned(checkpoint, heads, spec)
-    described, has_run, image = [], config.num_outputs > 0, whole.inputs[0]
+    described, has_run, image = [], config.num_outputs > 0, counted(whole.inputs[0], spec)
     for k in reversed(heads):  # who runs the file without naming a signature runs the first graph
         _image, output = interface(checkpoint, [k], spec)
         if has_run and TFLiteOptions.of(spec).overlap:
