@@ -56,6 +56,8 @@ def _operation(name: str, operation: Node, given: list[Tensor], made: list[Tenso
         grids = {tensor.grid for tensor in (*given, *made) if tensor.dtype != "int32"}
         if len(grids) != 1:
             yield f"{name} is given {len(grids)} scales"
+    elif name == "CAST" and made[0].grid != ("int16", given[0].scales, 0):
+        yield "CAST makes other units"
     elif name in ("SOFTMAX", "LOGISTIC") and made[0].grid != _UNITS[made[0].dtype]:
         yield f"{name} makes other units than 0 to 1"
     elif name in ("CONV_2D", "FULLY_CONNECTED"):

@@ -95,7 +95,8 @@ def _elementwise(operands: Sequence[Operand], options: Options) -> Shape:
 
 
 def _cast(operands: Sequence[Operand], options: Options) -> Shape:
-    _need((options["in_data_type"], options["out_data_type"]) == (UINT8, FLOAT32), "it makes other types")
+    wanted = {"uint8": (UINT8, FLOAT32), "int8": (INT8, INT16)}[operands[0].dtype]
+    _need((options["in_data_type"], options["out_data_type"]) == wanted, "it makes other types")
     return operands[0].shape
 
 
@@ -265,6 +266,7 @@ OPERATORS = (
     *_versions("ADD", 0, "AddOptions", _elementwise, _PAIR, (1, "1.5.0")),
     *_versions("BATCH_MATMUL", 126, "BatchMatMulOptions", _batch_matmul, _PAIR, (1, "2.3.0"), (2, "2.3.0")),
     _one("CAST", 53, "CastOptions", _cast, (1, "1.5.0"), (("uint8",), "float32")),
+    _one("CAST", 53, "CastOptions", _cast, (3, "2.8.0"), (("int8",), "int16")),
     *_versions("CONCATENATION", 2, "ConcatenationOptions", _concatenation, _PAIR, (1, "1.5.0"), int16=(3, "2.3.0")),
     _one(*_CONV, (1, "1.5.0"), (("float32",) * 3, "float32")),
     _one(*_CONV, (3, "1.14.0"), ((*_BYTES, "int32"), "int8")),
@@ -286,7 +288,7 @@ OPERATORS = (
     *_versions("MUL", 18, "MulOptions", _elementwise, _PAIR, (1, "1.5.0"), (3, "1.15.0"), (4, "2.3.0")),
     *_versions("PAD", 34, "PadOptions", _pad, _SHAPED, (1, "1.5.0")),
     _one("QUANTIZE", 114, "", _same, (1, "1.14.0"), *(((x,), "int8") for x in ("float32", "uint8", "int16"))),
-    _one("QUANTIZE", 114, "", _same, (2, "1.15.0"), *(((x,), "int16") for x in ("float32", "int8"))),
+    _one("QUANTIZE", 114, "", _same, (2, "1.15.0"), (("float32",), "int16")),
     *_versions("REDUCE_MAX", 82, "ReducerOptions", _maximum, _SHAPED, (1, "1.11.0"), int16=(3, "2.5.0")),
     *_versions("RELU", 19, "", _relu, (_X,), (1, "1.5.0"), (2, "2.1.0"), (3, "2.5.0")),
     *_versions("RESHAPE", 22, "ReshapeOptions", _reshape, _SHAPED, *((1, "1.5.0"),) * 3),
