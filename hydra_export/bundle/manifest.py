@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +22,14 @@ MANIFEST = "manifest.json"
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
     """How the activations of an artifact are counted in integers.
 
@@ -36,6 +44,13 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
     methods: dict[str, Annotated[int, Meta(ge=0)]]
     smooth: bool
     wide: dict[int, tuple[str, ...]]
+
+    @property
+    def text(self) -> str:
+        """For a person, a sentence and what has 16 bits."""
+        methods = f", ranges by {_counts(self.methods)}" if self.methods else ""
+        wide = [f"16 bits at k = {k}: {_few(names)}." for k, names in self.wide.items()]
+        return " ".join([f"Activations were calibrated by {self.images}{methods}.", *wide])
 
 
 class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):

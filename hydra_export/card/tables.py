@@ -116,22 +116,36 @@ def quantization(manifest: Manifest) -> str:
         for k, record in sorted(entry.parity.items()):
             accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
             judged = record.judgement or _UNMEASURED
-            rows.append((f"`{entry.path}`", str(k), *accuracies, f"{record.top1_agreement:.1%}", judged, smaller))
+            worst, agreement = _worst_class(manifest, record), f"{record.top1_agreement:.1%}"
+            rows.append((f"`{entry.path}`", str(k), *accuracies, worst, agreement, judged, smaller))
     if not rows:
         return ""
-    columns = ("file", "k", "top-1", "top-1 of fp32", "agreement", "judged", "size / fp32")
+    columns = ("file", "k", "top-1", "top-1 of fp32", "worst class", "agreement", "judged", "size / fp32")
+    quantized = {entry.precision: entry.quantization for entry in manifest.artifacts if entry.quantization is not None}
+    calibrated = "".join(f"{name}: {in_markdown(each.text)}\n\n" for name, each in quantized.items())
     return (
         f"### Quantization\n\n{table(columns, rows)}\n\n"
         "Top-1 in percent, measured of int8 and its kind where these images have labels: "
         f"{in_markdown(manifest.images)}.\n"
         f"Agreement: the share of these images on which {_same(manifest)} the subnetwork's,\n"
-        "in the worst runtime.\n\n"
+        "in the worst runtime. Worst class: how its own accuracy changes, in points.\n\n"
+        f"{calibrated}"
     )
 
 
+def _worst_class(manifest: Manifest, record: ParityRecord) -> str:
+    number = record.worst_class
+    if number is None or record.class_drop is None:
+        return _UNMEASURED
+    labels = manifest.model.labels
+    return f"{in_markdown(labels[number]) if number < len(labels) else number}, {-record.class_drop + 0:+.1f}"
+
+
 def _same(manifest: Manifest) -> str:
-    tokens = manifest.model.config.pooling == "none"
-    return "all patch tokens side by side have a cosine of 0.99 or more with" if tokens else "the largest output is"
+    if manifest.model.config.num_classes:
+        return "the largest output is"
+    outputs = "all patch tokens side by side" if manifest.model.config.pooling == "none" else "the features"
+    return f"{outputs} have a cosine of 0.99 or more with"
 
 
 def _kind(entry: ArtifactEntry) -> tuple[object, ...]:

@@ -90,6 +90,8 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
     if counted:
         held = "against the float32 subnetwork, and its change of top-1, or how often it agrees"
         notes += [f"{', '.join(counted)}: {held}; judged {'; '.join(_judgements(manifest))}."]
+    quantized = {a.precision: a.quantization for a in manifest.artifacts if a.quantization is not None}
+    notes += [f"{precision}: {quantization.text}" for precision, quantization in quantized.items()]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
     notes += [f"Run in {', '.join(sorted(runtimes))}.", *experimental(manifest.artifacts)]
     return titled(f"{manifest.model.name} in {out}", shown, *notes, *map(_choice, manifest.devices))

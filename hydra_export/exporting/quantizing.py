@@ -161,7 +161,7 @@ def _told(how: Quantizing, counted: Mapping[int, Mapping[str, Range]], precision
     methods: dict[str, int] = {}
     wide = {}
     for k, of_k in counted.items():
-        for each in of_k.values():
+        for each in (range_ for range_ in of_k.values() if range_.method != "fixed"):
             methods[each.method] = methods.get(each.method, 0) + 1
         if precision != "w8a16":
             wide[k] = tuple(name for name, each in of_k.items() if each.wide)
