@@ -259,6 +259,43 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     tensor_bytes: int
 
 
+class UsedTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator is given or gives.
+
+    Attributes:
+        dtype: of its numbers as they are stored, by numpy's name; "" where it is left out.
+        shape: -1 where a size is chosen at run time.
+        constant: it is in the file, or made of what is.
+        behind: its numbers lie behind the structure that describes them.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+    constant: bool = False
+    behind: bool = False
+
+
+class UsedOperator(msgspec.Struct, frozen=True, kw_only=True):
+    """One operator at one place of an artifact.
+
+    Attributes:
+        name: as the format calls it.
+        place: what it is called there, or what it makes.
+        graph: in which it stands, "" for a file's only one.
+        version: its own, or that of the set of operators which it is of; 0 where the format has none.
+        inputs, outputs: integers where the format says that it computes in them, whatever stands around it.
+        is_island: it computes in float where the file's other operators do in integers.
+    """
+
+    name: str
+    place: str
+    graph: str = ""
+    version: int = 0
+    inputs: tuple[UsedTensor, ...]
+    outputs: tuple[UsedTensor, ...]
+    is_island: bool = False
+
+
 class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
@@ -336,6 +373,10 @@ class Target(Protocol):
 
     def signature(self, path: Path) -> Interface:
         """What an artifact that passes lint takes and gives, as ``write`` said it of the Artifact."""
+
+    def operators(self, path: Path) -> Iterator[UsedOperator]:
+        """What an artifact that passes lint computes by, graph for graph; none where nobody's tables speak of them."""
+        return iter(())
 
     def printed(self, text: str, path: Path) -> Iterator[Measured]:
         """The times in *text*, the file *path*, that a tool printed which times its artifacts; BadInput as they tell.

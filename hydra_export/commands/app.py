@@ -72,6 +72,12 @@ for _name, _help, *_examples in (
         "hydra-export verify hydra-bundle.zip --limit-memory 1024",
     ),
     (
+        "check",
+        "Say which operators of each artifact a delegate or an NPU's compiler takes.",
+        "hydra-export check hydra-bundle",
+        "hydra-export check hydra-bundle --for qnn-htp,tflite-gpu",
+    ),
+    (
         "predict",
         "Name what is on images, with any artifact of a bundle that runs here.",
         "hydra-export predict hydra-bundle photo.jpg",

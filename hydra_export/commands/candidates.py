@@ -52,6 +52,12 @@ def devices() -> Iterable[str]:
     return profiles.names()
 
 
+def delegates() -> Iterable[str]:
+    from hydra_export import delegates
+
+    return delegates.names()
+
+
 def bench_runtimes() -> Iterable[str]:
     from hydra_export.bench import runtimes
 

@@ -46,6 +46,7 @@ GROUPS = {
             "measure",
             "runs",
             "within",
+            "for",
         ),
         *("against", "bench"),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -24,6 +24,7 @@ from hydra_export.target import (
     Runtime,
     Session,
     Target,
+    UsedOperator,
     Work,
 )
 from hydra_export.targets.coreml.card import CARD
@@ -169,6 +170,12 @@ class CoreMLTarget(Target):
         from hydra_export.targets.coreml import session
 
         return session.signature(session.opened(path))
+
+    def operators(self, path: Path) -> Iterator[UsedOperator]:
+        """Operations, function for function; constants and what makes weights of weights left out."""
+        from hydra_export.targets.coreml import used
+
+        return used.operators(path)
 
 
 def _has_coremltools() -> bool:

@@ -23,6 +23,7 @@ from hydra_export.target import (
     Runtime,
     Session,
     Target,
+    UsedOperator,
     Work,
 )
 from hydra_export.targets.onnx.card import CARD
@@ -140,6 +141,12 @@ class OnnxTarget(Target):
         from hydra_export.targets.onnx import file
 
         return file.signature(_around_weights(path))
+
+    def operators(self, path: Path) -> Iterator[UsedOperator]:
+        """Nodes of the graph and its branches; one between DequantizeLinear and QuantizeLinear is in integers."""
+        from hydra_export.targets.onnx import used
+
+        return used.operators(path)
 
     def printed(self, text: str, path: Path) -> Iterator[Measured]:
         """What its devices' tools printed."""

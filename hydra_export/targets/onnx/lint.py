@@ -57,7 +57,7 @@ def lint(path: Path) -> Work:
         ):
             raise CheckFailed(f"{path} is not portable: {problem}.")
         unguarded = [*_choice(model)]
-        _drop_weights(model)
+        drop_weights(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     # RuntimeError: what C++'s file system says of the names of weight files
     except (ValidationError, InferenceError, DecodeError, ValueError, RuntimeError) as error:
@@ -78,7 +78,7 @@ def _branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     return (attribute.g for attribute in node.attribute if attribute.HasField("g"))
 
 
-def _drop_weights(model: onnx.ModelProto) -> None:
+def drop_weights(model: onnx.ModelProto) -> None:
     """Shapes follow from small constants; the weights would only be copied."""
     for graph in graphs(model):
         for tensor in graph.initializer:

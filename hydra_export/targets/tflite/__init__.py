@@ -25,6 +25,7 @@ from hydra_export.target import (
     Runtime,
     Session,
     Target,
+    UsedOperator,
     Work,
 )
 from hydra_export.targets.tflite.card import CARD
@@ -137,6 +138,12 @@ class TFLiteTarget(Target):
         from hydra_export.targets.tflite import lint
 
         return lint.signature(lint.linted(path))
+
+    def operators(self, path: Path) -> Iterator[UsedOperator]:
+        """Builtins, subgraph for subgraph."""
+        from hydra_export.targets.tflite import used
+
+        return used.operators(path)
 
     def printed(self, text: str, path: Path) -> Iterator[Measured]:
         """What its devices' tools printed."""
