@@ -50,6 +50,7 @@ def _entry(advice: Advice) -> DeviceEntry:
     heads = (choice.heads or min(advice.estimates)) if choice else None
     estimate = advice.estimates[heads] if heads is not None else None
     unknown = "it gets every head count"
+    counted = "" if "fp32" in advice.precisions else f"; these times are of {path.arithmetic} files"
     if advice.constraints.budget_ms is not None:
         unknown = f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
     return DeviceEntry(
@@ -62,7 +63,7 @@ def _entry(advice: Advice) -> DeviceEntry:
         fits=advice.heads is not None,
         sure=choice is not None and choice.sure,
         chance=choice.chance if choice else None,
-        why=choice.why if choice else f"no number: {advice.why_unknown}; {unknown}",
+        why=f"{choice.why}{counted}" if choice else f"no number: {advice.why_unknown}; {unknown}",
         budget_ms=advice.budget.ms,
         ms=estimate.ms if estimate else None,
         low=estimate.low if estimate else None,

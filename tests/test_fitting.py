@@ -13,6 +13,7 @@ from hydra_export import bundle, checkpoint, commands, fitting, network, profile
 from hydra_export.cli import main
 from hydra_export.commands import profile_fleet
 from hydra_export.latency import Constraints, Evidence, Workload, advise
+from hydra_export.latency.evidence import REFERENCE_CONFIG
 from hydra_export.verification import verify
 from tests.conftest import available_targets
 
@@ -97,6 +98,15 @@ def test_the_runtime_of_a_device_is_its_target(tiny_checkpoint: Path, out: Path)
     entries = exported_for(out, tiny_checkpoint, "--device", "busy,lite")
     assert entries["lite"].target == "tflite"
     assert {a.path for a in bundle.read(out).artifacts} == {"onnx/tiny-k2.onnx", "tflite/tiny-k4.tflite"}
+
+
+def test_times_of_integer_activations_are_said_to_be_of_such_files() -> None:
+    model = Workload.of("vit", REFERENCE_CONFIG, [3, 12], {})
+    listed = ["imx93", "hailo-8", "galaxy-s24"]
+    counted, compiled, floating = (entry.why for entry in fitting.fit(listed, model, 1e6))
+    assert counted.endswith("; these times are of int8-static files")
+    assert "int8" not in compiled, "its compiler takes the fp32 file"
+    assert "int8" not in floating
 
 
 def test_a_device_of_which_nothing_is_known_gets_every_head_count_and_says_so(
