@@ -172,6 +172,10 @@ class TFLiteGraphBuilder:
         """What is added to the variance of a norm."""
         return self.constant("norm/epsilon", self._config.layer_norm_eps)
 
+    def rsqrt(self, variance: Value, place: str) -> Value:
+        """In one operator."""
+        return self.op(f"{place}/rsqrt/RSQRT", "RSQRT", [variance])
+
     def gelu(self, x: Value, place: str) -> Value:
         """In one operator."""
         by_tanh = self._config.activation == "gelu_tanh"
@@ -403,7 +407,7 @@ class TFLiteEmitter(Operations[Value]):
         variance = g.op(f"{place}/variance/MEAN", "MEAN", [square, last], keep_dims=True)
         if (epsilon := g.epsilon(place)) is not None:
             variance = self._add(variance, epsilon, f"{place}/variance/ADD")
-        return self._affine(x, g.op(f"{place}/rsqrt/RSQRT", "RSQRT", [variance]), place)
+        return self._affine(x, g.rsqrt(variance, place), place)
 
     def _affine(self, x: Value, rsqrt: Value, place: str) -> Value:
         gamma, beta = self.g.affine(place)

@@ -95,7 +95,7 @@ def _elementwise(operands: Sequence[Operand], options: Options) -> Shape:
 
 
 def _cast(operands: Sequence[Operand], options: Options) -> Shape:
-    wanted = {"uint8": (UINT8, FLOAT32), "int8": (INT8, INT16)}[operands[0].dtype]
+    wanted = (INT8, INT16) if operands[0].dtype == "int8" else (UINT8, FLOAT32)
     _need((options["in_data_type"], options["out_data_type"]) == wanted, "it makes other types")
     return operands[0].shape
 

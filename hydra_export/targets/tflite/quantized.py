@@ -7,6 +7,7 @@ they are counted; int16 has no zero point; biases are int32 in units of both sca
 # D width of subnetwork k, O output channels of a Linear
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,14 +42,10 @@ _WIDE: dict[str, dict[str, int]] = {
     "CONV_2D": {"quantized_bias_type": INT32},
     "FULLY_CONNECTED": {"quantized_bias_type": INT32},
 }
-# GELU of 16 bits, which no version of the operator names, is x sigmoid(x (a + b x^2)): what is in it is beyond what
-# sigmoid tells from 1 where it is cut off.
+# GELU of 16 bits, which no version of the operator names, is x sigmoid(x (a + b x^2)).
 _BY_TANH = (1.5957691216057308, 0.07135481627260025)  # 2 sqrt(2 / pi), and that times 0.044715
-_BY_ERF = (1.60031416, 0.06940179)  # by which it is off by 2.7e-4 at most
-_GELU = {
-    name: Range(-peak, peak, peak, wide=True)
-    for name, peak in {"square": 18.0, "cubic": 1.5, "slope": 3.0, "inner": 12.0}.items()
-} | {"share": Range(0, 1, 1, wide=True, method="fixed")}
+_BY_ERF = (1.60031416, 0.06940179)  # off by 2.7e-4 at most
+_SHARES = Range(0, 1, 1, wide=True, method="fixed")
 
 Weigh = Callable[[str, Span | None], ConstantTensor]
 
@@ -184,18 +181,37 @@ class QuantizedBuilder(TFLiteGraphBuilder):
         assert x.range is not None
         if not (x.range.wide or self.ranges[f"{place}/act"].wide):
             return super().gelu(x, place)
-        slope, cubic = (
-            self.constant(f"gelu/{name}", number)
-            for name, number in zip(
-                ("slope", "cubic"), _BY_TANH if self._config.activation == "gelu_tanh" else _BY_ERF, strict=True
-            )
+        by_tanh = self._config.activation == "gelu_tanh"
+        slope, cubic = (self.constant(f"gelu/{number}", number) for number in (_BY_TANH if by_tanh else _BY_ERF))
+
+        def step(name: str, kind: str, inputs: Sequence[Value], peak: float) -> Value:
+            return self._computed(f"{place}/gelu/{name}/{kind}", kind, inputs, _up_to(peak))
+
+        # What is beyond these ends is where sigmoid is 1 or 0.
+        square = step("square", "MUL", [x, x], 18.0)
+        factor = step("factor", "ADD", [step("cubic", "MUL", [square, cubic], 1.5), slope], 3.0)
+        share = self._computed(
+            f"{place}/gelu/sigmoid/LOGISTIC", "LOGISTIC", [step("inner", "MUL", [x, factor], 12.0)], _SHARES
         )
-        square = self.op(f"{place}/gelu/square/MUL", "MUL", [x, x])
-        square = self.op(f"{place}/gelu/cubic/MUL", "MUL", [square, cubic])
-        factor = self.op(f"{place}/gelu/slope/ADD", "ADD", [square, slope])
-        inner = self.op(f"{place}/gelu/inner/MUL", "MUL", [x, factor])
-        share = self.op(f"{place}/gelu/share/LOGISTIC", "LOGISTIC", [inner])
         return self.op(f"{place}/act/MUL", "MUL", [x, share])
+
+    def rsqrt(self, variance: Value, place: str) -> Value:
+        """In one operator; of 16 bits in two, as the kernel draws straight lines over 128 integers.
+
+        Where the first is off, most for small variances, variance * rsqrt^2 is not 1; the second tells by how much.
+        """
+        own, tap = self.ranges[f"{place}/rsqrt"], f"{place}/rsqrt"
+        assert variance.range is not None
+        if not (variance.range.wide or own.wide):
+            return super().rsqrt(variance, place)
+
+        def step(name: str, kind: str, inputs: Sequence[Value], peak: float) -> Value:
+            return self._computed(f"{tap}/{name}/{kind}", kind, inputs, _up_to(peak))
+
+        first = step("first", "RSQRT", [variance], own.peak)
+        root = step("root", "MUL", [variance, first], 1.25 * math.sqrt(variance.range.peak))
+        off = step("off", "RSQRT", [step("squared", "MUL", [root, first], 16.0)], 2.0)
+        return self.op(f"{tap}/MUL", "MUL", [first, off])
 
     def op(self, name: str, kind: str, inputs: Sequence[Value], **options: int) -> Value:
         """What moves numbers keeps how they are counted; others are counted by the tap that they are named after."""
@@ -204,8 +220,11 @@ class QuantizedBuilder(TFLiteGraphBuilder):
             return super().op(name, kind, inputs, **options)
         if kind in MOVING:
             return self._made(name, kind, inputs, options, given[0], given[0].bits)
-        own = self._range(name.removesuffix(f"/{kind}"), given[0])
-        bits: Bits = 16 if own.wide or any(each.wide for each in given) else 8
+        return self._computed(name, kind, inputs, self._range(name.removesuffix(f"/{kind}"), given[0]), **options)
+
+    def _computed(self, name: str, kind: str, inputs: Sequence[Value], own: Range, **options: int) -> Value:
+        is_wide = own.wide or any(value.range.wide for value in inputs if value.range is not None)
+        bits: Bits = 16 if is_wide else 8
         inputs = self._product(inputs, bits) if kind in _PRODUCTS else [self._at(value, bits) for value in inputs]
         if bits == own.bits:
             return self._made(name, kind, inputs, options, own, bits)
@@ -233,7 +252,7 @@ class QuantizedBuilder(TFLiteGraphBuilder):
                 return given.times(0.5)
             case "zero":
                 return self.ranges[place.replace("/", ".")]
-        return _GELU[step]
+        raise KeyError(tap)
 
     def _at(self, value: Value, bits: Bits) -> Value:
         """*value* in so many bits."""
@@ -283,6 +302,11 @@ class QuantizedBuilder(TFLiteGraphBuilder):
             buffer = self._store(array).buffer
             self._constants[name] = self._tensor(name, integers.dtype.name, array.shape, buffer, counted=counted)
         return self._constants[name]
+
+
+def _up_to(peak: float) -> Range:
+    """Of 16 bits."""
+    return Range(-peak, peak, peak, wide=True)
 
 
 def _pair(counted: Grid) -> Counted:

@@ -130,7 +130,8 @@ def _litert_compiled(opening: Opening) -> Call:
                 inputs["k"].write(k)
             model.run_by_index(index, list(inputs.values()), [output])
             read: Array = output.read(math.prod(shape) * dtype.itemsize // through.itemsize, through)
-            return read.view(dtype).reshape(shape)
+            logits: Array = read.view(dtype).reshape(shape)
+            return logits
 
     return call
 

@@ -64,11 +64,11 @@ def _rank_5(model: Any) -> None:
 
 
 def _another_shape(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").shape = np.array([1, 17, 32], np.int32)
+    tensor(model, "blocks.0/mlp/act/GELU").shape = np.array([1, 17, 32], np.int32)
 
 
 def _dynamic_token(model: Any) -> None:
-    found = tensor(model, "blocks.0/mlp/GELU")
+    found = tensor(model, "blocks.0/mlp/act/GELU")
     found.shape, found.shapeSignature = np.array([1, 1, 64], np.int32), np.array([1, -1, 64], np.int32)
 
 
@@ -118,7 +118,7 @@ def _other_output(model: Any) -> None:
 
 
 def _tanh(model: Any) -> None:
-    operator(model, "blocks.0/mlp/GELU").builtinOptions.approximate = True
+    operator(model, "blocks.0/mlp/act/GELU").builtinOptions.approximate = True
 
 
 def _activation(model: Any) -> None:
@@ -168,7 +168,7 @@ def _intermediates(model: Any) -> None:
 
 
 def _variable(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").isVariable = True
+    tensor(model, "blocks.0/mlp/act/GELU").isVariable = True
 
 
 def _outside_of_the_flatbuffer(model: Any) -> None:
@@ -198,11 +198,11 @@ def _graph_index(model: Any) -> None:
 
 
 def _huge(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").shape = np.array([1, 2**31 - 1, 2**31 - 1], np.int32)
+    tensor(model, "blocks.0/mlp/act/GELU").shape = np.array([1, 2**31 - 1, 2**31 - 1], np.int32)
 
 
 def _nothing(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").shape = np.array([1, 0, 64], np.int32)
+    tensor(model, "blocks.0/mlp/act/GELU").shape = np.array([1, 0, 64], np.int32)
 
 
 def _options_of_another_kind(model: Any) -> None:
@@ -210,7 +210,7 @@ def _options_of_another_kind(model: Any) -> None:
 
 
 def _options_of_another_operator(model: Any) -> None:
-    operator(model, "tokens/ADD").builtinOptionsType = 21
+    operator(model, "embed/ADD").builtinOptionsType = 21
 
 
 def _schema_version(model: Any) -> None:
@@ -222,15 +222,15 @@ def _first_buffer(model: Any) -> None:
 
 
 def _no_rank(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").hasRank = False
+    tensor(model, "blocks.0/mlp/act/GELU").hasRank = False
 
 
 def _signature_of_a_fixed_shape(model: Any) -> None:
-    tensor(model, "blocks.0/mlp/GELU").shapeSignature = tensor(model, "blocks.0/mlp/GELU").shape
+    tensor(model, "blocks.0/mlp/act/GELU").shapeSignature = tensor(model, "blocks.0/mlp/act/GELU").shape
 
 
 def _two_shapes(model: Any) -> None:
-    found = tensor(model, "blocks.0/mlp/GELU")
+    found = tensor(model, "blocks.0/mlp/act/GELU")
     found.shape, found.shapeSignature = np.array([2, 17, 64], np.int32), np.array([-1, 17, 64], np.int32)
 
 

@@ -22,7 +22,7 @@ from tests.targets.tflite.conftest import TFLITE, MakeFile, changed, loaded
 KINDS = pytest.mark.parametrize("kind", TFLITE.graphs)
 FORMS = pytest.mark.parametrize("form", ["tensor", "image"])
 NARROW = pytest.mark.parametrize("precision", ["fp16", "int8"])
-_NAMES = {(operator.code, operator.version): name for name, operator in OPERATORS.items()}
+_NAMES = {(operator.code, operator.version): f"{operator.name}/{operator.version}" for operator in OPERATORS}
 
 
 def constants(path: Path) -> dict[str, NDArray[Any]]:
@@ -88,7 +88,7 @@ def test_fp16_weights_are_the_rounded_ones_whichever_form_images_have(
         np.testing.assert_array_equal(
             found[name], rounded.transpose(0, 2, 3, 1) if name == "patch_embed.weight" else rounded
         )
-    assert ops(tmp_path / "out" / artifact.path)["DEQUANTIZE"] == len(expected)
+    assert ops(tmp_path / "out" / artifact.path)["DEQUANTIZE/3"] == len(expected)
 
 
 @KINDS
@@ -150,8 +150,8 @@ def test_int8_computes_nearly_the_subnetworks(
 def test_int8_multiplies_int8_everywhere(make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind) -> None:
     artifacts = Case(TFLITE, kind, "int8").write(make_checkpoint(), (2,), tmp_path / "out")
     found = ops(tmp_path / "out" / artifacts[0].path)
-    assert found["FULLY_CONNECTED/INT8"] == 2 * 6 + 1
-    assert not found["FULLY_CONNECTED"] + found["FULLY_CONNECTED/PLAIN"] + found["DEQUANTIZE"]
+    assert found["FULLY_CONNECTED/12"] == 2 * 6 + 1
+    assert not found["FULLY_CONNECTED/5"] + found["FULLY_CONNECTED/6"] + found["DEQUANTIZE/3"]
 
 
 @KINDS

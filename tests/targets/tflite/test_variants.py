@@ -135,7 +135,7 @@ def test_xnnpack_takes_the_whole_graph_in_one_piece(name: str, tmp_path: Path) -
 
 def test_damaged_files_of_every_operator_are_refused_or_run(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     (artifact,) = TFLITE.write(make_checkpoint(**_EVERY_OPERATOR), (2,), ExportSpec(), tmp_path)
-    names = {(operator.code, operator.version): operator.name for operator in OPERATORS.values()}
+    names = {(operator.code, operator.version): operator.name for operator in OPERATORS}
     used = {names[code] for code in reader.read(tmp_path / artifact.path).opcodes}
     assert used >= {"CONCATENATION", "LOGISTIC", "REDUCE_MAX"}
     found = in_a_process_of_its_own(tmp_path / artifact.path, 100, 40_000, most_runs=10)
