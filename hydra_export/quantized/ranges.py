@@ -34,6 +34,9 @@ _JUDGED_IMAGES, _JUDGED_MACS, _TAPS_OF_A_BLOCK = 8, 2e12, 32
 _CLIPS = np.linspace(0.2, 1.0, 81)  # of the peak, which mse tries
 _BINS = 4096
 _FIXED = ("/shares", "/sigmoid")
+# What comes from outside is counted alike by all head counts; and of what a norm divides by, nothing may be cut off: an
+# image with a larger number than those seen would be scaled wrong as a whole.
+_WHOLE = ("image", "/mean", "/centred", "/square", "/variance", "/rsqrt")
 
 
 @dataclass
@@ -124,8 +127,7 @@ def calibrated(
                 Tapped(config, weights, heads, look, cuts=cut).run(batch)
         methods = get_args(Choice)[1:] if method == "auto" else (method,)
         candidates = {
-            # What comes from outside is counted alike by all head counts.
-            name: [each.range(m) for m in (methods if name != "image" else ("min-max",))]
+            name: [each.range(m) for m in (("min-max",) if name.endswith(_WHOLE) else methods)]
             for name, each in seen.items()
         }
         each = network.macs(config, heads) * _TAPS_OF_A_BLOCK * len(methods)
