@@ -110,6 +110,8 @@ def changed_universal(path: Path, change: Change) -> Path:
 def without_labels(model: Any) -> None:
     """Takes the labels' entry out, and its buffer, which is the model's last but for those after it."""
     names = [entry.name.decode() for entry in model.metadata]
+    if "hydra_export.labels" not in names:
+        return
     at = names.index("hydra_export.labels")
     buffer = model.metadata.pop(at).buffer
     del model.buffers[buffer]

@@ -95,11 +95,11 @@ def test_only_operators_that_every_delegate_knows_are_used(written: MakeFile, fo
 def test_operators_have_the_codes_and_options_of_the_schema() -> None:
     from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 
-    for operator in OPERATORS:
-        assert getattr(schema.BuiltinOperator, operator.name) == operator.code
-        if operator.options:
-            number = getattr(schema.BuiltinOptions, operator.options)
-            assert reader.OPTIONS_TABLES[number] == operator.options
+    for each in OPERATORS:
+        assert getattr(schema.BuiltinOperator, each.name) == each.code
+        if each.options:
+            number = getattr(schema.BuiltinOptions, each.options)
+            assert reader.OPTIONS_TABLES[number] == each.options
 
 
 @BATCHES
@@ -151,7 +151,9 @@ def test_a_backbone_returns_its_features(make_checkpoint: MakeCheckpoint, tmp_pa
 
 
 def test_the_oldest_release_is_that_of_the_newest_operator(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    assert oldest_runtime([operator("PAD", ("float32", "int32")), operator("RSQRT", ("float32",))]) == "1.10.0"  # 10 is more than 5
+    assert (
+        oldest_runtime([operator("PAD", ("float32", "int32")), operator("RSQRT", ("float32",))]) == "1.10.0"
+    )  # 10 is more than 5
     assert oldest_runtime(OPERATORS) == "2.17.0"
     assert oldest_runtime([operator("GELU", ("float32",))], behind=True) == "2.16.0"
     (artifact,) = TFLITE.write(make_checkpoint(), (2,), ExportSpec(), tmp_path)
