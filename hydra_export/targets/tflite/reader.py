@@ -496,7 +496,9 @@ def _counted(fields: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> tupl
     _need(bool(usable.all()), f"tensor {name} has a scale that is none")
     lowest, highest = _ZERO_POINTS.get(dtype, (0, 0))
     is_point = len(scales) == 1 and lowest <= zero_points[0] <= highest
-    _need(is_point or not any(zero_points), f"tensor {name} of {dtype} has other zero points than 0, or than it may have")
+    _need(
+        is_point or not any(zero_points), f"tensor {name} of {dtype} has other zero points than 0, or than it may have"
+    )
     return scales, zero_points[0]
 
 

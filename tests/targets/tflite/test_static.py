@@ -81,12 +81,14 @@ def simulated(
         return in_steps(kept[name], weight)
 
     with torch.inference_mode():
-        return Tapped(config, weights, heads, tap, matrix, cuts=cuts).run(image_BCHW).numpy()
+        outputs: Array = Tapped(config, weights, heads, tap, matrix, cuts=cuts).run(image_BCHW).numpy()
+    return outputs
 
 
 def exact(source: Checkpoint, heads: int, image_BCHW: Tensor) -> Array:
     with torch.inference_mode():
-        return source.model(image_BCHW, heads).numpy()
+        outputs: Array = source.model(image_BCHW, heads).numpy()
+    return outputs
 
 
 def written(source: Checkpoint, tmp_path: Path, *heads: int, **choices: object) -> Path:
