@@ -111,7 +111,7 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
         b,
         {
             0: b.CreateString(image.name),
-            1: b.CreateString(_image_described(form, info.config, info.preprocessing)),
+            1: b.CreateString(_image_described(form, info.config, info.preprocessing) + _counted(image)),
             3: _table(b, {0: _Byte(_IMAGE_PROPERTIES), 1: _image_properties(b, info.config, info.preprocessing)}),
             4: _tables(b, [_table(b, {0: _Byte(_NORMALIZATION), 1: _normalization(b, form, info.preprocessing)})]),
         },
@@ -132,13 +132,18 @@ def _graph(b: Any, checkpoint: Checkpoint, form: InputForm, graph: GraphSignatur
         b,
         {
             0: b.CreateString(graph.output.name),
-            1: b.CreateString(_output_described(info.config)),
+            1: b.CreateString(_output_described(info.config) + _counted(graph.output)),
             3: _table(b, {0: _Byte(_FEATURE_PROPERTIES), 1: _table(b, {})}),
             **({6: _tables(b, [_table(b, labels)])} if info.labels else {}),
         },
     )
     name = {0: b.CreateString(graph.name)}
     return _table(b, {**name, 2: _tables(b, [image_table, *choices]), 3: _tables(b, [output_table])})
+
+
+def _counted(info: TensorInfo) -> str:
+    """How integers count these numbers; the schema has no place for that, and tools read it from the tensor."""
+    return "" if info.scale is None else f"; each {info.dtype} q stands for {info.scale:.9g} (q - {info.zero_point})"
 
 
 def _output_described(config: HydraConfig) -> str:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hydra_export import targets
+import hydra_export
+from hydra_export import runtime, targets
 from hydra_export.arrays import Array
+from hydra_export.bundle import GOLDEN
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import CheckFailed
 from hydra_export.quantized.grid import Range
@@ -24,6 +26,7 @@ from hydra_export.quantized.taps import Tapped
 from hydra_export.target import STATIC, ExportSpec, Precision
 from hydra_export.targets.tflite import reader
 from hydra_export.targets.tflite.operators import BY_CODE
+from hydra_export.targets.tflite.runners import RUNNERS
 from hydra_export.targets.tflite.weights import stored
 from tests.quantized.test_taps import images
 from tests.targets.onnx.test_static import HEADS, in_steps, off
@@ -356,9 +359,35 @@ def test_branches_of_other_units_than_their_choice_are_refused(tmp_path: Path) -
         TFLITE.lint(path)
 
 
+def test_tools_for_android_are_told_how_integers_count(tmp_path: Path) -> None:
+    path = written(calibrated("plain", "int8-static"), tmp_path, io="integer")
+    (image,), (output,) = TFLITE.signature(path)
+    model = reader.read(path)
+    told = model.content(model.metadata["TFLITE_METADATA"])
+    for info in (image, output):
+        assert f"each int8 q stands for {info.scale:.9g} (q - {info.zero_point})".encode() in told
+
+
 @pytest.mark.slow
 @PRECISIONS
 def test_damaged_files_are_refused_or_run(precision: Precision, tmp_path: Path) -> None:
     found = in_a_process_of_its_own(written(calibrated("plain", precision), tmp_path), 100, 40_000, most_runs=10)
     assert found["refused"] > 60
     assert found["runs"] > 0
+
+
+@pytest.mark.slow
+def test_bench_and_the_run_time_library_count_integers(tmp_path: Path) -> None:
+    choices: dict[str, Any] = {"heads": "2,3", "targets": "tflite", "graphs": TFLITE.graphs}
+    quick: dict[str, Any] = {"calibration_images": 16, "calibration_method": "min-max", "smooth": False}
+    bundle = hydra_export.export(None, tmp_path / "out", io="integer", precisions=STATIC, **choices, **quick)
+    golden, open_file = np.load(bundle.folder / GOLDEN), cast(Callable[..., Any], RUNNERS["litert"]["open"])
+    image_BHWC = golden["image"][:1].transpose(0, 2, 3, 1)
+    for entry in bundle.manifest.artifacts:
+        opened, model = open_file(bundle.folder / entry.path, 1), runtime.load(bundle.folder, artifact=entry.path)
+        for heads in entry.heads:
+            logits = opened(heads)(image_BHWC)
+            assert logits.dtype == np.float32
+            assert logits.argmax() == golden[f"logits_k{heads}"][0].argmax()
+            answered = model.answer(golden["pixels"][0], heads).outputs
+            assert off(answered, logits[0]) < 1e-2, entry.path  # rounding of the image at halves
