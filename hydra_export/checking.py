@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from hydra_export import archive, bundle, delegates, targets
-from hydra_export.delegates import VERDICTS, Verdict
+from hydra_export import archive, bundle, targets
+from hydra_export.delegates import VERDICTS, Delegate, Verdict, get, names
 from hydra_export.delegates.judging import Judged, Noticed, judge, notice
 from hydra_export.guard import Guard, RunLimits
 from hydra_export.target import UsedOperator
@@ -40,7 +40,7 @@ def counts(judged: Sequence[Judged]) -> dict[Verdict, int]:
 
 def check(
     path: Path,
-    names: Sequence[str] = (),
+    delegates: Sequence[str] = (),
     progress: bundle.Progress = bundle.silent,
     *,
     limit_memory_mib: int | None = None,
@@ -50,7 +50,7 @@ def check(
 
     Args:
         path: of the bundle's folder, or of its archive.
-        names: of the delegates, all by default.
+        delegates: by name, all by default.
         limit_memory_mib, limit_seconds: what opening an artifact may take, as for ``verify``.
 
     Raises:
@@ -59,7 +59,7 @@ def check(
         UnknownName: a delegate is not known.
         VerificationFailed: a file is damaged, or is not as portable as promised.
     """
-    wanted = {name: delegates.get(name) for name in names or delegates.names()}
+    wanted = {name: get(name) for name in delegates or names()}
     limits = RunLimits(memory_mib=limit_memory_mib, seconds=limit_seconds)
     if not path.is_file():
         return _check(path, wanted, progress, limits)
@@ -68,7 +68,7 @@ def check(
 
 
 def _check(
-    folder: Path, wanted: dict[str, delegates.Delegate], progress: bundle.Progress, limits: RunLimits
+    folder: Path, wanted: dict[str, Delegate], progress: bundle.Progress, limits: RunLimits
 ) -> tuple[CheckedArtifact, ...]:
     manifest, checked = read_whole(folder), list[CheckedArtifact]()
     with Guard(folder, manifest, limits) as guard:

@@ -284,7 +284,7 @@ class UsedOperator(msgspec.Struct, frozen=True, kw_only=True):
         graph: in which it stands, "" for a file's only one.
         version: its own, or that of the set of operators which it is of; 0 where the format has none.
         inputs, outputs: integers where the format says that it computes in them, whatever stands around it.
-        is_island: it computes in float where the file's other operators do in integers.
+        is_island: it computes in float where others around it do in integers.
     """
 
     name: str

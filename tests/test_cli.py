@@ -202,7 +202,7 @@ def test_what_an_export_does_not_know_is_refused(
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
         (
             ["zzz"],
-            "No command 'zzz'. Known: bench, calibrate, completion, doctor, evaluate, export, predict, profile,",
+            "No command 'zzz'. Known: bench, calibrate, check, completion, doctor, evaluate, export, predict, profile,",
         ),
         ([""], "No command ''. Known: "),
         (

@@ -25,6 +25,7 @@ Capture = pytest.CaptureFixture[str]
 COMPLETED = (
     "export",
     "verify",
+    "check",
     "predict",
     "bench",
     "profile",
@@ -76,6 +77,7 @@ def offered(capfd: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["train", "--recipe", "image"], ["imagenet-base", "imagenet-small"]),
         (["evaluate", "--data", "p"], ["packaged"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
+        (["check", "x", "--for", "rknn,q"], ["rknn,qnn-htp"]),
         (["verify", ""], []),  # files, which the shell knows
         (["--out", ""], []),
         (["verfy", ""], []),

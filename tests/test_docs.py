@@ -27,6 +27,7 @@ FENCE = re.compile(
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
 COMMANDS = (
     *("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict", "calibrate", "serve"),
+    "check",
     *("bench compare", "bench standalone", "profile import", "profile fleet"),
 )
 

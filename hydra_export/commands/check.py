@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from hydra_export.commands import Result, candidates, table, talk, titled
 from hydra_export.commands.candidates import some_of
 
@@ -31,7 +29,7 @@ _MOST_NAMED = 3
 def check(
     bundle: Path,
     *,
-    delegates: Annotated[str | None, some_of(candidates.delegates), Parameter(name="--for")] = None,
+    for_: Annotated[str | None, some_of(candidates.delegates)] = None,
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
 ) -> Result:
@@ -39,7 +37,7 @@ def check(
 
     Args:
         bundle: Its folder, or its archive.
-        delegates: Delegates and compilers, separated by commas; where one refuses an artifact, the exit status is 1.
+        for_: Delegates and compilers, separated by commas; where one refuses an artifact, the exit status is 1.
             By default a summary of all.
         limit_memory: MiB that the process may take in which artifacts are opened; by default as for verify.
         limit_seconds: Seconds that opening an artifact may take; by default as for verify.
@@ -48,7 +46,7 @@ def check(
     from hydra_export.commands.choices import listed_names
     from hydra_export.commands.progress import shown_progress
 
-    names = listed_names("for", delegates)
+    names = listed_names("for_", for_)
     with shown_progress(talk()) as progress:
         checked = checking.check(bundle, names, progress, limit_memory_mib=limit_memory, limit_seconds=limit_seconds)
     shown = _details(bundle, checked, names) if names else _summary(bundle, checked)

@@ -29,7 +29,7 @@ class CitedSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One row of a table. It speaks of an operator where all that it says of it holds.
 
-    What is computed are the inputs and outputs that are not in the file.
+    What is computed are the inputs and outputs that are not in the file; the outputs where everything is.
 
     Attributes:
         why: for a person; may be left out where the table lists the operator and that is all.
@@ -67,8 +67,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def holds(self, used: UsedOperator) -> bool:
         """Whether it speaks of *used*."""
         tensors = (*used.inputs, *used.outputs)
-        computed = {tensor.dtype for tensor in tensors if not tensor.constant and tensor.dtype}
         stored = {tensor.dtype for tensor in tensors if tensor.constant}
+        computed = {tensor.dtype for tensor in tensors if not tensor.constant and tensor.dtype}
+        computed = computed or {tensor.dtype for tensor in used.outputs}
         return (
             (not self.operators or used.name in self.operators)
             and (not self.outside or not computed <= {*self.outside})
@@ -119,7 +120,7 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Delegate:
     """The delegate called *name*; UnknownName with the nearest otherwise."""
     if name not in _all():
-        raise UnknownName("delegate", name, names(), field="for")
+        raise UnknownName("delegate", name, names(), field="for_")
     return _all()[name]
 
 

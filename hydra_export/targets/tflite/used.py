@@ -22,11 +22,9 @@ def operators(path: Path) -> Iterator[UsedOperator]:
 
 def of(model: ModelFile) -> Iterator[UsedOperator]:
     """Those of a file whose operators are known."""
-    in_integers = any(
-        tensor.dtype in _INTEGERS and not tensor.buffer for graph in model.graphs for tensor in graph.tensors
-    )
     for graph in model.graphs:
         tensors = _tensors(model, graph)
+        in_integers = any(tensor.dtype in _INTEGERS and not tensor.constant for tensor in tensors)
         for node in graph.operations:
             name, given = operator_of(model, node).name, tuple(tensors[index] for index in node.inputs)
             if all(tensor.constant for tensor in given):
