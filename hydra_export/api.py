@@ -277,7 +277,7 @@ def export(
         calibration_method: ``min-max``, ``percentile`` or ``mse`` for all ranges; ``auto`` takes the best for each.
         smooth: channels that are much larger than others are evened out.
         mixed: of int8-static, as few activations as pass get 16 bits, those first that 8 bits cost most.
-        io: what graphs of integer activations take and give: ``float``, or the ``integer``s themselves.
+        io: what graphs of integer activations take and give: ``float``, or the integers themselves, ``integer``.
         max_drop: percentage points of top-1 that int8 may lose.
         max_class_drop: percentage points of one class that int8 may lose; any by default.
         accept_unchecked: exports int8 without images that it could be judged by.

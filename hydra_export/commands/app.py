@@ -75,7 +75,7 @@ for _name, _help, *_examples in (
         "check",
         "Say which operators of each artifact a delegate or an NPU's compiler takes.",
         "hydra-export check hydra-bundle",
-        "hydra-export check hydra-bundle --for qnn-htp,ethos-u",
+        "hydra-export check hydra-bundle --for edgetpu",
     ),
     (
         "predict",

@@ -15,7 +15,7 @@ from hydra_export.bundle import Progress
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.errors import ParityFailed
 from hydra_export.exporting.plan import Plan
-from hydra_export.exporting.quantizing import Quantized
+from hydra_export.exporting.quantizing import Prepared
 from hydra_export.exporting.sample import Sample
 from hydra_export.running import Runs
 from hydra_export.target import Artifact, Precision, Runtime
@@ -44,7 +44,7 @@ def measured(
     sample: Sample,
     folder: Path,
     runs: Runs,
-    counted: Quantized,
+    counted: Prepared,
     progress: Progress,
 ) -> Parities:
     """Has *runs* run the *artifacts*, which lie in *folder*, and computes references meanwhile.
@@ -89,7 +89,7 @@ def _judged(
     expected: Mapping[Precision, parity.Reference],
     outputs: Sequence[tuple[Runtime, Array]],
     sample: Sample,
-    counted: Quantized,
+    counted: Prepared,
 ) -> tuple[parity.ParityRecord, NDArray[np.bool_]]:
     precision = artifact.spec.precision
     try:

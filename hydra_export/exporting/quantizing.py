@@ -86,7 +86,7 @@ def _some(images: ImageSet, chosen: NDArray[np.int64]) -> ImageSet:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Prepared:
     """What integers need.
 
     Attributes:
@@ -110,7 +110,7 @@ class Quantized:
         return ", ".join(narrow[:_WORST])
 
 
-def quantized(plan: Plan, how: Quantizing | None, sample: Sample, say: Say) -> Quantized:
+def quantized(plan: Plan, how: Quantizing | None, sample: Sample, say: Say) -> Prepared:
     """For the precisions of *plan* that need it.
 
     Raises:
@@ -119,7 +119,7 @@ def quantized(plan: Plan, how: Quantizing | None, sample: Sample, say: Say) -> Q
     """
     wanted = [p for p in STATIC if p in plan.num_images]
     if not wanted:
-        return Quantized({}, {}, {})
+        return Prepared({}, {}, {})
     if how is None:
         raise BadInput(
             f"{wanted[0]} counts activations by what images show of them, and there are none.",
@@ -148,7 +148,7 @@ def quantized(plan: Plan, how: Quantizing | None, sample: Sample, say: Say) -> Q
         }
         checkpoints[precision] = replace(even, activations={precision: counted})
         told[precision] = _told(how, counted, precision)
-    return Quantized(checkpoints, {k: each.errors for k, each in found.items()}, told)
+    return Prepared(checkpoints, {k: each.errors for k, each in found.items()}, told)
 
 
 def _output(name: str, found: Collection[Calibrated]) -> dict[str, Range]:

@@ -52,10 +52,10 @@ def builder(
     """
     if spec.precision not in STATIC:
         return OnnxGraphBuilder(heads, weight, spec.precision, scope)
-    return QuantizedBuilder(checkpoint, heads, spec, stored, weight, scope, outside)
+    return QdqBuilder(checkpoint, heads, spec, stored, weight, scope, outside)
 
 
-class QuantizedBuilder(OnnxGraphBuilder):
+class QdqBuilder(OnnxGraphBuilder):
     """Collects the nodes of a subnetwork, and puts what an operator gives into integers and back.
 
     Values are what comes out of DequantizeLinear, and each has its Range.
