@@ -368,7 +368,6 @@ def test_tools_for_android_are_told_how_integers_count(tmp_path: Path) -> None:
         assert f"each int8 q stands for {info.scale:.9g} (q - {info.zero_point})".encode() in told
 
 
-@pytest.mark.slow
 @PRECISIONS
 def test_damaged_files_are_refused_or_run(precision: Precision, tmp_path: Path) -> None:
     found = in_a_process_of_its_own(written(calibrated("plain", precision), tmp_path), 100, 40_000, most_runs=10)
