@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from hydra_export.checkpoint import Checkpoint
-    from hydra_export.targets.tflite.graph import TFLiteEmitter, Value
+    from hydra_export.targets.tflite.builder import Value
+    from hydra_export.targets.tflite.graph import TFLiteEmitter
 
 Nodes = list[onnx.NodeProto]
 Emit = Callable[["TFLiteEmitter", "Value"], "Value"]

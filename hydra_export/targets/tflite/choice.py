@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra_export.target import TensorInfo
-from hydra_export.targets.tflite.graph import TFLiteGraphBuilder, Value
+from hydra_export.targets.tflite.builder import TFLiteGraphBuilder, Value
 from hydra_export.targets.tflite.operators import FLOAT32, UINT8
 
 RUN = "run"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hydra_export.errors import BadInput
 from hydra_export.network import Span
 from hydra_export.stored_weight import StoredWeight
-from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteGraphBuilder, Value
+from hydra_export.targets.tflite.builder import ConstantTensor, TFLiteGraphBuilder, Value
 from hydra_export.targets.tflite.operators import Operator
 from hydra_export.targets.tflite.reader import ALIGNMENT, IDENTIFIER, VERSION
 

@@ -26,7 +26,7 @@ from hydra_export.quantized import grid
 from hydra_export.quantized.folded import Folded
 from hydra_export.quantized.grid import Bits, Grid, Range, Ranges
 from hydra_export.target import STATIC, ExportSpec, TensorInfo, image_info, output_info
-from hydra_export.targets.tflite.graph import ConstantTensor, Counted, TFLiteGraphBuilder, Value
+from hydra_export.targets.tflite.builder import ConstantTensor, Counted, TFLiteGraphBuilder, Value
 from hydra_export.targets.tflite.operators import INT8, INT16, INT32, MOVING, Operator, operator
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from hydra_export.network import Span
 from hydra_export.normalised import Weight
 from hydra_export.target import Artifact, ExportSpec, TensorInfo, described
 from hydra_export.targets.tflite import metadata
+from hydra_export.targets.tflite.builder import ConstantTensor
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter
+from hydra_export.targets.tflite.graph import TFLiteEmitter
 from hydra_export.targets.tflite.lint import SIGNATURE
 from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.operators import oldest_runtime

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from hydra_export.network import Span
 from hydra_export.target import Artifact, ExportSpec, TensorInfo
 from hydra_export.targets.tflite import TFLiteOptions, choice
+from hydra_export.targets.tflite.builder import ConstantTensor, TFLiteGraphBuilder
 from hydra_export.targets.tflite.choice import HEADS_INFO, RUN, Places
 from hydra_export.targets.tflite.file import FileBuilder
-from hydra_export.targets.tflite.graph import ConstantTensor, TFLiteEmitter, TFLiteGraphBuilder
+from hydra_export.targets.tflite.graph import TFLiteEmitter
 from hydra_export.targets.tflite.metadata import GraphSignature
 from hydra_export.targets.tflite.quantized import builder, counted, interface
 from hydra_export.targets.tflite.separate import artifact, finish
