@@ -6,12 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from hydra_export import checking, delegates
 from hydra_export.cli import main
 from hydra_export.errors import BadInput, LimitExceeded, UnknownName, VerificationFailed
 from tests.conftest import available_targets
+from tests.test_verify import reseal
 
 Capture = pytest.CaptureFixture[str]
 
@@ -107,6 +111,25 @@ def test_no_bundle_and_a_damaged_one_are_refused(made: Path, tmp_path: Path) -> 
     graph = copy / "onnx" / "hydravit-fashion-mnist-k1.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
     with pytest.raises(VerificationFailed, match="k1"):
+        checking.check(copy)
+
+
+def test_a_graph_that_is_not_ours_is_refused_by_name_before_it_is_judged(tmp_path: Path) -> None:
+    copy = tmp_path / "dist"
+    assert main(["export", "--heads", "1", "--out", str(copy)]) == 0
+    path = copy / "onnx" / "hydravit-fashion-mnist-k1.onnx"
+    model = onnx.load(path)
+    deep = helper.make_node("Reshape", ["image", "to"], ["deep"], "deep")
+    back = helper.make_node("Reshape", ["deep", "from"], ["again"], "back")
+    for name, shape in (("to", [1, 1, 1, 28, 28]), ("from", [1, 1, 28, 28])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    for node in model.graph.node:
+        node.input[:] = ["again" if each == "image" else each for each in node.input]
+    model.graph.node.insert(0, back)
+    model.graph.node.insert(0, deep)
+    path.write_bytes(model.SerializeToString())
+    reseal(copy)
+    with pytest.raises(VerificationFailed, match="deep has rank 5"):
         checking.check(copy)
 
 

@@ -457,6 +457,7 @@ BENCHED = {"bundle", "date", "failed", "kind", "machine", "model", "not_timed", 
         (["export", "--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "archive", "reused", "manifest"}),
         (["--checkpoint", "{checkpoint}", "--out", "{tmp}/new"], {"out", "archive", "reused", "manifest"}),
         (["verify", "{packed}"], {"folder", "artifacts"}),
+        (["check", "{packed}"], {"folder", "artifacts"}),
         (["bench", "--bundle", "{packed}", "--runs", "2"], BENCHED),
     ],
 )
