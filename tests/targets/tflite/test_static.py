@@ -216,6 +216,22 @@ def test_rsqrt_of_16_bits_is_exact_for_small_variances(tmp_path: Path) -> None:
     assert off(outputs, expected) < 0.01
 
 
+def test_epsilon_is_added_where_it_is_half_a_step_of_the_variance(tmp_path: Path) -> None:
+    names = {each.name for each in reader.read(written(calibrated("plain", "int8-static"), tmp_path)).graphs[0].tensors}
+    assert "blocks.0/norm1/variance/ADD" not in names  # 1e-6 is nothing in 8 bits
+    config = msgspec.structs.replace(VARIANTS["plain"], layer_norm_eps=1e-3)
+    source = checkpoint(config)
+    small = ("pos_embed", "cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias")
+    state = {name: each * (0.05 if name in small else 1.0) for name, each in source.state.items()}
+    source = counted(replace(source, state=state), "int8-static")
+    image_BCHW = images(config, 5)
+    path = written(source, tmp_path)
+    assert "blocks.0/norm1/variance/ADD" in {each.name for each in reader.read(path).graphs[0].tensors}
+    expected = simulated(source, "int8-static", 4, image_BCHW, 4)
+    cost = off(expected, exact(source, 4, image_BCHW))
+    assert off(TFLITE.load(path, 4, 1).run(image_BCHW.numpy()), expected) <= 1.5 * cost
+
+
 def test_every_weight_lies_in_a_universal_file_once(tmp_path: Path) -> None:
     source = calibrated("plain", "int8-static")
     whole = written(source, tmp_path, 4).stat().st_size
