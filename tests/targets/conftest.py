@@ -30,7 +30,7 @@ _SMALLEST_COSINE: dict[Precision, float] = {
     "fp16": 0.9999,
     "int8": 0.99,
     "int8-static": 0.9,
-    "w8a16": 0.97,
+    "w8a16": 0.95,
 }
 
 MakeCheckpoint = Callable[..., "Checkpoint"]
@@ -73,6 +73,7 @@ class Case:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch.
 
         On noise through random weights no accuracy says anything of int8, so the direction of the logits has to hold.
+        Ranges that were calibrated by other noise cut some off.
         """
         images, data = pixels(checkpoint.info.config), checkpoint.info.preprocessing
         image = given(checkpoint, self.spec(input=artifacts[0].spec.input))

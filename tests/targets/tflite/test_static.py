@@ -406,3 +406,19 @@ def test_bench_and_the_run_time_library_count_integers(tmp_path: Path) -> None:
             assert logits.argmax() == golden[f"logits_k{heads}"][0].argmax()
             answered = model.answer(golden["pixels"][0], heads).outputs
             assert off(answered, logits[0]) < 1e-2, entry.path  # rounding of the image at halves
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "made", "factor"),
+    [
+        ("average and maximum", "pool/both/ADD", "pool/half/MUL", 0.5),
+        ("pre-norm", "blocks.0/mlp/fc1/FULLY_CONNECTED", "blocks.0/mlp/factor/MUL", 1.702),
+    ],
+)
+def test_what_is_multiplied_by_one_number_keeps_its_integers(
+    name: str, given: str, made: str, factor: float, tmp_path: Path
+) -> None:
+    path = written(calibrated(name, "int8-static"), tmp_path)
+    grids = {each.name: each.grid for each in reader.read(path).graphs[0].tensors}
+    assert grids[made][1][0] == pytest.approx(grids[given][1][0] * factor, 1e-6)
+    assert grids[made][2] == grids[given][2]
