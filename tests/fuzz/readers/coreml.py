@@ -36,6 +36,7 @@ def _read(path: Path) -> None:
     coreml.lint(package)
     coreml.metadata(package)
     coreml.signature(package)
+    list(coreml.operators(package))
     mutants.run(package)
 
 

@@ -36,6 +36,7 @@ def _read(path: Path) -> None:
     onnx_target.lint(path)
     onnx_target.metadata(path)
     onnx_target.signature(path)
+    list(onnx_target.operators(path))
 
 
 READER = Reader(_seeds, _mutate, onnx.load_model_from_string, _read, ".onnx")

@@ -87,6 +87,7 @@ def _read(path: Path) -> None:
     tflite.lint(path)
     tflite.metadata(path)
     tflite.signature(path)
+    list(tflite.operators(path))
 
 
 READER = Reader(_seeds, _mutate, _tree, _read, ".tflite")
