@@ -102,6 +102,7 @@ EXPECTED: dict[tuple[str, GraphKind, Precision], dict[str, str]] = {
         "qnn-htp": "",
         "tflite-gpu": "",
     },
+    ("tflite", "separate", "w8a16"): {"ethos-u": "falls back BATCH_MATMUL, DEQUANTIZE, QUANTIZE", "qnn-htp": ""},
     **{("coreml", graph, "fp32"): {"coreml-ane": "falls back"} for graph in ("separate", "universal")},
     **{
         ("coreml", graph, p): {"coreml-ane": "unknown"} for graph in ("separate", "universal") for p in ("fp16", "int8")
