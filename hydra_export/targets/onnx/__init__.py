@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hydra_export.printed import Measured
 
 _SMALL_BYTES = 256  # of what is no weight
+_WIDE_OPSET = 21  # from which QuantizeLinear gives 16 bits
 OPSETS = range(13, 24)
 _DEFAULT_OPSET = 17  # the first with LayerNormalization
 
@@ -164,7 +165,7 @@ class OnnxTarget(Target):
 def _least_opset(spec: ExportSpec, config: HydraConfig | None, is_wide: bool = False) -> int:
     """QuantizeLinear gives 16 bits from 21 on; in integers GELU by tanh is one operator alone, from 20 on."""
     if spec.precision == "w8a16" or is_wide:
-        return 21
+        return _WIDE_OPSET
     if spec.precision not in STATIC:
         return OPSETS[0]
     by_tanh = config is not None and config.activation == "gelu_tanh"
@@ -182,7 +183,8 @@ def _opset(checkpoint: Checkpoint, spec: ExportSpec) -> int:
     least = _least_opset(spec, checkpoint.info.config, is_wide)
     opset = OnnxOptions.of(spec).opset or max(least, _DEFAULT_OPSET)
     if opset < least:
-        raise BadInput(f"`opset` {opset} has no activations of 16 bits.", f"Give {least} or more.")
+        what = "activations of 16 bits" if least == _WIDE_OPSET else "GELU by tanh in integers"
+        raise BadInput(f"`opset` {opset} has no {what}.", f"Give {least} or more.")
     return opset
 
 

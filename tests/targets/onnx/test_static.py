@@ -33,10 +33,15 @@ HEADS = (2, 4)
 
 
 def calibrated(
-    source: Checkpoint, precision: Precision, heads: Sequence[int] = HEADS, wide: Sequence[str] = ()
+    source: Checkpoint,
+    precision: Precision,
+    heads: Sequence[int] = HEADS,
+    wide: Sequence[str] = (),
+    image_BCHW: Tensor | None = None,
 ) -> Checkpoint:
     """*source* with what a target needs for *precision*; *wide* tensors have 16 bits."""
-    config, image_BCHW = source.info.config, images(source.info.config, 16)
+    config = source.info.config
+    image_BCHW = images(config, 16) if image_BCHW is None else image_BCHW
     source = dataclasses.replace(source, state=equalised(config, source.state, heads, image_BCHW))
     normalised = source.model.normalised_weights()
     found: dict[int, dict[str, Range]] = {}
