@@ -200,7 +200,7 @@ class _Loaded:
             first = arrays["pixels" if self.artifact["input"] == "image" else "image"][[0] * batch]
         if self.artifact["layout"] == "NHWC" and self.artifact["input"] == "tensor":
             first = first.transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(first)
+        return np.ascontiguousarray(_as_integers(first, self.artifact["takes"]))
 
     def warm(self, heads: int) -> dict[str, Any]:
         run, taken = self.runs[heads], []
@@ -217,7 +217,7 @@ class _Loaded:
         return {
             "calls": len(taken) + 1,
             "ms": statistics.median(taken[-_WARM_CALLS:]),
-            "error": float(np.abs(np.asarray(logits, np.float64)[0] - expected).max()),
+            "error": float(np.abs(_as_numbers(np.asarray(logits)[0], self.artifact["gives"]) - expected).max()),
         }
 
     def time(self, heads: int, calls: int) -> list[tuple[float, float]]:
@@ -225,6 +225,20 @@ class _Loaded:
         if calls > 1:
             run(self.image)
         return [_timed(run, self.image) for _ in range(calls)]
+
+
+def _as_integers(numbers: Any, tensor: dict[str, Any]) -> Any:
+    """What a graph takes that counts *numbers* in integers."""
+    if "scale" not in tensor:
+        return numbers
+    ends = np.iinfo(tensor["dtype"])
+    integers = np.rint(numbers / tensor["scale"]) + tensor.get("zero_point", 0)
+    return np.clip(integers, ends.min, ends.max).astype(tensor["dtype"])
+
+
+def _as_numbers(integers: Any, tensor: dict[str, Any]) -> Any:
+    """What the integers that a graph gives stand for."""
+    return (integers.astype(np.float64) - tensor.get("zero_point", 0)) * tensor.get("scale", 1)
 
 
 def _timed(run: Run, image: Any) -> tuple[float, float]:

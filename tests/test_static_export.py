@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 
 import hydra_export
-from hydra_export import runtime
+from hydra_export import runtime, targets
 from hydra_export.cache import Cache
 from hydra_export.checkpoint import Checkpoint
+from hydra_export.cli import main
 from hydra_export.data import ImageSet, packaged_images
 from hydra_export.errors import BadInput, ParityFailed
 from hydra_export.exporting import Quantizing
+from tests.conftest import available_targets
 from tests.variants import VARIANTS, checkpoint
 
 QUICK: dict[str, Any] = {"heads": 1, "calibration_images": 16, "calibration_method": "min-max"}
@@ -156,3 +159,14 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
         )
     one, two = ((tmp_path / name / "SHA256SUMS").read_text() for name in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.slow
+def test_bench_gives_graphs_the_integers_that_they_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    names = [name for name in available_targets() if "int8-static" in targets.get(name).precisions]
+    hydra_export.export(None, out, targets=names, precisions="int8-static", io="integer", **QUICK)
+    assert main(["bench", str(out), "--runs", "2", "--json"]) == 0
+    timings = json.loads(capsys.readouterr().out)["timings"]
+    assert {timing["precision"] for timing in timings} == {"int8-static"}
+    assert all(timing["max_abs_error"] < 3 for timing in timings)

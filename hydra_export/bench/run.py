@@ -99,6 +99,8 @@ def plan(manifest: bundle.Manifest, artifacts: Sequence[bundle.ArtifactEntry]) -
                 **{name: getattr(artifact, name) for name in ("path", "target", "graph", "precision", "input")},
                 "layout": targets.get(artifact.target).layouts[artifact.input],
                 "batch": artifact.batch,
+                "takes": msgspec.to_builtins(artifact.inputs[0]),
+                "gives": msgspec.to_builtins(artifact.outputs[0]),
                 "bytes": manifest.fetch_bytes(artifact),
                 "weight_bytes": manifest.weight_bytes(artifact),
                 "heads": list(artifact.heads),

@@ -38,28 +38,9 @@ def _litert(path: Path, threads: int) -> Callable[[int], Run]:
         runner = interpreter.get_signature_runner(key)
         (output,) = signatures[key]["outputs"]
         chosen = {"k": np.array([heads], np.int32)} if "k" in signatures[key]["inputs"] else {}
-        to_integers, to_numbers = _counted(runner.get_input_details()["image"], runner.get_output_details()[output])
-        return lambda image_BHWC: to_numbers(runner(image=to_integers(image_BHWC), **chosen)[output])
+        return lambda image_BHWC: runner(image=image_BHWC, **chosen)[output]
 
     return at
-
-
-def _counted(image: dict[str, Any], output: dict[str, Any]) -> tuple[Run, Run]:
-    """What makes the integers that a graph takes of numbers, and numbers of those that it gives."""
-
-    def to_integers(numbers: Any) -> Any:
-        if numbers.dtype == image["dtype"]:
-            return numbers
-        (scale, zero_point), ends = image["quantization"], np.iinfo(image["dtype"])
-        return np.clip(np.rint(numbers / scale) + zero_point, ends.min, ends.max).astype(image["dtype"])
-
-    def to_numbers(integers: Any) -> Any:
-        if integers.dtype == np.float32:
-            return integers
-        scale, zero_point = output["quantization"]
-        return (integers.astype(np.float32) - zero_point) * np.float32(scale)
-
-    return to_integers, to_numbers
 
 
 RUNNERS = {
