@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hydra_export import targets
 from hydra_export.architecture import HydraConfig
 from hydra_export.bundle import GOLDEN, ArtifactEntry, Manifest, ModelEntry
@@ -188,10 +190,15 @@ def _snippet(entry: ArtifactEntry) -> str:
     golden = f'golden["{"pixels" if entry.input == "image" else "image"}"]{rows}'
     # Pixels have their channels last, the normalised image has them first; some targets want the other.
     image = golden + card.image.get(entry.input, "")
+    if form.scale is not None:
+        ends = np.iinfo(form.dtype)
+        counted = f"np.rint({image} / {form.scale!r} + {form.zero_point})"
+        image = f"np.clip({counted}, {ends.min}, {ends.max}).astype(np.{form.dtype})"
     chosen = f', "{entry.inputs[1].name}": np.array({entry.heads[0]})' if len(entry.inputs) > 1 else ""
     function = f'"k{entry.heads[0]}"' if entry.graph == "universal" else card.only_function
     last = f", {function}" if entry.graph == "universal" else ""  # as the last of several arguments
     code = card.code.format(path=entry.path, image=image, chosen=chosen, function=function, last=last, output=output)
+    code = code.replace("np.float32", f"np.{entry.outputs[0].dtype}")
     return f"""```python
 {card.imports}
 
@@ -208,6 +215,8 @@ def _inputs(entry: ArtifactEntry) -> str:
     if entry.input == "image":
         pixels = "pixels in 0-255, normalised inside the graph"
     chosen = "".join(f"; `{each.name}`: {each.dtype} {list(each.shape)}, the head count" for each in choices)
+    if image.scale is not None:
+        pixels += f", counted in integers: round(number / {image.scale:.9g}) + {image.zero_point}"
     choice = targets.get(entry.target).card.choice
     if entry.graph == "universal" and choice:
         chosen += f"; {choice}"

@@ -37,7 +37,8 @@ def files(manifest: Manifest, best: Mapping[int, Best]) -> dict[str, str]:
     """By path in the bundle, the text of each that the bundle's targets need; *best* as in ``card.write``."""
     texts = {}
     for target in map(targets.get, dict.fromkeys(entry.target for entry in manifest.artifacts)):
-        entries = [entry for entry in manifest.artifacts if entry.target == target.name]
+        # These programs take and give floats.
+        entries = [e for e in manifest.artifacts if e.target == target.name and e.outputs[0].scale is None]
         shared = [*((PYTHON, LIBRARY) if target.card.python else ()), *(MODULES if target.card.javascript else ())]
         programs = [*(Program(name=name) for name in shared), *target.card.programs]
         for program in programs:

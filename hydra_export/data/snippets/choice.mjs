@@ -28,6 +28,7 @@ function kinds(bundle, { graph: wantedGraph, ...wanted }, heads) {
   for (const artifact of bundle.artifacts) {
     const { target, precision, input } = artifact;
     const graph = graphOf(artifact);
+    if (artifact.outputs[0].scale !== undefined) continue; // integers outside, which this library does not count
     if (wantedGraph && ![graph, artifact.graph].includes(wantedGraph)) continue;
     if (Object.entries(wanted).some(([name, value]) => value && artifact[name] !== value)) continue;
     const own = artifact.heads.filter((k) => heads.length === 0 || heads.includes(k));
