@@ -465,7 +465,7 @@ def test_int8_without_labels_has_to_agree_with_the_model() -> None:
 
 def test_patch_tokens_are_compared_one_by_one_and_agree_by_direction() -> None:
     exact = np.random.default_rng(0).standard_normal((3, 16, 8))
-    expected = parity.Reference(exact, exact.astype(np.float32))
+    expected = parity.Reference(exact, exact.astype(np.float32), has_classes=False)
     turned = exact.copy()
     turned[1, 5] *= -1  # one token of sixteen
     record = parity.compare(turned, expected)
@@ -476,6 +476,17 @@ def test_patch_tokens_are_compared_one_by_one_and_agree_by_direction() -> None:
     assert not parity.agreement(np.full_like(exact, np.nan), expected).any()
     with pytest.raises(ParityFailed, match="have shape"):
         parity.compare(exact.reshape(3, -1), expected)
+
+
+def test_features_agree_by_direction_and_not_by_their_largest() -> None:
+    exact = np.array([[1.0, 0.99, 0.5], [1.0, 0.2, 0.1]])
+    nearly, turned = exact[:, [1, 0, 2]], np.array([[1.0, -0.99, 0.5], [1.0, 0.2, 0.1]])
+    features = parity.Reference(exact, exact.astype(np.float32), has_classes=False)
+    assert parity.agreement(nearly, features).tolist() == [True, False]
+    assert parity.agreement(turned, features).tolist() == [False, True]
+    logits = parity.Reference(exact, exact.astype(np.float32))
+    assert parity.agreement(nearly, logits).tolist() == [False, False]
+    assert parity.agreement(turned, logits).tolist() == [True, True]
 
 
 def test_the_reference_of_patch_tokens_has_none_of_the_class_token(

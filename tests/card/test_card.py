@@ -186,7 +186,7 @@ def test_quantization_is_told_with_its_size_where_fp32_is_there_as_well(tiny_che
     export(loaded, tmp_path / "whole")
     sizes = {entry.path: entry.bytes for entry in both.artifacts}
     ratio = f"{sizes['onnx/tiny-k2-fp16.onnx'] / sizes['onnx/tiny-k2.onnx']:.2f}"
-    agreed = "`onnx/tiny-k2-fp16.onnx` | 2 | – | – | 100.0% | – |"
+    agreed = "`onnx/tiny-k2-fp16.onnx` | 2 | – | – | – | 100.0% | – |"
     assert f"| {agreed} {ratio} |" in (tmp_path / "both/README.md").read_text()
     assert f"| {agreed} no fp32 here |" in (tmp_path / "alone/README.md").read_text()
     assert "Quantization" not in (tmp_path / "whole/README.md").read_text()

@@ -260,7 +260,9 @@ def test_options_are_refused_where_nothing_that_is_exported_has_them(
 
 def _another(field: OptionField) -> object:
     """A value that is not the default."""
-    choices = get_args(field.kind) or ((False, True) if field.kind is bool else (field.default + 1,))
+    if int in (field.kind, *get_args(field.kind)):
+        return (field.default or 19) + 1
+    choices = get_args(field.kind) or (False, True)
     return next(value for value in choices if value != field.default)
 
 

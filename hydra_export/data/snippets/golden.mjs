@@ -15,7 +15,8 @@ export function compared(golden, artifact, heads, index, logits) {
   const error = largest(expected.map((value, i) => value - logits[i]));
   // Float32's own noise, as PyTorch shows it on the golden images, four times.
   const noise = largest(golden[`${rounded}torch_fp32_logits_k${heads}`].data.map((value, i) => value - data[i]));
-  const allowed = ["int8", "int8-static", "w8a16"].includes(artifact.precision) ? null : Math.max(2e-5 * largest(data), 8 * noise);
+  const inIntegers = ["int8", "int8-static", "w8a16"].includes(artifact.precision);
+  const allowed = inIntegers ? null : Math.max(2e-5 * largest(data), 8 * noise);
   const features = artifact.outputs[0].name !== "logits"; // of which the direction decides
   const agreed = features ? cosine(logits, expected) >= 0.99 : best(logits) === best(expected);
   return { error, allowed, passed: Number.isFinite(error) && (allowed === null ? agreed : error <= allowed) };
