@@ -33,6 +33,7 @@ LEAST_IMAGES = 8
 _EQUALISED_IMAGES = 32
 _BATCH = 8
 _WORST = 6  # tensors that a message names
+_FIRST_WIDE = 4  # of 16 bits, where none is not enough; each try runs all images of the gate
 
 Say = Callable[[str], None]
 
@@ -200,7 +201,7 @@ def _widened(
         except ParityFailed:
             if count >= len(worst):
                 raise
-            count = min(len(worst), max(1, 2 * count))
+            count = min(len(worst), max(_FIRST_WIDE, 2 * count))
         else:
             return tried
 

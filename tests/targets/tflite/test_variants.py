@@ -16,7 +16,7 @@ from hydra_export import network, parity
 from hydra_export.architecture import HydraConfig, Rotary
 from hydra_export.checkpoint import Checkpoint
 from hydra_export.parity import Reference
-from hydra_export.target import Artifact, ExportSpec, InputForm
+from hydra_export.target import STATIC, Artifact, ExportSpec, InputForm
 from hydra_export.targets.tflite import reader
 from hydra_export.targets.tflite.operators import OPERATORS
 from tests.targets.conftest import Case, MakeCheckpoint, given, pixels
@@ -47,7 +47,8 @@ _EVERY_OPERATOR = {  # that models choose
 
 def _every() -> Iterator[tuple[Case, dict[str, Any]]]:
     forms = itertools.product(get_args(InputForm), (1, 3, "dynamic"))
-    for graph, precision, (form, batch) in itertools.product(TFLITE.graphs, TFLITE.precisions, forms):
+    floats = [precision for precision in TFLITE.precisions if precision not in STATIC]  # of others: test_static
+    for graph, precision, (form, batch) in itertools.product(TFLITE.graphs, floats, forms):
         for overlap in (True, False) if graph == "universal" else (True,):
             yield Case(TFLITE, graph, precision), {"input": form, "batch": batch, "overlap": overlap}
 
