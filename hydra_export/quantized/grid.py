@@ -35,10 +35,6 @@ class Grid(msgspec.Struct, frozen=True):
         """The largest."""
         return int(2 ** (self.bits - 1) - 1)
 
-    def times(self, factor: float) -> Grid:
-        """The same integers for numbers that are so many times as large."""
-        return Grid(_float32(self.scale * factor), self.zero_point, self.bits)
-
     def rounded(self, x: Tensor) -> Tensor:
         """What the integers of *x* stand for; beyond the ends of the grid they are the ends."""
         integers = (x / self.scale).round_().add_(self.zero_point).clamp_(self.low, self.high)
@@ -49,10 +45,6 @@ class Grid(msgspec.Struct, frozen=True):
         counted = np.rint(numbers / np.float32(self.scale)) + self.zero_point
         integers: NDArray[np.int32] = np.clip(counted, self.low, self.high).astype(np.int32)
         return integers
-
-    def numbers(self, integers: NDArray[np.integer]) -> NDArray[np.float32]:
-        """What *integers* stand for."""
-        return ((integers.astype(np.int32) - self.zero_point) * np.float32(self.scale)).astype(np.float32)
 
 
 def unit(bits: Bits) -> Grid:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # What moves numbers or picks some of them: what it is given and what it gives are counted alike.
 _MOVING = {"Concat", "Pad", "ReduceMax", "Reshape", "Slice", "Split", "Transpose"}
 _TAPS = {"patch_embed": "embed/patches", "tokens": "embed"}  # by the names of nodes, where they are not the same
-_ONE, _LARGEST_BIAS = Range(0, 1, 1), 2**31 - 1
+_LARGEST_BIAS = 2**31 - 1
 
 
 def builder(
@@ -191,7 +191,7 @@ class QdqBuilder(OnnxGraphBuilder):
             return super().ops(op_type, inputs, name, outputs, **attributes)
         if op_type in _MOVING:
             own = self._of[given[0]]
-            bits = self._bits(given[0])
+            bits = own.bits
             raw = super().ops(op_type, inputs, name, [f"{output}/float" for output in outputs], **attributes)
             return [self._counted(value, own, output, bits) for value, output in zip(raw, outputs, strict=True)]
         own, tap = self._range(op_type, name, self._of[given[0]])
@@ -231,9 +231,6 @@ class QdqBuilder(OnnxGraphBuilder):
     def _width(self, given: Sequence[ir.Value], own: Range) -> Bits:
         """How many bits an operator computes in."""
         return 16 if own.wide or any(self._of[value].wide for value in given) else 8
-
-    def _bits(self, value: ir.Value) -> Bits:
-        return self._of[value].bits
 
     def _grid_of(self, value: ir.Value, bits: Bits) -> Grid:
         return self._of[value].grid(bits)
