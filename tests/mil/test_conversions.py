@@ -91,17 +91,21 @@ _INFERRED = """
 import sys
 sys.modules["tensorflow"] = None  # it and coremltools cannot share a process
 import torch, torchvision, numpy as np
+import coremltools as ct
 from coremltools.converters.mil import Builder as mb
 
 x, found = np.load(f"{sys.argv[1]}/x.npy"), {}
 
-@mb.program(input_specs=[mb.TensorSpec(shape=x.shape)])
+@mb.program(input_specs=[mb.TensorSpec(shape=x.shape)], opset_version=ct.target.iOS17)
 def main(given):
     for name, of in {
         "gelu": lambda x: mb.gelu(x=x, mode="SIGMOID_APPROXIMATION"),
         "relu": lambda x: mb.relu(x=x),
         "reduce_max": lambda x: mb.reduce_max(x=x, axes=[1], keep_dims=True),
         "reduce_mean": lambda x: mb.reduce_mean(x=x, axes=[1], keep_dims=True),
+        "quantize": lambda x: mb.quantize(
+            input=x, scale=np.float32(0.03), zero_point=np.int8(9), output_dtype="int8"
+        ),
         "silu": lambda x: mb.silu(x=x),  # of which it computes no constants
     }.items():
         found[f"{name}_shape"] = of(given).shape
@@ -126,14 +130,28 @@ def test_operations_give_the_types_and_the_values_that_coremltools_infers(tmp_pa
         "gelu": {"mode": "SIGMOID_APPROXIMATION"},
         "reduce_max": pool,
         "reduce_mean": pool,
+        "quantize": {
+            "scale": np.float32(0.03),
+            "zero_point": np.array(9, np.int8),
+            "output_dtype": "int8",
+            "axis": None,
+        },
         "relu": {},
         "silu": {},
     }
     assert {name.removesuffix("_shape") for name in inferred} == set(static)
     for name, given in static.items():
-        operation = find(name, 15)
-        assert operation.infer(x=TensorType("fp32", x.shape), **given) == (
-            TensorType("fp32", tuple(inferred[f"{name}_shape"].tolist())),
-        )
+        operation, key = find(name, 17), "input" if name == "quantize" else "x"
+        types = {each: _type_of(value) for each, value in {key: x, **given}.items()}
+        dtype = given.get("output_dtype", "fp32")
+        assert operation.infer(**types) == (TensorType(dtype, tuple(inferred[f"{name}_shape"].tolist())),)
         if name != "silu":
-            np.testing.assert_allclose(operation.compute(x=x, **given), inferred[name], rtol=2e-6)
+            np.testing.assert_allclose(operation.compute(**{key: x, **given}), inferred[name], rtol=2e-6)
+
+
+def _type_of(value: Any) -> Any:
+    """As inference takes it: the types of arrays, and what is static as it is."""
+    dtypes = {"float32": "fp32"}
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    return TensorType(dtypes.get(value.dtype.name, value.dtype.name), value.shape)

@@ -105,6 +105,13 @@ def _layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Te
     return F.layer_norm(x, x.shape[1:], gamma, beta, eps)
 
 
+def _in_integers(input: Tensor, scale: Tensor, output_dtype: str, zero_point: Any = 0, axis: int = -1) -> Tensor:
+    dtype = {"int8": torch.int8, "uint8": torch.uint8}[output_dtype]
+    ends = torch.iinfo(dtype)
+    integers: Tensor = (input / scale).round() + zero_point
+    return integers.clamp(ends.min, ends.max).to(dtype)
+
+
 _masks = {"begin_mask": flags(True, False, False), "end_mask": flags(False, True, False)}
 CASES = [
     Case("add", {"x": normal(2, 3), "y": normal(3)}, {}, lambda x, y: x + y),
@@ -301,6 +308,33 @@ CASES = [
         ios=17,
     ),
     Case(
+        "quantize",
+        {"input": 9 * normal(4, 3)},
+        {"scale": small(0.07), "zero_point": np.array(-5, np.int8), "output_dtype": "int8"},
+        _in_integers,
+        ios=17,
+    ),
+    Case(
+        "quantize",
+        {"input": 9 * normal(4, 3)},
+        {"scale": f32([0.05, 0.1, 0.2]), "zero_point": u8([7, 128, 255]), "output_dtype": "uint8", "axis": number(-1)},
+        _in_integers,
+        ios=17,
+    ),
+    Case(
+        "dequantize",
+        {},
+        {"input": i8([[-128, 0], [5, 127]]), "scale": small(0.5), "zero_point": np.array(-3, np.int8)},
+        lambda input, scale, zero_point: (input.float() - zero_point.float()) * scale,
+        ios=17,
+    ),
+    Case(
+        "dequantize",
+        {},
+        {"input": u8([[0, 255], [5, 127]]), "scale": f32([0.5, 2]), "axis": number(0)},
+        lambda input, scale, axis: input.float() * scale[:, None],
+    ),
+    Case(
         "constexpr_lut_to_dense",
         {},
         {  # one table for each row
@@ -351,6 +385,11 @@ def package_of(case: Case, path: Path, results: Any, **changes: Any) -> Path:
             add_const(block, f"{name}_dtype", "int32")
             add_operation(block, "cast", {"x": name, "dtype": f"{name}_dtype"}, [(f"{name}_int", "int32", shape)])
             add_output(model, f"{name}_int", "int32", shape)
+        elif dtype in ("int8", "uint8"):  # likewise
+            add_const(block, f"{name}_one", small(1))
+            given = {"input": name, "scale": f"{name}_one"}
+            add_operation(block, "dequantize", given, [(f"{name}_float", "fp32", shape)])
+            add_output(model, f"{name}_float", "fp32", shape)
         else:
             add_output(model, name, dtype, shape)
     return write_package(path, model)
@@ -473,6 +512,13 @@ class Refusal:
         Refusal("conv", {"pad": ints(1, -1, 2, 2)}, "out of range", 1),
         Refusal("scaled_dot_product_attention", {"attn_mask": normal(5, 4)}, "mask .* does not fit", 1),
         Refusal("scaled_dot_product_attention", {"attn_mask": ints(1, 1, 1, 1, 1)}, "'attn_mask' is a int32", 1),
+        Refusal("quantize", {"output_dtype": "int16"}, "output_dtype 'int16' is not known"),
+        Refusal("quantize", {"zero_point": np.array(5, np.uint8)}, "zero_point is uint8.* for int8"),
+        Refusal("quantize", {"scale": np.array(1, np.float16)}, "input 'scale' is a fp16"),
+        Refusal("quantize", {"axis": None}, "axis is missing", 1),
+        Refusal("quantize", {"axis": number(0)}, "scale is fp32", 1),
+        Refusal("dequantize", {"zero_point": np.array(5, np.uint8)}, "input 'zero_point' is a uint8.*int8"),
+        Refusal("dequantize", {"scale": f32([1, 2, 3])}, "scale is fp32", 1),
         Refusal("constexpr_cast", {"output_dtype": "fp16"}, "a cast to 'fp16'"),
         Refusal("constexpr_affine_dequantize", {"axis": number(2)}, "axis 2 is none of 2"),
         Refusal("constexpr_affine_dequantize", {"scale": f32([1, 2, 3])}, "scale is"),

@@ -4,6 +4,6 @@ Semantics are those of the MIL operations in coremltools' documentation (convert
 parameter or a way to use one that is not described here is refused, never guessed.
 """
 
-from hydra_export.mil.ops import along_axes, classifier, constexprs, elementwise, moving, products
+from hydra_export.mil.ops import along_axes, classifier, constexprs, elementwise, integers, moving, products
 
-__all__ = ["along_axes", "classifier", "constexprs", "elementwise", "moving", "products"]
+__all__ = ["along_axes", "classifier", "constexprs", "elementwise", "integers", "moving", "products"]

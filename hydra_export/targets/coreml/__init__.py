@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # An iOS version and the macOS of the same year.
 MACOS = {15: "12", 16: "13", 17: "14", 18: "15"}
 
-_OLDEST_INT8 = 16
+_OLDEST = {"int8": (16, "quantized weights"), "int8-static": (17, "quantized activations")}
 _OLDEST_UNIVERSAL = 18
 
 
@@ -66,7 +66,7 @@ class CoreMLTarget(Target):
     name: ClassVar[str] = "coreml"
     title: ClassVar[str] = "Core ML"
     graphs: ClassVar[tuple[GraphKind, ...]] = ("separate", "universal")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8", "int8-static")
     options: ClassVar[type[Options]] = CoreMLOptions
     experimental: ClassVar[dict[GraphKind, str]] = {
         "universal": "verified as a file, function by function, not run on Apple hardware"
@@ -95,11 +95,14 @@ class CoreMLTarget(Target):
         options = CoreMLOptions.of(spec)
         if options.ios not in MACOS:
             raise BadInput(f"`ios` {options.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
-        if spec.precision == "int8" and options.ios < _OLDEST_INT8:
+        oldest, lacking = _OLDEST.get(spec.precision, (0, ""))
+        if options.ios < oldest:
             raise BadInput(
-                f"`precision=int8` needs iOS {_OLDEST_INT8} or newer: `ios` {options.ios} has no quantized weights.",
-                f"Give `ios={_OLDEST_INT8}` or newer, or `precision=fp16`.",
+                f"`precision={spec.precision}` needs iOS {oldest} or newer: `ios` {options.ios} has no {lacking}.",
+                f"Give `ios={oldest}` or newer, or `precision=fp16`.",
             )
+        if spec.io == "integer":
+            raise BadInput("Core ML packages take and give floats: `io` integer is not available.", "Give `io=float`.")
         if spec.graph == "universal" and options.ios < _OLDEST_UNIVERSAL:
             raise BadInput(
                 f"`graph=universal` needs iOS {_OLDEST_UNIVERSAL}: `ios` {options.ios} has no packages of functions.",

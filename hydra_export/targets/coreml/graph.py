@@ -41,7 +41,13 @@ def build(spans: Sequence[Span], spec: ExportSpec, info: CheckpointInfo, weights
     assert isinstance(spec.batch, int)
     mb = ProgramBuilder(CoreMLOptions.of(spec).ios, store)
     image = mb.input(IMAGE, TensorType("fp32", (spec.batch, config.channels, *config.image_shape)))
-    return mb.function(CoreMLEmitter(mb, spans, spec, weights).emit(image, info))
+    if weights.ranges is None:
+        emitter = CoreMLEmitter(mb, spans, spec, weights)
+    else:
+        from hydra_export.targets.coreml.quantized import QuantizedEmitter
+
+        emitter = QuantizedEmitter(mb, spans, spec, weights)
+    return mb.function(emitter.emit(image, info))
 
 
 def keeps_attention_whole(config: HydraConfig, spec: ExportSpec) -> bool:
@@ -113,16 +119,7 @@ class CoreMLEmitter(Operations[Any]):
         """The channels of *span* of every token."""
         mb, config, B = self.mb, self.config, self.batch
         label = _label(span) if len(self.spans) > 1 else ""
-        patches_Bdhw = mb.conv(
-            x=image_BCHW,
-            weight=self._matrix("patch_embed.weight", span, (0, 0), f"patch_embed{label}_weight"),
-            bias=self.weights.vector("patch_embed.bias", span),
-            strides=[config.patch_size] * 2,
-            pad_type="valid",
-            pad=[0, 0, 0, 0],
-            dilations=[1, 1],
-            name=f"patch_embed{label}",
-        )
+        patches_Bdhw = self._conv(image_BCHW, span, f"patch_embed{label}")
         width = config.width(span[1] - span[0])
         x = mb.reshape(x=patches_Bdhw, shape=[B, width, config.num_patches], name=f"patch_embed{label}_rows")
         x_BNd = mb.transpose(x=x, perm=[0, 2, 1], name=f"patch_embed{label}_tokens")
@@ -134,6 +131,19 @@ class CoreMLEmitter(Operations[Any]):
         prefix_BPd = np.repeat(self.weights.vector("tokens", span)[:, :prefix], B, axis=0)
         values = [mb.const(val=prefix_BPd, name=f"cls_token{label}"), x_BNd]
         return mb.concat(values=values, axis=1, name=f"tokens{label}")
+
+    def _conv(self, image_BCHW: Any, span: Span, name: str) -> Any:
+        """The patch embedding's product, for the channels of *span*."""
+        return self.mb.conv(
+            x=image_BCHW,
+            weight=self._matrix("patch_embed.weight", span, (0, 0), f"{name}_weight"),
+            bias=self.weights.vector("patch_embed.bias", span),
+            strides=[self.config.patch_size] * 2,
+            pad_type="valid",
+            pad=[0, 0, 0, 0],
+            dilations=[1, 1],
+            name=name,
+        )
 
     def select(self, x_BND: Any, span: Span, place: str) -> Any:
         begin, end = [0, span[0], 0], [self.batch, span[1], self.width]
@@ -177,9 +187,9 @@ class CoreMLEmitter(Operations[Any]):
     def qkv(self, query_BND: Any, x_BND: Any, place: str) -> tuple[Any, Any, Any]:
         """As [B, H, N, C]."""
         return (
-            self._heads_apart(self._linear(query_BND, f"{place}/q", self._undone(f"{place}/q")), f"{place}/q"),
-            self._heads_apart(self._linear(x_BND, f"{place}/k"), f"{place}/k"),
-            self._heads_apart(self._linear(x_BND, f"{place}/v"), f"{place}/v"),
+            self._heads_apart(self.linear(query_BND, f"{place}/q", self._undone(f"{place}/q")), f"{place}/q"),
+            self._heads_apart(self.linear(x_BND, f"{place}/k"), f"{place}/k"),
+            self._heads_apart(self.linear(x_BND, f"{place}/v"), f"{place}/v"),
         )
 
     def _undone(self, place: str) -> float:
@@ -226,8 +236,9 @@ class CoreMLEmitter(Operations[Any]):
         x_BNHC = self.mb.reshape(x=x_BND, shape=shape, name=f"{scope}_apart")
         return self.mb.transpose(x=x_BNHC, perm=[0, 2, 1, 3], name=f"{scope}_heads")
 
-    def linear(self, x: Any, place: str) -> Any:
-        return self._linear(x, place)
+    def linear(self, x: Any, place: str, factor: float = 1.0) -> Any:
+        """With weights that are multiplied by *factor*."""
+        return self._linear(x, place, factor)
 
     def _linear(self, x: Any, place: str, factor: float = 1.0, name: str = "") -> Any:
         """The product with all blocks of a weight, shell by shell."""
@@ -237,7 +248,7 @@ class CoreMLEmitter(Operations[Any]):
 
         def product(rows: Span, columns: Span, name: str, biased: bool = True) -> Any:
             weight = self._matrix(f"{layer}.weight", rows, columns, f"{name}_weight", factor)
-            bias = self.weights.vector(f"{layer}.bias", rows, factor) if biased else self._zeros(weight.shape[0])
+            bias = self._bias(layer, rows, factor) if biased else self._zeros(weight.shape[0])
             given = self._part(x, columns, self.weights.cut(f"{layer}.weight")) if wider else x
             return mb.linear(x=given, weight=weight, bias=bias, name=name)
 
@@ -250,6 +261,9 @@ class CoreMLEmitter(Operations[Any]):
                 added = product((low, high), (0, high), label)
                 y = self._concat([y, added], name if last else f"{label}_all")
         return y
+
+    def _bias(self, layer: str, rows: Span, factor: float) -> Any:
+        return self.weights.vector(f"{layer}.bias", rows, factor)
 
     def _part(self, x: Any, span: Span, cut: Cut) -> Any:
         """The channels of *x* that the heads of *span* have; *cut* is that of the weight that multiplies them."""
@@ -302,18 +316,24 @@ class CoreMLEmitter(Operations[Any]):
         RMSNorm is the first half of the LayerNorm of *x* and -*x*, whose mean is 0: no square of a float16, which ends
         at 256, is ever a result.
         """
-        mb, name, layer, whole = self.mb, _name(place), place.replace("/", "."), (0, self.heads)
+        mb, name = self.mb, _name(place)
         # In float16 a smaller one is 0, and a token whose channels are equal would be divided by it.
         eps = max(self.dtype(self.config.layer_norm_eps), np.finfo(self.dtype).smallest_subnormal)
-        gamma = self.weights.vector(f"{layer}.weight", whole, factor)
+        gamma, beta = self._affine(place, factor)
         if self.config.norm == "layer_norm":
-            beta = self.weights.vector(f"{layer}.bias", whole, factor)
             return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=eps, name=name)
         negative = mb.mul(x=x, y=self._shared("minus_one", self.dtype(-1)), name=f"{name}_negative")
         both = self._concat([x, negative], f"{name}_both")
         scaled = mb.layer_norm(x=both, axes=[-1], gamma=np.tile(gamma, 2), epsilon=eps, name=f"{name}_scaled")
         begin, end = self._place([0] * len(x.shape)), self._place([*x.shape])
         return mb.slice_by_index(x=scaled, begin=begin, end=end, name=name)
+
+    def _affine(self, place: str, factor: float) -> tuple[Any, Any]:
+        """What the norm at *place* multiplies by, and what it adds; None for nothing."""
+        layer, whole = place.replace("/", "."), (0, self.heads)
+        gamma = self.weights.vector(f"{layer}.weight", whole, factor)
+        has_beta = self.config.norm == "layer_norm"
+        return gamma, self.weights.vector(f"{layer}.bias", whole, factor) if has_beta else None
 
 
 def _name(place: str) -> str:

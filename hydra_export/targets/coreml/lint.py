@@ -27,7 +27,12 @@ _POOL: dict[str, Any] = {"axes": (1,), "keep_dims": True}  # what reductions are
 _ATTENTION = ({"matmul"}, {"scaled_dot_product_attention"})
 _DEQUANTIZE = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")  # of iOS 16, of iOS 18
 _PRODUCTS = ("linear", "conv")
-_WIDTHS = {"fp32": ("fp32", "fp32"), "fp16": ("fp16", "fp16"), "int8": ("int8", "fp16")}  # of matrices, of all else
+_WIDTHS = {  # of matrices, of all else
+    "fp32": ("fp32", "fp32"),
+    "fp16": ("fp16", "fp16"),
+    "int8": ("int8", "fp16"),
+    "int8-static": ("int8", "fp16"),
+}
 _METADATA = {"description", "version", "author", "license"}
 
 
@@ -59,7 +64,8 @@ def _files(path: Path) -> Iterator[str]:
 
 def _program(package: mil.Package) -> Iterator[str]:
     yield from _functions(package)
-    allowed = _OPERATIONS | ({_DEQUANTIZE[package.ios >= 18]} if _precision(package) == "int8" else set())
+    allowed = _OPERATIONS | ({_DEQUANTIZE[package.ios >= 18]} if _precision(package).startswith("int8") else set())
+    allowed |= {"quantize", "dequantize"} if _precision(package) == "int8-static" else set()
     for function in package.functions.values():
         if function.ios != package.ios:
             yield f"it says iOS {package.ios} and its operations are those of iOS {function.ios}"
@@ -75,6 +81,8 @@ def _program(package: mil.Package) -> Iterator[str]:
         for name in function.unused:
             yield f"constant {name} is not used"
         yield from _precisions(function, _precision(package))
+        if _precision(package) == "int8-static":
+            yield from _integers(function)
     if package.weight_files != (folder.WEIGHTS,):
         yield f"its weights lie in {list(package.weight_files)}"
         return
@@ -108,6 +116,25 @@ def _precisions(function: mil.Function, said: str) -> Iterator[str]:
     for constant in function.every_constant:
         if constant.offset is not None and _dtype(constant) not in (matrix, other):
             yield f"a constant is {constant.type} in a package that is {said}"
+
+
+def _integers(function: mil.Function) -> Iterator[str]:
+    """Products take integers, which come back by the scale and zero point that made them."""
+    made = {name: step for step in function.steps for name, _ in step.outputs}
+    for step in function.steps:
+        if step.operation.name == "dequantize":
+            source = made[step.values["input"]]
+            for key in ("scale", "zero_point"):
+                if _number(function, step.values[key]) != _number(function, source.values.get(key)):
+                    yield f"{step.label} has another {key} than {source.label}"
+    dequantized = {name for name, step in made.items() if step.operation.name == "dequantize"}
+    if not any(step.operation.name in _PRODUCTS and step.values["x"] in dequantized for step in function.steps):
+        yield "none of its products takes integers in a package that is int8-static"
+
+
+def _number(function: mil.Function, given: Any) -> float | None:
+    constant = given if isinstance(given, Constant) else function.constants.get(given)
+    return None if constant is None else float(constant.static)
 
 
 def _dtype(constant: Constant | None) -> str:

@@ -15,6 +15,7 @@ from hydra_export.target import ExportSpec
 
 if TYPE_CHECKING:  # running and linting a package needs no torch
     from hydra_export.checkpoint import Checkpoint
+    from hydra_export.quantized.folded import Folded
 
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 _SMALLEST_FP16 = float(np.finfo(np.float16).smallest_subnormal)
@@ -34,6 +35,7 @@ class Weights:
 
     Attributes:
         dtype: what they are rounded to, and computed with: int8 packages compute in fp16.
+        ranges: of activations that are integers, by head count; None where none are.
     """
 
     def __init__(self, checkpoint: Checkpoint, spec: ExportSpec) -> None:
@@ -41,7 +43,8 @@ class Weights:
 
         self.config, self._name = checkpoint.info.config, checkpoint.info.name
         self._normalised = normalised.weights(self.config, checkpoint.state)
-        self._quantized = spec.precision == "int8"
+        self._quantized = spec.precision in ("int8", "int8-static")
+        self.ranges = None if checkpoint.activations is None else checkpoint.activations.get(spec.precision)
         self.dtype: type[np.float16 | np.float32] = np.float32 if spec.precision == "fp32" else np.float16
 
     def cut(self, name: str) -> Cut:
@@ -52,28 +55,35 @@ class Weights:
         """What *name* is multiplied by in the normalised form."""
         return self._normalised[name].factor
 
+    def folded(self, heads: int) -> Folded:
+        """The biases of subnetwork *heads* with what the norms before them add."""
+        from hydra_export.quantized.folded import Folded
+
+        return Folded(self.config, self._normalised, heads)
+
     def vector(self, name: str, span: Span, factor: float = 1.0) -> NDArray[Any]:
         """What the heads of *span* bring to *name*, which is never quantized: it grows on one axis at most."""
-        return _scaled(self._rounded(name, self._part(name, (span,) * len(self.cut(name).units))), factor)
+        return self.rounded(name, self._part(name, (span,) * len(self.cut(name).units)), factor)
 
     def matrix(self, name: str, rows: Span, columns: Span, factor: float = 1.0) -> NDArray[Any] | Quantized:
         """The block of *name* between head counts on its first axis, and on its second."""
         part = self._part(name, (rows, columns, *((0, 0),) * (len(self.cut(name).units) - 2)))
-        rounded = self._rounded(name, part)
-        return _quantized(_scaled(part, factor)) if self._quantized else _scaled(rounded, factor)
+        rounded = self.rounded(name, part, factor)
+        return _quantized(_scaled(part, factor)) if self._quantized else rounded
 
     def _part(self, name: str, spans: tuple[Span, ...]) -> NDArray[np.float32]:
         from hydra_export.normalised import array
 
         return array(self._normalised[name].part(spans))
 
-    def _rounded(self, name: str, part: NDArray[np.float32]) -> NDArray[Any]:
+    def rounded(self, name: str, part: NDArray[np.float32], factor: float = 1.0) -> NDArray[Any]:
+        """*part* of *name*, or of what replaces it, as it is stored, times *factor*."""
         if self.dtype == np.float16 and not np.abs(part).max() <= _LARGEST_FP16:
             raise BadInput(
                 f"{self._name}: {name} holds {np.abs(part).max():.3g}, and fp16 ends at {_LARGEST_FP16:g}.",
                 "Give `precision=fp32`.",
             )
-        return part.astype(self.dtype)
+        return _scaled(part.astype(self.dtype), factor)
 
 
 def _scaled(part: NDArray[Any], factor: float) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from hydra_export import mil
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint import Checkpoint, load
 from hydra_export.errors import CheckFailed
-from hydra_export.target import Artifact, InputForm, Precision
+from hydra_export.target import STATIC, Artifact, InputForm, Precision
 from hydra_export.targets.coreml import MACOS, TARGET
 from tests.targets.conftest import Case, given
 from tests.targets.coreml.conftest import Opened, Proof
@@ -39,7 +39,8 @@ _QUICK: list[tuple[Case, dict[str, Any]]] = [
 
 def _every() -> Iterator[tuple[Case, dict[str, Any]]]:
     forms = itertools.product(get_args(InputForm), (1, 3))
-    for graph, precision, ios, (form, batch) in itertools.product(TARGET.graphs, TARGET.precisions, MACOS, forms):
+    precisions = [precision for precision in TARGET.precisions if precision not in STATIC]  # of others: test_static
+    for graph, precision, ios, (form, batch) in itertools.product(TARGET.graphs, precisions, MACOS, forms):
         case, choices = Case(TARGET, graph, precision), {"ios": ios, "input": form, "batch": batch}
         if not case.refuses(**choices):
             yield case, choices
