@@ -84,7 +84,7 @@ EXPECTED: dict[tuple[str, GraphKind, Precision], dict[str, str]] = {
         "qnn-htp": f"{CHOICE}; unknown If",
         "rknn": "refused If, NonZero",
     },
-    ("onnx", "separate", "w8a16"): {"qnn-htp": "falls back MatMul"},
+    ("onnx", "separate", "w8a16"): {"qnn-htp": ""},
     ("tflite", "separate", "fp32"): FLOAT_TFLITE,
     ("tflite", "separate", "fp16"): FLOAT_TFLITE | {"nnapi": "falls back DEQUANTIZE, GELU"},
     ("tflite", "separate", "int8"): FLOAT_TFLITE
@@ -105,7 +105,9 @@ EXPECTED: dict[tuple[str, GraphKind, Precision], dict[str, str]] = {
     ("tflite", "separate", "w8a16"): {"ethos-u": "falls back BATCH_MATMUL, DEQUANTIZE, QUANTIZE", "qnn-htp": ""},
     **{("coreml", graph, "fp32"): {"coreml-ane": "falls back"} for graph in ("separate", "universal")},
     **{
-        ("coreml", graph, p): {"coreml-ane": "unknown"} for graph in ("separate", "universal") for p in ("fp16", "int8")
+        ("coreml", graph, precision): {"coreml-ane": "unknown"}
+        for graph in ("separate", "universal")
+        for precision in ("fp16", "int8", "int8-static")
     },
 }
 

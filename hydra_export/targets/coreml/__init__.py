@@ -102,7 +102,10 @@ class CoreMLTarget(Target):
                 f"Give `ios={oldest}` or newer, or `precision=fp16`.",
             )
         if spec.io == "integer":
-            raise BadInput("Core ML packages take and give floats: `io` integer is not available.", "Give `io=float`.")
+            raise BadInput(
+                "Core ML packages take and give floats: `io` integer is not available.",
+                "Give `io=float`, or leave coreml out.",
+            )
         if spec.graph == "universal" and options.ios < _OLDEST_UNIVERSAL:
             raise BadInput(
                 f"`graph=universal` needs iOS {_OLDEST_UNIVERSAL}: `ios` {options.ios} has no packages of functions.",

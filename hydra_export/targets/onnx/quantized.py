@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -196,7 +197,10 @@ class QdqBuilder(OnnxGraphBuilder):
             return [self._counted(value, own, output, bits) for value, output in zip(raw, outputs, strict=True)]
         own, tap = self._range(op_type, name, self._of[given[0]])
         bits = self._width(given, own)
-        inputs = [self._at(value, bits) for value in inputs]
+        if op_type == "MatMul":
+            inputs = [self._at(inputs[0], bits), self._second(inputs[1])]
+        else:
+            inputs = [self._at(value, bits) for value in inputs]
         raw = super().ops(op_type, inputs, name, [f"{name}/float"], **attributes)
         return [self._narrowed(raw[0], own, tap, bits)]
 
@@ -245,6 +249,13 @@ class QdqBuilder(OnnxGraphBuilder):
             wide = self._counted(value, self._of[value], f"{value.name}/wide", 16)
             self._as_wide[value] = wide
         return self._as_wide[value]
+
+    def _second(self, value: ir.Value) -> ir.Value:
+        """Keys or values, as a product takes them: Qualcomm's HTP multiplies 16 bits by 8, but not by 16."""
+        own = self._of[value]
+        if self.spec.precision != "w8a16" or not own.wide:
+            return value
+        return self._counted(value, msgspec.structs.replace(own, wide=False), f"{value.name}/narrow", 8)
 
     def _scalar(self, value: ir.Value, bits: Bits) -> ir.Value:
         dtype = np.uint8 if bits == 8 else np.uint16

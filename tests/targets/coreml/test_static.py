@@ -185,7 +185,7 @@ def test_integers_that_come_back_otherwise_are_named(
         (
             ExportSpec(precision="int8-static", io="integer"),
             "Core ML packages take and give floats",
-            "Give `io=float`.",
+            "Give `io=float`, or leave coreml out.",
         ),
     ],
 )

@@ -73,8 +73,18 @@ def simulated(
         weights.normalised(source, ExportSpec(precision=precision)), ExportSpec(precision=precision), largest
     )
 
+    ranges = source.activations[precision][heads]
+    keys = "rotated" if config.rotary is not None else "k_norm" if config.qk_norm else "k"
+    second = {name for name in ranges if name.rpartition("/")[2] in (keys, "v") or name == "attn_pool/k"}
+    second -= {name for name in second if name.endswith("q/rotated")}
+
     def tap(name: str, x: Tensor) -> Tensor:
-        return grids[name].rounded(x) if rounded else x
+        rounded_x = grids[name].rounded(x) if rounded else x
+        return (
+            ranges[name].grid(8).rounded(rounded_x)
+            if rounded and precision == "w8a16" and name in second
+            else rounded_x
+        )
 
     def matrix(name: str, weight: Tensor) -> Tensor:
         return in_steps(kept[name], weight) if rounded else weight
