@@ -22,8 +22,12 @@ PAGES = (
 )
 INCLUDED = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
 FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?"
+    r"^```(?P<language>sh|python)\n(?P<text>.*?)^```$"
+    r"(?:\n\n```(?:text)?\n(?P<shown>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
 )
+NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
 COMMANDS = (
     *("export", "verify", "bench", "train", "evaluate", "doctor", "profile", "report", "predict", "calibrate", "serve"),
@@ -34,11 +38,12 @@ COMMANDS = (
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block; *why* it is not run, or nothing."""
+    """One fenced block; *why* it is not run, or nothing; and what the page shows that it prints."""
 
     language: str
     text: str
     why: str
+    shown: str
 
 
 def text(page: str) -> str:
@@ -47,7 +52,7 @@ def text(page: str) -> str:
 
 def blocks(page: str) -> list[Block]:
     found = (match.groupdict() for match in FENCE.finditer(text(page)))
-    return [Block(each["language"], each["text"], each["why"] or "") for each in found]
+    return [Block(each["language"], each["text"], each["why"] or "", each["shown"] or "") for each in found]
 
 
 def given(page: str) -> list[str]:
@@ -59,6 +64,12 @@ def given(page: str) -> list[str]:
 def runnable(page: str) -> list[Block]:
     """Those that are to be run."""
     return [block for block in blocks(page) if not block.why]
+
+
+def words(output: str) -> list[str]:
+    """Its lines without numbers, marks of noise and spacing, which differ from run to run."""
+    lines = (" ".join(NUMBER.sub("0", line).replace("~", "").replace("─", "").split()) for line in output.splitlines())
+    return [line for line in lines if line not in ("", "...")]
 
 
 def run(page: str, folder: Path) -> None:
@@ -76,6 +87,9 @@ def run(page: str, folder: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, f"{page}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        printed = words(done.stdout + done.stderr)
+        for line in words(block.shown):
+            assert line in printed, f"{page}:\n{block.text}\nprints no line like: {line}\n{done.stdout}"
 
 
 @pytest.mark.slow
