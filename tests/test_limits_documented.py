@@ -21,7 +21,7 @@ MIB = files.MIB
 
 def test_the_table_of_limits_is_that_of_the_code() -> None:
     text = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
-    table = text.partition("## Limits of what is read")[2].partition("\n## ")[0]
+    table = text.partition("## Limits on input files")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
     expected = {
         "`manifest.json`": [f"{documents.JSON_BYTES // MIB} MiB", f"{documents._JSON_VALUES:,} values"],
