@@ -206,7 +206,7 @@ def test_a_head_count_that_the_model_has_not_is_refused(tmp_path: Path, mine: Pa
 @pytest.mark.parametrize("said", [["--heads", "3"], ["--runtime", "litert-web"], ["--date", "2025-01-01"]])
 def test_what_the_record_states_is_not_said_again(saved: Path, mine: Path, capsys: Capture, said: list[str]) -> None:
     assert main(["profile", "import", str(saved), "--profiles", str(mine), *said]) == 2
-    assert f"already states its {said[0].strip('-')}. Leave out {said[0]}." in capsys.readouterr().err
+    assert f"already states the {said[0].strip('-')}. Leave out {said[0]}." in capsys.readouterr().err
 
 
 def test_a_fleet_takes_the_head_counts_that_were_timed(

@@ -216,7 +216,7 @@ def test_the_command_says_what_it_found(copy: Path, tmp_path: Path, capsys: Capt
         assert picture.width > 300
     assert main(["calibrate", str(copy), "--max-images", "400"]) == 0
     shown = capsys.readouterr().out
-    assert "calibrated on 120 of 400 of 1,000 test images" in " ".join(shown.split())
+    assert "fitted on 120 of 400 of 1,000 test images" in " ".join(shown.split())
     assert "k = 6" in shown
 
 
@@ -239,7 +239,7 @@ def test_a_flat_folder_is_judged_by_the_largest_head_count(copy: Path, tmp_path:
     for number, pixels in enumerate(packaged_images(checkpoint.load().info.preprocessing, 320).pixels):
         Image.fromarray(pixels[..., 0]).save(tmp_path / "photos" / f"{number:03}.png")
     assert main(["calibrate", str(copy), "--data", str(tmp_path / "photos"), "--within", "2"]) == 0
-    assert "Right are the answers of k = 6" in " ".join(capsys.readouterr().out.split())
+    assert "Correct means agreeing with k = 6" in " ".join(capsys.readouterr().out.split())
     found = bundle.read(copy).calibration
     assert found is not None
     assert (found.labels, found.within) == (False, 2.0)

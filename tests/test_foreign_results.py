@@ -120,7 +120,7 @@ def test_a_damaged_ai_hub_file_is_refused_by_field(
 
 def test_what_an_ai_hub_file_does_not_say_is_asked_for(results: Path, capsys: Capture) -> None:
     results.write_text(json.dumps(AI_HUB))
-    assert "does not name its device" in refused(results, capsys, "--heads", "12", "--runtime", "qnn")
+    assert "does not state its device" in refused(results, capsys, "--heads", "12", "--runtime", "qnn")
     assert "--heads K" in refused(results, capsys, "--device", "galaxy-s24", "--runtime", "qnn")
     assert "does not say which runtime" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "12")
     assert "has no k = 2" in refused(results, capsys, "--device", "galaxy-s24", "--heads", "2", "--runtime", "qnn")

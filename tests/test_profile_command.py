@@ -448,7 +448,7 @@ def test_a_device_is_shown_with_the_source_of_each_fact(said: Said, answer: Answ
     assert "unused: slower than" in " ".join(shown.split()), "the suspect time and why"
     assert "Tencent/ncnn@" in shown
     assert answer("show", "rpi5")["profile"]["facts"]["soc"]["value"] == "BCM2712"
-    assert "No vision transformer was timed here" in said("show", "pixel7")
+    assert "No Vision Transformer was timed on this device" in said("show", "pixel7")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])

@@ -41,21 +41,21 @@ def bench(
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
 ) -> Result:
-    """Time a bundle's artifacts on this machine, each loaded by a process of its own, which take turns.
+    """Time a bundle's artifacts on this machine, each in its own process; the processes take turns.
 
     Args:
         bundle: The bundle's folder.
-        runs: Timed calls of each artifact, head count, runtime and number of threads, after a warm-up.
-        threads: Threads that the runtime may use; several, separated by commas, are tried one after the other.
-        runtime: Only these, separated by commas; by default all that are installed.
-        save: Keep the times among your profiles, for the device that this is; profile then answers from them.
-        device: With --save: the device that this is, where it is not recognised.
-        profiles: With --save: the folder of your own profiles, instead of the one among your settings.
-        out: A file for the result as --json prints it, for bench compare and report --bench.
-        limit_memory: MiB that each artifact's process may take; by default 2 GiB, more with many cores, and three
-            times the artifact's weights, or what is free. Held on Linux alone: macOS has no such limits.
-        limit_seconds: Seconds that an artifact may take to load, and for its first call; by default what a slow board
-            would.
+        runs: Timed calls for each artifact, head count, runtime and thread count, after a warm-up.
+        threads: Threads of the runtime; comma-separated numbers are tried one after the other.
+        runtime: Comma-separated runtimes; by default all that are installed.
+        save: Save the times in your profile of this device; "profile" then uses them.
+        device: With --save: this device's name, if it is not recognised.
+        profiles: With --save: the folder of your own profiles, instead of the default one.
+        out: A file for the JSON result, for bench compare and report --bench.
+        limit_memory: Memory limit in MiB of each artifact's process; by default 2 GiB, more with many cores, plus three
+            times the artifact's weights, or what is free. Linux only: macOS has no such limits.
+        limit_seconds: Time limit in seconds to load an artifact, and for its first call; by default enough for a slow
+            board.
     """
     from hydra_export import bench as measuring
     from hydra_export import bundle as bundles
@@ -99,12 +99,12 @@ def bench(
     ),
 )
 def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
-    """Say how times changed from one measurement to another, with 95 % intervals.
+    """Compare two measurements, with 95 % intervals.
 
     Args:
-        old: What bench --out or a board wrote earlier.
-        new: What it wrote later, of the same model.
-        max_regression: Percent that anything may take longer; if it surely does, the exit status is 1.
+        old: An earlier result, from bench --out or a board.
+        new: A later result of the same model.
+        max_regression: Largest slowdown in percent; if anything is slower with 95 % confidence, the exit status is 1.
     """
     from hydra_export import bench as measuring
     from hydra_export.commands.bench_compare import compared
@@ -124,7 +124,7 @@ def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
     ),
 )
 def standalone(bundle: Path, out: Path, *, heads: str | None = None) -> Result:
-    """Time nothing here: write a folder to copy to a board, which needs only numpy and a runtime there.
+    """Write a folder that times a bundle on a board, which needs only numpy and a runtime.
 
     Args:
         bundle: The bundle's folder.
@@ -161,7 +161,7 @@ def _check_out(out: Path) -> None:
         try:
             measuring.read(out)
         except BadInput as error:
-            raise OutputRefused(f"{out} holds something else than times.", "Choose another `out`.") from error
+            raise OutputRefused(f"{out} exists and does not contain times.", "Choose another `out`.") from error
 
 
 def _write(out: Path, document: dict[str, object]) -> None:
@@ -187,7 +187,7 @@ def _title(manifest: Manifest, report: Report, counts: list[int]) -> str:
     images = "1 image" if batches == [1] else f"{' or '.join(map(str, batches))} images"
     threads = f"{' or '.join(map(str, counts))} thread{'s' if counts != [1] else ''}"
     return (
-        f"{manifest.model.name} on {report.machine.name}: {threads}, {images} a call, {report.runs} runs taking turns"
+        f"{manifest.model.name} on {report.machine.name}: {threads}, {images} per call, {report.runs} runs taking turns"
     )
 
 
@@ -215,27 +215,27 @@ def _table(manifest: Manifest, report: Report) -> Table:
 
 _NOISE = {
     "scattered": "times are scattered",
-    "drifted": "the last differ from the first, as of a chip that gets hot",
-    "waited": "others had the core",
+    "drifted": "later times differ from earlier ones, as when a chip gets hot",
+    "waited": "other processes used the core",
 }
 
 
 def _notes(report: Report, left_out: list[str]) -> list[str]:
     from hydra_export import board
 
-    notes = ["load: without the runtime's own start. MiB: the peak of the process that ran it alone."]
+    notes = ["load: without the start of the runtime. MiB: peak of a process that ran only this artifact."]
     found = [told for word, told in _NOISE.items() if any(word in timing.noise for timing in report.timings)]
     notes += [f"~ noisy: {'; '.join(found)}. Repeat it on a quiet machine."] if found else []
     notes += [
-        f"{timing.runtime}: logits are off by up to {timing.max_abs_error:.0e}, as it computes in {timing.compute}."
+        f"{timing.runtime}: logits differ by up to {timing.max_abs_error:.0e}, because it computes in {timing.compute}."
         for timing in _worst_rounding(report)
     ]
     notes += [f"{one.runtime} does not run {one.path}: {_first_line(one.why)}" for one in report.failed]
     in_int8 = any(one.precision in ("int8", "int8-static") for one in report.timings)
     if in_int8 and board.lacks_int8(report.machine.cpu_flags):
         lacking = "no instructions for it (VNNI, AMX, dot products)"
-        notes += [f"int8: this processor has {lacking}; where there are, it gains more."]
-    return notes + ([f"Not timed, as nothing here runs it: {', '.join(left_out)}."] if left_out else [])
+        notes += [f"int8: this processor has {lacking}; processors that have them gain more."]
+    return notes + ([f"Not timed, because no installed runtime runs it: {', '.join(left_out)}."] if left_out else [])
 
 
 def _worst_rounding(report: Report) -> list[Timing]:

@@ -21,7 +21,7 @@ def compared(new: Report, old: Report, old_path: Path, limit: float) -> Result:
     both, added, gone = measuring.compare(new, old)
     if not both:
         raise BadInput(
-            f"{old_path}: timings: nothing in it was timed later as well.", "Time the same runtimes and threads again."
+            f"{old_path} and the later file have no timings in common.", "Time the same runtimes and threads again."
         )
     share = limit / 100
     regressed = [one for one in both if one.regressed(share)]
@@ -44,14 +44,14 @@ def compared(new: Report, old: Report, old_path: Path, limit: float) -> Result:
     notes = [f"Only timed later: {len(added)}; only earlier: {len(gone)}."] if added or gone else []
     if old.machine.says != new.machine.says:
         then = next(iter(old.machine.says.values()), ("another machine",))[0]
-        notes += [f"It was another machine then: {then}. The ratios compare machines."]
+        notes += [f"The earlier machine was another one: {then}. The ratios compare machines."]
     shown = titled(f"{new.model.name}, {new.date} compared with {old.date}", filled(columns, both), *notes)
     if regressed:
         talk().print(shown)
         worst = max(regressed, key=lambda one: one.ratio)
         raise CheckFailed(
-            f"{len(regressed)} of {len(both)} take surely more than {limit:g} % longer than in {old_path}: "
-            f"{worst.timing.path} at k = {worst.timing.heads} in {worst.timing.runtime} by "
+            f"{len(regressed)} of {len(both)} take more than {limit:g} % longer than in {old_path}, "
+            f"with 95 % confidence: {worst.timing.path} at k = {worst.timing.heads} in {worst.timing.runtime} by "
             f"{100 * worst.ratio - 100:.1f} %.",
             "Repeat it on a quiet machine, or raise `max_regression`.",
         )

@@ -27,22 +27,23 @@ def calibrate(
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
 ) -> Result:
-    """Calibrate a bundle: fit how sure each head count is, and cascades that ask a larger one only where one is unsure.
+    """Calibrate a bundle: fit the confidence of each head count, and cascades that run a larger head count only when a
+    smaller one is unsure.
 
-    Three tenths of the images are fitted on, the others counted. The bundle is replaced as a whole: its manifest, its
-    card and what verifies them change, no artifact does.
+    Three tenths of the images are used to fit, the rest to measure. The bundle is replaced as a whole: its manifest,
+    card and hashes change, its artifacts do not.
 
     Args:
         bundle: Its folder, or its archive.
-        data: packaged, fashion-mnist or digits (the whole test set), or a folder, best with one folder of images per
-            class; without labels, an answer is right where the largest head count gives it too. By default packaged,
-            for the model that comes with this package.
-        max_images: At most so many images, evenly over all.
-        within: Percentage points of accuracy that a cascade may lose on the images it is fitted on.
-        artifact: The artifact whose answers count, by its path in the bundle; by default an exact and quick one.
-        plot: Draw cascades beside single head counts into this file, such as cascades.png.
-        limit_memory: MiB that the process may take in which artifacts run, as of verify.
-        limit_seconds: Seconds that each call of an artifact may take, as of verify.
+        data: packaged, fashion-mnist or digits (the whole test set), or a folder, ideally with one folder of images per
+            class. Without labels, an answer counts as correct if the largest head count gives it too. The default,
+            packaged, is for the packaged model.
+        max_images: Use at most this many images, spread evenly over all.
+        within: Largest loss of accuracy of a cascade on the images it is fitted on, in percentage points.
+        artifact: The artifact to calibrate with, given by its path in the bundle; by default an exact and fast one.
+        plot: Plot cascades and single head counts into this file, such as cascades.png.
+        limit_memory: Memory limit in MiB of the process that runs artifacts, as for verify.
+        limit_seconds: Time limit for each call of an artifact in seconds, as for verify.
     """
     import msgspec
     from rich.console import Group
@@ -76,17 +77,17 @@ def calibrate(
             progress=progress,
         )
     document = {"bundle": str(bundle), "plot": None if plot is None else str(plot), **msgspec.to_builtins(found)}
-    right = "the images' labels" if found.labels else f"the answers of k = {max(model.heads)}"
+    right = "matching the images' labels" if found.labels else f"agreeing with k = {max(model.heads)}"
     title = (
-        f"{model.name}: calibrated on {found.num_fitted:,} of {found.data}; counted on the other {found.num_reported:,}"
+        f"{model.name}: fitted on {found.num_fitted:,} of {found.data}; measured on the other {found.num_reported:,}"
     )
     if plot is not None:
         from hydra_export.evaluation.tradeoff import cascades
 
         cascades(found, model.gmacs, title, plot)
-    notes = [f"Right are {right}; intervals are of 95 %. ECE: expected calibration error, in points, of 15 bins."]
+    notes = [f"Correct means {right}; intervals are 95 %. ECE: expected calibration error over 15 bins, in points."]
     if not found.cascades:
-        notes += ["No cascade takes less than the single head count that it would equal."]
+        notes += ["No cascade takes less than the single head count that it would replace."]
     tables = [_heads(found, model), *([_cascades(found, model)] if found.cascades else [])]
     return Result(document, titled(title, Group(*tables), *notes))
 

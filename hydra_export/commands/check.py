@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _CELLS = {"refused": "no", "falls back": "part", "unknown": "?", "taken": "all"}  # the worst first
 _LEGEND = (
-    "all: every operator is taken; part: the CPU gets some; no: some are refused; ?: some are unknown.",
-    "Which, why, and who says so: --for NAME. Nothing was compiled or run.",
+    "all: every operator is accepted; part: some run on the CPU; no: some are refused; ?: some are unknown.",
+    "--for NAME lists the operators, reasons and sources. Nothing was compiled or run.",
 )
 _MOST_NAMED = 3
 
@@ -33,14 +33,14 @@ def check(
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
 ) -> Result:
-    """Say which operators of each artifact a delegate or an NPU's compiler takes, by its maker's own tables.
+    """Show which operators of each artifact a delegate or an NPU compiler accepts, according to its maker's tables.
 
     Args:
         bundle: Its folder, or its archive.
-        for_: Delegates and compilers, separated by commas; where one refuses an artifact, the exit status is 1.
-            By default a summary of all.
-        limit_memory: MiB that the process may take in which artifacts are opened; by default as for verify.
-        limit_seconds: Seconds that opening an artifact may take; by default as for verify.
+        for_: Comma-separated delegates and compilers; if one refuses an artifact, the exit status is 1. By default a
+            summary of all.
+        limit_memory: Memory limit in MiB of the process that opens artifacts; by default as for verify.
+        limit_seconds: Time limit for opening an artifact, in seconds; by default as for verify.
     """
     from hydra_export import checking
     from hydra_export.commands.choices import listed_names
@@ -68,12 +68,12 @@ def _summary(bundle: Path, checked: Sequence[CheckedArtifact]) -> RenderableType
             words = name.replace("-", "- ")
             shown.add_column(words, justify="right", width=max(map(len, words.split())))
         _add_rows(shown, artifacts, lambda each, names=names: [_cell(each.judged[name]) for name in names])  # type: ignore[misc]
-        parts.append(shown if names else f"{target}: no delegate that is known here takes such artifacts.")
+        parts.append(shown if names else f"{target}: no known delegate accepts these artifacts.")
     return titled(_title(bundle), Group(*parts), *_LEGEND)
 
 
 def _title(bundle: Path) -> str:
-    return f"What of {bundle} will run where, by the makers' own tables"
+    return f"Where {bundle} will run, according to the makers' tables"
 
 
 def _cell(judged: Sequence[Judged] | None) -> str:
@@ -109,7 +109,7 @@ def _of_delegate(name: str, checked: Sequence[CheckedArtifact]) -> list[Renderab
     delegate, of_it = get(name), [each for each in checked if each.judged[name] is not None]
     parts: list[RenderableType] = [f"{name}: {delegate.title}. {delegate.about}"]
     if others := dict.fromkeys(each.target for each in checked if each.judged[name] is None):
-        parts += [f"Not for it are artifacts of {', '.join(others)}."]
+        parts += [f"It does not take artifacts of {', '.join(others)}."]
     if of_it:
         shown = table("operators", "k", *VERDICTS)
         _add_rows(shown, of_it, lambda each: [str(count or "-") for count in counts(each.judged[name] or ()).values()])
@@ -165,7 +165,7 @@ def _failure(bundle: Path, checked: Sequence[CheckedArtifact]) -> Callable[[], N
     from hydra_export.errors import CheckFailed
 
     refused = {
-        f"{each.path} by {name}": None
+        f"{name} refuses {each.path}": None
         for each in checked
         for name, judged in each.judged.items()
         if any(one.verdict == "refused" for one in judged or ())
@@ -173,7 +173,7 @@ def _failure(bundle: Path, checked: Sequence[CheckedArtifact]) -> Callable[[], N
 
     def fail() -> None:
         if refused:
-            what = f"Of {bundle}, what is refused: {_listed(list(refused))}."
-            raise CheckFailed(what, "Export other graphs or precisions for it; its table says what it takes.")
+            what = f"{bundle}: {_listed(list(refused))}."
+            raise CheckFailed(what, "Export other graph kinds or precisions for it; its table lists what it accepts.")
 
     return fail

@@ -26,50 +26,53 @@ if TYPE_CHECKING:
 @with_target_options
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What to export, of what, and what it is judged by; the options of each target beside.
+    """What to export, from what, and how to judge it; each target adds its own options.
 
     Attributes:
-        target: Formats, separated by commas.
-        device: Instead of --target: devices, separated by commas, such as pixel7,rpi5; profile list shows them. Each
-            gets the target of its best known runtime (NAME:RUNTIME: of this one) and the head count that fits.
-        budget_ms: With --device: milliseconds that one image may take; by default each device's own. If nothing fits
-            it, the exit status is 1.
-        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
-        graph: Graph kinds, separated by commas: separate (one file each), shared (graphs over common weight files),
-            universal (one artifact for all, which takes the head count when it runs, or a function for each).
-        precision: Precisions, separated by commas: fp32, fp16, int8 (weights), int8-static (weights and activations,
-            for NPUs), w8a16 (activations of 16 bits); by default the target's own.
-        input: What the graph takes: a normalised float tensor, or an image as uint8 RGB in 0-255.
-        batch: Images at a time: a number, or dynamic.
-        output: What artifacts give: logits, embedding (what the classifier would take), or tokens (those of all
-            patches, after the last norm); by default what the model has.
-        check_images: Your own images for the parity check and int8's accuracy: class folders, or a flat folder.
-        calibrate: Images by which to calibrate the activations of int8-static and w8a16, and the model's confidence and
-            cascades, as hydra-export calibrate does: a folder, packaged, fashion-mnist or digits.
-        calibration_images: int8-static and w8a16: how many of them show how large activations are.
-        calibration_method: int8-static: min-max, percentile or mse for all ranges; auto tries them for each.
-        no_smooth: int8-static and w8a16: leave channels that are much larger than others as they are.
-        mixed: int8-static: give as few activations as pass 16 bits, those first that 8 bits cost most.
-        io: int8-static and w8a16: the graph takes and gives float, or integer, the integers themselves.
-        verify_with: Runtimes that verify beside each target's own, separated by commas; doctor lists them.
-        labels: A text file with one class name per line, in the order of the logits; empty lines do
-            not count, names may repeat.
-        architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
-        head_dim: Channels per head, for checkpoints that do not say.
-        image_size: Side of the images, or HxW; positions that are of another size are resampled.
-        drop: Parameters that inference does not use, separated by commas, by the beginnings of their names: head_dist.
-        reference: A .npz file with image, as the model takes it, and logits, as hydra_export.save_reference writes it:
-            the whole model must reproduce them, or the exit status is 1.
-        preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
-            file.
+        target: Comma-separated formats.
+        device: Instead of --target: comma-separated devices, such as pixel7,rpi5; "profile list" shows them. Each
+            device gets the target of its best known runtime (or of RUNTIME, with NAME:RUNTIME) and the head count that
+            fits.
+        budget_ms: With --device: time budget for one image in milliseconds; by default each device's own. If nothing
+            fits, the exit status is 1.
+        heads: Head counts (k), such as 3,6,12, or all; by default those that the checkpoint lists for export.
+        graph: Comma-separated graph kinds: separate (one file per head count), shared (graphs over common weight
+            files), universal (one artifact for all, with the head count as a run-time input or a function for each).
+        precision: Comma-separated precisions: fp32, fp16, int8 (weights only), int8-static (weights and activations,
+            for NPUs), w8a16 (8-bit weights, 16-bit activations); by default the target's own.
+        input: The graph's input: a normalised float tensor, or a uint8 RGB image in 0-255.
+        batch: Batch size: a number, or dynamic.
+        output: The artifacts' output: logits, embedding (the classifier's input), or tokens (of all patches, after the
+            last norm); by default what the model has.
+        check_images: Your own images for the parity check and the accuracy of int8: one folder per class, or a flat
+            folder.
+        calibrate: Images for calibration: of the activations of int8-static and w8a16, and of the model's confidence
+            and cascades, as hydra-export calibrate does. A folder, packaged, fashion-mnist or digits.
+        calibration_images: int8-static and w8a16: how many of these images to use for the activations' ranges.
+        calibration_method: int8-static: how to choose ranges: min-max, percentile or mse for all; auto tries all three
+            for each.
+        no_smooth: int8-static and w8a16: do not equalize channels that are much larger than others.
+        mixed: int8-static: use 16 bits for the activations that lose most at 8 bits, as few as pass the check.
+        io: int8-static and w8a16: type of the graph's input and output: float, or the quantized integers.
+        verify_with: Comma-separated runtimes that verify in addition to each target's own; doctor lists them.
+        labels: A text file with one class name per line, in the order of the logits; empty lines are ignored, and names
+            may repeat.
+        architecture: timm's name of the ViT, such as deit_tiny_patch16_224, if the checkpoint does not state it.
+        head_dim: Channels per head, if the checkpoint does not state it.
+        image_size: Image side, or HxW; position embeddings of another size are resampled.
+        drop: Comma-separated name prefixes of parameters that inference does not use, such as head_dist.
+        reference: A .npz file with image (the model's input) and logits, as hydra_export.save_reference writes it. If
+            the full model does not reproduce the logits, the exit status is 1.
+        preprocessing: Preprocessing, instead of the checkpoint's: hydravit, imagenet, inception, or a JSON file.
         allow_untrained: Export head counts that were not trained.
-        max_drop: int8 and its kind: points of top-1 that it may lose at any head count, on labelled images.
-        max_class_drop: int8 and its kind: points of any one class that it may lose; by default any.
-        accept_unchecked: int8 and its kind: export it without images that it could be judged by.
+        max_drop: Quantized artifacts: largest loss of top-1 at any head count, in percentage points, on labelled
+            images.
+        max_class_drop: Quantized artifacts: largest loss of any one class, in percentage points; by default unlimited.
+        accept_unchecked: Quantized artifacts: export them without images to judge them by.
     """
 
     target: Annotated[
-        str, some_of(candidates.targets), Parameter(help=f"Formats, separated by commas: {', '.join(targets.names())}.")
+        str, some_of(candidates.targets), Parameter(help=f"Comma-separated formats: {', '.join(targets.names())}.")
     ] = targets.DEFAULT
     device: Annotated[str | None, some_of(candidates.devices)] = None
     budget_ms: float | None = None

@@ -29,13 +29,13 @@ def export(
     """Export a universal model, verify every artifact against PyTorch, and write a bundle.
 
     Args:
-        checkpoint: The model: a file of ours, of timm's or transformers' ViTs, or of the authors of HydraViT; a
-            folder as the Hub has it; a Hub id (org/name); or timm:NAME. By default the packaged model.
-        out: The bundle's folder. One of our bundles there is replaced as a whole; anything else is refused.
-        zip: Write one archive beside the folder, too, OUT.zip: the same bytes wherever and whenever, from the same
-            checkpoint, choices and tool versions. Artifacts that were written before are taken out of the cache.
-        cache: A folder that keeps artifacts for next time; with --zip by default one among the user's caches.
-        no_cache: With --zip: write everything anew, and keep nothing.
+        checkpoint: The model: a file from hydra-export, timm, transformers or the authors of HydraViT; a folder in the
+            Hub's layout; a Hub id (org/name); or timm:NAME. By default the packaged model.
+        out: The bundle's folder. An existing bundle is replaced as a whole; anything else is refused.
+        zip: Also write one archive next to the folder, OUT.zip. The same checkpoint, options and tool versions produce
+            the same bytes on any machine. Artifacts that were written before come from the cache.
+        cache: A folder that keeps artifacts for the next export; with --zip, by default one in your cache folder.
+        no_cache: With --zip: write everything anew and cache nothing.
     """
     from rich.console import Group
 
@@ -48,7 +48,7 @@ def export(
     lines, reused = [], None
     if kept:
         reused = len(kept.reused)
-        lines += [f"{reused} of {len(manifest.artifacts)} artifacts came out of the cache; all were verified."]
+        lines += [f"{reused} of {len(manifest.artifacts)} artifacts came from the cache; all were verified."]
     found: dict[str, Any] = {"out": str(out), "archive": None, "reused": reused, "manifest": document(manifest)}
     if zipped:
         sha256, num_bytes = files.sha256(file), file.stat().st_size

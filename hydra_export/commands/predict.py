@@ -33,23 +33,23 @@ def predict(
     limit_memory: int | None = None,
     limit_seconds: float | None = None,
 ) -> Result:
-    """Name what is on images, with any artifact of a bundle that runs here: an exact and quick one where there is one.
+    """Classify images with an artifact of a bundle that runs here, an exact and fast one if possible.
 
-    Of a model without classes, the shape and the Euclidean norm of its features or patch tokens are shown.
+    For a model without classes, it shows the shape and the Euclidean norm of the features or patch tokens.
 
     Args:
         bundle: Its folder, or its archive.
-        images: Photographs or other images, which are preprocessed as the bundle says.
-        heads: A head count; by default the largest that the artifact has.
-        cascade: Instead, ask small head counts first, as good as this one on the whole; needs a bundle that
-            hydra-export calibrate has calibrated.
-        top: How many classes to name.
-        out: A .npy file to write what the artifact gives to, float32, one row an image.
-        target: Only an artifact of this format.
-        artifact: This artifact alone, by its path in the bundle.
-        limit_memory: MiB that the process may take in which the artifact runs; by default 2 GiB, more with many cores,
-            and three times the weights of the largest artifact, or what is free. Held on Linux alone.
-        limit_seconds: Seconds that the artifact may take; by default what a slow board would.
+        images: Photographs or other images; the bundle's preprocessing is applied.
+        heads: Head count (k); by default the largest that the artifact has.
+        cascade: Instead of --heads: a cascade that asks small head counts first and is as accurate overall as this one;
+            needs a bundle calibrated by hydra-export calibrate.
+        top: How many classes to list.
+        out: A .npy file for the artifact's outputs, float32, one row per image.
+        target: Use an artifact of this format.
+        artifact: Use this artifact, given by its path in the bundle.
+        limit_memory: Memory limit in MiB of the process that runs the artifact; by default 2 GiB, more with many cores,
+            plus three times the largest artifact's weights, or what is free. Linux only.
+        limit_seconds: Time limit of the artifact in seconds; by default enough for a slow board.
     """
     import msgspec
 

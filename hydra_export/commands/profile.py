@@ -41,20 +41,20 @@ def profile(
     why: bool = False,
     profiles: Path | None = None,
 ) -> Result:
-    """Say which subnetwork fits a device: from times taken there, or estimated from the nearest that were.
+    """Show which subnetwork fits a device, from times measured on it or estimated from the nearest measured ones.
 
     Args:
-        device: Its name, such as pixel7, "Galaxy S23" or rpi5; auto for the one that this runs on.
-        budget_ms: Milliseconds that one image may take; by default the profile's own. If nothing fits a budget given
-            here, the exit status is 1.
-        max_ram_mib: Memory that it may take.
-        runtime: What runs it; by default the best known on the device.
-        precision: fp32 and fp16, which devices compute alike; int8, which has float activations; or int8-static and
-            w8a16, which NPUs take.
-        bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
+        device: Its name, such as pixel7, "Galaxy S23" or rpi5; auto for this machine.
+        budget_ms: Time budget for one image in milliseconds; by default the profile's own. If nothing fits a budget
+            passed here, the exit status is 1.
+        max_ram_mib: Memory limit in MiB.
+        runtime: Runtime; by default the best known on the device.
+        precision: fp32 or fp16, which devices compute alike; int8, with float activations; int8-static or w8a16, for
+            NPUs.
+        bundle: The bundle of the model to ask about; by default the model is hydravit_base_patch16_224.
         why: List the records behind the answer, each with its weight.
-        plot: Draw time and accuracy over k into this file (.png, .svg or .pdf).
-        profiles: The folder of your own profiles, instead of the one among your settings.
+        plot: Plot time and accuracy over k into this file (.png, .svg or .pdf).
+        profiles: The folder of your own profiles, instead of the default one.
     """
     from hydra_export import profiles as registry
     from hydra_export.commands.profile_report import Context
@@ -83,10 +83,10 @@ def profile(
     ),
 )
 def list_devices(*, profiles: Path | None = None) -> Result:
-    """List the devices that are known.
+    """List the known devices.
 
     Args:
-        profiles: The folder of your own profiles, instead of the one among your settings.
+        profiles: The folder of your own profiles, instead of the default one.
     """
     from hydra_export import profiles as registry
     from hydra_export.commands.profile_facts import list_devices
@@ -101,11 +101,11 @@ def list_devices(*, profiles: Path | None = None) -> Result:
     ),
 )
 def show(device: Device = "auto", *, profiles: Path | None = None) -> Result:
-    """Show what is known of a device, with its sources.
+    """Show what is known about a device, with sources.
 
     Args:
-        device: Its name, such as pixel7; auto for the one that this runs on.
-        profiles: The folder of your own profiles, instead of the one among your settings.
+        device: Its name, such as pixel7; auto for this machine.
+        profiles: The folder of your own profiles, instead of the default one.
     """
     from hydra_export.commands.profile_facts import shown_device
 
@@ -130,18 +130,18 @@ def import_times(
     bundle: Path | None = None,
     profiles: Path | None = None,
 ) -> Result:
-    """Keep times that were measured elsewhere among your own, which outrank all others.
+    """Import times measured elsewhere into your profiles, which outrank all others.
 
     Args:
-        file: What a board's bench.py or bench --json wrote, the JSON of a Qualcomm AI Hub profile, or what
-            tools such as benchmark_model, trtexec and benchncnn printed or wrote as JSON.
-        device: Where it was measured, if the file does not say.
-        heads: The head count, if the file does not say.
-        runtime: What ran it, if the file does not say.
-        precision: Of the weights, if the file does not say.
+        file: The output of a board's bench.py or of bench --json, the JSON of a Qualcomm AI Hub profile, or the printed
+            or JSON output of a tool such as benchmark_model, trtexec or benchncnn.
+        device: Where it was measured, if the file does not state it.
+        heads: The head count (k), if the file does not state it.
+        runtime: The runtime, if the file does not state it.
+        precision: The precision of the weights, if the file does not state it.
         date: The day of the measurement, YYYY-MM-DD; by default the file's own.
-        bundle: The bundle whose model was measured; by default it was hydravit_base_patch16_224.
-        profiles: The folder of your own profiles, instead of the one among your settings.
+        bundle: The bundle whose model was measured; by default hydravit_base_patch16_224.
+        profiles: The folder of your own profiles, instead of the default one.
     """
     from hydra_export.commands.profile_import import import_results
     from hydra_export.errors import BadInput
@@ -170,18 +170,18 @@ def fleet(
     bundle: Path | None = None,
     profiles: Path | None = None,
 ) -> Result:
-    """Say which subnetwork fits each device of a fleet, and what each fetches.
+    """Show which subnetwork fits each device of a fleet, and how many bytes each downloads.
 
     Args:
-        file: A text file with a device a line, and a runtime behind a comma where it matters.
-        budget_ms: Milliseconds that one image may take; by default each profile's own. If nothing fits a budget given
-            here on one of them, the exit status is 1.
-        max_ram_mib: Memory that it may take.
-        runtime: What runs it where the file does not say; by default the best known on each device.
-        precision: fp32 and fp16, which devices compute alike; int8, which has float activations; or int8-static and
-            w8a16, which NPUs take.
-        bundle: Speak of the model in this bundle; by default of hydravit_base_patch16_224.
-        profiles: The folder of your own profiles, instead of the one among your settings.
+        file: A text file with one device per line, optionally followed by a comma and a runtime.
+        budget_ms: Time budget for one image in milliseconds; by default each profile's own. If nothing fits a budget
+            passed here on one of the devices, the exit status is 1.
+        max_ram_mib: Memory limit in MiB.
+        runtime: Runtime where the file lists none; by default the best known on each device.
+        precision: fp32 or fp16, which devices compute alike; int8, with float activations; int8-static or w8a16, for
+            NPUs.
+        bundle: The bundle of the model to ask about; by default the model is hydravit_base_patch16_224.
+        profiles: The folder of your own profiles, instead of the default one.
     """
     from hydra_export.commands.profile_fleet import listed_fleet
 
@@ -212,11 +212,11 @@ def resolved_device(name: str, folder: Path | None) -> tuple[ResolvedProfile, st
     match = registry.match(keys, folder)
     if match is None:
         values = {key: getattr(keys, key) for key in keys.__struct_fields__ if key != "source" and getattr(keys, key)}
-        properties = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing of itself"
+        properties = ", ".join(f"{key} = '{value[0]}'" for key, value in values.items()) or "nothing"
         raise BadInput(
-            f"This machine is none of the known devices: it says {properties}.",
-            "Name one with `device` (hydra-export profile list shows them), or describe this one in "
-            f"{folder or registry.user_folder()}, as docs/device-profile.schema.json says.",
+            f"This machine is not a known device: it reports {properties}.",
+            "Choose one with `device` (hydra-export profile list shows them), or describe this one in "
+            f"{folder or registry.user_folder()}, in the form of docs/device-profile.schema.json.",
         )
     return match
 
@@ -236,7 +236,7 @@ def _plot(path: Path, advice: Advice) -> None:
     from hydra_export.latency.plot import plot
 
     if not advice.estimates:
-        talk().print(f"note: {path} was not drawn: there is no number.", soft_wrap=True)
+        talk().print(f"note: {path} was not drawn, because there is no estimate.", soft_wrap=True)
         return
     title = f"{advice.model.name} on {advice.profile.name}\n{advice.path}"
     plot(path, title, advice.model, advice.estimates, advice.budget.ms, advice.choice)

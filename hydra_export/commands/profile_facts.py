@@ -37,7 +37,7 @@ def list_devices(devices: Mapping[str, ResolvedProfile]) -> Result:
         budget = profile.budget.ms if profile.budget else None
         known = {"times": num, "own_times": len(resolved.own), "budget_ms": budget}
         rows.append({**about, **known, "profile": msgspec.to_builtins(profile)})
-    note = "times: of vision transformers, measured or published; where there is none, other devices speak for it"
+    note = "times: measured or published for Vision Transformers; a device without any is estimated from other devices"
     return Result({"devices": rows}, titled(f"{len(rows)} devices", shown, note))
 
 
@@ -63,7 +63,7 @@ def shown_device(resolved: ResolvedProfile) -> Result:
     sources = [f"{key}: {text}" for key, text in profile.sources.items()]
     files = [f"File: {path}" for path in resolved.files]
     title = f"{profile.name} ({profile.id}), {profile.device_class}"
-    timed = [times] if profile.latency else ["No vision transformer was timed here.", ""]
+    timed = [times] if profile.latency else ["No Vision Transformer was timed on this device.", ""]
     shown = Group(titled(title, facts), *timed, *sources, *files)
     return Result({"profile": msgspec.to_builtins(profile), "files": [*map(str, resolved.files)]}, shown)
 

@@ -45,21 +45,21 @@ def import_results(
     if not isinstance(results, list):
         for name, value in details.items():
             if value:
-                raise BadInput(f"{path} already states its {name}.", f"Leave out `{name}`.")
+                raise BadInput(f"{path} already states the {name}.", f"Leave out `{name}`.")
     if isinstance(results, Report):
         if manifest is not None and bundle is not None:
             measuring.check_model(results, manifest.model, path, bundle)
         records = measuring.records(results)
         known, file, _count = measuring.save(results, folder, "" if device == "auto" else device)
         wrong = sorted({timing.path for timing in results.timings if timing.wrong})
-        notes += [f"Left out, as they computed something else than the model: {', '.join(wrong)}."] if wrong else []
+        notes += [f"Left out, because their outputs are not the model's: {', '.join(wrong)}."] if wrong else []
         notes += [f"{one.runtime} did not run {one.path} there: {one.why}" for one in results.failed]
     elif isinstance(results, BrowserRecord):
         records = measuring.browser.records(results, model, str(path), manifest)
         known, file = measuring.browser.save(results, records, folder, "" if device == "auto" else device)
     else:
         if device == "auto":
-            raise BadInput(f"{path} does not name its device.", "Give it: `device=NAME`.")
+            raise BadInput(f"{path} does not state its device.", "Pass `device=NAME`.")
         records = results
         profile = registry.get(device, folder).profile
         name, file = registry.add_measured(profile, records, measuring.foreign_sources(), folder)
@@ -70,10 +70,10 @@ def import_results(
         ran = (record.runtime, record.precision, record.unit.upper(), str(record.threads or "-"))
         shown.add_row(str(record.k), *ran, rounded(record.ms), spread, record.date)
     noisy = sum("noisy" in record.note for record in records)
-    notes += [f"{noisy} of {len(records)} are noisy: repeat them on a quiet, cool device."] if noisy else []
+    notes += [f"{noisy} of {len(records)} are noisy. Repeat them on a quiet, cool device."] if noisy else []
     where = f" --bundle {bundle}" if bundle else ""
     profile = known.profile
     how = f" --runtime {results.backend}" if isinstance(results, BrowserRecord) else ""
-    notes += [f"Kept in {file}.", f"Now: hydra-export profile --device {profile.id}{how}{where}"]
+    notes += [f"Saved in {file}.", f"Now: hydra-export profile --device {profile.id}{how}{where}"]
     document = {"device": profile.id, "file": str(file), "records": msgspec.to_builtins(records)}
     return Result(document, titled(f"{records[0].model} on {profile.name} ({profile.id})", shown, *notes))

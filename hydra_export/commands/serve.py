@@ -40,21 +40,21 @@ def serve(
 
     Args:
         bundle: Its folder, or its archive.
-        port: Of the address; 0 for any that is free. A phone on a cable reaches it by the same address, after
-            adb reverse tcp:8000 tcp:8000.
-        lan: Serve every device in the network that opens the address which is printed; each address works once.
-            Without --https, browsers give it neither camera nor WebGPU nor threads.
-        host: Further names by which browsers reach it, separated by commas, such as the certificate's.
-        https: Serve by https, with --certificate and --key.
+        port: Port of the address; 0 for any free one. A phone on a cable uses the same address, after adb reverse
+            tcp:8000 tcp:8000.
+        lan: Serve devices on the local network that open the printed address; each address works once. Without --https,
+            browsers disable the camera, WebGPU and threads there.
+        host: Comma-separated further host names for this server, such as the certificate's.
+        https: Serve over HTTPS, with --certificate and --key.
         certificate: The certificate, a PEM file.
-        key: Its key, a PEM file without a password.
-        static: Serve nothing: write all of it into this folder, for a host of static files.
-        install: Have npm install what browsers need into the cache first; this takes the network.
-        packages: The folder in which npm installed that, instead of the cache.
-        device: Whose times come from browsers that do not name their device, as on desktops and iPhones; auto for this
-            machine. By default they get a profile of their own.
-        profiles: The folder of your own profiles, instead of the one among your settings.
-        no_open: Open no browser here.
+        key: The certificate's key, a PEM file without a password.
+        static: Do not serve: write everything into this folder, for static hosting.
+        install: First install the browser runtimes into the cache with npm; needs the network.
+        packages: The folder where npm installed the browser runtimes, instead of the cache.
+        device: The device for times from browsers that do not report theirs, as on desktops and iPhones; auto for this
+            machine. By default these times get their own profile.
+        profiles: The folder of your own profiles, instead of the default one.
+        no_open: Do not open a browser.
     """
     from hydra_export import serving
 
@@ -89,7 +89,7 @@ def _check(port: int, lan: bool, https: bool, certificate: Path | None, key: Pat
     if not https and (certificate or key):
         raise BadInput("`certificate` and `key` are for `https`.", "Add `https`, or leave them out.")
     if static is not None and (lan or https):
-        raise BadInput("`static` serves nothing.", "Leave out `lan` and `https`.", field="static")
+        raise BadInput("`static` writes files and does not serve.", "Leave out `lan` and `https`.", field="static")
 
 
 def _device(name: str | None, folder: Path | None) -> str:
@@ -111,7 +111,7 @@ def _server(
     from hydra_export import serving
 
     def announce(_token: str) -> None:
-        console.print(f"Let in. For another browser: {_urls(server, access)[0]}", soft_wrap=True)
+        console.print(f"Connected. For another browser: {_urls(server, access)[0]}", soft_wrap=True)
 
     access = serving.Access(announce, is_https=tls is not None) if lan else None
     names = (*(serving.names() if lan else ()), *(name.strip().lower() for name in (host or "").split(",") if name))
@@ -149,7 +149,7 @@ def _taker(listing: Listing, device: str, folder: Path | None, console: Console)
             say(console, f"warning: {error.message} {error.__cause__}")
             raise
         told = f"{answer['records']} times of {answer['name']}: hydra-export profile --device {answer['device']}"
-        console.print(f"Kept {told} --runtime {answer['runtime']}", soft_wrap=True)
+        console.print(f"Saved {told} --runtime {answer['runtime']}", soft_wrap=True)
         return answer
 
     return taken
@@ -162,14 +162,14 @@ def _run(server: Server, kept: ExitStack, url: str, opens: bool, console: Consol
         if server.access is None:
             console.print(f"A phone on a cable: {_ADB.format(port=port)}, then {url} there.", soft_wrap=True)
         elif server.scheme == "http":
-            say(console, "note: by http, browsers give no camera, no WebGPU and one thread; https has a certificate.")
-        console.print("Ctrl-C ends it.")
+            say(console, "note: over HTTP, browsers disable the camera, WebGPU and threads; HTTPS needs a certificate.")
+        console.print("Press Ctrl-C to stop.")
         if opens:
             _open(url)
         try:
             server.serve_forever()
         except KeyboardInterrupt as error:
-            error.add_note("Nothing is served any more.")
+            error.add_note("The server has stopped.")
             raise
 
 
@@ -188,6 +188,6 @@ def _written(listing: Listing, out: Path) -> Result:
 
     resources = listing.with_session(is_static=True, is_secure=True)
     total = serving.write(resources, out)
-    note = "Camera and threads need https, and the headers that docs/playground.md lists."
+    note = "The camera and threads need HTTPS and the headers listed in docs/playground.md."
     shown = titled(f"{out}: {len(resources)} files, {size(total)}", "", note)
     return Result({"static": str(out), "files": len(resources), "bytes": total}, shown)

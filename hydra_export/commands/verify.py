@@ -14,15 +14,14 @@ def verify(
     limit_seconds: float | None = None,
     verify_with: str | None = None,
 ) -> Result:
-    """Check a bundle: every file listed and hashed, every artifact run on its golden input.
+    """Check a bundle: compare every file with its hash, and run every artifact on its golden input.
 
     Args:
         bundle: Its folder, or its archive.
-        limit_memory: MiB that the process may take in which artifacts run; by default 2 GiB, more with many cores, and
-            three times the weights of the largest artifact, or what is free. Held on Linux alone: macOS has no such
-            limits.
-        limit_seconds: Seconds that an artifact may take at each head count; by default what a slow board would.
-        verify_with: Runtimes that run artifacts beside each target's own, separated by commas; doctor lists them.
+        limit_memory: Memory limit in MiB of the process that runs artifacts; by default 2 GiB, more with many cores,
+            plus three times the largest artifact's weights, or what is free. Linux only: macOS has no such limits.
+        limit_seconds: Time limit of an artifact at each head count, in seconds; by default enough for a slow board.
+        verify_with: Comma-separated runtimes that run artifacts in addition to each target's own; doctor lists them.
     """
     from hydra_export.commands.choices import listed_names
     from hydra_export.commands.progress import shown_progress

@@ -67,7 +67,7 @@ def test_it_prints_its_address_serves_keeps_and_ends_at_ctrl_c(
     port = url.rstrip("/").rpartition(":")[2]
     assert f"adb reverse tcp:{port} tcp:{port}" in err
     assert "Kept 1 times of Google Pixel 7: hydra-export profile --device pixel7 --runtime onnxruntime-web" in err
-    assert err.splitlines()[-1] == "error: Interrupted. Nothing is served any more."
+    assert err.splitlines()[-1] == "error: Interrupted. The server has stopped."
     assert "Traceback" not in err
     assert [*temporary.iterdir()] == []
     assert [path.name for path in profiles.rglob("*") if path.is_file()] == ["pixel7.toml"]
@@ -95,12 +95,12 @@ def test_by_lan_each_address_lets_one_browser_in_and_what_http_lacks_is_said(
         url = process.stdout.readline().strip()
         assert "/?token=" in url
         said = process.stderr.readline()
-        assert "no camera" in said
+        assert "disable the camera" in said
         assert "one thread" in said
         assert b"<html" in opened(url)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             opened(url)
-        while "Let in. For another browser: http" not in (said := process.stderr.readline()):
+        while "Connected. For another browser: http" not in (said := process.stderr.readline()):
             assert process.poll() is None
         assert b"<html" in opened(said.split()[-1])
 
@@ -134,7 +134,7 @@ def test_static_writes_the_folder_and_ends(
         (["--port", "70000"], "--port is 70000. Give a number from 0 to 65535."),
         (["--https"], "--https needs a certificate. Give --certificate FILE and --key FILE."),
         (["--key", "k.pem"], "--certificate and --key are for --https. Add --https, or leave them out."),
-        (["--static", "out", "--lan"], "--static serves nothing. Leave out --lan and --https."),
+        (["--static", "out", "--lan"], "--static writes files and does not serve. Leave out --lan and --https."),
         (["--static", "."], "holds something else than this writes. Choose another --static"),
         (["--packages", "none"], "is not there in none. Install it: hydra-export serve BUNDLE --install."),
         (["--device", "pixl7"], "No device 'pixl7'. Did you mean 'pixel7'?"),
