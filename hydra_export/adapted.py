@@ -55,7 +55,7 @@ def at_image_size(info: CheckpointInfo, state: Mapping[str, Tensor], image_shape
     else:
         note += "it has no learned positions to resample."
     if info.accuracy:
-        note += " Its accuracy is that of the old size and is left out."
+        note += " Its accuracy was measured at the old size and is left out."
     changed = {"config": config, "preprocessing": preprocessing, **UNMEASURED}
     return Adapted(msgspec.structs.replace(info, **changed), state, (note,))
 
@@ -81,10 +81,10 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
         raise UnknownName("output", output, OUTPUTS)
     old, present = info.config, info.config.output_text
     if output == "logits" and not old.num_classes:
-        raise BadInput(f"{info.name} has no classifier: it gives {present}.", "Leave out `output`.", field="output")
+        raise BadInput(f"{info.name} has no classifier: it outputs {present}.", "Leave out `output`.", field="output")
     if output == "embedding" and old.pooling == "none":
         raise BadInput(
-            f"{info.name} pools no tokens: it gives {present}, and no embedding.",
+            f"{info.name} does not pool its tokens: it outputs {present} and no embedding.",
             "Leave out `output`.",
             field="output",
         )
@@ -97,12 +97,12 @@ def with_output(info: CheckpointInfo, state: Mapping[str, Tensor], output: str) 
     removed = {"labels": (), **UNMEASURED}
     if old.num_outputs:
         without = "classifier and labels" if old.num_classes else "projection"
-        notes.insert(0, f"{info.name} is exported without its {without}: it gives {config.output_text}.")
+        notes.insert(0, f"{info.name} is exported without its {without}: it outputs {config.output_text}.")
     if info.training.get("elastic"):
-        notes.append("Its channels were put into another basis when it was made elastic: these are in that basis.")
+        notes.append("Its channels were put into another basis when it was made elastic; the output is in that basis.")
     if old.pooling == "token_avg" and output == "embedding":
         notes.append(
-            "Its classifier takes the class token and the mean of the patches; the class token alone is exported."
+            "Its classifier takes the class token and the mean of the patches; only the class token is exported."
         )
     info = msgspec.structs.replace(info, name=f"{info.name}-{output}", config=config, **removed)
     return Adapted(info, state, tuple(notes))
@@ -119,7 +119,7 @@ def _without_pooling(config: HydraConfig, name: str) -> tuple[HydraConfig, dict[
     renamed, notes = {}, []
     if config.final_norm == "after_pooling":
         changed["final_norm"] = "none"
-        notes.append(f"The last norm of {name} stands after the pooling: its patch tokens are those before any norm.")
+        notes.append(f"The last norm of {name} comes after pooling, so its patch tokens are not normalised.")
     if config.distillation_token:  # a register token computes the same
         changed |= {"distillation_token": False, "register_tokens": 1}
         renamed["reg_token"] = "dist_token"
@@ -136,7 +136,7 @@ def _check_divides(image_shape: tuple[int, int], patch_size: int, name: str) -> 
     near = dict.fromkeys(str(h) if h == w else f"{h}x{w}" for h, w in shapes)
     given = "{}x{}".format(*image_shape)
     raise BadInput(
-        f"Images of {given} are no whole number of patches of {name}, which are {patch_size}x{patch_size}.",
-        f"Give `image_size` {' or '.join(near)}.",
+        f"Images of {given} do not divide into the patches of {name}, {patch_size}x{patch_size}.",
+        f"Pass `image_size` {' or '.join(near)}.",
         field="image_size",
     )

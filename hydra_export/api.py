@@ -181,7 +181,7 @@ class BundleArtifact:
         chosen = max(self.heads) if heads is None else heads
         if chosen not in self.heads:
             counts = ", ".join(map(str, self.heads))
-            raise BadInput(f"{self.entry.path} has no `heads` {chosen}.", f"Give one of {counts}.")
+            raise BadInput(f"{self.entry.path} has no `heads` {chosen}.", f"Choose from {counts}.")
         loaded = registry.get(self.target).load(self.path, chosen, threads, runtime)
         return ImageSession(loaded, self.entry, self.bundle.manifest.model.preprocessing)
 
@@ -300,8 +300,8 @@ def export(
 
     devices = [device] if isinstance(device, str) else list(device)
     if budget_ms is not None and not (devices and 0 < budget_ms < 1e9):
-        remedy = "Give a number of milliseconds above 0." if devices else "Add `device=NAME`."
-        raise BadInput(f"`budget_ms` {budget_ms:g} is for `device`, and above 0.", remedy)
+        remedy = "Use a number of milliseconds above 0." if devices else "Add `device=NAME`."
+        raise BadInput(f"`budget_ms` is {budget_ms:g}." if devices else "`budget_ms` needs `device`.", remedy)
     planned = partial(
         exporting.jobs, graphs=graphs, precisions=precisions, input=input, batch=batch, io=io, options=options
     )
@@ -369,7 +369,7 @@ def _calibration(
     from hydra_export.evaluation.confidence import logits
 
     if tell is not None and (not loaded.info.config.num_classes or len(heads) < 2 or len(chosen) < LEAST_IMAGES):
-        tell("note: No cascades: they need classes, two head counts and more calibration images.")
+        tell("note: No cascades were fitted: they need classes, two head counts and more calibration images.")
         return None
     said = logits(loaded.model, loaded.info.preprocessing, chosen.pixels, heads)
     gmacs = {k: round(network.macs(loaded.info.config, k) / 1e9, 6) for k in heads}
@@ -400,11 +400,11 @@ def _fitting(
         reasons = "; ".join(f"{entry.id}: {entry.why}" for entry in too_slow)
         raise CheckFailed(
             f"Nothing is known to fit {budget_ms:g} ms on {reasons}.",
-            f"Nothing was exported. Of {too_slow[0].runtime} on {too_slow[0].id}, hydra-export profile says what would "
-            "settle it.",
+            f"Nothing was exported. hydra-export profile shows how to settle it for {too_slow[0].runtime} on "
+            f"{too_slow[0].id}.",
         )
     for entry in missed:
-        instead = f"; k = {entry.heads} is exported, the fastest there is" if entry.heads else ""
+        instead = f"; k = {entry.heads}, the fastest, is exported" if entry.heads else ""
         tell(f"warning: {entry.id}: {entry.why}{instead}.")
     return devices
 
@@ -473,7 +473,7 @@ def choose(
     if heads is not None:
         if unknown := sorted({*heads} - {*workload.gmacs}):
             counts = ", ".join(map(str, workload.gmacs))
-            raise BadInput(f"{workload.name} has no `heads` {unknown[0]} to choose.", f"Give some of {counts}.")
+            raise BadInput(f"{workload.name} has no `heads` {unknown[0]} to choose.", f"Choose from {counts}.")
         workload = workload.only(heads)
     (entry,) = fitting.fit([device], workload, budget_ms, None if profiles is None else Path(profiles))
     return entry

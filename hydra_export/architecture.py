@@ -57,10 +57,10 @@ class Rotary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if not 1 < self.temperature <= 1e9 or not abs(self.offset) <= 1e6:
             raise BadInput(
                 f"Rotary positions have temperature {self.temperature} and offset {self.offset}.",
-                "Give a temperature above 1 and an offset within 1e6.",
+                "Use a temperature above 1 and an offset within 1e6.",
             )
         if self.reference is not None and not all(1 <= side <= _LARGEST["image_size"] for side in self.reference):
-            raise BadInput(f"Rotary positions refer to a grid of {self.reference}.", "Give rows and columns above 0.")
+            raise BadInput(f"Rotary positions refer to a grid of {self.reference}.", "Use rows and columns above 0.")
 
 
 class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,26 +131,26 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ):
             smallest = 0 if name in _MAY_BE_0 else 1
             if not smallest <= value <= largest:
-                raise BadInput(f"Model {name} is {value}.", f"Give {smallest} to {largest}.")
+                raise BadInput(f"Model {name} is {value}.", f"Use {smallest} to {largest}.")
         msgspec.structs.force_setattr(self, "image_size", as_size(*self.image_shape))  # equal models are equal
         if min(self.image_shape) < self.patch_size:
             raise BadInput(
-                f"Images of {self.image_text} are smaller than patches of {self.patch_size}.", "Give larger ones."
+                f"Images of {self.image_text} are smaller than the patches, {self.patch_size}.", "Use larger ones."
             )
         hidden = self.width(self.heads) * self.mlp_ratio
         if not 0 < self.mlp_ratio <= 64 or abs(hidden - round(hidden)) > 1e-6 or hidden < self.heads:
             raise BadInput(
-                f"MLP ratio {self.mlp_ratio} at width {self.width(self.heads)} gives no whole number of channels.",
-                "Choose a ratio for which their product is a whole number, one per head at least.",
+                f"MLP ratio {self.mlp_ratio} at width {self.width(self.heads)} is not a whole number of channels.",
+                "Choose a ratio whose product with the width is a whole number, at least one per head.",
             )
         if self.layer_scale is not None and not math.isfinite(self.layer_scale):
-            raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Give a finite number.")
+            raise BadInput(f"LayerScale starts at {self.layer_scale}.", "Use a finite number.")
         if not 1e-12 <= self.layer_norm_eps <= 1e-3:
-            raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Give 1e-12 to 0.001.")
+            raise BadInput(f"Model layer_norm_eps is {self.layer_norm_eps}.", "Use 1e-12 to 0.001.")
         self._check_tokens()
         own = self.separate_classifiers
         if own and not self.num_classes:
-            raise BadInput("Separate classifiers are listed for a model without classes.", "Give num_classes.")
+            raise BadInput("separate_classifiers is set, but the model has no classes.", "Set num_classes.")
         if list(own) != sorted({k for k in own if 1 <= k <= self.heads}):
             raise BadInput(
                 f"Separate classifiers are listed for heads {list(own)}.",
@@ -161,35 +161,37 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Refuses choices that contradict each other."""
         if self.pooling in ("token", "token_avg") and not self.class_token:
             raise BadInput(
-                f"Model pooling is {self.pooling}, and it has no class token.", "Give pooling avg, or class_token."
+                f"Model pooling is {self.pooling}, but it has no class token.", "Use pooling avg, or set class_token."
             )
         if self.pooling == "token_avg" and not self.num_classes:
             raise BadInput(
-                "Model pooling is token_avg, and it has no classifier.", "Give pooling token, or num_classes."
+                "Model pooling is token_avg, but it has no classifier.", "Use pooling token, or set num_classes."
             )
         if self.distillation_token and self.pooling != "token":
-            raise BadInput(f"A distilled model has pooling {self.pooling}.", "Give pooling token.")
+            raise BadInput(f"Pooling {self.pooling} does not work for a distilled model.", "Use pooling token.")
         if self.final_norm == "after_pooling" and len(self.classifier_names) > 1:
-            raise BadInput("A model of two classifiers has its norm after pooling.", "Give final_norm before_pooling.")
+            raise BadInput(
+                "A model with two classifiers cannot have its norm after pooling.", "Use final_norm before_pooling."
+            )
         if self.distillation_token and self.positions == "none":
-            raise BadInput("A distilled model has no learned positions.", "Give positions all or patches.")
+            raise BadInput("A distilled model needs learned positions.", "Use positions all or patches.")
         if self.distillation_token and self.register_tokens:
-            raise BadInput("A distilled model has register tokens.", "Give one or the other.")
+            raise BadInput("A distilled model cannot have register tokens.", "Choose one of the two.")
         if self.projection and self.num_classes:
             raise BadInput(
-                f"The model has {self.num_classes} classes and a projection to {self.projection} channels.",
-                "Give num_classes 0, or projection 0.",
+                f"The model has both {self.num_classes} classes and a projection to {self.projection} channels.",
+                "Set one of them to 0.",
             )
         if self.pooling == "none" and self.num_classes:
-            raise BadInput("A model without pooling has a classifier.", "Give num_classes 0, or pooling.")
+            raise BadInput("A model without pooling cannot have a classifier.", "Set num_classes to 0, or use pooling.")
         if self.pooling == "none" and self.projection:
-            raise BadInput("A model without pooling has a projection.", "Give projection 0, or pooling.")
+            raise BadInput("A model without pooling cannot have a projection.", "Set projection to 0, or use pooling.")
         if self.pooling in ("token", "token_avg", "none") and self.pool_prefix:
-            raise BadInput(f"Model pool_prefix does not go with pooling {self.pooling}.", "Leave it out.")
+            raise BadInput(f"Model pool_prefix does not work with pooling {self.pooling}.", "Leave it out.")
         if self.pooling == "none" and self.final_norm == "after_pooling":
-            raise BadInput("A model without pooling has a norm after it.", "Give final_norm before_pooling.")
+            raise BadInput("A model without pooling cannot have a norm after it.", "Use final_norm before_pooling.")
         if self.rotary is not None and self.head_dim % 4:
-            raise BadInput(f"Rotary positions with head_dim {self.head_dim}.", "Give a multiple of 4.")
+            raise BadInput(f"Rotary positions do not work with head_dim {self.head_dim}.", "Use a multiple of 4.")
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -316,7 +318,7 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if heads not in self.separate_classifiers:
             listed = ",".join(map(str, self.separate_classifiers))
             raise BadInput(
-                f"The model has no classifier for heads {heads}.", f"It has separate ones: give `heads={listed}`."
+                f"The model has no classifier for heads {heads}.", f"Choose from its separate ones: `heads={listed}`."
             )
         return tuple(f"{name}.k{heads}" for name in names)
 
@@ -332,7 +334,7 @@ def parse_heads(text: str, largest: int, usual: Sequence[int] = (), argument: st
         return tuple(range(1, largest + 1))
     example = usual if 0 < len(usual) <= _MOST_SHOWN else sorted({max(1, largest // 2), largest})
     listed = ",".join(map(str, example))
-    remedy = f"Give head counts from 1 to {largest}, each once, separated by commas, or 'all': `{argument}={listed}`."
+    remedy = f"Use head counts from 1 to {largest}, each once, separated by commas, or 'all': `{argument}={listed}`."
     heads: list[int] = []
     for part in text.split(","):
         # int() would take '1_2', '+3' and digits of other scripts.
@@ -348,7 +350,7 @@ def check_heads(heads: Sequence[int], largest: int, remedy: str = "", argument: 
         raise BadInput("No head count was given.", remedy)
     for k in heads:
         if not 1 <= k <= largest:
-            raise BadInput(f"`{argument}`: {k} is out of range.", remedy or f"Give head counts from 1 to {largest}.")
+            raise BadInput(f"`{argument}`: {k} is out of range.", remedy or f"Use head counts from 1 to {largest}.")
     if len(set(heads)) != len(heads):
         twice = next(k for k in heads if list(heads).count(k) > 1)
         raise BadInput(f"`{argument}`: {twice} is listed twice.", remedy or "List each head count once.")

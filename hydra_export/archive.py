@@ -57,7 +57,7 @@ def check_replaceable(file: Path) -> None:
         ours = False
     if not ours:
         raise OutputRefused(
-            f"{file} holds something that is not a bundle's archive.", "Choose another `out`, or move it away yourself."
+            f"{file} exists and is not a bundle's archive.", "Choose another `out`, or move it away yourself."
         )
 
 
@@ -86,7 +86,7 @@ def unpacked(file: Path) -> Iterator[Path]:
             temporary folder. That it says nothing else than its files is checked last, when the caller is done.
     """
     with files.temporary_folder() as place:
-        remedy = "Give a bundle's folder or archive."
+        remedy = "Pass a bundle's folder or archive."
         try:
             with files.opened(file, remedy=remedy) as stream:
                 folder = _unpack(stream, file, place)
@@ -105,7 +105,7 @@ def _unpack(stream: BinaryIO, file: Path, place: Path) -> Path:
         archive = zips.opened(stream)
     except zips.DAMAGED as error:
         if stream.seek(0) or stream.read(4) != b"PK\x03\x04":
-            raise BadInput(f"{file} is no archive.", "Give a bundle's folder or archive.") from error
+            raise BadInput(f"{file} is not an archive.", "Pass a bundle's folder or archive.") from error
         raise _failed(file, f"its list of files is damaged: {error}") from error
     with archive:
         entries = archive.infolist()
@@ -128,12 +128,12 @@ def _problems(entries: list[zipfile.ZipInfo]) -> Iterator[str]:
     if not entries:
         yield "it is empty"
     if len(entries) > _MOST_ENTRIES:
-        yield f"it has {len(entries)} entries, allowed are {_MOST_ENTRIES}"
+        yield f"it has {len(entries)} entries; at most {_MOST_ENTRIES} are allowed"
     seen: dict[str, str] = {}
     for entry in entries:
         name, shown = entry.filename, repr(entry.filename[:200])
         if "\0" in entry.orig_filename:
-            yield f"{shown} lies outside of it, or is not a plain path"
+            yield f"{shown} is outside the archive, or is not a plain path"
         elif problem := files.unportable(name):
             yield f"{shown} cannot be unpacked: {problem}"
         elif "/" not in name:

@@ -67,7 +67,7 @@ class Cache:
         if not os.path.lexists(mark):
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise BadInput(
-                    f"The cache {self.folder} holds something else.",
+                    f"{self.folder} exists and is not a cache.",
                     "Choose an empty folder, or one that does not exist.",
                 )
             with files.replaced_file(mark) as partial:
@@ -194,13 +194,13 @@ def _check_own(folder: Path) -> None:
     status = folder.lstat()
     if status.st_uid != os.geteuid():
         raise BadInput(
-            f"The cache {folder} belongs to another user, who may change what is taken from it.",
+            f"The cache {folder} belongs to another user, who could change its contents.",
             "Choose another `cache`.",
         )
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH:
         raise BadInput(
-            f"Every user may write into the cache {folder}, and change what is taken from it.",
-            "Choose another `cache`, or delete that one: it is made again, for you alone to write.",
+            f"Every user can write into the cache {folder} and change its contents.",
+            "Choose another `cache`, or delete this one; it is created again, writable only by you.",
         )
 
 

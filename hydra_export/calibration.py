@@ -137,10 +137,10 @@ def calibrated(
     heads, count = sorted(logits), len(logits[max(logits)])
     if count < LEAST_IMAGES:
         raise BadInput(
-            f"{count} images are too few to calibrate on.", f"Give `data` with {LEAST_IMAGES} images or more."
+            f"{count} images are too few to calibrate on.", f"Pass `data` with {LEAST_IMAGES} images or more."
         )
     if not 0 <= within <= 100:
-        raise BadInput(f"`within` is {within}.", "Give percentage points from 0 to 100, such as 0.5.")
+        raise BadInput(f"`within` is {within}.", "Use percentage points from 0 to 100, such as 0.5.")
     right_n = logits[heads[-1]].argmax(axis=1) if labels is None else labels
     order = np.random.default_rng(seed).permutation(count)
     fitted, reported = np.split(order, [round(FITTED * count)])

@@ -147,11 +147,11 @@ def with_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
     """*checkpoint* with class names, one per class in the order of the logits."""
     num_classes = checkpoint.info.config.num_classes
     if not num_classes:
-        raise BadInput(f"{checkpoint.info.name} has no classes that `labels` could name.", "Leave them out.")
+        raise BadInput(f"{checkpoint.info.name} has no classes to label with `labels`.", "Leave them out.")
     if len(labels) != num_classes:
         raise BadInput(
             f"`labels` has {len(labels)} names, {checkpoint.info.name} has {num_classes} classes.",
-            "Give one name per line, in the order of the logits.",
+            "Pass one name per line, in the order of the logits.",
         )
     return replace(checkpoint, info=msgspec.structs.replace(checkpoint.info, labels=labels))
 
@@ -162,13 +162,13 @@ def check_trained(info: CheckpointInfo, heads: Sequence[int], allow_untrained: b
     Slices of a plain ViT are what whoever asks for them wants to see: they are warned of and not refused.
     """
     if not info.trained_heads:
-        return f"{info.name} does not say which head counts were trained; check their accuracy yourself."
+        return f"{info.name} does not state which head counts were trained. Check their accuracy yourself."
     warning = untrained(info, heads)
     if warning and not allow_untrained and not info.config.is_plain(info.trained_heads):
         wanted, trained = (_joined(counts) for counts in (_untrained(info, heads), info.trained_heads))
         raise BadInput(
             f"Head counts {wanted} of {info.name} were not trained.",
-            f"Trained: {trained}. Choose among these, or give `allow_untrained`.",
+            f"Choose from {trained}, or pass `allow_untrained`.",
         )
     return warning
 
@@ -179,7 +179,7 @@ def untrained(info: CheckpointInfo, heads: Sequence[int]) -> str:
     if not counts:
         return ""
     if not info.config.is_plain(info.trained_heads):
-        return f"Head counts {_joined(counts)} of {info.name} were not trained; expect their accuracy to be useless."
+        return f"Head counts {_joined(counts)} of {info.name} were not trained. Expect useless accuracy."
     if info.training.get("elastic"):
         measured = info.accuracy or info.agreement
         shown = ", ".join(f"k={k} {measured[k]:.1f} %" for k in counts if k in measured)

@@ -67,7 +67,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 )
         if self.labels and len(self.labels) != config.num_classes:
             raise BadInput(
-                f"The checkpoint has {len(self.labels)} labels for {config.num_classes} classes.", "Give one per class."
+                f"The checkpoint has {len(self.labels)} labels for {config.num_classes} classes.", "Pass one per class."
             )
         data = self.preprocessing
         if (data.image_shape, data.channels) != (config.image_shape, config.channels):
@@ -152,7 +152,7 @@ def read(
             vit = _imported_model(source, state, _Hints(head_dim, architecture, _of_positions(state, image_size)))
             state, original, info = vit.state, vit.original, _imported(vit, source.name, preprocessing, image_size)
             if not info.config.num_classes:
-                notes.append(f"{source.name} has no classifier: it gives features, not logits.")
+                notes.append(f"{source.name} has no classifier: it outputs features, not logits.")
         _check_agrees(info.config, head_dim)
         if source.description and preprocessing is not None:
             info = _with_preprocessing(info, _named(preprocessing, info.config, image_size), notes)
@@ -191,7 +191,7 @@ def _imported_model(source: sources.Source, state: dict[str, Tensor], hints: _Hi
     if hints.architecture is not None:
         if timm_name is not None and timm_name.name.partition(".")[0] != hints.architecture.partition(".")[0]:
             raise BadInput(
-                f"{timm_name.who} names the architecture {timm_name.name}, not {hints.architecture}.",
+                f"{timm_name.who} specifies the architecture {timm_name.name}, not {hints.architecture}.",
                 "Leave out `architecture`.",
             )
         timm_name = timm_name or timm_form.of_option(hints.architecture)
@@ -214,11 +214,11 @@ def _imported(vit: ImportedModel, name: str, preprocessing: str | None, image_si
     if preprocessing is not None:
         chosen, assumed = _named(preprocessing, config, image_size), without(assumed, PREPROCESSING)
     elif vit.unusable:
-        raise BadInput(vit.unusable, "Give `preprocessing`.")
+        raise BadInput(vit.unusable, "Pass `preprocessing`.")
     elif vit.preprocessing is not None:
         chosen = vit.preprocessing
     elif config.channels != 3:
-        raise BadInput("it does not say how its images are preprocessed.", "Give `preprocessing`.")
+        raise BadInput("it does not state how its images are preprocessed.", "Pass `preprocessing`.")
     else:
         chosen = imagenet(config.image_size)
         assumed = (*assumed, DEITS_PREPROCESSING)
@@ -245,7 +245,7 @@ def _named(preprocessing: str, config: HydraConfig, image_size: ImageSize | None
 def assumed_note(info: CheckpointInfo) -> str:
     """What the user should see of what was assumed."""
     return (
-        f"Assumed of {info.name}: {'; '.join(info.assumed)}. Options settle these, and a reference output checks all "
+        f"Assumed for {info.name}: {'; '.join(info.assumed)}. Set these with options; a reference output checks all "
         "but the preprocessing."
     )
 
@@ -266,9 +266,7 @@ def _of_positions(state: Mapping[str, Tensor], size: ImageSize | None) -> tuple[
 def _check_agrees(config: HydraConfig, head_dim: int | None) -> None:
     """Refuses what the caller says where the checkpoint says otherwise."""
     if head_dim is not None and head_dim != config.head_dim:
-        raise BadInput(
-            f"its heads are {config.head_dim} wide, not {head_dim}.", "Give the head_dim that it has, or none."
-        )
+        raise BadInput(f"its heads are {config.head_dim} wide, not {head_dim}.", "Pass that head_dim, or none.")
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:

@@ -119,7 +119,7 @@ def _known(error: BaseException) -> tuple[HydraExportError, int, str]:
     if known := error if isinstance(error, HydraExportError) else refusal.of(error):
         return known, known.exit_status, known.code
     what = f"{type(error).__name__}: {error}"
-    remedy = "Run it again with --debug and report what it says."
+    remedy = "Run it again with --debug and report the output."
     return HydraExportError(f"hydra-export has a bug: {what}.", remedy), BUG, "bug"
 
 

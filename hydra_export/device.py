@@ -188,7 +188,7 @@ def read(path: Path) -> DeviceProfile:
     Raises:
         BadInput: it cannot be read, or a field is wrong; names the file and the field.
     """
-    content = files.read(path, documents.TOML_BYTES, f"Profile {path}", "Give a TOML file.")
+    content = files.read(path, documents.TOML_BYTES, f"Profile {path}", "Pass a TOML file.")
     return check(content, path)
 
 
@@ -270,7 +270,7 @@ def _problems(profile: DeviceProfile) -> Iterator[str]:
         yield "name: is empty"
     sources = {UNVERIFIED, *profile.sources}
     if UNVERIFIED in profile.sources:
-        yield f"sources: '{UNVERIFIED}' is the word for no source"
+        yield f"sources: '{UNVERIFIED}' is reserved for facts without a source"
     for name in Facts.__struct_fields__:
         fact = getattr(profile.facts, name)
         if fact is None:
@@ -297,9 +297,9 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
     if record.gmacs > record.model_gmacs * 1.001:
         yield f"gmacs: {record.gmacs} is more than the whole model's {record.model_gmacs}"
     if record.low is not None and record.low > record.ms:
-        yield f"low: {record.low} lies above ms, {record.ms}"
+        yield f"low: {record.low} is above ms, {record.ms}"
     if record.high is not None and record.high < record.ms:
-        yield f"high: {record.high} lies below ms, {record.ms}"
+        yield f"high: {record.high} is below ms, {record.ms}"
     if not record.model.strip():
         yield "model: is empty"
     if record.runtime not in targets.formats():
@@ -312,7 +312,7 @@ def _record_problems(record: LatencyRecord, sources: set[str]) -> Iterator[str]:
     elif not is_date(record.date):
         yield f"date: '{record.date}' is not YYYY-MM-DD"
     if record.provenance == "estimated" and not (record.anchors and record.formula):
-        yield "anchors: an estimate names its anchors and its formula"
+        yield "anchors: an estimate needs anchors and a formula"
 
 
 def _nearest(runtime: str) -> str:
@@ -333,7 +333,7 @@ def _bad_numbers(name: str, value: object) -> Iterator[str]:
             for item in value:
                 yield from _bad_numbers(name, item)
             if [type(item) for item in value] == [float, float] and value[0] > value[1]:
-                yield f"{name}: {value[0]} to {value[1]} is no range"
+                yield f"{name}: {value[0]} to {value[1]} is not a range"
 
 
 def ends(value: Range) -> tuple[float, float]:

@@ -59,7 +59,7 @@ def decode_toml(content: bytes, kind: type[_Kind]) -> _Kind:
         msgspec.DecodeError: it is no such document, says too much, or nests too deeply.
     """
     if len(content) > TOML_BYTES:
-        raise msgspec.DecodeError(f"it has {len(content):,} bytes, allowed are {TOML_BYTES:,}")
+        raise msgspec.DecodeError(f"it has {len(content):,} bytes; at most {TOML_BYTES:,} are allowed")
     try:
         bare = _TOML_TEXT.sub("", content.decode()).replace(" ", "").replace("\t", "")
         _check_count(sum(map(bare.count, ".=[{,")), _TOML_VALUES)
@@ -74,7 +74,7 @@ def decode_toml(content: bytes, kind: type[_Kind]) -> _Kind:
 
 def _check_count(count: int, most: int) -> None:
     if count > most:
-        raise msgspec.DecodeError(f"it holds about {count:,} values, allowed are {most:,}")
+        raise msgspec.DecodeError(f"it contains about {count:,} values; at most {most:,} are allowed")
 
 
 def _check_keys(pairs: list[tuple[str, object]]) -> None:
@@ -86,11 +86,11 @@ def _check_keys(pairs: list[tuple[str, object]]) -> None:
 
 def _check_int(digits: str) -> None:
     if len(digits) > _INT_DIGITS:
-        raise msgspec.DecodeError(f"it has a whole number of {len(digits)} digits")
+        raise msgspec.DecodeError(f"it contains an integer of {len(digits)} digits")
 
 
 def _refuse(name: str) -> NoReturn:
-    raise msgspec.DecodeError(f"{name} is no number")
+    raise msgspec.DecodeError(f"{name} is not a number")
 
 
 def _reason(error: Exception) -> str:

@@ -33,7 +33,7 @@ _REFUSALS = {
     errno.EEXIST: "Choose a path whose parents are folders.",
     errno.EISDIR: "Choose a path that is not a folder.",
     errno.EBUSY: "Choose a folder inside that mount point.",
-    errno.ELOOP: "Choose a path that is no loop of links.",
+    errno.ELOOP: "Choose a path that is not a loop of links.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
 }
 
@@ -67,7 +67,7 @@ def read(path: Path | str, limit_bytes: int, name: str = "", remedy: str = "", l
         except OSError as error:
             raise Unreadable(name, os.strerror(error.errno or 0), remedy) from error
     if len(content) > size:
-        raise Unreadable(name, "it grew while it was read", remedy or "Give a file that nothing writes to.")
+        raise Unreadable(name, "it grew while it was read", remedy or "Pass a file that nothing writes to.")
     return content
 
 
@@ -93,22 +93,22 @@ def opened(
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         missing = isinstance(error, FileNotFoundError)
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        remedy = remedy or ("Check the path." if missing else "Give a file that you may read.")
+        remedy = remedy or ("Check the path." if missing else "Pass a file that you may read.")
         raise Unreadable(name, reason, remedy, missing) from error
     with open(handle, "rb") as file:  # noqa: PTH123 (a descriptor)
         status = os.fstat(handle)
         _check_regular(status, name, remedy)
         if limit_bytes is not None and status.st_size > limit_bytes:
             allowed = f"at most {_size(limit_bytes)}"
-            reason = f"it has {status.st_size:,} bytes, allowed are {allowed}"
-            raise Unreadable(name, reason, remedy or f"Give a file of {allowed}.")
+            reason = f"it has {status.st_size:,} bytes; allowed: {allowed}"
+            raise Unreadable(name, reason, remedy or f"Pass a file of {allowed}.")
         yield file
 
 
 def _check_regular(status: os.stat_result, name: str, remedy: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a link")
-        raise Unreadable(name, f"it is {kind}, not a file", remedy or "Give a regular file.")
+        raise Unreadable(name, f"it is {kind}, not a file", remedy or "Pass a regular file.")
 
 
 def _size(num_bytes: int) -> str:
@@ -128,16 +128,16 @@ def unportable(path: str) -> str:
     """
     names = path.split("/", _DEEPEST_PATH)
     if len(path) > _LONGEST_PATH or len(names) > _DEEPEST_PATH:
-        return f"a path has at most {_LONGEST_PATH} letters, and {_DEEPEST_PATH} names"
+        return f"a path may have at most {_LONGEST_PATH} characters and {_DEEPEST_PATH} names"
     for name in names:
         if name in ("", ".", ".."):
-            return "it lies outside, or is not a plain path"
+            return "it is outside the folder, or is not a plain path"
         if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME:
-            return f"a name has at most {_LONGEST_NAME} bytes"
+            return f"a name may have at most {_LONGEST_NAME} bytes"
         if any(letter < " " or letter in _FORBIDDEN or "\ud800" <= letter <= "\udfff" for letter in name):
-            return "it has letters that no file's name may have everywhere"
+            return "it contains characters that some systems do not allow in file names"
         if name.endswith((".", " ")) or name.partition(".")[0].rstrip(" ").upper() in _DEVICES:
-            return f"Windows has no file {name[:40]!r}"
+            return f"Windows does not allow the name {name[:40]!r}"
     return ""
 
 

@@ -52,7 +52,7 @@ def _entry(advice: Advice) -> DeviceEntry:
     unknown = "it gets every head count"
     counted = "" if "fp32" in advice.precisions else f"; these times are of {path.arithmetic} files"
     if advice.constraints.budget_ms is not None:
-        unknown = f"whether it keeps {rounded(advice.budget.ms)} ms cannot be judged"
+        unknown = f"whether it meets {rounded(advice.budget.ms)} ms is unknown"
     return DeviceEntry(
         id=advice.profile.id,
         name=advice.profile.name,

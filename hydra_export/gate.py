@@ -53,9 +53,9 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
-            raise BadInput(f"`max_drop` is {self.max_drop}.", "Give percentage points from 0 to 100.")
+            raise BadInput(f"`max_drop` is {self.max_drop}.", "Use percentage points from 0 to 100.")
         if self.max_class_drop is not None and not 0 <= self.max_class_drop <= 100:
-            raise BadInput(f"`max_class_drop` is {self.max_class_drop}.", "Give percentage points from 0 to 100.")
+            raise BadInput(f"`max_class_drop` is {self.max_class_drop}.", "Use percentage points from 0 to 100.")
 
 
 @dataclass(frozen=True)

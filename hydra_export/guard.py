@@ -29,9 +29,9 @@ class RunLimits:
 
     def __post_init__(self) -> None:
         if self.memory_mib is not None and self.memory_mib < board.LEAST_MIB:
-            raise BadInput(f"`limit_memory_mib` is {self.memory_mib}.", f"Give {board.LEAST_MIB} MiB or more.")
+            raise BadInput(f"`limit_memory_mib` is {self.memory_mib}.", f"Use {board.LEAST_MIB} MiB or more.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise BadInput(f"`limit_seconds` is {self.seconds}.", "Give seconds above 0.")
+            raise BadInput(f"`limit_seconds` is {self.seconds}.", "Use seconds above 0.")
 
 
 class Inspected(msgspec.Struct, frozen=True):
@@ -98,9 +98,7 @@ class Guard:
             named = error.message if str(path) in error.message else f"{path}: {error.message}"
             remedy = "Export it again."
             if type(error) is CheckFailed and macs:  # some runtimes do not say that memory is what they lack
-                remedy += (
-                    f" Or allow more than {self.memory_mib} MiB with `limit_memory_mib`, if that is what it lacks."
-                )
+                remedy += f" Or, if it lacks memory, allow more than {self.memory_mib} MiB with `limit_memory_mib`."
             raise VerificationFailed(named, remedy) from error
 
     def check_work(self, artifact: ArtifactEntry, inspected: Inspected) -> None:
@@ -113,12 +111,12 @@ class Guard:
         path, model, work = self.folder / artifact.path, self.manifest.model, inspected.work
         mib = work.tensor_bytes // 2**20
         if mib > self.memory_mib:
-            what = f"{path} would take {mib:,} MiB for one of its tensors alone; it may take {self.memory_mib:,} MiB."
+            what = f"{path} needs {mib:,} MiB for a single tensor; the limit is {self.memory_mib:,} MiB."
             raise LimitExceeded(what, _REMEDY["memory"])
         own = model.macs(artifact.heads, batch(inspected.inputs))
         if work.macs > own:
             raise VerificationFailed(
-                f"{path} would take {work.macs / 1e9:.3g} GMACs a run; of its model it would be {own / 1e9:.3g}.",
+                f"{path} takes {work.macs / 1e9:.3g} GMACs per run; its model takes {own / 1e9:.3g}.",
                 "Export it again.",
             )
         largest, size = max(artifact.heads), self.manifest.fetch_bytes(artifact)

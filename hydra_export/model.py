@@ -66,7 +66,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
 
     def __init__(self, config: HydraConfig, **timm_arguments: Any) -> None:
         if refused := sorted(timm_arguments.keys() - _TIMM_ARGUMENTS):
-            raise BadInput(f"HydraViT takes no {refused[0]}.", f"It takes {', '.join(sorted(_TIMM_ARGUMENTS))}.")
+            raise BadInput(f"HydraViT does not take {refused[0]}.", f"It takes {', '.join(sorted(_TIMM_ARGUMENTS))}.")
         super().__init__(**_timm_arguments(config, config.heads), **timm_arguments)
         self.config, self.cuts = config, network.cuts(config)
         self._hub_mixin_config = None  # it lies in the checkpoint; a second copy could contradict it
@@ -124,7 +124,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
         if self.info is not None and self.info.config == self.config:
             return self.info
         if self.config.channels != 3:
-            raise BadInput("The model does not say how its images are normalised.", "Set model.info first.")
+            raise BadInput("The model does not state how its images are normalised.", "Set model.info first.")
         data = imagenet(self.config.image_size)
         assumed = (checkpoint_file.DEITS_PREPROCESSING,)
         return checkpoint_file.CheckpointInfo(name=name, config=self.config, preprocessing=data, assumed=assumed)
@@ -175,7 +175,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
 
     def _assert_heads(self, heads: int) -> None:
         if not 1 <= heads <= self.config.heads:
-            raise BadInput(f"The model has no subnetwork with {heads} heads.", f"Give 1 to {self.config.heads}.")
+            raise BadInput(f"The model has no subnetwork with {heads} heads.", f"Choose from 1 to {self.config.heads}.")
 
     @torch.no_grad()
     def subnetwork(self, heads: int, *, copy: bool = True) -> VisionTransformer:

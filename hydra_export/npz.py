@@ -46,7 +46,7 @@ class Archive:
         header = self.headers[name]
         num_bytes = header.dtype.itemsize * math.prod(header.shape)
         if num_bytes > self._zip.getinfo(f"{name}.npy").compress_size:
-            raise ValueError(f"{name} is shorter than its header says")
+            raise ValueError(f"{name} is shorter than its header states")
         content = np.empty(num_bytes, np.uint8)
         with self._zip.open(f"{name}.npy") as member:
             _header(member)
@@ -55,7 +55,7 @@ class Archive:
                 place[: len(piece)] = piece
                 place = place[len(piece) :]
             if place or member.read(1):  # which checks its sum
-                raise ValueError(f"{name} is of another length than its header says")
+                raise ValueError(f"{name} has another length than its header states")
         return content.view(header.dtype).reshape(header.shape)
 
 
@@ -75,7 +75,7 @@ def opened(path: Path, limit_bytes: int, names: Collection[str]) -> Iterator[Arc
         if missing := expected - entries.keys():
             raise ValueError(f"{min(missing).removesuffix('.npy')} is not in it")
         if unknown := entries.keys() - expected:
-            raise ValueError(f"{min(unknown)[:80]!r} is in it, and is nothing that belongs there")
+            raise ValueError(f"{min(unknown)[:80]!r} does not belong in it")
         if packed := [name for name in entries if entries[name].compress_type != zipfile.ZIP_STORED]:
             raise ValueError(f"{min(packed)} is compressed")
         headers = {}
@@ -96,5 +96,5 @@ def _header(member: Any) -> Header:
         except Exception as error:  # of numpy, of literals and of types: they share no base
             raise ValueError(f"a header cannot be read: {error}") from error
     if is_fortran or dtype.hasobject or any(size < 0 for size in shape):
-        raise ValueError(f"it holds {dtype} {list(shape)}, laid out in a way that is not read here")
+        raise ValueError(f"it contains {dtype} {list(shape)} in an unsupported layout")
     return Header(dtype, shape)

@@ -89,8 +89,8 @@ class ParityRecord(msgspec.Struct, frozen=True, kw_only=True):
             return "by nothing: accepted unchecked"
         why = "without labels"
         if self.accuracy_fp32 is not None:
-            chance = f"on them fp32 is right in {self.accuracy_fp32:.1f} %, not clearly above chance"
-            why = f"as the labels tell nothing: {chance}"
+            chance = f"fp32 is correct on {self.accuracy_fp32:.1f} % of them, not clearly above chance"
+            why = f"because the labels are not informative: {chance}"
         return f"by agreement on {self.num_images:,} images, {why}"
 
 
@@ -202,7 +202,7 @@ def compare(logits: Array, expected: Reference) -> ParityRecord:
     """
     exact = expected.exact
     if logits.shape != exact.shape:
-        raise ParityFailed(f"The outputs have shape {list(logits.shape)}, expected is {list(exact.shape)}.")
+        raise ParityFailed(f"The outputs have shape {list(logits.shape)}; expected {list(exact.shape)}.")
     logits = logits.astype(np.float64)
     with np.errstate(all="ignore"):  # NaN and infinity are reported by check
         cosine = _cosines(logits, exact)
@@ -241,7 +241,7 @@ def check(name: str, heads: int, record: ParityRecord, where: str = "") -> None:
     if not record.max_abs_error <= bound < math.inf:
         raise ParityFailed(
             f"{name} does not compute subnetwork {heads}{where and f' in {where}'}: its logits differ by "
-            f"{record.max_abs_error:.3g}, allowed is {bound:.3g} ({_figures(record)}).",
+            f"{record.max_abs_error:.3g}, more than the allowed {bound:.3g} ({_figures(record)}).",
             "The export was stopped and nothing was kept. Report it with this message.",
         )
 
@@ -255,7 +255,7 @@ def check_rounding(name: str, heads: int, record: ParityRecord, where: str = "")
             f"{name} loses subnetwork {heads} to rounding{where and f' in {where}'}: its logits differ by "
             f"{record.max_abs_error:.3g} ({_figures(record)}); at least {_SMALLEST_COSINE} and "
             f"{_SMALLEST_AGREEMENT:.0%} are needed.",
-            "The export was stopped and nothing was kept. Give `precision=fp32`, or `check_images` like the app's.",
+            "The export was stopped and nothing was kept. Pass `precision=fp32`, or `check_images` like the app's.",
         )
 
 
@@ -264,7 +264,7 @@ def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, whe
     place = f"{name} at k = {heads}{where and f' in {where}'}"
     remedy = "The export was stopped and nothing was kept. Try another `precision`"
     if not record.max_abs_error < math.inf:
-        raise ParityFailed(f"{place} gives numbers that are none.", f"{remedy}.")
+        raise ParityFailed(f"{place} outputs NaN or infinity.", f"{remedy}.")
     if record.accuracy is not None and record.accuracy_fp32 is not None:
         drop = record.accuracy_fp32 - record.accuracy
         if drop > gate.max_drop + _ROUNDING:
@@ -291,12 +291,12 @@ def check_quantized(name: str, heads: int, record: ParityRecord, gate: Gate, whe
 def _why_agreement(record: ParityRecord, gate: Gate) -> tuple[str, str]:
     """Why the agreement of *record* decides, and what would decide instead."""
     if record.accuracy is not None:
-        drop = f"that top-1 drops by at most {gate.max_drop:g} points is not known from so few"
-        return f", as {drop}", "give more labelled images, or allow more with `max_drop`"
+        drop = f"too few to show that top-1 drops by at most {gate.max_drop:g} points"
+        return f": {drop}", "pass more labelled images, or allow more with `max_drop`"
     if record.accuracy_fp32 is not None:
-        chance = f"the model itself is right on {record.accuracy_fp32:.1f} %, which is not clearly above chance"
-        return f", as the labels tell nothing: {chance}", "give images whose labels are the model's"
-    return "", "give labelled images, whose accuracy decides of a model with classes"
+        chance = f"the model itself is correct on {record.accuracy_fp32:.1f} %, not clearly above chance"
+        return f", because the labels are not informative: {chance}", "pass images whose labels are the model's"
+    return "", "pass labelled images, to judge by accuracy"
 
 
 def verifying(target: Target, precision: Precision, further: Collection[str] = ()) -> tuple[Runtime, ...]:
@@ -309,7 +309,7 @@ def check_further(names: Iterable[str], among: Iterable[Target]) -> None:
     known = {each.name for target in among for precision in target.precisions for each in target.runtimes(precision)}
     for name in names:
         if name not in known:
-            raise UnknownName("runtime here that could verify as well,", name, sorted(known), field="verify_with")
+            raise UnknownName("additional runtime", name, sorted(known), field="verify_with")
 
 
 def verify(

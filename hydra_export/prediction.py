@@ -92,7 +92,7 @@ def predict(
         LimitExceeded, VerificationFailed: as ``verify`` raises them, of what is run.
     """
     if top < 1:
-        raise BadInput(f"`top` is {top}.", "Give 1 or more.")
+        raise BadInput(f"`top` is {top}.", "Use 1 or more.")
     with ExitStack() as stack:
         folder = stack.enter_context(archive.unpacked(path)) if path.is_file() else path
         manifest = bundle.read(folder)
@@ -187,7 +187,7 @@ def _of_cascade(manifest: Manifest, as_good_as: int, listed: Sequence[ArtifactEn
         told = (
             f"It has cascades for {', '.join(map(str, known))}." if known else "Calibrate it: hydra-export calibrate."
         )
-        raise BadInput(f"The bundle has no cascade that is as good as {as_good_as}.", told, field="as_good_as")
+        raise BadInput(f"The bundle has no cascade as good as k = {as_good_as}.", told, field="as_good_as")
     kinds: dict[str, dict[int, ArtifactEntry]] = {}
     for entry in listed:
         for k in sorted({*known[as_good_as]}.intersection(entry.heads)):
@@ -195,7 +195,8 @@ def _of_cascade(manifest: Manifest, as_good_as: int, listed: Sequence[ArtifactEn
     whole = [dict(sorted(each.items())) for each in kinds.values() if each.keys() == {*known[as_good_as]}]
     if not whole:
         raise BadInput(
-            f"No kind of artifact here runs k = {', '.join(map(str, known[as_good_as]))}.", "Leave out `artifact`."
+            f"No kind of artifact that runs here has k = {', '.join(map(str, known[as_good_as]))}.",
+            "Leave out `artifact`.",
         )
     return [*whole]
 
@@ -211,7 +212,7 @@ def candidates(manifest: Manifest, heads: int | None, target: str | None, artifa
     ]
     if not fitting:
         listed = "; ".join(f"{entry.path}: k = {', '.join(map(str, entry.heads))}" for entry in manifest.artifacts)
-        raise BadInput("The bundle holds no such artifact.", f"It holds {listed}.", field="artifact")
+        raise BadInput("The bundle contains no such artifact.", f"It contains {listed}.", field="artifact")
     return sorted(fitting, key=_slowness)
 
 

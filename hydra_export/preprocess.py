@@ -41,20 +41,20 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1:
-            raise BadInput(f"Preprocessing image_size is {self.image_size}.", "Give a positive number of pixels.")
+            raise BadInput(f"Preprocessing image_size is {self.image_size}.", "Pass a positive number of pixels.")
         msgspec.structs.force_setattr(self, "image_size", as_size(*self.image_shape))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise BadInput(
                 f"Preprocessing has {len(self.mean)} means and {len(self.std)} standard deviations.",
-                "Give one of each per channel, for 1 or 3 channels.",
+                "Pass one of each per channel, for 1 or 3 channels.",
             )
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise BadInput(
                 f"Preprocessing mean {self.mean} and std {self.std} cannot be used.",
-                "Give finite means and positive standard deviations.",
+                "Use finite means and positive standard deviations.",
             )
         if not 0.1 <= self.crop <= 1:
-            raise BadInput(f"Preprocessing crop is {self.crop}.", "Give a share from 0.1 to 1.")
+            raise BadInput(f"Preprocessing crop is {self.crop}.", "Use a share from 0.1 to 1.")
 
     @property
     def channels(self) -> int:
@@ -125,7 +125,7 @@ def named(given: str, image_size: ImageSize) -> Preprocessing:
     """
     if given in (known := {"hydravit": hydravit, "imagenet": imagenet, "inception": inception}):
         return known[given](image_size)
-    remedy = f'Give {", ".join(known)}, or a JSON file: {{"image_size": 224, "mean": [..], "std": [..]}}.'
+    remedy = f'Use {", ".join(known)}, or a JSON file: {{"image_size": 224, "mean": [..], "std": [..]}}.'
     try:
         return documents.decode_json(files.read(given, _LARGEST_FILE), Preprocessing)
     except Unreadable as error:

@@ -19,7 +19,7 @@ _KINDS = {
     **dict.fromkeys((_OF.TYPE_DOUBLE, _OF.TYPE_FIXED64, _OF.TYPE_SFIXED64), _FIXED64),
     **dict.fromkeys((_OF.TYPE_FLOAT, _OF.TYPE_FIXED32, _OF.TYPE_SFIXED32), _FIXED32),
 }
-_TOO_MUCH = "it says more than a file of its size may"
+_TOO_MUCH = "it contains more fields than its size allows"
 
 
 class _Field(NamedTuple):
@@ -73,7 +73,7 @@ class _Counter:
             if self._known_only and (
                 field is None or kind not in (field.kind, _LENGTH if field.packed else field.kind)
             ):
-                raise ValueError(f"it uses field {key >> 3} of {descriptor.name}, which is not understood here")
+                raise ValueError(f"it uses field {key >> 3} of {descriptor.name}, which is not supported")
             if kind == _LENGTH:
                 length = content[at]
                 if length < 128:
@@ -81,7 +81,7 @@ class _Counter:
                 else:
                     length, at = self._varint(at)
                 if length > end - at:
-                    raise ValueError("a field goes beyond its message")
+                    raise ValueError("a field extends beyond its message")
                 if field is None:
                     pass
                 elif field.message is not None:
@@ -98,7 +98,7 @@ class _Counter:
             else:
                 raise ValueError(f"a field is of the unknown kind {kind}")
         if at > end:
-            raise ValueError("a field goes beyond its message")
+            raise ValueError("a field extends beyond its message")
         if self._left < 0:
             raise ValueError(_TOO_MUCH)
 

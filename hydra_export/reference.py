@@ -79,15 +79,15 @@ def _held_to(
     expected = parity.of_images(checkpoint.model, checkpoint.info.config.heads, image_NCHW)
     if logits_NK.shape != expected.exact.shape:
         raise ParityFailed(
-            f"{checkpoint.info.name} gives outputs {list(expected.exact.shape)}, {who} says {list(logits_NK.shape)}.",
-            "Nothing was written. Give the reference of this model.",
+            f"{checkpoint.info.name} has outputs {list(expected.exact.shape)}; {who} has {list(logits_NK.shape)}.",
+            "Nothing was written. Pass the reference of this model.",
         )
     error = float(np.abs(logits_NK.astype(np.float64) - expected.exact).max())
     if not error <= expected.bound:
         raise ParityFailed(
-            f"{checkpoint.info.name} does not compute what {who} says: outputs differ by {error:.3g}, allowed is "
+            f"{checkpoint.info.name} does not reproduce {who}: outputs differ by {error:.3g}, more than the allowed "
             f"{expected.bound:.3g}.",
-            "Nothing was written. Settle what is assumed of it, or write the reference in float32 on a CPU.",
+            "Nothing was written. Set what is assumed, or write the reference in float32 on a CPU.",
         )
     # The image has the model's size and the outputs depend on all the rest.
     still = tuple(line for line in checkpoint.info.assumed if line.startswith(PREPROCESSING))
@@ -101,7 +101,7 @@ def _outputs(module: torch.nn.Module, image_NCHW: torch.Tensor) -> NDArray[np.fl
     first = next(module.parameters(), image_NCHW)
     if first.dtype != image_NCHW.dtype or first.device != image_NCHW.device:
         raise BadInput(
-            f"The {type(module).__name__} is of {first.dtype} on {first.device}.", "Give module.float().cpu()."
+            f"The {type(module).__name__} is of {first.dtype} on {first.device}.", "Pass module.float().cpu()."
         )
     was_training = module.training
     try:
@@ -109,16 +109,14 @@ def _outputs(module: torch.nn.Module, image_NCHW: torch.Tensor) -> NDArray[np.fl
             output: Any = module.eval()(image_NCHW)
     except (TypeError, ValueError) as error:  # of a module that needs texts, for one
         raise BadInput(
-            f"The {type(module).__name__} does not take images alone: {str(error).splitlines()[0]}.",
-            "Give the module of its image tower.",
+            f"The {type(module).__name__} does not take only images: {str(error).splitlines()[0]}.",
+            "Pass the module of its image encoder.",
         ) from error
     finally:
         module.train(was_training)
     logits = _vectors(output, module)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(image_NCHW):
-        raise BadInput(
-            f"The module returns {type(logits).__name__}, not logits [N, K].", "Give one that returns these."
-        )
+        raise BadInput(f"The module returns {type(logits).__name__}, not logits [N, K].", "Pass a module that does.")
     return np.asarray(logits.float().cpu().numpy(), np.float32)
 
 
@@ -163,5 +161,5 @@ def _read(path: Path, config: HydraConfig) -> tuple[NDArray[np.float32], NDArray
     except npz.DAMAGED as error:
         raise BadData(f"Reference {path} cannot be used: {error}.", _REMEDY) from error
     if not len(image) or not all(np.isfinite(array).all() for array in (image, logits)):
-        raise BadData(f"Reference {path} has no images, or numbers that are none.", _REMEDY)
+        raise BadData(f"Reference {path} has no images, or contains NaN or infinity.", _REMEDY)
     return image, logits

@@ -21,8 +21,8 @@ _TOO_MANY_FILES = os.strerror(errno.EMFILE)
 _REMEDIES = {
     errno.ENOSPC: "Free some space.",
     errno.EDQUOT: "Free some of your quota.",
-    errno.EACCES: "Give yourself permission.",
-    errno.EPERM: "Give yourself permission.",
+    errno.EACCES: "Grant yourself permission.",
+    errno.EPERM: "Grant yourself permission.",
 }
 
 
@@ -43,7 +43,7 @@ def check_working_directory() -> None:
 def check_utf8(path: str) -> None:
     """Raises SystemRefused for a path that is not: onnx, onnxruntime and safetensors cannot open it."""
     if in_utf8(path) != path:
-        raise SystemRefused(f"'{path}' is not UTF-8, and libraries cannot open it.", "Rename it, or choose another.")
+        raise SystemRefused(f"'{path}' is not UTF-8, so libraries cannot open it.", "Rename it, or choose another.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -61,7 +61,7 @@ def _of(error: BaseException) -> SystemRefused | None:
     if _TOO_MANY_FILES in str(error):
         return SystemRefused(f"The system refuses to open more files: {error}.", "Raise the limit: ulimit -n 1024.")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return SystemRefused(f"'{error.object}' is not UTF-8, and has to be written down.", "Rename it.")
+        return SystemRefused(f"'{error.object}' is not UTF-8, so it cannot be written.", "Rename it.")
     if isinstance(error, OSError):
         return _refused(error)
     return None

@@ -53,7 +53,7 @@ def results() -> Iterator[None]:
         sys.stdout = None  # closed, for whoever wants to print an error there
         reason = os.strerror(error.errno or 0)
         raise OutputRefused(
-            f"Cannot write to standard output: {reason}.", "Send it to where there is space."
+            f"Cannot write to standard output: {reason}.", "Redirect it to a place with free space."
         ) from error
 
 

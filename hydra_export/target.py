@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if spec.options is None:
             return cls()
         if not isinstance(spec.options, cls):
-            raise TypeError(f"{spec.options} are the options of another target; this one has {cls.__name__}.")
+            raise TypeError(f"{spec.options} are options of another target; this one takes {cls.__name__}.")
         return spec.options
 
     @classmethod
@@ -97,7 +97,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         if isinstance(self.batch, int) and self.batch < 1:
-            raise BadInput(f"A batch of {self.batch} images cannot be run.", "Give 1 or more, or 'dynamic'.")
+            raise BadInput(f"A batch of {self.batch} images is not possible.", "Use 1 or more, or 'dynamic'.")
 
 
 class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

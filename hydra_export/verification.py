@@ -103,7 +103,7 @@ def read_whole(folder: Path) -> bundle.Manifest:
     try:
         return _read_whole(folder)
     except OSError as error:
-        raise BadInput(f"{folder} cannot be read: {error}.", "Give yourself permission to read all of it.") from error
+        raise BadInput(f"{folder} cannot be read: {error}.", "Grant yourself permission to read all of it.") from error
 
 
 def _read_whole(folder: Path) -> bundle.Manifest:
@@ -116,7 +116,7 @@ def _read_whole(folder: Path) -> bundle.Manifest:
             raise _failed(folder, [f"{needed} is missing"])
     sums = _read_sums(folder)
     if _manifest_sha256(folder) != sums.get(bundle.MANIFEST):
-        raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of both is damaged"])
+        raise _failed(folder, [f"{bundle.MANIFEST} does not have the hash in {bundle.SUMS}; one of the two is damaged"])
     manifest = bundle.read(folder)
     digests = {entry.path: entry.sha256 for entry in manifest.files}
     own = {bundle.MANIFEST, bundle.SUMS}
@@ -149,7 +149,7 @@ def _manifest_sha256(folder: Path) -> str:
 def _damage(folder: Path, entry: bundle.FileEntry) -> Iterator[str]:
     """The size first: what is not as large as it should be costs no more than that look."""
     if (size := (folder / entry.path).stat().st_size) != entry.bytes:
-        yield f"{entry.path} is damaged: it has {size} bytes, {bundle.MANIFEST} says {entry.bytes}"
+        yield f"{entry.path} is damaged: it has {size} bytes, but {bundle.MANIFEST} states {entry.bytes}"
     elif files.sha256(folder / entry.path) != entry.sha256:
         yield f"{entry.path} is damaged (its SHA-256 differs)"
 
@@ -178,14 +178,14 @@ def _other_metadata(
         own, value = ours.get(key, ""), expected.get(key, "")
         if own != value:
             what = key.removeprefix(METADATA_PREFIX)
-            yield f"says {what} {own[:80]!r} of itself, and {bundle.MANIFEST} says {value[:80]!r}"
+            yield f"states {what} {own[:80]!r}, but {bundle.MANIFEST} states {value[:80]!r}"
 
 
 def _other_signature(signature: Interface, artifact: bundle.ArtifactEntry) -> Iterator[str]:
     """Where apps that go by the manifest would give or expect something else than the artifact does."""
     for what, own, expected in zip(("takes", "gives"), signature, (artifact.inputs, artifact.outputs), strict=True):
         if own != expected:
-            yield f"{what} {_listed(own)}, and {bundle.MANIFEST} says {_listed(expected)}"
+            yield f"{what} {_listed(own)}, but {bundle.MANIFEST} states {_listed(expected)}"
 
 
 def _listed(tensors: Sequence[TensorInfo]) -> str:
@@ -200,7 +200,7 @@ def check_artifact(guard: Guard, artifact: bundle.ArtifactEntry) -> None:
         raise _failed(guard.folder, [f"{artifact.path} has the unknown target '{artifact.target}'"]) from error
     if artifact.graph not in target.graphs or artifact.precision not in target.precisions:
         what = f"{artifact.graph} {artifact.precision}"
-        problem = f"{artifact.path} is said to be {what}, which target '{target.name}' does not write"
+        problem = f"{artifact.path} is listed as {what}, which target '{target.name}' does not write"
         raise _failed(guard.folder, [problem])
     inspected = guard.inspect(artifact)
     for problem in (

@@ -32,7 +32,7 @@ def opened(file: BinaryIO) -> zipfile.ZipFile:
     listed = sum(entry.compress_size for entry in archive.infolist())
     size = file.seek(0, 2)
     if listed > size:
-        raise zipfile.BadZipFile(f"its entries take {listed:,} bytes, and it has {size:,}")
+        raise zipfile.BadZipFile(f"its entries take {listed:,} bytes, but it has {size:,}")
     return archive
 
 
@@ -55,5 +55,5 @@ class _Frugal:
 
     def read(self, size: int = -1) -> bytes:
         if size > _LISTING_BYTES:
-            raise zipfile.BadZipFile(f"its list of entries has {size:,} bytes, allowed are {_LISTING_BYTES:,}")
+            raise zipfile.BadZipFile(f"its list of entries has {size:,} bytes; at most {_LISTING_BYTES:,} are allowed")
         return self._file.read(_LISTING_BYTES if size < 0 else size)  # without a size: the end, of 64 KiB at most

@@ -61,7 +61,7 @@ def test_tokens_are_those_of_the_patches_after_the_last_norm(name: str) -> None:
             given = found.model(image_BCHW, k)
         assert given.shape[1:] == found.info.config.output_shape(k)
         torch.testing.assert_close(given, taken, rtol=0, atol=1e-5)
-    said = any("stands after the pooling" in note for note in found.notes)
+    said = any("comes after pooling" in note for note in found.notes)
     assert said is (config.final_norm == "after_pooling")
 
 
@@ -156,7 +156,7 @@ def test_every_variant_is_resampled_as_timm_resamples_its_full_width(name: str) 
     with torch.no_grad():
         torch.testing.assert_close(found.model.subnetwork(4)(image_BCHW), theirs(image_BCHW), rtol=0, atol=1e-5)
     assert (found.info.accuracy, found.info.accuracy_data, found.info.labels) == ({}, "", whole.info.labels)
-    assert "Its accuracy is that of the old size" in found.notes[-1]
+    assert "Its accuracy was measured at the old size" in found.notes[-1]
     assert checkpoints.with_image_size(whole, 16) == whole
 
 

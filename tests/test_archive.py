@@ -174,11 +174,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "newline": (add("tiny/ev\nil"), "il"),
     "escape": (add("tiny/\x1b[31mevil"), "evil"),
     "colon": (add("tiny/evil:stream"), "evil"),
-    "device of Windows": (add("tiny/CON"), "Windows has no file 'CON'"),
-    "device with an ending": (add("tiny/nul.x"), "Windows has no file 'nul.x'"),
-    "folder called as a device": (add("tiny/com1/evil"), "Windows has no file 'com1'"),
-    "dot at the end": (add("tiny/evil."), "Windows has no file"),
-    "space at the end": (add("tiny/evil "), "Windows has no file"),
+    "device of Windows": (add("tiny/CON"), "Windows does not allow the name 'CON'"),
+    "device with an ending": (add("tiny/nul.x"), "Windows does not allow the name 'nul.x'"),
+    "folder called as a device": (add("tiny/com1/evil"), "Windows does not allow the name 'com1'"),
+    "dot at the end": (add("tiny/evil."), "Windows does not allow the name"),
+    "space at the end": (add("tiny/evil "), "Windows does not allow the name"),
     "32,767 names": (add("/".join("a" * 32_767)), "at most 1024 letters, and 32 names"),
     "1,900 levels": (add("tiny/" + "/".join("a" * 400)), "at most 1024 letters, and 32 names"),
     "a long name": (add("tiny/" + "\u00e4" * 130), "at most 255 bytes"),
@@ -331,7 +331,7 @@ def _directory(count: int, each: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(200_000, "allowed are 4,194,304"), (60_000, "60000 entries, allowed are 10000")]
+    ("count", "said"), [(200_000, "at most 4,194,304"), (60_000, "60000 entries; at most 10000 are allowed")]
 )
 def test_a_list_of_entries_is_not_read_where_it_is_too_long(
     tmp_path: Path, temporary: Path, count: int, said: str

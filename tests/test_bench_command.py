@@ -117,8 +117,8 @@ def test_a_runtime_that_is_not_there_is_refused(exported: Path, capsys: Capture)
     [
         (["--threads", "0"], "--threads is 0."),
         (["--threads", "1,"], "--threads is 1,."),
-        (["--device", "rpi5"], "--device is for --save"),
-        (["--profiles", "x"], "--profiles is for --save"),
+        (["--device", "rpi5"], "--device only works with --save"),
+        (["--profiles", "x"], "--profiles only works with --save"),
         (["--standalone", "x"], "Unknown option: --standalone. Type: hydra-export bench standalone BUNDLE FOLDER."),
         (["--compare", "x"], "Unknown option: --compare. Type: hydra-export bench compare OLD NEW."),
     ],
@@ -173,7 +173,7 @@ def test_a_machine_without_a_profile_gets_one(report: Report, settings: Path) ->
     again, other, _count = bench.save(elsewhere)
     assert (again.profile.id, other) == (known.profile.id, path)
     nobody = msgspec.structs.replace(report, machine=msgspec.structs.replace(report.machine, says={}))
-    with pytest.raises(BadInput, match="says nothing of itself"):
+    with pytest.raises(BadInput, match="reports nothing to identify it by"):
         bench.save(nobody)
 
 

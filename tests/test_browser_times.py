@@ -184,7 +184,7 @@ def test_what_other_tools_printed_is_of_no_browser(tmp_path: Path) -> None:
     summary = {"execution_summary": {"estimated_inference_time": 5900}, "execution_detail": [{"compute_unit": "CPU"}]}
     (tmp_path / "hub.json").write_text(json.dumps(summary))
     asked = Asked(model=REFERENCE, named="it", graphs={}, heads=6, runtime="onnxruntime-web")
-    with pytest.raises(BadInput, match="no measurement of a browser"):
+    with pytest.raises(BadInput, match="not a browser measurement"):
         read_results(tmp_path / "hub.json", asked)
 
 
@@ -192,7 +192,7 @@ def test_a_record_of_another_model_is_refused_with_what_to_give(tmp_path: Path, 
     (tmp_path / "times.json").write_text(json.dumps(document("other")))
     assert main(["profile", "import", str(tmp_path / "times.json"), "--profiles", str(mine)]) == 2
     said = capsys.readouterr().err
-    assert "model.name: it is of 'other', not of hydravit_base_patch16_224. Give the --bundle" in said
+    assert "model.name: it is 'other', not hydravit_base_patch16_224. Pass the --bundle" in said
     assert [*mine.iterdir()] == []
 
 
@@ -226,5 +226,5 @@ def test_a_fleet_takes_the_head_counts_that_were_timed(
 def test_the_record_is_read_as_the_server_reads_it() -> None:
     content = json.dumps(document()).encode()
     assert browser.decode(content, "it").samples_ms[6][0] == 3.0
-    with pytest.raises(BadInput, match="it is no record of a browser's times"):
+    with pytest.raises(BadInput, match="is not a record of browser times"):
         browser.decode(content[:-1], "it")

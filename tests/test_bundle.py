@@ -196,11 +196,11 @@ def change(folder: Path, edit: Callable[[Any], Any]) -> None:
         (lambda m: m["artifacts"][0]["files"].append("onnx/more.bin"), "onnx/more.bin, which .* needs, is not listed"),
         (lambda m: m["artifacts"][0].update(heads=[]), r"has heads \[\]"),
         (lambda m: m["artifacts"][0].update(heads=[3]), r"has heads \[3\], listed are \[2, 4\]"),
-        (lambda m: m["artifacts"][0]["parity"].clear(), "parity of .* is of other heads"),
+        (lambda m: m["artifacts"][0]["parity"].clear(), "parity of .* is for other heads"),
         (lambda m: m["files"].append(m["files"][0]), "listed twice"),
         (lambda m: m["model"]["subnetworks"].reverse(), "do not ascend"),
         (lambda m: m["model"]["subnetworks"][0].update(heads=5), "do not ascend"),
-        (lambda m: m["model"]["preprocessing"].update(image_size=17), "preprocessing makes other images"),
+        (lambda m: m["model"]["preprocessing"].update(image_size=17), "preprocessing produces other images"),
         (lambda m: m["model"]["preprocessing"].update(crop=7), "crop"),
         (lambda m: m["model"]["config"].update(depth=-1), "depth"),
         (lambda m: m["model"]["config"].update(unknown=1), "unknown"),
@@ -327,7 +327,7 @@ def test_golden_data_that_contradict_the_manifest_are_refused(
     manifest = bundle.read(folder)
     edit(golden_arrays)
     (folder / bundle.GOLDEN).write_bytes(saved(golden_arrays))
-    with pytest.raises(VerificationFailed, match=r"golden\.npz does not hold the golden data"):
+    with pytest.raises(VerificationFailed, match=r"golden\.npz is not valid golden data"):
         bundle.read_golden(folder, manifest)
 
 

@@ -95,7 +95,7 @@ def test_a_file_in_the_archives_place_that_is_none_is_refused_and_kept(
 ) -> None:
     (tmp_path / "out.zip").write_bytes(content)
     assert bundled("--checkpoint", tiny_checkpoint, "--no-cache", "--out", tmp_path / "out") == 2
-    assert "out.zip holds something that is not a bundle's archive" in " ".join(capsys.readouterr().err.split())
+    assert "out.zip exists and is not a bundle's archive" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "out.zip").read_bytes() == content
     assert not (tmp_path / "out").exists()
 

@@ -116,16 +116,16 @@ _GOLDEN: dict[str, tuple[Change, str]] = {
     "an array twice": (_member("pixels.npy", b"x"), "twice"),
     "compressed": (_compressed, "is compressed"),
     "60,000 images": (_many_images, "is compressed"),
-    "80 images": (lambda folder: _cut(folder, [0] * 80), "it holds 80 images, allowed are 1 to 64"),
+    "80 images": (lambda folder: _cut(folder, [0] * 80), "it contains 80 images; 1 to 64 are allowed"),
     "no images": (lambda folder: _cut(folder, []), "it holds 0 images"),
     "of another shape": (_with(pixels=np.zeros((4, 16, 16, 1), np.uint8)), "pixels is uint8 [4, 16, 16, 1]"),
     "of another type": (_with(logits_k2=np.zeros((4, 7), np.float32)), "logits_k2 is float32 [4, 7]"),
-    "of Python's objects": (_replaced("pixels", _header((4, 16, 16, 3), "|O")), "laid out in a way"),
-    "not in C's order": (_replaced("pixels", _header((4, 16, 16, 3), fortran=True)), "laid out in a way"),
+    "of Python's objects": (_replaced("pixels", _header((4, 16, 16, 3), "|O")), "in an unsupported layout"),
+    "not in C's order": (_replaced("pixels", _header((4, 16, 16, 3), fortran=True)), "in an unsupported layout"),
     "of no bytes": (_replaced("pixels", _header((4, 16, 16, 3))), "pixels is shorter"),
     "of too many bytes": (_replaced("pixels", _header((4, 16, 16, 3)) + bytes(4000)), "pixels is of another length"),
     "enormous": (_replaced("pixels", _header((4, 2**40, 2**40, 3))), "pixels is uint8"),
-    "of axes below zero": (_replaced("pixels", _header((4, -16, -16, 3))), "laid out in a way"),
+    "of axes below zero": (_replaced("pixels", _header((4, -16, -16, 3))), "in an unsupported layout"),
     "of no header": (_replaced("pixels", b"hello"), "magic string"),
     "of half a header": (_replaced("pixels", _header((4,))[:20]), "EOF"),
     "of a program for a header": (_replaced("pixels", _text_header("__import__('os')")), "malformed node"),
@@ -134,7 +134,7 @@ _GOLDEN: dict[str, tuple[Change, str]] = {
     "no archive": (lambda folder: (folder / GOLDEN).write_bytes(b"hello"), "not a zip file"),
     "a pipe": (_pipe, "it is a named pipe, not a file"),
     "endless": (_zeros, "it is a device, not a file"),
-    "a sparse terabyte": (_sparse, "bytes, allowed are at most 1024 MiB"),
+    "a sparse terabyte": (_sparse, "bytes; allowed: at most 1024 MiB"),
 }
 
 
@@ -185,11 +185,14 @@ _MANIFEST: dict[str, tuple[Callable[[Any], Any], str]] = {
     "heads twice": (_artifact("heads", [2, 2]), "has heads [2, 2]"),
     "a size below zero": (lambda m: m["files"][0].update(bytes=-1), ">= 0"),
     "a hash that is none": (lambda m: m["files"][0].update(sha256="x"), "matching regex"),
-    "a file that Windows cannot hold": (lambda m: m["files"][0].update(path="onnx/NUL.x"), "Windows has no file"),
+    "a file that Windows cannot hold": (
+        lambda m: m["files"][0].update(path="onnx/NUL.x"),
+        "Windows does not allow the name",
+    ),
     "a deep path": (lambda m: m["files"][0].update(path="a/" * 16_000 + "a"), "at most 1024 letters"),
     "labels of other classes": (lambda m: m["model"].update(labels=["a", "b"]), "2 labels of 7 classes"),
-    "a million labels": (lambda m: m["model"].update(labels=["a"] * 1_000_000), "values, allowed are"),
-    "no inputs": (_artifact("inputs", []), "takes or gives nothing"),
+    "a million labels": (lambda m: m["model"].update(labels=["a"] * 1_000_000), "values; at most"),
+    "no inputs": (_artifact("inputs", []), "has no input or no output"),
     "a batch beyond belief": (
         lambda m: m["artifacts"][0]["inputs"][0].update(shape=[10**12, 3, 16, 16]),
         "takes 1000000000000 images at once",
@@ -240,7 +243,7 @@ def test_a_manifest_and_sums_that_are_no_files_are_not_waited_for(folder: Path, 
     else:
         (folder / name).touch()
         os.truncate(folder / name, 2**40)
-    with pytest.raises(VerificationFailed, match=r"special file|bytes, allowed are at most 8 MiB"):
+    with pytest.raises(VerificationFailed, match=r"special file|bytes; allowed: at most 8 MiB"):
         verify(folder)
     if name == "manifest.json":
         assert main(["report", str(folder), "--out", str(folder.parent / "report.html")]) == 1

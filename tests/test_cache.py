@@ -125,7 +125,7 @@ def test_a_folder_that_others_may_change_is_refused(cache: Cache, monkeypatch: p
     for place in ("files", "writes", "."):
         (cache.folder / place).mkdir(exist_ok=True)
         (cache.folder / place).chmod(0o777)
-        with pytest.raises(BadInput, match="Every user may write into the cache"):
+        with pytest.raises(BadInput, match="Every user can write into the cache"):
             cache.check()
         (cache.folder / place).chmod(0o775)
     cache.check()

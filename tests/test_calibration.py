@@ -248,7 +248,7 @@ def test_a_flat_folder_is_judged_by_the_largest_head_count(copy: Path, tmp_path:
 def test_models_without_classes_of_their_own_are_refused(copy: Path, tmp_path: Path, capsys: Capture) -> None:
     api.export(checkpoint.load(), tmp_path / "features", output="embedding", heads=3)
     assert main(["calibrate", str(tmp_path / "features")]) == 2
-    assert "no classes to be sure of" in " ".join(capsys.readouterr().err.split())
+    assert "no classes, so it cannot be calibrated" in " ".join(capsys.readouterr().err.split())
     assert main(["calibrate", str(copy), "--data", "digits"]) == 2
     assert "tells 10 classes apart" in " ".join(capsys.readouterr().err.split())
     assert main(["calibrate", str(copy), "--max-images", "0"]) == 2
@@ -302,5 +302,5 @@ def test_an_export_can_be_calibrated_by_the_model_itself(copy: Path, tmp_path: P
         assert one.temperature == pytest.approx(other.temperature, abs=1e-3)
         assert one.accuracy == pytest.approx(other.accuracy, abs=0.3)
     assert made.verify()
-    with pytest.raises(BadInput, match="no classes to be sure of"):
+    with pytest.raises(BadInput, match="no classes, so it cannot be calibrated"):
         api.export(checkpoint.load(), tmp_path / "features", heads=3, output="embedding", calibrate="packaged")

@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
     "differential attention": (lambda: VisionTransformer(**PLAIN, attn_layer="diff"), "differential attention"),
     "a norm of patches": (lambda: VisionTransformer(**PLAIN, embed_norm_layer="layernorm"), "a norm inside the patch"),
     "relative positions": (_relative, "relative positions"),
-    "learned rotary positions": (_mixed, "rotary positions that are learned"),
+    "learned rotary positions": (_mixed, "learned rotary positions"),
     "no positions": (lambda: VisionTransformer(**PLAIN, pos_embed="none"), "pos_embed"),
     "no square": (lambda: VisionTransformer(**{**PLAIN, "img_size": (16, 40)}), "not a square"),
     "no ViT": (lambda: torch.nn.Linear(3, 4), "patch_embed.proj.weight"),
@@ -399,9 +399,9 @@ def test_tensors_that_are_not_plain_are_refused(tmp_path: Path, form: str) -> No
         ({"name": 3}, "not valid"),
         ({"accuracy": {"x": 1}}, "not valid"),
         ({"config.heads": 2}, "trained_heads"),
-        ({"config.heads": 2, "trained_heads": [], "export_heads": []}, "the configuration asks for"),
+        ({"config.heads": 2, "trained_heads": [], "export_heads": []}, "the configuration requires"),
         ({"config.heads": 0}, "heads is 0"),
-        ({"config.heads": 10**30}, "Give 1 to 256"),
+        ({"config.heads": 10**30}, "Use 1 to 256"),
         ({"config.depth": 3}, "blocks.2"),
         ({"config.depth": 1}, "blocks.1"),
         ({"config.num_classes": 8, "labels": []}, "head.weight"),
@@ -520,7 +520,7 @@ def test_slices_of_a_plain_vit_give_a_warning_and_are_not_refused() -> None:
 
 
 def test_a_checkpoint_that_lists_no_trained_head_counts_gives_a_warning() -> None:
-    assert "does not say which head counts were trained" in checkpoint.check_trained(info(), (1, 2), False)
+    assert "does not state which head counts were trained" in checkpoint.check_trained(info(), (1, 2), False)
 
 
 def test_default_head_counts_are_those_to_export_else_the_trained_else_all() -> None:

@@ -81,19 +81,19 @@ def refused(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("heads", "said"),
     [
-        ("0", "--heads: 0 is out of range. Give head counts from 1 to 4"),
-        ("5", "--heads: 5 is out of range. Give head counts from 1 to 4"),
-        ("2,13", "--heads: 13 is out of range. Give head counts from 1 to 4"),
-        ("-1", "--heads '-1': '-1' is not a head count. Give head counts from 1 to 4"),
-        ("3,,6", "--heads '3,,6': '' is not a head count. Give head counts from 1 to 4"),
-        ("2,", "--heads '2,': '' is not a head count. Give head counts from 1 to 4"),
-        ("abc", "--heads 'abc': 'abc' is not a head count. Give head counts from 1 to 4"),
-        ("2;4", "--heads '2;4': '2;4' is not a head count. Give head counts from 1 to 4"),
-        ("2.0", "--heads '2.0': '2.0' is not a head count. Give head counts from 1 to 4"),
-        ("2,4,2", "--heads: 2 is listed twice. Give head counts from 1 to 4, each once"),
-        ("", "--heads '': '' is not a head count. Give head counts from 1 to 4"),
-        ("99999", "--heads: 99999 is out of range. Give head counts from 1 to 4"),
-        ("9" * 5000, "'9999999999999999999999999999999999999...' is not a head count. Give head counts from 1 to 4"),
+        ("0", "--heads: 0 is out of range. Use head counts from 1 to 4"),
+        ("5", "--heads: 5 is out of range. Use head counts from 1 to 4"),
+        ("2,13", "--heads: 13 is out of range. Use head counts from 1 to 4"),
+        ("-1", "--heads '-1': '-1' is not a head count. Use head counts from 1 to 4"),
+        ("3,,6", "--heads '3,,6': '' is not a head count. Use head counts from 1 to 4"),
+        ("2,", "--heads '2,': '' is not a head count. Use head counts from 1 to 4"),
+        ("abc", "--heads 'abc': 'abc' is not a head count. Use head counts from 1 to 4"),
+        ("2;4", "--heads '2;4': '2;4' is not a head count. Use head counts from 1 to 4"),
+        ("2.0", "--heads '2.0': '2.0' is not a head count. Use head counts from 1 to 4"),
+        ("2,4,2", "--heads: 2 is listed twice. Use head counts from 1 to 4, each once"),
+        ("", "--heads '': '' is not a head count. Use head counts from 1 to 4"),
+        ("99999", "--heads: 99999 is out of range. Use head counts from 1 to 4"),
+        ("9" * 5000, "'9999999999999999999999999999999999999...' is not a head count. Use head counts from 1 to 4"),
     ],
     ids=lambda value: value[:8],
 )
@@ -132,9 +132,7 @@ def test_an_untrained_head_count_is_refused_with_those_that_were(
     refused: Callable[..., str], tiny_checkpoint: Path
 ) -> None:
     said = refused("--checkpoint", tiny_checkpoint, "--heads", "2,3", "--out", "new")
-    assert said == (
-        "Head counts 3 of tiny were not trained. Trained: 1,2,4. Choose among these, or give --allow-untrained."
-    )
+    assert said == ("Head counts 3 of tiny were not trained. Choose from 1,2,4, or pass --allow-untrained.")
 
 
 def test_untrained_head_counts_are_exported_with_a_warning_when_allowed(
@@ -161,8 +159,8 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
     [
         (["--target", "onxn"], "No target 'onxn'. Did you mean 'onnx'?"),
         (["--target", "pytorch"], "No target 'pytorch'. Known: "),
-        (["--target", ""], "--target '' has an empty name"),
-        (["--target", "onnx,,onnx"], "--target 'onnx,,onnx' has an empty name"),
+        (["--target", ""], "--target '' contains an empty name"),
+        (["--target", "onnx,,onnx"], "--target 'onnx,,onnx' contains an empty name"),
         (["--target", "onnx,onnx"], "--target 'onnx,onnx' lists a name twice"),
         (["--graph", "seperate"], "Target 'onnx' has no graph kind 'seperate'. Did you mean 'separate'?"),
         (
@@ -346,12 +344,12 @@ def _too_few_labels(path: Path, _good: bytes) -> None:
         (_old_torch_file_with_code, "was not read"),
         (_pickle_under_another_name, "cannot be read"),
         (_damaged_zip, "cannot be read|was not read"),
-        (_no_tensors, "holds no state dict"),
+        (_no_tensors, "does not contain a state dict"),
         (_folder_without_model, "There is no checkpoint at"),
         (_contradiction(depth=3), "blocks.2.* is missing"),
-        (_contradiction(depth=1), "blocks.1.* belongs to no"),
-        (_contradiction(heads=5), "has shape .*, the configuration asks for"),
-        (_contradiction(patch_size=8), "has shape .*, the configuration asks for"),
+        (_contradiction(depth=1), "blocks.1.* is not part of any"),
+        (_contradiction(heads=5), "has shape .*, the configuration requires"),
+        (_contradiction(patch_size=8), "has shape .*, the configuration requires"),
         (_contradiction(num_classes=9), "7 labels for 9 classes"),
         (_contradiction(heads=-4), "heads is -4"),
         (_contradiction(heads="many"), "Expected `int`"),
@@ -405,7 +403,7 @@ def _below_a_file(out: Path) -> None:
     ("there", "out", "said"),
     [
         (_a_file, "out", "out is a file, not a folder."),
-        (_foreign, "out", "out holds something that is not a bundle of ours."),
+        (_foreign, "out", "out exists and is not a bundle."),
         (_below_a_file, "file/out", "Cannot write"),
     ],
 )
@@ -492,7 +490,7 @@ def test_results_go_to_stdout_and_talk_to_stderr(tiny_checkpoint: Path, tmp_path
     out, err = capsys.readouterr()
     assert "tiny in " in out
     assert "warning" not in out
-    assert err == "warning: tiny does not say which head counts were trained; check their accuracy yourself.\n"
+    assert err == "warning: tiny does not state which head counts were trained. Check their accuracy yourself.\n"
 
 
 def test_a_failed_check_is_status_1_in_words_and_in_json(packed: Path, capsys: Capture) -> None:

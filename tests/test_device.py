@@ -76,8 +76,8 @@ def test_every_profile_reads_back_as_it_was_written() -> None:
         (changed("ms = 80.5", "ms = inf"), "latency[0].ms: inf is not a number above 0"),
         (changed("ms = 80.5", 'ms = "fast"'), "latency[0].ms: Expected `float`, got `str`"),
         (changed("high = 84", "high = nan"), "latency[0].high: nan is not"),
-        (changed("high = 84", "high = 80"), "latency[0].high: 80.0 lies below ms, 80.5"),
-        (changed("low = 79", "low = 81"), "latency[0].low: 81.0 lies above ms, 80.5"),
+        (changed("high = 84", "high = 80"), "latency[0].high: 80.0 is below ms, 80.5"),
+        (changed("low = 79", "low = 81"), "latency[0].low: 81.0 is above ms, 80.5"),
         (changed("gmacs = 4.6", "gmacs = 46"), "latency[0].gmacs: 46.0 is more than the whole model's 17.56"),
         (
             changed('runtime = "onnxruntime"', 'runtime = "onxruntime"'),
@@ -103,13 +103,13 @@ def test_every_profile_reads_back_as_it_was_written() -> None:
             changed('"measured"\nsource = "datasheet"', '"measured"\nsource = "web"'),
             "latency[0].source: [sources] does not list 'web'",
         ),
-        (changed('"measured"', '"estimated"'), "latency[0].anchors: an estimate names its anchors"),
+        (changed('"measured"', '"estimated"'), "latency[0].anchors: an estimate needs anchors"),
         (
             changed('ghz = 2.4 }], source = "datasheet"', 'ghz = 2.4 }], source = "web"'),
             "facts.cpu.source: [sources] does not list 'web'",
         ),
         (changed("cores = 4", "cores = 0"), "facts.cpu.value.cores: 0 is not"),
-        (changed("value = [4, 8]", "value = [8, 4]"), "facts.ram_gb.value: 8.0 to 4.0 is no range"),
+        (changed("value = [4, 8]", "value = [8, 4]"), "facts.ram_gb.value: 8.0 to 4.0 is not a range"),
         (
             changed('source = "unverified"', 'note = "no source"'),
             "facts.ram_gb: Object missing required field `source`",

@@ -61,7 +61,7 @@ def test_a_missing_extra_is_answered_with_the_command() -> None:
 
 
 def test_the_field_is_the_argument_that_the_message_names_first() -> None:
-    assert errors.BadInput("`opset` 99 is not supported.", "Give `precision=fp32`.").field == "opset"
+    assert errors.BadInput("`opset` 99 is not supported.", "Pass `precision=fp32`.").field == "opset"
     assert errors.BadInput("It holds nothing.", "Give `model.num_classes=3`.").field == "model.num_classes"
     assert errors.BadInput("`opset` is old.", field="ios").field == "ios"
     assert errors.BadInput("It is wrong.", "Call `hydra_export.choose(device)`.").field == ""

@@ -79,7 +79,7 @@ def test_folders_numbered_as_in_imagenet_v2_are_classes_by_number(imagenet_model
 @pytest.mark.parametrize("names", [["cat", "dog", "zebra"], [f"album {i}" for i in range(10)]])
 def test_folders_of_other_classes_are_refused(tmp_path: Path, names: list[str]) -> None:
     folder = write_folder(tmp_path / "photos", names)
-    with pytest.raises(BadInput, match=r"cannot be judged by .*photos.*are not the model's 10 classes") as caught:
+    with pytest.raises(BadInput, match=r"photos cannot judge .*are not the model's 10 classes") as caught:
         evaluate(data=str(folder), heads="3")
     assert "named as the model names it" in caught.value.remedy
 

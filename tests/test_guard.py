@@ -63,7 +63,7 @@ def made(folder: Path) -> Made:
         (hostile.expand, "it uses operators ['Expand']"),
         (hostile.expand_by_input, "it uses operators ['Expand']"),
         (hostile.loop, "has a graph inside"),
-        (hostile.products, "would take 2.06e+04 GMACs a run; of its model it would be 0.000135"),
+        (hostile.products, "takes 2.06e+04 GMACs per run; its model takes 0.000135"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -77,7 +77,7 @@ def test_what_says_that_it_asks_for_too_much_is_refused_and_not_run(
 
 def test_a_tensor_that_is_larger_than_what_may_be_taken_is_refused(made: Made, capsys: Capture) -> None:
     told = refused(capsys, "verify", str(made(hostile.outer_product)), "--limit-memory", "8000")
-    assert f"{NAME} would take 8,192 MiB for one of its tensors alone; it may take 8,000 MiB. Allow more with " in told
+    assert f"{NAME} needs 8,192 MiB for a single tensor; the limit is 8,000 MiB. Allow more with " in told
     assert "--limit-memory" in told
 
 
@@ -150,9 +150,7 @@ def test_products_of_tflite_that_are_not_the_models_are_refused(
     emit: hostile.Emit, tflite: MadeOfTFLite, capsys: Capture
 ) -> None:
     told = refused(capsys, "verify", str(tflite(emit)))
-    assert re.search(r"tflite/tiny-k2\.tflite would take .* GMACs a run; of its model it would be 0\.000135", told), (
-        told
-    )
+    assert re.search(r"tflite/tiny-k2\.tflite takes .* GMACs per run; its model takes 0\.000135", told), told
 
 
 def test_a_tflite_file_that_takes_too_long_is_stopped(tflite: MadeOfTFLite, capsys: Capture) -> None:
@@ -226,8 +224,8 @@ def test_the_library_has_the_same_limits(made: Made, tmp_path: Path, packed: boo
     ("arguments", "said"),
     [
         (["--limit-memory", "0"], "--limit-memory is 0. Give 256 MiB or more."),
-        (["--limit-seconds", "0"], "--limit-seconds is 0.0. Give seconds above 0."),
-        (["--limit-seconds", "nan"], "--limit-seconds is nan. Give seconds above 0."),
+        (["--limit-seconds", "0"], "--limit-seconds is 0.0. Use seconds above 0."),
+        (["--limit-seconds", "nan"], "--limit-seconds is nan. Use seconds above 0."),
     ],
 )
 def test_limits_that_nothing_keeps_are_refused(

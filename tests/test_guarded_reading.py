@@ -53,7 +53,7 @@ _NASTY = {
     "below a file": (lambda folder: _sparse(folder / "file", 1) / "below", "Not a directory"),
     "an impossible name": (lambda folder: folder / "zero\0byte", "null"),
     "too long a name": (lambda folder: folder / ("x" * 300), "File name too long"),
-    "a sparse terabyte": (lambda folder: _sparse(folder / "sparse", 2**40), "allowed are at most 1,000 bytes"),
+    "a sparse terabyte": (lambda folder: _sparse(folder / "sparse", 2**40), "allowed: at most 1,000 bytes"),
     "a byte too many": (lambda folder: _sparse(folder / "large", _LIMIT + 1), "it has 1,001 bytes, allowed"),
 }
 

@@ -445,8 +445,8 @@ def test_a_cpu_leads_where_more_fits_on_it_than_on_an_accelerator(ours: Evidence
     ("name", "told"),
     [
         ("coral-dev-board", "Edge TPU, NPU: no number: it takes TensorFlow Lite models alone that are fully quantized"),
-        ("pixel7", "Google EdgeTPU, NPU: no number: no vision transformer is known to have been timed on one"),
-        ("pixel7", "Mali-G710 MP7, GPU: no number: no vision transformer is known to have been timed on one"),
+        ("pixel7", "Google EdgeTPU, NPU: no number: no known Vision Transformer was timed on such a unit"),
+        ("pixel7", "Mali-G710 MP7, GPU: no number: no known Vision Transformer was timed on such a unit"),
     ],
 )
 def test_an_accelerator_without_a_number_says_why(ours: Evidence, name: str, told: str) -> None:
@@ -572,7 +572,7 @@ def test_the_largest_k_is_chosen_whose_high_bound_fits() -> None:
     assert (found.heads, found.sure) == (6, True)
     assert found.chance > 0.9
     assert found.larger is None
-    assert "taken for the most accurate" in found.why
+    assert "assumed to be the most accurate" in found.why
     assert choice(49, SPREADS).heads == 3
 
 
@@ -639,7 +639,7 @@ def advised(mine: DeviceProfile, *others: DeviceProfile) -> latency.Advice:
 def test_a_usual_way_is_named_where_no_time_is_known_of_it(ours: Evidence) -> None:
     for name, told in (("pixel4", True), ("galaxy-s24", False), ("hailo-8", False)):
         advice = latency.advise(ours, profiles.get(name), REFERENCE, latency.Constraints())
-        line = "litert, float, NPU: nothing is known of the time here"
+        line = "litert, float, NPU: no known time here"
         assert (line in words.other_paths(advice)) is told
         assert any("nothing is known" in line for line in words.other_paths(advice)) is told
 
@@ -659,15 +659,15 @@ def test_the_caveats_name_what_the_times_rest_on() -> None:
     mine = profile("d", other)
     advice = advised(mine)
     assert words.caveats(advice, ["tflite"]) == [
-        "What was timed is another architecture: vit at 384 px; this is at 224 px.",
-        "The bundle holds nothing for onnxruntime, which takes onnx: export that as well.",
+        "The timed models have another architecture: vit at 384 px; this one takes 224 px.",
+        "The bundle contains nothing for onnxruntime, which takes onnx. Export that as well.",
     ]
     assert len(words.caveats(advice, ["onnx"])) == len(words.caveats(advice)) == 1
     cores = _cpu((4, "A76", 2.0))
     timed = profile("t", record(12, 400.0, runtime="onnxruntime", unit="cpu"), facts=cores)
     related = advised(profile("d", facts=cores), timed)
     assert related.inferred
-    assert words.caveats(related)[0].startswith("All of it is inferred from other devices")
+    assert words.caveats(related)[0].startswith("All of this is inferred from other devices")
 
 
 # Leaving one out

@@ -138,12 +138,12 @@ def test_a_timed_phone_is_answered_from_its_time(said: Said, answer: Answer) -> 
 
 
 def test_what_is_inferred_from_other_devices_alone_is_called_so(said: Said) -> None:
-    assert "All of it is inferred from other devices" in said("--device", "iphone-14-pro")
-    assert "All of it is inferred from other devices" not in said("--device", "galaxy-s24")
+    assert "All of this is inferred from other devices" in said("--device", "iphone-14-pro")
+    assert "All of this is inferred from other devices" not in said("--device", "galaxy-s24")
 
 
 def test_times_of_another_architecture_are_called_so(said: Said) -> None:
-    caveat = "What was timed is another architecture: vit_b32_384 at 384 px; this is at 224 px."
+    caveat = "The timed models have another architecture: vit_b32_384 at 384 px; this one takes 224 px."
     assert caveat in said("--device", "rpi5")
     assert "another architecture" not in said("--device", "galaxy-s24")
 
@@ -196,7 +196,7 @@ def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
     assert [one["fits"] for one in chosen["estimates"]][4:] == ["too much RAM"] * 6
     assert main(["profile", "--device", "galaxy-s24", "--max-ram-mib", "10", "--budget-ms", "100"]) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "the weights of every k alone take more memory than allowed" in told
+    assert "the weights of every k exceed the allowed memory" in told
     assert re.search(r"Nearest: --runtime litert --precision int8-static takes [\d.]+ ms at k = 4", told), (
         "a quarter of it"
     )
@@ -204,13 +204,13 @@ def test_memory_limits_the_choice(answer: Answer, capsys: Capture) -> None:
 
 def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
     shown = " ".join(said("--device", "rpi5", "--max-ram-mib", "1").split())
-    assert "the weights of every k alone take more memory than allowed." in shown
+    assert "the weights of every k exceed the allowed memory." in shown
     assert "Best guess" not in shown
     assert answer("--device", "rpi5", "--max-ram-mib", "1")["choice"]["chance"] == 0
 
 
 def test_int8_with_float_activations_is_for_no_npu(said: Said, answer: Answer) -> None:
-    reason = "no NPU multiplies int8 weights by float activations; those of int8-static and w8a16 are integers"
+    reason = "NPUs do not multiply int8 weights by floats; int8-static and w8a16 have integer activations"
     shown = " ".join(said("--device", "galaxy-s24", "--precision", "int8").split())
     assert f"Hexagon, NPU: no number: {reason}" in shown
     assert answer("--device", "galaxy-s24", "--precision", "int8")["way"]["unit"] == "cpu"
@@ -244,7 +244,7 @@ def test_integer_activations_on_an_npu_take_what_such_files_took(
 def test_compilers_that_quantize_are_given_the_fp32_file(said: Said) -> None:
     shown = " ".join(said("--device", "hailo-8").split())
     assert "on Hailo-8 M.2 module: hailort, int8-static, NPU" in shown
-    assert "The compiler for hailort makes integers of the fp32 file, by images of yours." in shown
+    assert "The compiler for hailort quantizes the fp32 file, calibrated with your images." in shown
     assert "Its file" not in shown
     assert "hailortcli benchmark hydravit_base_patch16_224-k9.hef" in shown
     assert "makes integers" not in said("--device", "galaxy-s24", "--precision", "int8-static")
@@ -418,9 +418,9 @@ def test_what_the_bundle_lacks_for_the_runtime_is_said(small_bundle: Path, confi
     whole = network.macs(model.config, 4) / 1e9
     shape = {"model": model.name, "model_gmacs": whole, "resolution": model.config.image_size}
     own(config, {**shape, "k": 4, "gmacs": whole, "ms": 0.5})
-    assert "holds nothing for" not in said("--device", "box", "--bundle", str(small_bundle))
+    assert "contains nothing for" not in said("--device", "box", "--bundle", str(small_bundle))
     shown = said("--device", "box", "--bundle", str(small_bundle), "--runtime", "litert")
-    assert "The bundle holds nothing for litert, which takes tflite: export that as well." in shown
+    assert "The bundle contains nothing for litert, which takes tflite. Export that as well." in shown
 
 
 def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:

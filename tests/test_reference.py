@@ -72,7 +72,7 @@ IMAGE, LOGITS = np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 5), np.float3
     ("arrays", "says"),
     [
         ({"image": IMAGE}, "logits is not in it"),
-        ({"image": IMAGE, "logits": LOGITS, "more": LOGITS}, "nothing that belongs there"),
+        ({"image": IMAGE, "logits": LOGITS, "more": LOGITS}, "does not belong in it"),
         ({"image": IMAGE.astype(np.float64), "logits": LOGITS}, "float64"),
         (
             {"image": IMAGE[:, :, :16, :16], "logits": LOGITS},

@@ -475,10 +475,10 @@ def test_a_device_has_its_interval_its_budget_and_its_sources(packaged: Path, no
     assert advice.sources["board: web"] == "https://example.org/times?a=1&b=2, table 3"
     assert "https://example.org/times?a=1&b=2" in [a["href"] for a in shown.named("a")]
     assert "Board <one>" in shown.text
-    assert "The bundle holds nothing" not in shown.text  # it has ONNX files
+    assert "The bundle contains nothing" not in shown.text  # it has ONNX files
     phone = report.gather(packaged, profile_folder=nobody, devices=["pixel7"])
     assert report.document(phone)["devices"][0]["lacks"] == "tflite"
-    lacks = "The bundle holds nothing for litert, which takes tflite: export that as well."
+    lacks = "The bundle contains nothing for litert, which takes tflite. Export that as well."
     assert lacks in cells(Page(report.page(phone)))
 
 
@@ -790,7 +790,7 @@ def test_json_holds_every_figure(
         (["{bundle}", "--bench", "{other}"], 2, "it is of another model"),
         (["{bundle}", "--format", "pdf"], 2, "pdf"),
         (["{foreign}"], 2, "is no archive"),
-        (["{damaged}"], 1, "is not a manifest of ours"),
+        (["{damaged}"], 1, "is not a valid manifest"),
     ],
 )
 def test_what_cannot_be_reported_is_one_clear_message_and_writes_nothing(

@@ -99,10 +99,10 @@ def test_a_class_that_loses_too_much_stops_the_export_and_names_tensors(tmp_path
 
 def test_a_model_of_ones_own_needs_images_to_calibrate_by(tmp_path: Path) -> None:
     source = checkpoint(VARIANTS["plain"])
-    with pytest.raises(BadInput, match="int8-static counts activations by what images show") as refused:
+    with pytest.raises(BadInput, match="int8-static needs images to calibrate activations") as refused:
         hydra_export.export(source, tmp_path / "out", precisions="int8-static", check_images=random_images(source))
     assert "`calibrate`" in refused.value.remedy
-    with pytest.raises(BadInput, match="cannot be calibrated by 3 images"):
+    with pytest.raises(BadInput, match="3 images are too few to calibrate activations"):
         Quantizing(random_images(source, 3))
 
 

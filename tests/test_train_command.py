@@ -41,7 +41,7 @@ def test_overrides_reach_the_run_and_its_resolved_configuration(
         ({"head_weights": "1,2"}, "2 sampling weights"),
         ({"head_weights": "1,0,1,1,1,1"}, "positive numbers"),
         ({"start": "nowhere.pth"}, "There is no checkpoint at nowhere.pth"),
-        ({"recipe": "finetune"}, "Give `data`, a folder"),
+        ({"recipe": "finetune"}, "Pass `data`, a folder"),
         ({"recipe": "imagenet-base", "data": "nowhere"}, "There is no folder or .tar file nowhere"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_finetune_of_photographs_asks_what_to_start_from(
     assert main(arguments) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"of {size}x{size} pixels, and without --start training would begin with hydravit-fashion-mnist" in said
-    assert "grey ones of 28x28. Give a --start checkpoint for such images; or --start packaged" in said
+    assert "grey ones of 28x28. Pass a --start checkpoint for such images, or --start packaged" in said
     assert not (tmp_path / "run").exists()
     assert main([*arguments, "--start", "packaged", "--batch-size", "2"]) == 0
 
@@ -136,5 +136,5 @@ def test_classes_without_names_are_said_to_be_taken_in_turn(tmp_path: Path, caps
     options = {"recipe": "finetune", "data": str(tmp_path / "ten"), "steps": 1, "batch_size": 2, "start": str(unnamed)}
     found = train(out=tmp_path / "run", **options).document  # type: ignore[arg-type]
     said = " ".join(capsys.readouterr().err.split())
-    assert "does not name its classes: they are taken for those of the data in turn, c0, c1, c2, ..." in said
+    assert "does not name its classes; they are assumed to be the data's, in this order: c0, c1, c2, ..." in said
     assert found["trained_heads"] == list(range(1, 13)), "of a plain ViT every head count is to be trained"

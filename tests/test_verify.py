@@ -294,7 +294,7 @@ def test_a_graph_that_reads_outside_of_the_bundle_is_refused(folder: Path) -> No
         (lambda m: m["files"][0].update(bytes=m["files"][0]["bytes"] + 1), "bytes, manifest.json says"),
         (lambda m: m["files"][0].update(sha256="0" * 64), "damaged"),
         (lambda m: m["files"].pop(0), "is not listed in manifest.json"),
-        (lambda m: m["files"].append({"path": "../x", "bytes": 1, "sha256": "0" * 64}), "../x': it lies outside"),
+        (lambda m: m["files"].append({"path": "../x", "bytes": 1, "sha256": "0" * 64}), "../x': it is outside"),
         (lambda m: m["model"]["preprocessing"].update(mean=[0, 0, 0]), "golden"),
     ],
 )

@@ -248,13 +248,13 @@ def test_a_big_array_goes_through_whole(worker: Worker) -> None:
     ids=["object", "complex", "array of objects", "array of another library's type", "Path"],
 )
 def test_what_cannot_be_sent_is_refused_and_the_next_call_works(worker: Worker, value: object) -> None:
-    with pytest.raises(TypeError, match="a worker neither takes nor returns a"):
+    with pytest.raises(TypeError, match="a worker does not take or return a"):
         worker.call(f"{HERE}:echo", value=value)
     assert worker.call(f"{HERE}:echo", value=1) == 1
 
 
 def test_a_result_that_cannot_be_sent_is_a_failed_check(worker: Worker) -> None:
-    with pytest.raises(CheckFailed, match="TypeError: a worker neither takes nor returns a function") as caught:
+    with pytest.raises(CheckFailed, match="TypeError: a worker does not take or return a function") as caught:
         worker.call(f"{HERE}:unanswerable")
     assert "unanswerable" in caught.value.message
     assert worker.call(f"{HERE}:echo", value=1) == 1
@@ -287,7 +287,7 @@ def test_progress_arrives_in_order_while_the_call_runs(worker: Worker, tmp_path:
     "name", ["os:getpid", "tests:echo", "hydra_export.files:sha256", f"{HERE}.echo", f"{HERE}:os.abort"]
 )
 def test_functions_of_other_packages_are_not_run(worker: Worker, name: str) -> None:
-    with pytest.raises(ValueError, match="no function that a worker may run"):
+    with pytest.raises(ValueError, match="is not a function that a worker may run"):
         worker.call(name)
 
 
@@ -588,14 +588,14 @@ def test_a_memory_cap_is_named_when_it_is_reached() -> None:
         assert worker.call(f"{HERE}:allocate", mib=100) == 100 * 2**20
         with pytest.raises(CheckFailed) as caught:
             worker.call(f"{HERE}:allocate", mib=600, what="The converter for k = 3")
-        said = "The converter for k = 3 needs more than the 512 MiB of memory that it was given: "
+        said = "The converter for k = 3 needs more than its limit of 512 MiB of memory: "
         assert caught.value.message.startswith(said)
-        assert caught.value.remedy == "Give it more, or do less at once."
+        assert caught.value.remedy == "Allow more, or do less at once."
         with pytest.raises(CheckFailed) as died:
             worker.call(f"{HERE}:allocate", mib=600, then="abort", what="The converter for k = 3")
-        said = "The converter for k = 3 crashed with SIGABRT; it was given 512 MiB of memory"
+        said = "The converter for k = 3 crashed with SIGABRT; its memory limit is 512 MiB"
         assert died.value.message.startswith(said)
-        assert died.value.remedy == "Give it more, or do less at once."
+        assert died.value.remedy == "Allow more, or do less at once."
 
 
 @linux

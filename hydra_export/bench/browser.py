@@ -114,13 +114,13 @@ def decode(content: bytes, name: str) -> BrowserRecord:
     Raises:
         BadInput: it is none, or contradicts itself; names the field.
     """
-    remedy = "Give what the page of the playground saved, unchanged."
+    remedy = "Pass the file that the playground saved, unchanged."
     try:
         record = documents.decode_json(content, BrowserRecord)
     except msgspec.DecodeError as error:
         message, _, place = str(error).rpartition(" - at `")
         said = f"{place.rstrip('`').lstrip('$.')}: {message}" if message else str(error)
-        raise BadInput(f"{name} is no record of a browser's times: {said}.", remedy) from error
+        raise BadInput(f"{name} is not a record of browser times: {said}.", remedy) from error
     for problem in _problems(record):
         raise BadInput(f"{name}: {problem}.", remedy)
     return record
@@ -136,7 +136,7 @@ def records(record: BrowserRecord, model: Workload, name: str, manifest: Manifes
         BadInput: they are of another model or file.
     """
     for problem in _misfits(record, model, manifest):
-        raise BadInput(f"{name}: {problem}.", "Give the `bundle` that was served, and the record unchanged.")
+        raise BadInput(f"{name}: {problem}.", "Pass the `bundle` that was served, and the record unchanged.")
     return [_record(record, heads, model, manifest) for heads in sorted(record.samples_ms)]
 
 
@@ -164,19 +164,19 @@ def _problems(record: BrowserRecord) -> Iterator[str]:
     if not is_date(record.date):
         yield f"date: '{record.date[:40]}' is not YYYY-MM-DD"
     elif record.date > (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).date().isoformat():
-        yield f"date: {record.date} is yet to come"
+        yield f"date: {record.date} is in the future"
     known = targets.device_runtimes()
     browsers = [each.name for each in known.values() if each.browser]
     if record.backend not in browsers:
         yield f"backend: '{record.backend[:80]}' is none of {', '.join(browsers)}"
     if not record.samples_ms:
-        yield "samples_ms: there are none"
+        yield "samples_ms: is empty"
     if (total := sum(map(len, record.samples_ms.values()))) > _MOST_SAMPLES:
-        yield f"samples_ms: they are {total:,}, allowed are {_MOST_SAMPLES:,}"
+        yield f"samples_ms: {total:,} samples; at most {_MOST_SAMPLES:,} are allowed"
     for heads in record.samples_ms:
         check = record.checks.get(heads)
         if check is None or not check.passed:
-            yield f"checks.{heads}: its outputs were not found to be the model's"
+            yield f"checks.{heads}: its outputs did not match the model's"
         elif check.allowed is not None and check.error > check.allowed:
             yield f"checks.{heads}: an error of {check.error:g} does not pass where {check.allowed:g} is allowed"
 
@@ -185,7 +185,7 @@ def _misfits(record: BrowserRecord, model: Workload, manifest: Manifest | None) 
     """Where the record is not of this model and, as far as there is a manifest, of its files."""
     theirs = record.model
     if theirs.name != model.name:
-        yield f"model.name: it is of {theirs.name[:80]!r}, not of {model.name}"
+        yield f"model.name: it is {theirs.name[:80]!r}, not {model.name}"
     if manifest is not None:
         if theirs.checkpoint_sha256 != manifest.model.checkpoint_sha256:
             yield f"model.checkpoint_sha256: it is of another {model.name} ({theirs.checkpoint_sha256[:19]})"

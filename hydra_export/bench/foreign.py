@@ -69,7 +69,7 @@ def read_results(path: Path, asked: Asked) -> Report | BrowserRecord | list[Late
     Raises:
         BadInput: it is none of the known forms, of another model, or does not say enough.
     """
-    content = files.read(path, documents.JSON_BYTES, remedy="Give a file of results.")
+    content = files.read(path, documents.JSON_BYTES, remedy="Pass a file of results.")
     document = _decoded(content, path)
     if isinstance(document, dict) and document.get("kind") == KIND:
         return decode(content, path)
@@ -83,10 +83,10 @@ def read_results(path: Path, asked: Asked) -> Report | BrowserRecord | list[Late
         read = (t.printed(text, path) if document is None else t.reported(document, path) for t in every)
         measured = list(itertools.islice(itertools.chain.from_iterable(read), _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
-            raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Give them in several files.")
+            raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Pass them in several files.")
     if not measured:
         told = f"{_FORMS}, or all that one of these printed or wrote as JSON: {', '.join(_tools())}."
-        raise BadInput(f"{path}: it holds no results that are known here.", told)
+        raise BadInput(f"{path}: it contains no known results.", told)
     return [_record(one, path, asked) for one in measured]
 
 
@@ -99,11 +99,11 @@ def _decoded(content: bytes, path: Path) -> Any:
     except msgspec.DecodeError as error:
         if first == b"[" and not content.lstrip()[1:].lstrip().startswith((b"{", b"]")):
             return None
-        raise BadInput(f"{path} is no JSON: {error}.", "Give it unchanged.") from error
+        raise BadInput(f"{path} is not JSON: {error}.", "Pass it unchanged.") from error
 
 
 _FORMS = (
-    "Give a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile (download_profile)"
+    "Pass a board's bench.json or the JSON output of bench, the JSON of a Qualcomm AI Hub profile (download_profile)"
 )
 
 
@@ -113,7 +113,7 @@ _FORMS = (
 def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     summary = document["execution_summary"]
     if not isinstance(summary, dict):
-        raise BadInput(f"{path}: execution_summary: it is no table.", f"{_FORMS}.")
+        raise BadInput(f"{path}: execution_summary: is not a table.", f"{_FORMS}.")
     counts: dict[ComputeUnit, int] = {"npu": 0, "gpu": 0, "cpu": 0}
     for at, layer in enumerate(_listed(document, "execution_detail", path)):
         said = layer.get("compute_unit") if isinstance(layer, dict) else None
@@ -127,7 +127,7 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
     peak = summary.get("estimated_inference_peak_memory")
     unit = next((one for one, count in counts.items() if count), None)
     if unit is None:
-        raise BadInput(f"{path}: execution_detail: it does not say on which compute unit it ran.", f"{_FORMS}.")
+        raise BadInput(f"{path}: execution_detail: does not state which compute unit it ran on.", f"{_FORMS}.")
     field = "execution_summary.estimated_inference"
     low = high = None
     if runs:
@@ -150,7 +150,7 @@ def _ai_hub(document: Mapping[str, Any], path: Path) -> Measured:
 def _listed(document: Mapping[str, Any], name: str, path: Path) -> list[Any]:
     value = document.get(name) or []
     if not isinstance(value, list):
-        raise BadInput(f"{path}: {name}: it is no list.", f"{_FORMS}.")
+        raise BadInput(f"{path}: {name}: is not a list.", f"{_FORMS}.")
     return value
 
 
@@ -163,16 +163,18 @@ def _record(measured: Measured, path: Path, asked: Asked) -> LatencyRecord:
     runtime, known = asked.runtime, targets.device_runtimes()
     if timed := next((name for name, each in known.items() if measured.tool in each.timed_by), ""):
         if runtime not in ("", timed):
-            raise BadInput(f"{path} is of {measured.tool}, which runs {timed}, not {runtime}.", "Leave out `runtime`.")
+            raise BadInput(
+                f"{path} is from {measured.tool}, which runs {timed}, not {runtime}.", "Leave out `runtime`."
+            )
         runtime = timed
     if not runtime:
         names = [name for name, each in known.items() if each.reads_results]
-        remedy = f"Say it: `runtime={names[0]}`, {', '.join(names[1:-1])} or {names[-1]}."
-        raise BadInput(f"{path} does not say which runtime ran it.", remedy)
+        remedy = f"Pass `runtime={names[0]}`, {', '.join(names[1:-1])} or {names[-1]}."
+        raise BadInput(f"{path} does not state the runtime.", remedy)
     if runtime not in known:
         raise UnknownName("runtime", runtime, known)
     if known[runtime].browser:
-        raise BadInput(f"{path} is no measurement of a browser.", f"Say another `runtime` than {runtime}.")
+        raise BadInput(f"{path} is not a browser measurement.", f"Pass another `runtime` than {runtime}.")
     return LatencyRecord(
         model=model.name,
         k=heads,
@@ -204,11 +206,11 @@ def _which(measured: Measured, path: Path, asked: Asked) -> tuple[int, NumberFor
         told = int(named[1]), next((each for each in _NARROW if each in measured.graph), "fp32")
     if told is None and asked.heads is None:
         if not measured.graph:
-            raise BadInput(f"{path} does not say which head count it is of.", "Say it: `heads=K`.")
+            raise BadInput(f"{path} does not state the head count.", "Pass `heads=K`.")
         raise BadInput(
             f"{path}: Graph: '{measured.graph}' is of another model than {asked.named}"
             + (f", which has {', '.join(asked.graphs)}." if asked.graphs else "."),
-            "Give the `bundle` of the model that it was, or `heads=K` where the file only has another name.",
+            "Pass the `bundle` of that model, or `heads=K` if only the file name differs.",
         )
     heads = told[0] if told else asked.heads
     assert heads is not None
@@ -223,5 +225,5 @@ def _date(path: Path, asked: Asked) -> str:
     if not asked.date:
         return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).astimezone().date().isoformat()
     if not is_date(asked.date):
-        raise BadInput(f"`date` {asked.date} is not a date.", "Give YYYY-MM-DD.")
+        raise BadInput(f"`date` {asked.date} is not a date.", "Use YYYY-MM-DD.")
     return asked.date

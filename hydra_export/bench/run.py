@@ -64,8 +64,8 @@ def bench(
         if timing.wrong and usual[timing.path] == timing.runtime:
             raise CheckFailed(
                 f"{folder / timing.path} at heads {timing.heads} is off by {timing.max_abs_error:.1e} in "
-                f"{timing.runtime}, allowed are {timing.bound or 0:.1e}: its time means nothing.",
-                "hydra-export verify says more.",
+                f"{timing.runtime}, more than the allowed {timing.bound or 0:.1e}: its time means nothing.",
+                "hydra-export verify reports the details.",
             )
     return report
 
@@ -117,7 +117,7 @@ def _chosen(runtimes: Sequence[str], known: dict[str, dict[str, Any]]) -> list[s
         if name not in known:
             raise UnknownName("runtime", name, known)
         if name not in here:
-            raise BadInput(f"Runtime '{name}' is not installed here.", f"Here are {_listed(here)}.")
+            raise BadInput(f"Runtime '{name}' is not installed here.", f"Installed: {_listed(here)}.")
     return [name for name in here if not runtimes or name in runtimes]
 
 

@@ -47,7 +47,7 @@ def save(report: Report, folder: Path | None = None, device: str = "") -> tuple[
     """
     added = records(report)
     if not added:
-        raise BadInput("Nothing is worth saving: every artifact computed something else than the model.")
+        raise BadInput("Nothing was saved: no artifact's outputs match the model's.")
 
     def whose() -> DeviceProfile:
         return profiles.get(device, folder).profile if device else _device(report, folder)
@@ -65,7 +65,7 @@ def _device(report: Report, folder: Path | None) -> DeviceProfile:
     own = (*says.android_model, *says.ios_machine, *says.devicetree_model, *says.cpu_name)
     name = next((text for text in own if text.strip()), "")
     if not name:
-        raise BadInput("The machine says nothing of itself that it could be known by.", "Name it: `device`.")
+        raise BadInput("This machine reports nothing to identify it by.", "Pass `device=NAME`.")
     kind: DeviceClass = "board" if says.devicetree_model else "phone" if says.android_model else "desktop"
     return DeviceProfile(
         id=profiles.new_id(name, profiles.resolve(folder)),

@@ -37,10 +37,10 @@ def check_replaceable(out: Path) -> None:
         generator = documents.decode_json(files.read(out / MANIFEST, documents.JSON_BYTES), ManifestHeader).generator
         own = {MANIFEST, SUMS, *read_sums(out)}
     except (Unreadable, ValueError, msgspec.DecodeError):
-        raise OutputRefused(f"{out} holds something that is not a bundle of ours.", remedy) from None
+        raise OutputRefused(f"{out} exists and is not a bundle.", remedy) from None
     if generator != "hydra-export" or present - own:
         foreign = min(present - own) if generator == "hydra-export" else MANIFEST
-        raise OutputRefused(f"{out} holds {foreign}, which is not ours and would be lost.", remedy)
+        raise OutputRefused(f"{out} contains {foreign}, which hydra-export did not write and would be lost.", remedy)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     except (*npz.DAMAGED, Unreadable) as error:
         reason = error.reason if isinstance(error, Unreadable) else error
         raise VerificationFailed(
-            f"{folder / GOLDEN} does not hold the golden data: {reason}.", "Copy or export it again."
+            f"{folder / GOLDEN} is not valid golden data: {reason}.", "Copy or export it again."
         ) from error
 
 
@@ -91,7 +91,7 @@ def _check_shapes(archive: npz.Archive, manifest: Manifest, names: _Names) -> No
     config, headers = manifest.model.config, archive.headers
     n = (headers["pixels"].shape or (0,))[0]
     if not 1 <= n <= _MOST_GOLDEN_IMAGES:
-        raise ValueError(f"it holds {n} images, allowed are 1 to {_MOST_GOLDEN_IMAGES}")
+        raise ValueError(f"it contains {n} images; 1 to {_MOST_GOLDEN_IMAGES} are allowed")
     expected = {
         "pixels": npz.Header(np.dtype(np.uint8), (n, *config.image_shape, config.channels)),
         "image": npz.Header(np.dtype(np.float32), (n, config.channels, *config.image_shape)),

@@ -21,9 +21,9 @@ _LARGEST_BATCH = 65536
 def check_present(folder: Path) -> None:
     """Raises BadInput where *folder* is no bundle at all."""
     if not folder.is_dir():
-        raise BadInput(f"There is no folder {folder}.", "Give the folder of a bundle.")
+        raise BadInput(f"There is no folder {folder}.", "Pass the folder of a bundle.")
     if not (folder / MANIFEST).exists() and not (folder / SUMS).exists():
-        raise BadInput(f"{folder} is not a bundle: it has no {MANIFEST}.", "Give the folder of a bundle.")
+        raise BadInput(f"{folder} is not a bundle: it has no {MANIFEST}.", "Pass the folder of a bundle.")
 
 
 def read(folder: Path) -> Manifest:
@@ -45,7 +45,7 @@ def read(folder: Path) -> Manifest:
         manifest = documents.decode_json(content, Manifest)
     except (msgspec.DecodeError, BadInput) as error:
         raise VerificationFailed(
-            f"{folder / MANIFEST} is not a manifest of ours: {error}.", "Export it again."
+            f"{folder / MANIFEST} is not a valid manifest: {error}.", "Export it again."
         ) from error
     for problem in contradictions(manifest):
         raise VerificationFailed(f"{folder / MANIFEST} contradicts itself: {problem}.", "Export it again.")
@@ -74,15 +74,15 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     for device in manifest.devices:
         for path in device.artifacts:
             if path not in runnable or (device.heads is not None and device.heads not in runnable[path]):
-                yield f"{path}, which {device.id} is to run at heads {device.heads}, is not listed as such"
+                yield f"{path}, which {device.id} runs at heads {device.heads}, is not listed with these"
 
 
 def _model_contradictions(model: ModelEntry) -> Iterator[str]:
     config, data = model.config, model.preprocessing
     if (data.image_shape, data.channels) != (config.image_shape, config.channels):
-        yield "the preprocessing makes other images than the model takes"
+        yield "the preprocessing produces other images than the model takes"
     if len(model.labels) not in (0, config.num_classes):
-        yield f"it lists {len(model.labels)} labels of {config.num_classes} classes"
+        yield f"it lists {len(model.labels)} labels for {config.num_classes} classes"
     exported = [subnetwork.heads for subnetwork in model.subnetworks]
     if exported != sorted({k for k in exported if 1 <= k <= config.heads}):
         yield f"its {len(exported)} subnetworks do not ascend within 1..{config.heads}"
@@ -105,7 +105,7 @@ def _calibration_contradictions(calibration: Calibration | None, exported: list[
         return
     calibrated = [each.heads for each in calibration.subnetworks]
     if calibrated != sorted({*calibrated}.intersection(exported)):
-        yield f"it is calibrated for heads {_few(calibrated)}, listed are {_few(exported)}"
+        yield f"it is calibrated for heads {_few(calibrated)}, but lists {_few(exported)}"
     for cascade in calibration.cascades:
         ascending = [*cascade.heads] == sorted({*cascade.heads}.intersection(calibrated))
         sizes = {len(cascade.heads), len(cascade.thresholds) + 1, len(cascade.shares)}
@@ -135,17 +135,17 @@ def _artifact_contradictions(
     for path in needed - by_path.keys():
         yield f"{path[:200]}, which {artifact.path} needs, is not listed"
     if not artifact.inputs or not artifact.outputs or not artifact.inputs[0].shape:
-        yield f"{artifact.path} takes or gives nothing"
+        yield f"{artifact.path} has no input or no output"
     elif isinstance(batch := artifact.inputs[0].shape[0], int) and not 1 <= batch <= _LARGEST_BATCH:
         yield f"{artifact.path} takes {batch} images at once"
     heads = set(artifact.heads)
     if not heads or len(heads) < len(artifact.heads) or not heads.issubset(exported):
-        yield f"{artifact.path} has heads {_few(artifact.heads)}, listed are {_few(exported)}"
+        yield f"{artifact.path} has heads {_few(artifact.heads)}, but {_few(exported)} are listed"
     if artifact.parity.keys() != heads:
-        yield f"the parity of {artifact.path} is of other heads"
+        yield f"the parity of {artifact.path} is for other heads"
     for record in artifact.parity.values():
         if (record.bound is None) != (artifact.precision in GATED):
-            yield f"the parity of {artifact.path} is of another precision"
+            yield f"the parity of {artifact.path} is for another precision"
 
 
 def _few(numbers: Sequence[int]) -> str:

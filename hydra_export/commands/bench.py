@@ -64,11 +64,11 @@ def bench(
     from hydra_export.guard import RunLimits
 
     if not 1 <= runs <= 100_000:
-        raise BadInput(f"`runs` is {runs}.", "Give a number from 1 to 100000.")
+        raise BadInput(f"`runs` is {runs}.", "Use a number from 1 to 100000.")
     counts, limits = _threads(threads), RunLimits(memory_mib=limit_memory, seconds=limit_seconds)
     for argument, value in (("device", device), ("profiles", profiles)):
         if value is not None and not save:
-            raise BadInput(f"`{argument}` is for `save`.", "Add `save`, or leave it out.")
+            raise BadInput(f"`{argument}` only works with `save`.", "Add `save`, or leave it out.")
     if out is not None:
         _check_out(out)
     manifest = bundles.read(bundle)
@@ -111,7 +111,7 @@ def compare(old: Path, new: Path, *, max_regression: float = 10.0) -> Result:
     from hydra_export.errors import BadInput
 
     if not 0 <= max_regression <= 1000:
-        raise BadInput(f"`max_regression` is {max_regression}.", "Give percent from 0 to 1000.")
+        raise BadInput(f"`max_regression` is {max_regression}.", "Use percent from 0 to 1000.")
     before, now = measuring.read(old), measuring.read(new)
     measuring.check_model(before, now.model, old, new)
     return compared(now, before, old, max_regression)
@@ -178,7 +178,7 @@ def _threads(text: str) -> list[int]:
 
     counts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in counts):
-        raise BadInput(f"`threads` is {text}.", "Give a number from 1 to 1024, or several: `threads=1,2`.")
+        raise BadInput(f"`threads` is {text}.", "Use a number from 1 to 1024, or several: `threads=1,2`.")
     return list(dict.fromkeys(map(int, counts)))
 
 

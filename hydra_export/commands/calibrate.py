@@ -99,9 +99,9 @@ def _images(data: str | None, model: ModelEntry, limit: int) -> ImageSet:
 
     check_classes(model)
     if limit < 1:
-        raise BadInput(f"`max_images` is {limit}.", "Give 1 or more.")
+        raise BadInput(f"`max_images` is {limit}.", "Use 1 or more.")
     if data is None and model.labels != FASHION_MNIST_LABELS:
-        raise BadInput(f"No images of {model.name} come with this package.", "Give `data` with a folder of images.")
+        raise BadInput(f"No images of {model.name} come with this package.", "Pass `data` with a folder of images.")
     return fitted_to(model, data or "packaged", limit)
 
 

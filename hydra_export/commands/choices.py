@@ -178,11 +178,11 @@ def _check(given: Choices) -> None:
         for argument in arguments:
             if getattr(given, argument) != getattr(Choices, argument):
                 raise BadInput(
-                    f"`{argument}` is for {precisions[0]}, which is not exported.",
+                    f"`{argument}` applies to {precisions[0]}, which is not exported.",
                     f"Add it: `precision={_added(given.precision, precisions[0])}`.",
                 )
     if given.device is not None and given.target != targets.DEFAULT:
-        raise BadInput("`device` says what each device needs.", "Leave out `target`, or `device`.")
+        raise BadInput("`device` already sets the target of each device.", "Leave out `target`, or `device`.")
 
 
 def _added(text: str | None, name: str) -> str:
@@ -199,7 +199,8 @@ def listed_names(argument: str, text: str | None) -> list[str]:
     if "" in listed:
         example = ",".join(filter(None, listed)) or "NAME"
         raise BadInput(
-            f"`{argument}` {text!r} has an empty name.", f"Separate names by single commas: `{argument}={example}`."
+            f"`{argument}` {text!r} contains an empty name.",
+            f"Separate names by single commas: `{argument}={example}`.",
         )
     if len(set(listed)) < len(listed):
         raise BadInput(f"`{argument}` {text!r} lists a name twice.", "List each once.")
@@ -214,7 +215,7 @@ def image_size(text: str | None) -> tuple[int, int] | None:
         return None
     sides = text.split("x")
     if not (1 <= len(sides) <= 2 and all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides)):
-        raise BadInput(f"`image_size` {text!r} is no image size.", "Give a side, or height and width: 224x224.")
+        raise BadInput(f"`image_size` {text!r} is not an image size.", "Use a side, or height and width: 224x224.")
     return int(sides[0]), int(sides[-1])
 
 
@@ -224,7 +225,7 @@ def _batch(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
         return "dynamic"
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65536):
-        raise BadInput(f"`batch` {text!r} is not a batch size.", "Give a number of images, or 'dynamic'.")
+        raise BadInput(f"`batch` {text!r} is not a batch size.", "Use a number of images, or 'dynamic'.")
     return int(text)
 
 
@@ -236,9 +237,9 @@ def _labels(path: Path) -> tuple[str, ...]:
         content = files.read(path, _LABELS_BYTES, f"`labels` {path}").decode()
     except UnicodeDecodeError as error:
         raise BadData(
-            f"`labels` {path} cannot be read: {error}.", "Give a text file, a class name per line."
+            f"`labels` {path} cannot be read: {error}.", "Pass a text file with one class name per line."
         ) from error
     labels = tuple(line.strip() for line in lines(content) if line.strip())
     if len(labels) > _MOST_LABELS:
-        raise BadData(f"`labels` {path} has {len(labels):,} lines.", f"Give at most {_MOST_LABELS:,}.")
+        raise BadData(f"`labels` {path} has {len(labels):,} lines.", f"Use at most {_MOST_LABELS:,}.")
     return labels

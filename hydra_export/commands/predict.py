@@ -59,11 +59,11 @@ def predict(
     from hydra_export.prediction import predict as predicted
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and 0 < len(heads) < 6):
-        raise BadInput(f"`heads` {heads!r} is not a head count.", "Give one, such as `heads=6`.")
+        raise BadInput(f"`heads` {heads!r} is not a head count.", "Pass one, such as `heads=6`.")
     if out is not None:
         _check_out(out)
     if heads is not None and cascade is not None:
-        raise BadInput("`heads` and `cascade` are two choices.", "Give one of them.", field="cascade")
+        raise BadInput("`heads` and `cascade` exclude each other.", "Pass one of them.", field="cascade")
     with shown_progress(talk()) as progress:
         answer = predicted(
             bundle,
@@ -130,11 +130,11 @@ def _check_out(path: Path) -> None:
     from hydra_export.errors import BadInput, OutputRefused
 
     if path.suffix != ".npy":
-        raise BadInput(f"`out` {path} does not end in .npy.", f"Give {path.with_suffix('.npy').name}.")
+        raise BadInput(f"`out` {path} does not end in .npy.", f"Pass {path.with_suffix('.npy').name}.")
     if path.exists():
         with files.opened(path, _MOST_BYTES) as file:
             if file.read(len(_NPY)) != _NPY:
-                raise OutputRefused(f"{path} holds something else than an array.", "Choose another `out`.")
+                raise OutputRefused(f"{path} exists and is not an array.", "Choose another `out`.")
 
 
 def _save(path: Path, outputs: Array) -> None:

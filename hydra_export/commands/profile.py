@@ -147,7 +147,7 @@ def import_times(
     from hydra_export.errors import BadInput
 
     if heads is not None and not (heads.isascii() and heads.isdigit() and len(heads) < 6):
-        raise BadInput(f"`heads` {heads!r} is not a head count.", "Give the one that was measured, such as `heads=6`.")
+        raise BadInput(f"`heads` {heads!r} is not a head count.", "Pass the one that was measured, such as `heads=6`.")
     count = None if heads is None else int(heads)
     model, manifest = _model(bundle)
     details = {"heads": count, "runtime": runtime or "", "precision": precision, "date": date or ""}
@@ -198,7 +198,7 @@ def _constraints(
 
     for argument, value in (("budget_ms", budget_ms), ("max_ram_mib", max_ram_mib)):
         if value is not None and not 0 < value < 1e9:
-            raise BadInput(f"`{argument}` is {value:g}.", "Give a number above 0 and below 1e9.")
+            raise BadInput(f"`{argument}` is {value:g}.", "Use a number above 0 and below 1e9.")
     return Constraints(budget_ms=budget_ms, max_ram_mib=max_ram_mib, runtime=runtime or "", precision=precision)
 
 

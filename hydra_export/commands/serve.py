@@ -83,11 +83,11 @@ def _check(port: int, lan: bool, https: bool, certificate: Path | None, key: Pat
     from hydra_export.errors import BadInput
 
     if not 0 <= port <= 65535:
-        raise BadInput(f"`port` is {port}.", "Give a number from 0 to 65535.")
+        raise BadInput(f"`port` is {port}.", "Use a number from 0 to 65535.")
     if https and (certificate is None or key is None):
-        raise BadInput("`https` needs a certificate.", "Give `certificate=FILE` and `key=FILE`.")
+        raise BadInput("`https` needs a certificate.", "Pass `certificate=FILE` and `key=FILE`.")
     if not https and (certificate or key):
-        raise BadInput("`certificate` and `key` are for `https`.", "Add `https`, or leave them out.")
+        raise BadInput("`certificate` and `key` only work with `https`.", "Add `https`, or leave them out.")
     if static is not None and (lan or https):
         raise BadInput("`static` writes files and does not serve.", "Leave out `lan` and `https`.", field="static")
 

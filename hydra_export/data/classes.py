@@ -51,20 +51,20 @@ def classes_of(folders: Sequence[str], labels: Sequence[str], num_classes: int) 
     named_so = num_classes == IMAGENET_CLASSES and all(map(_SYNSET.fullmatch, folders))
     synsets = imagenet_synsets(labels) if named_so else ()
     if synsets and set(folders) <= set(synsets):
-        note = f"The {len(folders)} folders are named by synset: they are taken for ImageNet's classes as timm counts."
+        note = f"The {len(folders)} folders are named by synset; they are assumed to be ImageNet's, in timm's order."
         return Classes({name: synsets.index(name) for name in folders}, names or synsets, "by synset", note)
     _check_misspelt([folder for folder in folders if folder not in by_name], len(by_name), labels)
     if len(folders) != num_classes or not num_classes:
         return Classes(None, note=_foreign(folders, labels, num_classes))
     if sorted(int(name) for name in folders if name.isdecimal()) == list(range(num_classes)):
-        note = f"The {num_classes} folders are named by number: they are taken for the model's classes of that number."
+        note = f"The {num_classes} folders are named by number; they are assumed to be the model's classes."
         numbers = {name: int(name) for name in folders}
         return Classes(numbers, names or tuple(sorted(folders, key=int)), "by number", note)
     if labels:
         return Classes(None, note=_foreign(folders, labels, num_classes))
     note = (
-        f"The model does not name its classes: the {num_classes} folders, sorted by name, are taken for classes 0 to "
-        f"{num_classes - 1} ({folders[0]} to {folders[-1]})."
+        f"The model does not name its classes: the {num_classes} folders, sorted by name, are assumed to be classes "
+        f"0 to {num_classes - 1} ({folders[0]} to {folders[-1]})."
     )
     numbers = {name: number for number, name in enumerate(folders)}
     return Classes(numbers, tuple(folders), "in the order of their names", note)
@@ -96,8 +96,8 @@ def _check_misspelt(others: Sequence[str], num_right: int, labels: Sequence[str]
         return
     nearest = UnknownName("class", near[0], labels).remedy if near else f"Known: {named(labels)}."
     raise BadData(
-        f"Class folder {(near or others)[0]} is none of the model's {len(labels)} classes.",
-        f"{nearest} Name every folder as a class, or give the images without class folders.",
+        f"Class folder {(near or others)[0]} is not one of the model's {len(labels)} classes.",
+        f"{nearest} Name every folder as a class, or pass the images without class folders.",
     )
 
 

@@ -29,7 +29,7 @@ _DOWNLOAD_SECONDS = 600.0  # that another process may take for it: it is 30 MB
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _IDX_BYTES = 256 * files.MIB  # of 60,000 images of 28 x 28 pixels, five times
 _REMEDY = (
-    "Give `data`, a folder with the four idx files of Fashion-MNIST, or install them: "
+    "Pass `data`, a folder with the four idx files of Fashion-MNIST, or install them: "
     "apt-get install dataset-fashion-mnist."
 )
 
@@ -175,7 +175,7 @@ def _idx(folder: Path, name: str, ndim: int) -> NDArray[np.uint8]:
     except struct.error:
         magic = b""
     if magic != bytes((0, 0, 8, ndim)) or len(content) != count:
-        raise BadData(f"File {path} is not an idx file of {ndim} axes, or is cut off.", _REMEDY)
+        raise BadData(f"File {path} is not an idx file of {ndim} axes, or is truncated.", _REMEDY)
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 

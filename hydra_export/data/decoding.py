@@ -47,7 +47,7 @@ def decoded(source: Path | BinaryIO, name: str = "") -> Image.Image:
         raise BadData(f"Image {name} cannot be read: {error.reason}.", error.remedy) from error
     except Exception as error:  # Pillow's decoders share no base of their errors
         reason = str(error) or type(error).__name__
-        raise BadData(f"Image {name} cannot be decoded: {reason}.", "Repair it or take it out.") from error
+        raise BadData(f"Image {name} cannot be decoded: {reason}.", "Repair or remove it.") from error
 
 
 def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:

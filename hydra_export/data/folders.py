@@ -42,12 +42,12 @@ def folder_images(
             some are in *labels* and some not, or an image that cannot be decoded.
     """
     if not folder.is_dir():
-        raise BadData(f"There is no folder {folder}.", "Give a folder of images, or of one folder per class.")
+        raise BadData(f"There is no folder {folder}.", "Pass a folder of images, or of one folder per class.")
     check_limit(limit)
     classes = {child.name: _images_in(child) for child in _visible(folder) if child.is_dir()}
     flat = _images_in(folder)
     if not flat and not any(classes.values()):
-        raise BadData(f"Folder {folder} holds no images.", f"Known are {', '.join(sorted(_SUFFIXES))}.")
+        raise BadData(f"Folder {folder} contains no images.", f"Known suffixes: {', '.join(sorted(_SUFFIXES))}.")
     if flat and any(classes.values()):
         raise BadData(
             f"Folder {folder} has images both beside and inside its folders.",
@@ -101,5 +101,5 @@ def _fitted(paths: list[Path], preprocessing: Preprocessing, unreadable: list[Pa
         else:
             read.append(index)
     if not pixels:
-        raise BadData(f"None of the {len(paths)} images can be decoded.", "Give images that Pillow can open.")
+        raise BadData(f"None of the {len(paths)} images can be decoded.", "Pass images that Pillow can open.")
     return np.stack(pixels), read

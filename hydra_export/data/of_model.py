@@ -27,18 +27,18 @@ def labelled(model: OfModel, name: str, unreadable: list[Path]) -> ImageSet:
     )
     if images.labels is None and images.note:
         raise BadInput(
-            f"{model.name} cannot be judged by {folder}. {images.note}",
-            "Give `data` with a folder for each of the model's classes, named as the model names it.",
+            f"{folder} cannot judge {model.name}. {images.note}",
+            "Pass `data` with a folder for each of the model's classes, named as the model names it.",
         )
     if images.labels is None:
-        raise BadData(f"Folder {folder} has images without classes.", "Give one folder of images per class.")
+        raise BadData(f"Folder {folder} has images without classes.", "Pass one folder of images per class.")
     return images
 
 
 def check_classes(model: OfModel) -> None:
     """Raises BadInput where there is nothing to be sure of."""
     if not model.config.num_classes:
-        raise BadInput(f"{model.name} has no classes to be sure of.", "Give a model with classes.")
+        raise BadInput(f"{model.name} has no classes, so it cannot be calibrated.", "Pass a model with classes.")
 
 
 def fitted_to(model: OfModel, name: str, limit: int) -> ImageSet:
@@ -80,12 +80,12 @@ def _of_dataset(model: OfModel, name: str) -> ImageSet:
     labels, num_classes = tuple(model.labels), model.config.num_classes
     if (labels and images.label_names != labels) or len(images.label_names) != num_classes:
         raise BadInput(
-            f"{model.name} tells {num_classes} classes apart ({_few(labels)}), "
-            f"the images are of {len(images.label_names)} ({_few(images.label_names)}).",
-            "Give `data` with images of the model's classes.",
+            f"{model.name} has {num_classes} classes ({_few(labels)}); "
+            f"the images have {len(images.label_names)} ({_few(images.label_names)}).",
+            "Pass `data` with images of the model's classes.",
         )
     if not labels:
-        note = f"{model.name} does not name its classes: they are taken for {_few(images.label_names)} in this order."
+        note = f"{model.name} does not name its classes; assumed: {_few(images.label_names)}, in this order."
         return replace(images, note=note)
     return images
 

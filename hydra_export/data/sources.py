@@ -25,7 +25,7 @@ from hydra_export.errors import BadData, BadInput, MissingExtra
 _TRAIN, _TEST = ("train", "training"), ("val", "validation", "test", "testing")
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _NUMBER_BYTES, _MOST_CLASSES = 32, 1_000_000
-_LAYOUT = "Give FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where there is a split."
+_LAYOUT = "Pass FOLDER/CLASS/IMAGE, with train/ and val/ above the classes where there is a split."
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def load(path: str, held_out: float, *, labelled: bool = True) -> Dataset[Images
         MissingExtra: the package for that kind is not installed.
     """
     if not path:
-        raise BadInput("This recipe needs images.", "Give `data`, a folder with one folder of images per class.")
+        raise BadInput("This recipe needs images.", "Pass `data`, a folder with one folder of images per class.")
     train, test, names = _hugging_face(path) if path.startswith("hfds/") else _local(Path(path))
     if len(names) < 2 and labelled:
         raise BadData(f"The images of {path} are of one class ({names[0] or 'no name'}).", _LAYOUT)
@@ -126,7 +126,7 @@ def _local(path: Path) -> tuple[ReaderImages, ReaderImages | None, tuple[str, ..
         return _all_of(reader), None, names
     test_images, test_names = _reader(test)
     if foreign := [name for name in test_names if name not in names]:
-        raise BadData(f"Class {foreign[0]} of {test} is not in {train}.", "Give the same classes to both.")
+        raise BadData(f"Class {foreign[0]} of {test} is not in {train}.", "Pass the same classes to both.")
     number = np.asarray([names.index(name) for name in test_names])
     held_out = _all_of(test_images)
     return _all_of(reader), replace(held_out, labels=number[held_out.labels]), names
@@ -157,7 +157,7 @@ def _split(images: ReaderImages, held_out: float) -> tuple[ReaderImages, ReaderI
     for label in np.unique(images.labels):
         members = np.flatnonzero(images.labels == label)
         if len(members) < 2:
-            raise BadData("A class has one image alone, and none can be held out for testing.", "Add images, or val/.")
+            raise BadData("A class has only one image, so none can be held out for testing.", "Add images, or val/.")
         members = np.random.default_rng((int(label), 2)).permutation(members)
         count = min(max(1, round(held_out * len(members))), len(members) - 1)
         test_images.append(members[:count])
@@ -182,7 +182,7 @@ def _hugging_face(path: str) -> tuple[ReaderImages, ReaderImages | None, tuple[s
         reader = create_reader(path, split=train)
         test = create_reader(path, split=tests[0]) if tests else None
     except (OSError, ValueError, StopIteration, KeyError) as error:
-        raise BadData(f"Dataset {name} cannot be read: {error}.", "Give a dataset with images and labels.") from error
+        raise BadData(f"Dataset {name} cannot be read: {error}.", "Pass a dataset with images and labels.") from error
     names = tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
     parts = [
         ReaderImages(one, np.arange(len(one)), np.asarray(one.dataset[one.label_key], np.int64))

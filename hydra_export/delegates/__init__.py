@@ -106,10 +106,10 @@ class Delegate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         for target, rules in self.takes.items():
             if not rules or not rules[-1].is_for_all:
-                raise ValueError(f"takes.{target} says nothing of operators that it does not name")
+                raise ValueError(f"takes.{target} has no rule for operators that it does not list")
             for number, rule in enumerate(rules, 1):
                 if rule.source not in self.sources:
-                    raise ValueError(f"takes.{target}, rule {number}: '{rule.source}' is no source")
+                    raise ValueError(f"takes.{target}, rule {number}: '{rule.source}' is not a source")
 
 
 def names() -> tuple[str, ...]:

@@ -20,9 +20,9 @@ def check_dense(checkpoint: Checkpoint) -> None:
     info = checkpoint.info
     if info.trained_heads and not info.config.is_plain(info.trained_heads):
         raise BadInput(
-            f"{info.name} is universal already: head counts {','.join(map(str, info.trained_heads))} were trained, and "
-            "in another basis all but its full width would start anew.",
-            "Give a dense ViT, or train this one further with recipe finetune.",
+            f"{info.name} is already universal: head counts {','.join(map(str, info.trained_heads))} were trained. "
+            "In another basis, all but the full width would have to be trained again.",
+            "Pass a dense ViT, or train this one further with recipe finetune.",
         )
 
 

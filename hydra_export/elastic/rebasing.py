@@ -66,7 +66,7 @@ def rebased(model: HydraViT, batches: Iterable[Batch], how: How = "rotate") -> R
 
     seen = observe(model, kept())
     if not seen.num_images:
-        raise BadInput("There are no images to judge heads and channels by.", "Give some.")
+        raise BadInput("There are no images to rank heads and channels by.", "Pass images.")
     folded = spaces.folded(model.config, _projected(model))
     found = bases(model.config, folded, seen, how)
     state = spaces.changed(config, folded, found)
@@ -87,10 +87,12 @@ def rebased_config(config: HydraConfig) -> HydraConfig:
         raise BadInput(
             f"The model has separate classifiers for heads {','.join(map(str, config.separate_classifiers))}: "
             "its narrower subnetworks are trained already.",
-            "Give a dense ViT.",
+            "Pass a dense ViT.",
         )
     if config.pooling == "none":
-        raise BadInput("The model gives patch tokens, whose length differs by head count.", "Give one that pools them.")
+        raise BadInput(
+            "The model outputs patch tokens, whose length differs by head count.", "Pass a model that pools."
+        )
     width = 0 if config.num_outputs else config.width(config.heads)
     return msgspec.structs.replace(config, layer_scale=None, projection=config.projection or width)
 
@@ -100,7 +102,7 @@ def cannot_rotate(config: HydraConfig) -> str:
     if config.pre_norm:
         return "the gains of the norm in front of its blocks have no Linear behind them to take them in"
     if config.pooling in ("max", "avgmax"):
-        return "the maximum over its tokens is another one in another basis"
+        return "the maximum over its tokens changes with the basis"
     return ""
 
 
@@ -148,7 +150,7 @@ def _error(model: HydraViT, config: HydraConfig, state: State, images_BCHW: Tens
     error = float((after_BK - before_BK).abs().max() / before_BK.abs().max())
     if not error <= _TOLERANCE:
         raise CheckFailed(
-            f"In another basis the full width gives outputs that differ by {error:.1e} of the largest, "
+            f"In another basis the outputs of the full width differ by {error:.1e} of the largest, "
             f"more than {_TOLERANCE:g}.",
             "Please report this with the checkpoint's architecture.",
         )

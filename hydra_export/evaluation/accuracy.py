@@ -66,7 +66,7 @@ def accuracy(
             counts[row] += _right(model, image_BCHW, labels_B, k, class_indices)
     num_images, *right = map(int, total([num_images, *counts.ravel().tolist()]))
     if not num_images:
-        raise BadData("None of the images can be read.", "Give images that Pillow can open.")
+        raise BadData("None of the images can be read.", "Pass images that Pillow can open.")
     percent = np.round(100 * np.asarray(right).reshape(-1, 2) / num_images, 2)
     return {k: Accuracy(float(one), float(five), num_images) for k, (one, five) in zip(heads, percent, strict=True)}
 

@@ -58,5 +58,5 @@ def agreement(
                 sums[row] += float(F.cosine_similarity(outputs_BK.double(), expected_BK.double()).sum())
     count, *summed = total([num_images, *sums.tolist()])
     if not count:
-        raise BadData("None of the images can be read.", "Give images that Pillow can open.")
+        raise BadData("None of the images can be read.", "Pass images that Pillow can open.")
     return {k: round(100 * value / count, 2) for k, value in zip(heads, summed, strict=True)}, int(count)

@@ -56,7 +56,7 @@ def measure(loaded: Checkpoint, heads: int, *, batch_size: int = 64, threads: in
         process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         last = process.stderr.strip().splitlines()[-1:] or [f"status {process.returncode}"]
-        raise HydraExportError(f"Heads {heads} could not be measured: {last[0]}.", "Give a smaller `batch_size`.")
+        raise HydraExportError(f"Heads {heads} could not be measured: {last[0]}.", "Use a smaller `batch_size`.")
     return msgspec.json.decode(process.stdout, type=Cost)
 
 

@@ -53,7 +53,7 @@ def jobs(
             try:
                 spec = msgspec.convert(choices, ExportSpec)
             except msgspec.ValidationError as error:
-                raise BadInput(f"This cannot be exported: {error}.", "See ExportSpec for what can.") from error
+                raise BadInput(f"This cannot be exported: {error}.", "ExportSpec lists what can.") from error
             spec = msgspec.structs.replace(spec, options=given.get(target.options, target.options()))
             target.check(spec)
             listed.append(Job(target, spec))
@@ -73,17 +73,17 @@ def _check_used(options: Options, names: Sequence[str], graphs: Sequence[str]) -
         if target not in names:
             added = ",".join([*names, target])
             raise BadInput(
-                f"`{field.name}` is for target '{target}', which is not exported.", f"Add it: `targets={added}`."
+                f"`{field.name}` applies to target '{target}', which is not exported.", f"Add it: `targets={added}`."
             )
         if field.about.graphs and not set(field.about.graphs) & set(graphs):
             kind = field.about.graphs[0]
             raise BadInput(
-                f"`{field.name}` is for graph kind '{kind}'.", f"Add it: `graphs={','.join([*graphs, kind])}`."
+                f"`{field.name}` applies to graph kind '{kind}'.", f"Add it: `graphs={','.join([*graphs, kind])}`."
             )
 
 
 def _check_offered(kind: str, argument: str, given: str, offered: Sequence[str], target: str) -> None:
     if given not in offered:
         near = difflib.get_close_matches(given, offered, n=1)
-        remedy = f"Did you mean '{near[0]}'?" if near else f"Give `{argument}` {' or '.join(offered)}."
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Pass `{argument}` {' or '.join(offered)}."
         raise BadInput(f"Target '{target}' has no {kind} '{given}'.", remedy, field=argument)

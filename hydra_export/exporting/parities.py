@@ -100,7 +100,7 @@ def _judged(
         if worst := counted.worst(heads, precision):
             raise ParityFailed(
                 f"{failed.message} Of their blocks' outputs, 8 bits of these tensors change most: {worst}.",
-                f"{failed.remedy} `mixed` gives the worst tensors 16 bits.",
+                f"{failed.remedy} `mixed` uses 16 bits for the worst tensors.",
             ) from failed
         raise
 
@@ -110,7 +110,7 @@ def _with_layers(failed: ParityFailed, checkpoint: Checkpoint, heads: int, pixel
     errors = quantization.layer_errors(checkpoint.model, heads, pixels, checkpoint.info.preprocessing)
     worst = ", ".join(f"{each.name} by {each.both:.1%} ({each.weights:.1%})" for each in errors[:_WORST_LAYERS])
     return ParityFailed(
-        f"{failed.message} int8 activations and weights (weights alone) change the outputs of these layers most: "
+        f"{failed.message} int8 activations and weights (weights only) change the outputs of these layers most: "
         f"{worst}.",
         failed.remedy,
     )

@@ -117,8 +117,8 @@ def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
     name = checkpoint.info.name
     if not _FILE_STEM.fullmatch(name) or files.unportable(name):
         raise BadInput(
-            f"Checkpoint {checkpoint.path}: the model's name {name[:80]!r} cannot name files.",
-            "Give it a name of letters, digits, '.', '_' and '-', of at most 100 characters, that no device of Windows "
+            f"Checkpoint {checkpoint.path}: the model's name, {name[:80]!r}, cannot be used in file names.",
+            "Use letters, digits, '.', '_' and '-', at most 100 characters, and no name that no device of Windows "
             "has (CON, NUL, ...).",
         )
     for job in listed:

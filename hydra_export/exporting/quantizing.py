@@ -58,7 +58,7 @@ class Quantizing:
     def of(cls, info: CheckpointInfo, images: ImageSet | None, count: int, **how: Any) -> Self | None:
         """By *count* of *images*; of none, by packaged ones where they are the model's own kind."""
         if count < LEAST_IMAGES:
-            raise BadInput(f"`calibration_images` is {count}.", f"Give {LEAST_IMAGES} or more.")
+            raise BadInput(f"`calibration_images` is {count}.", f"Use {LEAST_IMAGES} or more.")
         if images is None:
             if info.labels != FASHION_MNIST_LABELS:
                 return None
@@ -71,8 +71,8 @@ class Quantizing:
     def __post_init__(self) -> None:
         if len(self.images) < LEAST_IMAGES:
             raise BadInput(
-                f"Activations cannot be calibrated by {len(self.images)} images.",
-                f"Give `calibrate` with {LEAST_IMAGES} images or more.",
+                f"{len(self.images)} images are too few to calibrate activations.",
+                f"Pass `calibrate` with {LEAST_IMAGES} images or more.",
             )
 
 
@@ -123,10 +123,10 @@ def quantized(plan: Plan, how: Quantizing | None, sample: Sample, say: Say) -> P
         return Prepared({}, {}, {})
     if how is None:
         raise BadInput(
-            f"{wanted[0]} counts activations by what images show of them, and there are none.",
-            "Give `calibrate` with images like those that the app will see, 100 or more.",
+            f"{wanted[0]} needs images to calibrate activations, and there are none.",
+            "Pass `calibrate` with images like those that the app will see, 100 or more.",
         )
-    say("evening out channels")
+    say("equalizing channels")
     info, images = plan.checkpoint.info, how.images.pixels
     image_nCHW = torch.from_numpy(info.preprocessing.normalise(images))
     few = image_nCHW[:: max(1, len(images) // _EQUALISED_IMAGES)][:_EQUALISED_IMAGES]

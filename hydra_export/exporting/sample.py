@@ -68,12 +68,12 @@ def _gate(gate: Gate, images: ImageSet, limit: int, of_the_model: bool) -> Gate:
         return gate
     if not of_the_model:
         raise BadInput(
-            "int8 has to be judged by images of the model's own kind, and there are none.",
-            "Give `check_images`, best with a folder per class; or `accept_unchecked` to go without.",
+            "int8 needs images like the model's training images to judge its accuracy, and there are none.",
+            "Pass `check_images`, best with a folder per class, or `accept_unchecked` to skip the check.",
         )
     if len(images) < LEAST_IMAGES:
         raise BadInput(
-            f"int8 cannot be judged by {len(images)} images: an artifact that is often wrong would pass.",
-            f"Give `check_images` with {LEAST_IMAGES} or more; or `accept_unchecked` to go without.",
+            f"{len(images)} images are too few to judge int8: an artifact that is often wrong would pass.",
+            f"Pass `check_images` with {LEAST_IMAGES} or more, or `accept_unchecked` to skip the check.",
         )
     return replace(gate, labels=None if images.labels is None else images.labels[:limit])

@@ -126,7 +126,7 @@ def _entry(
 
 def _with_artifacts(device: bundle.DeviceEntry, artifacts: Sequence[Artifact]) -> bundle.DeviceEntry:
     runs = (a for a in artifacts if a.target == device.target and (device.heads is None or device.heads in a.heads))
-    instead = f"; k = {device.heads} was exported, the fastest there is" if device.heads and not device.fits else ""
+    instead = f"; k = {device.heads}, the fastest, was exported" if device.heads and not device.fits else ""
     paths = tuple(artifact.path for artifact in runs)
     return msgspec.structs.replace(device, artifacts=paths, why=f"{device.why}{instead}")
 

@@ -54,7 +54,7 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
         if width and width not in WIDTHS_OF_USUAL_HEADS:
             raise BadInput(
                 f"the checkpoint does not state its head width, and {USUAL_HEAD_DIM} is unusual at width {width}.",
-                "Give `head_dim`, its timm name as `architecture`, or its config.json.",
+                "Pass `head_dim`, its timm name as `architecture`, or its config.json.",
             )
         assumed.append(f"{HEAD_WIDTH}: {USUAL_HEAD_DIM} channels, as most of timm's ViTs of width {width} have")
     # A gated MLP is a SwiGLU in every ViT that timm registers.
@@ -63,7 +63,7 @@ def imported_model(state: dict[str, Tensor], head_dim: int | None, image_size: t
     assumed.append(f"{POOLING}: {_POOLINGS[config.pooling]}")
     assumed.append(f"{NORMS}: {_norms(config)}")
     if config.positions == "patches" and image_size is None:
-        assumed.append(f"{POSITIONS}: of the patches alone, as their number is a square")
+        assumed.append(f"{POSITIONS}: only for the patches, as their number is a square")
     assumed.append(f"{ROTARY}: none")
     assumed += [f"{ACTIVATION}: {_ACTIVATIONS[activation]}", f"{EPSILON}: {config.layer_norm_eps:g}"]
     if image_size is None:

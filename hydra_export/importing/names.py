@@ -46,14 +46,14 @@ def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise BadInput("it holds no state dict.", "Save model.state_dict().")
+        raise BadInput("it does not contain a state dict.", "Save model.state_dict().")
     state = _unwrap(content, name, notes)
     if unused := [key for key in state if _UNUSED.fullmatch(key)]:
         notes.append(f"{name}: {_listed(unused)} {_is(unused)} not used at inference and {_was(unused)} left out.")
     dropped = [key for key in state if key.startswith(tuple(drop))]
     for start in drop:
         if not any(key.startswith(start) for key in dropped):
-            raise BadInput(f"it has no parameters {start}... to leave out.", "Name those that it has.")
+            raise BadInput(f"it has no parameters that start with {start}.", "Choose names that it has.")
     if dropped:
         notes.append(f"{name}: {_listed(dropped)} {_was(dropped)} left out as asked.")
     return {key: tensor for key, tensor in state.items() if key not in {*unused, *dropped}}
@@ -64,7 +64,9 @@ def _unwrap(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[
     prefixes = list(dict.fromkeys(_prefix(key) for key in content if key.endswith(_PATCHES)))
     averages = [prefix for prefix in prefixes if set(prefix.split(".")) & set(_AVERAGES)]
     if len(prefixes) > 1 and len(averages) != 1:
-        raise BadInput(f"it holds {len(prefixes)} models, under {repr(prefixes)[1:-1]}.", "Save the state dict of one.")
+        raise BadInput(
+            f"it contains {len(prefixes)} models, under {repr(prefixes)[1:-1]}.", "Save the state dict of one model."
+        )
     prefix = (averages or prefixes or [""])[0]
     others = [each for each in prefixes if each != prefix]
     if others:

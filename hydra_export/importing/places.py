@@ -39,7 +39,7 @@ def read(place: Path | str | nn.Module) -> Source:
             return remote.of_hub(text)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Give another path.") from error
+        raise BadCheckpoint(f"Checkpoint {path} cannot be read: {reason}.", "Pass another path.") from error
     if path.name in sources.WEIGHTS:
         return sources.of_folder(path.parent, path.name)
     return sources.of_file(path)

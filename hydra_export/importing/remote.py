@@ -57,7 +57,7 @@ def of_hub(repo: str) -> Source:
     except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError, ValueError) as error:
         raise BadCheckpoint(
             f"There is no checkpoint at {repo}, and the Hub's {repo} cannot be fetched: {_reason(error)}.",
-            "Check the name, connect to the network once, or give the path of a checkpoint.",
+            "Check the name, connect to the network once, or pass the path of a checkpoint.",
         ) from error
     return of_folder(folder)
 
@@ -70,7 +70,7 @@ def of_timm(name: str) -> Source:
     """
     if not timm.is_model(name):
         raise BadCheckpoint(
-            f"timm's {name} cannot be loaded: {name} is no name of timm's.", "timm.list_models('vit_*') lists them."
+            f"timm's {name} cannot be loaded: timm has no model of that name.", "timm.list_models('vit_*') lists them."
         )
     try:
         timm_config.check_name(name)
@@ -83,7 +83,7 @@ def of_timm(name: str) -> Source:
         except Exception as error:  # of torch, timm, huggingface_hub and the network: they share no base
             raise BadCheckpoint(
                 f"timm's {name} cannot be loaded: {_reason(error)}.",
-                "Check its tag, connect to the network once, or give the path of a checkpoint.",
+                "Check its tag, connect to the network once, or pass the path of a checkpoint.",
             ) from error
     state = module.state_dict()
     return Source(

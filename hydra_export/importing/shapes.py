@@ -12,7 +12,7 @@ from torch import Tensor
 from hydra_export.architecture import HydraConfig
 from hydra_export.errors import BadInput
 
-ONLY = "Supported are DeiT, DINOv2, DINOv3, CLIP, SigLIP, EVA-02 and ViTs like them."
+ONLY = "hydra-export supports DeiT, DINOv2, DINOv3, CLIP, SigLIP, EVA-02 and similar ViTs."
 
 # Variants of the ViT that no subnetwork of ours is, by the parameters that give them away.
 _REFUSED = {
@@ -21,7 +21,7 @@ _REFUSED = {
     "patch_embed.backbone": "a convolutional stem",
     "patch_embed.norm": "a norm inside the patch embedding",
     "attn.gate": "gated attention",
-    "rope.freqs": "rotary positions that are learned",
+    "rope.freqs": "learned rotary positions",
     "attn_pool.pos_embed": "attention pooling with positions",
     "attn_pool.q_norm": "attention pooling with qk-norm",
     ".in_proj.": "blocks whose attention and MLP are parallel",
@@ -49,7 +49,7 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
     """
     check_variant(state)
     if any(name.endswith(".embeddings.patch_embeddings.projection.weight") for name in state):
-        raise BadInput("its tensors have transformers' names.", "Give the folder with its config.json.")
+        raise BadInput("its tensors have transformers' names.", "Pass the folder with its config.json.")
     for name, feature in _NEEDED.items():
         if name not in state:
             raise BadInput(f"this model has no tensor {name}.", f"Only ViTs with {feature} are supported.")
@@ -60,12 +60,12 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
         raise BadInput(f"its patch embedding is {list(patch.shape)}.", "Only square patches are supported.")
     head = state.get("head.weight")
     if fc1.ndim != 1 or fc2.ndim != 2 or (head is not None and head.ndim != 2):
-        raise BadInput("its MLP or its classifier is no Linear layer.", ONLY)
+        raise BadInput("its MLP or classifier is not a Linear layer.", ONLY)
     if "head_dist.weight" in state and "dist_token" not in state:
-        raise BadInput("it has a classifier of a distillation token (head_dist), and no such token.", ONLY)
+        raise BadInput("it has a classifier for a distillation token (head_dist), but no such token.", ONLY)
     width = int(patch.shape[0])
     if head_dim < 1 or width % head_dim:
-        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Give the right `head_dim`.")
+        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Pass the right `head_dim`.")
     prefix = {
         "class_token": "cls_token" in state,
         "distillation_token": "dist_token" in state,
@@ -137,8 +137,8 @@ def _grid(
     if positions is None:
         if stated is None or not is_rotary:
             raise BadInput(
-                "this model has no tensor pos_embed, and nothing says what other positions it has.",
-                "Give its timm name as `architecture`.",
+                "this model has no tensor pos_embed, and nothing states what other positions it has.",
+                "Pass its timm name as `architecture`.",
             )
         return "none", stated
     if positions.ndim != 3:
@@ -152,13 +152,13 @@ def _grid(
     if image_size is None:
         raise BadInput(
             f"{count} positions are not a square of patches, with or without {num_prefix} tokens before them.",
-            "Give the `image_size` that the model was trained with.",
+            "Pass the `image_size` that the model was trained with.",
         )
     raise BadInput(
         "images of {}x{} have {} patches, and the model has {} positions.".format(
             *image_size, math.prod(stated or ()), count
         ),
-        "Give the size that the model was trained with.",
+        "Pass the size that the model was trained with.",
     )
 
 
@@ -167,7 +167,7 @@ def check_size(stated: tuple[int, int], config: HydraConfig, who: str) -> None:
     if stated != config.image_shape:
         raise BadInput(
             "{} gives images of {}x{}, the positions are those of {}.".format(who, *stated, config.image_text),
-            "Give the size that the model was trained with.",
+            "Pass the size that the model was trained with.",
         )
 
 

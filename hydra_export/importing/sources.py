@@ -118,7 +118,7 @@ def _shards(index: Path) -> tuple[dict[str, Tensor], Mapping[str, str], list[Pat
     for path in read:
         shard, _ = tensors.read(path)
         if not isinstance(shard, Mapping):
-            raise BadCheckpoint(f"Checkpoint {path} holds no state dict.", "Download it again.")
+            raise BadCheckpoint(f"Checkpoint {path} does not contain a state dict.", "Download it again.")
         content |= shard
     return content, {}, read
 
@@ -128,7 +128,7 @@ def shard_names(index: Path) -> list[str]:
     weight_map = _json(index).get("weight_map")
     shard_names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not shard_names or not all(isinstance(name, str) and Path(name).name == name for name in shard_names):
-        raise BadCheckpoint(f"{index} lists no shards beside it.", "Download it again.")
+        raise BadCheckpoint(f"{index} lists no shards in its folder.", "Download it again.")
     return sorted(set(shard_names))
 
 
@@ -138,7 +138,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return documents.decode_json(content, dict[str, Any])
     except msgspec.DecodeError as error:
-        raise BadCheckpoint(f"{path} is not valid: {error}.", "Download it again, or take it away.") from error
+        raise BadCheckpoint(f"{path} is not valid: {error}.", "Download it again, or remove it.") from error
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

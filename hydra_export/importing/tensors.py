@@ -38,7 +38,7 @@ def opened(path: Path, limit_bytes: int = LARGEST_BYTES) -> Iterator[BinaryIO]:
     except Unreadable as error:
         if error.missing:
             raise BadCheckpoint(
-                f"There is no checkpoint at {path}.", "Give the path of a .safetensors or .pth file."
+                f"There is no checkpoint at {path}.", "Pass the path of a .safetensors or .pth file."
             ) from error
         raise BadCheckpoint(f"Checkpoint {error.message}", error.remedy) from error
 
@@ -88,11 +88,11 @@ def check_plain(state: Mapping[str, Tensor], num_bytes: int) -> None:
     for name, tensor in state.items():
         if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
             kind = f"type {tensor.dtype}, {tensor.layout} on {tensor.device.type}"
-            raise BadInput(f"tensor {name} has {kind}.", "Give plain tensors of float16, bfloat16, float32 or float64.")
+            raise BadInput(f"tensor {name} has {kind}.", "Pass plain tensors of float16, bfloat16, float32 or float64.")
         total += 4 * tensor.numel()
         if tensor.nbytes > tensor.untyped_storage().nbytes() or total > 4 * num_bytes:
             raise BadInput(
-                f"tensor {name} of shape {list(tensor.shape)} has more numbers than the file holds.",
+                f"tensor {name} of shape {list(tensor.shape)} has more numbers than the file contains.",
                 "Save it again, with tensors that are contiguous.",
             )
 
@@ -107,7 +107,9 @@ def _safetensors(path: Path, file: BinaryIO) -> tuple[dict[str, Tensor], Mapping
         with safetensors.safe_open(path, framework="pt") as content:
             names = content.keys()
             if len(names) > _MOST_TENSORS:
-                raise BadCheckpoint(f"{problem}: it has {len(names)} tensors.", f"At most {_MOST_TENSORS} are read.")
+                raise BadCheckpoint(
+                    f"{problem}: it has {len(names)} tensors.", f"At most {_MOST_TENSORS} tensors are read."
+                )
             return {name: content.get_tensor(name) for name in names}, content.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise BadCheckpoint(f"{problem}: {error}.", "Copy or download it again.") from error
@@ -128,7 +130,7 @@ def _check_pickle(file: BinaryIO, zipped: bool) -> None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             has_bytearray = bool(_BYTEARRAY.search(content))
     if has_bytearray:
-        raise BadInput("it holds builtins.bytearray, more than tensors.", "Save its state dict alone.")
+        raise BadInput("it contains builtins.bytearray, not only tensors.", "Save only its state dict.")
 
 
 def _unpickle(path: Path, zipped: bool) -> Any:
@@ -140,10 +142,10 @@ def _unpickle(path: Path, zipped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds {match[1]}, more than tensors" if match else "holds more than tensors, or is damaged"
+        what = f"holds {match[1]}, not only tensors" if match else "contains more than tensors, or is damaged"
         raise BadCheckpoint(
-            f"Checkpoint {path} {what}; it was not read, as that could run its code.",
-            "Save its state dict alone, best as safetensors.",
+            f"Checkpoint {path} {what}; it was not read, because that could run its code.",
+            "Save only its state dict, best as safetensors.",
         ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -154,12 +156,12 @@ def check_shapes(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tens
     for name, shape in wanted.items():
         if name not in state:
             raise BadInput(
-                f"tensor {name} is missing; the configuration asks for it.", "Use the matching configuration."
+                f"tensor {name} is missing; the configuration requires it.", "Use the matching configuration."
             )
         if tuple(state[name].shape) != shape:
             raise BadInput(
-                f"tensor {name} has shape {list(state[name].shape)}, the configuration asks for {list(shape)}.",
+                f"tensor {name} has shape {list(state[name].shape)}, the configuration requires {list(shape)}.",
                 "Use the matching configuration.",
             )
     if unknown := sorted(state.keys() - wanted.keys()):
-        raise BadInput(f"tensor {unknown[0]} belongs to no supported ViT.", "Export the plain ViT without it.")
+        raise BadInput(f"tensor {unknown[0]} is not part of any supported ViT.", "Export the plain ViT without it.")

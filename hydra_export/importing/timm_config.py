@@ -49,7 +49,7 @@ def check_name(name: str) -> None:
     """
     if not is_model_in_modules(name, MODULES):
         had = next((what for module, what in _OTHERS.items() if is_model_in_modules(name, (module,))), "")
-        raise BadInput(f"{name} has {had}." if had else f"{name} is no Vision Transformer.", ONLY)
+        raise BadInput(f"{name} has {had}." if had else f"{name} is not a Vision Transformer.", ONLY)
 
 
 def of_module(module: nn.Module, who: str) -> tuple[HydraConfig, Layout]:
@@ -111,7 +111,7 @@ def _differences(module: Any) -> Iterator[str]:
         yield f"{module.global_pool or 'no'} pooling"
     embed = module.patch_embed
     if type(embed) is not PatchEmbed or not isinstance(embed.norm, nn.Identity):
-        yield "another patch embedding than one convolution"
+        yield "a patch embedding other than one convolution"
     elif embed.dynamic_img_pad:
         yield "images that are padded to whole patches"
     elif len(set(embed.patch_size)) != 1:
@@ -119,7 +119,7 @@ def _differences(module: Any) -> Iterator[str]:
     if not isinstance(getattr(module, "patch_drop", None), (nn.Identity, type(None))):
         yield "a layer patch_drop"
     if not all(isinstance(head, (nn.Linear, nn.Identity)) for head in _heads(module)):
-        yield "a classifier that is no Linear"
+        yield "a classifier that is not a Linear"
     if (rope := getattr(module, "rope", None)) is not None:
         if type(rope) not in (RotaryEmbeddingCat, RotaryEmbeddingDinoV3):
             yield f"rotary positions of another kind, {type(rope).__name__}"

@@ -164,8 +164,8 @@ def _check_stated(state: Mapping[str, Tensor], reference: TimmReference) -> None
     for what, count in (("classes", reference.num_classes), ("blocks", reference.arguments.get("depth"))):
         if count is not None and count != own[what]:
             raise BadInput(
-                f"{reference.who} says {count} {what}, the weights have {own[what]}.",
-                "Give the configuration of these weights.",
+                f"{reference.who} states {count} {what}, but the weights have {own[what]}.",
+                "Pass the configuration of these weights.",
             )
 
 
@@ -181,7 +181,7 @@ def check_equal(original: Original, ours: nn.Module, config: HydraConfig) -> Non
         module.load_state_dict(as_float32(original.state), assign=True)
     except RuntimeError as error:  # torch's, for names and shapes
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-        raise BadInput(f"the tensors are not those of its architecture: {reason}.", "Give the right one.") from error
+        raise BadInput(f"the tensors do not match the architecture: {reason}.", "Pass the correct one.") from error
     _compute_buffers(module)
     image = torch.randn(
         (1, config.channels, *config.image_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64
@@ -193,8 +193,7 @@ def check_equal(original: Original, ours: nn.Module, config: HydraConfig) -> Non
     off, size = float((outputs[0] - outputs[1]).abs().max()), float(outputs[0].abs().max())
     if not off <= _BOUND * max(size, 1e-30):
         raise BadInput(
-            f"the import does not compute what timm's module computes: outputs of up to {size:.3g} differ by "
-            f"{off:.3g}.",
+            f"the imported model differs from timm's module: outputs of up to {size:.3g} differ by {off:.3g}.",
             "Report it with this message; nothing was written.",
         )
 
@@ -220,7 +219,7 @@ def _check_name(reference: TimmReference) -> None:
         largest = _LARGEST_DEPTH if name == "depth" else _LARGEST_ARGUMENT
         if not plain or any(isinstance(each, (int, float)) and not abs(each) <= largest for each in numbers):
             raise BadInput(
-                f"{reference.who} gives {name} as {str(value)[:60]}.", "Give the configuration of these weights."
+                f"{reference.who} gives {name} as {str(value)[:60]}.", "Pass the configuration of these weights."
             )
 
 
@@ -262,7 +261,7 @@ def _built(reference: TimmReference, ours: Mapping[str, Any]) -> nn.Module:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"timm cannot build {reference.name} as {reference.who} says: {reason}.",
-            "Give the configuration of these weights.",
+            "Pass the configuration of these weights.",
         ) from error
 
 
@@ -324,5 +323,5 @@ def _size(value: Any, who: str) -> tuple[int, int] | None:
     if pair is None:
         return None
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(side, int) for side in pair):
-        raise BadInput(f"{who} gives the image size {str(value)[:60]}.", "Give a number, or height and width.")
+        raise BadInput(f"{who} gives the image size {str(value)[:60]}.", "Use a number, or height and width.")
     return pair[0], pair[1]

@@ -41,7 +41,7 @@ _KINDS = {
     "vit": _VIT, "deit": _VIT, "dinov2": _DINO, "dinov2_with_registers": _DINO,
     "clip": _CLIP, "clip_vision_model": _CLIP, "siglip": _SIGLIP, "siglip_vision_model": _SIGLIP,
 }  # fmt: skip
-_ONLY = f"Of transformers' models {', '.join(_KINDS)} are supported."
+_ONLY = f"hydra-export supports these transformers models: {', '.join(_KINDS)}."
 _PREFIX = re.compile(r"(vit|deit|dinov2|dinov2_with_registers|vision_model)\.")
 _NAMES = {
     "embeddings.cls_token": "cls_token",
@@ -102,15 +102,18 @@ def imported_model(
     stated = tower.get("hidden_act", kind.activation)
     activation = _ACTIVATIONS.get(stated) if isinstance(stated, str) else None
     if activation is None:
-        raise BadInput(f"config.json gives the activation {str(stated)[:40]}.", _ONLY)
+        raise BadInput(f"config.json states the activation {str(stated)[:40]}.", _ONLY)
     if shapes.is_gated(ours):  # DINOv2's, whatever hidden_act says
         activation = "silu"
     epsilon, heads = tower.get("layer_norm_eps", kind.epsilon), tower.get("num_attention_heads", 12)
     if not _is_number(epsilon):
-        raise BadInput(f"config.json gives layer_norm_eps {str(epsilon)[:40]}.", "Give a number.")
+        raise BadInput(f"config.json states layer_norm_eps {str(epsilon)[:40]}.", "Use a number.")
     width = ours["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in ours else 0
     if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise BadInput(f"config.json gives {heads} heads, the weights are {width} wide.", "Give these weights' own.")
+        raise BadInput(
+            f"config.json states {heads} heads, but the weights are {width} wide.",
+            "Pass the config.json of these weights.",
+        )
     size = _pair(tower.get("image_size", 224), "image_size")
     hydra_config = shapes.config(
         ours, width // heads, size, activation=activation, layer_norm_eps=float(epsilon), **known
@@ -139,7 +142,8 @@ def _check_agrees(config: Mapping[str, Any], ours: HydraConfig) -> None:
     for what, own in (("num_hidden_layers", ours.depth), ("num_register_tokens", ours.register_tokens)):
         if (stated := config.get(what, own)) != own:
             raise BadInput(
-                f"config.json gives {what} {str(stated)[:40]}, the weights {own}.", "Give these weights' own."
+                f"config.json gives {what} {str(stated)[:40]}, the weights {own}.",
+                "Pass the config.json of these weights.",
             )
 
 
@@ -152,8 +156,8 @@ def _known(state: dict[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[st
     classifies = architecture.endswith("ForImageClassification")
     if head is None and (architecture.endswith("WithTeacher") or (classifies and "dinov2" in model_type)):
         raise BadInput(
-            f"a {architecture} without classes gives something else than its backbone.",
-            "Save the backbone alone, or with a classifier.",
+            f"a {architecture} without classes does not output its backbone's features.",
+            "Save only the backbone, or a model with a classifier.",
         )
     if model_type.startswith(("clip", "siglip")) and ("head.bias" in state or classifies):
         known["pooling"] = "avg"
@@ -224,7 +228,7 @@ def _preprocessing(
         for values in (mean, std)
     )
     if not floats or not rescales or interpolation is None or settings.get("do_flip_channel_order"):
-        raise BadInput("preprocessor_config.json makes images ready in a way that is not supported.", "")
+        raise BadInput("preprocessor_config.json describes preprocessing that is not supported.", "")
     return (
         Preprocessing(
             image_size=config.image_size,
@@ -286,7 +290,8 @@ def _labels(id2label: Any, num_classes: int) -> tuple[str, ...]:
     names = [by_number.get(str(number)) for number in range(num_classes)]
     if len(id2label) != num_classes or not all(isinstance(name, str) for name in names):
         raise BadInput(
-            f"config.json names {len(id2label)} classes, the weights have {num_classes}.", "Give these weights' own."
+            f"config.json lists {len(id2label)} classes, but the weights have {num_classes}.",
+            "Pass the config.json of these weights.",
         )
     return tuple(cast(list[str], names))
 
@@ -301,5 +306,5 @@ def _pair(value: Any, name: str) -> tuple[int, int]:
         or len(pair) != 2
         or not all(isinstance(side, int) and side > 0 for side in pair)
     ):
-        raise BadInput(f"The configuration gives {name} as {str(value)[:60]}.", "Give a number, or height and width.")
+        raise BadInput(f"The configuration states {name} as {str(value)[:60]}.", "Use a number, or height and width.")
     return pair[0], pair[1]

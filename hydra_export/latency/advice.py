@@ -17,7 +17,7 @@ from hydra_export.target import STATIC, Precision
 
 _BYTES = {"fp32": 4, "fp16": 2}  # of a weight; of integers 1
 _MIB = 2**20
-INT8_ON_NPUS = f"no NPU multiplies int8 weights by float activations; those of {' and '.join(STATIC)} are integers"
+INT8_ON_NPUS = f"NPUs do not multiply int8 weights by floats; {' and '.join(STATIC)} have integer activations"
 _NO_BUDGET = LatencyBudget(ms=100.0, reason="an answer within 0.1 s feels immediate")
 
 

@@ -87,7 +87,7 @@ def choose(
     before = by_accuracy[: by_accuracy.index(best)]
     larger = next(((k, estimates[k].spread.chance_within(budget_ms)) for k in before if k in perhaps), None)
     known = all(k in model.accuracy for k in estimates)
-    reason = "most accurate k" if known else "largest k (taken for the most accurate)"
+    reason = "most accurate k" if known else "largest k (assumed to be the most accurate)"
     why = f"the {reason} whose high bound, {rounded(chosen.high)} ms, is within {rounded(budget_ms)} ms"
     if not surely:
         why = (
@@ -107,7 +107,7 @@ def ranked(model: Workload, heads: Iterable[int]) -> list[int]:
 
 def _none(estimates: Mapping[int, Estimate], verdicts: Mapping[int, Verdict], budget_ms: float) -> str:
     if all(word == "too much RAM" for word in verdicts.values()):
-        return "the weights of every k alone take more memory than allowed"
+        return "the weights of every k exceed the allowed memory"
     smallest = estimates[min(estimates)]
     return (
         f"even k = {smallest.k} takes {rounded(smallest.ms)} ms ({rounded(smallest.low)} to {rounded(smallest.high)}), "

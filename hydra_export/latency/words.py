@@ -9,8 +9,8 @@ from hydra_export.latency.choice import describe_fit, percent
 from hydra_export.latency.spread import rounded
 
 _MUCH = 0.15  # of an estimate
-_NEVER_TIMED = "no vision transformer is known to have been timed on one of its kind, in what runs our files"
-_PHONE_GPUS = f"{_NEVER_TIMED}; in another runtime those of phones took longer than the CPU"
+_NEVER_TIMED = "no known Vision Transformer was timed on such a unit in a runtime that runs these files"
+_PHONE_GPUS = f"{_NEVER_TIMED}; in another runtime, phones' took longer than the CPU"
 
 
 def milliseconds(ms: float) -> str:
@@ -62,20 +62,19 @@ def caveats(advice: Advice, targets: Collection[str] | None = None) -> list[str]
     """What to know before the times are relied on, a sentence each; *targets*: those that a bundle has files for."""
     lines = []
     if advice.inferred:
-        lines += ["All of it is inferred from other devices: time this one before you rely on it."]
+        lines += ["All of this is inferred from other devices. Time this one before you rely on it."]
     anchors = [anchor for estimate in advice.estimates.values() for anchor in estimate.anchors]
     records = [anchor.record for anchor in anchors if anchor.weight >= _MUCH]
     if unlike := dict.fromkeys(f"{r.model} at {r.resolution} px" for r in records if r.k is None):
-        lines += [
-            f"What was timed is another architecture: {', '.join(unlike)}; this is at {advice.model.resolution} px."
-        ]
+        timed = f"The timed models have another architecture: {', '.join(unlike)}"
+        lines += [f"{timed}; this one takes {advice.model.resolution} px."]
     if advice.choice and advice.quantized_there:
-        lines += [f"The compiler for {advice.path.runtime} makes integers of the fp32 file, by images of yours."]
+        lines += [f"The compiler for {advice.path.runtime} quantizes the fp32 file, calibrated with your images."]
     if advice.choice and advice.constraints.max_ram_mib is not None:
-        lines += ["Memory: the weights alone, or what you measured here; the peak lies above the weights."]
+        lines += ["Memory: the weights only, or what you measured here; the peak is above the weights."]
     if targets is not None and advice.target not in targets:
         runtime, target = advice.path.runtime, advice.target
-        lines += [f"The bundle holds nothing for {runtime}, which takes {target}: export that as well."]
+        lines += [f"The bundle contains nothing for {runtime}, which takes {target}. Export that as well."]
     return lines
 
 
@@ -83,7 +82,7 @@ def other_paths(advice: Advice) -> list[str]:
     """The best of the other execution paths, with the time of the largest head count."""
     wholes = [(option.path, option.whole) for option in advice.others[:4]]
     lines = [f"{path}: {time(whole.ms, whole.low, whole.high, whole.provenance)}" for path, whole in wholes]
-    return [*lines, *(f"{path}: nothing is known of the time here" for path in advice.untold), *_silent(advice)]
+    return [*lines, *(f"{path}: no known time here" for path in advice.untold), *_silent(advice)]
 
 
 def _silent(advice: Advice) -> list[str]:

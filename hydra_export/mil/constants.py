@@ -50,7 +50,7 @@ def read_constant(message: Any, open_file: _OpenFile) -> Constant:
     declared = read_type(message.type)
     if message.WhichOneof("value") == "blobFileValue":
         if not isinstance(declared, TensorType):
-            raise InvalidProgram(f"a {declared} lies in a weight file")
+            raise InvalidProgram(f"a {declared} is in a weight file")
         place = message.blobFileValue
         weights, offset = open_file(place.fileName), int(place.offset)
         weights.check(offset, declared)
@@ -75,7 +75,7 @@ def read_constant(message: Any, open_file: _OpenFile) -> Constant:
 
 def _string(message: Any) -> str:
     if read_element(message.type) != "string" or message.immediateValue.WhichOneof("value") != "tensor":
-        raise InvalidProgram("a list or dictionary holds something else than strings")
+        raise InvalidProgram("a list or dictionary contains something other than strings")
     return str(_tensor(message.immediateValue.tensor, TensorType("string", ())))
 
 

@@ -79,7 +79,7 @@ def _checked(step: Step, result: Any, declared: ValueType, compute: Compute, rea
         return result
     result = _as_declared(result, declared, compute, real)
     if result.shape != declared.shape:
-        raise InvalidProgram(f"{step.label}: it is declared to give {declared}, and gave {list(result.shape)}")
+        raise InvalidProgram(f"{step.label}: its output is declared as {declared}, but is {list(result.shape)}")
     return result
 
 

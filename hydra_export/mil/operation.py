@@ -142,7 +142,7 @@ def broadcast_shapes(left: Sequence[int], right: Sequence[int]) -> tuple[int, ..
 def axis_of(axis: int, rank: int) -> int:
     """*axis* from the front."""
     if not -rank <= axis < rank:
-        raise InvalidProgram(f"axis {axis} is none of {rank}")
+        raise InvalidProgram(f"axis {axis} is not one of {rank}")
     return axis % rank
 
 
@@ -150,7 +150,7 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     """*axes* from the front, ascending, each once."""
     found = sorted(axis_of(axis, rank) for axis in axes)
     if len(set(found)) != len(found):
-        raise InvalidProgram(f"axes {list(axes)} name one twice")
+        raise InvalidProgram(f"axes {list(axes)} list one twice")
     return tuple(found)
 
 

@@ -117,7 +117,7 @@ class Package:
         for name, kind in declared.items():
             if np.shape(inputs[name]) != kind.shape:
                 raise BadInput(
-                    f"{self.path}: {name} has shape {list(np.shape(inputs[name]))}.", f"Give {list(kind.shape)}."
+                    f"{self.path}: {name} has shape {list(np.shape(inputs[name]))}.", f"Pass {list(kind.shape)}."
                 )
 
 
@@ -126,10 +126,10 @@ def load(path: Path, limits: Limits = Limits()) -> Package:  # noqa: B008 (froze
 
     Raises:
         BadInput: there is no folder at *path*.
-        CheckFailed: it is damaged, contradicts itself, uses what is not understood here, or asks for too much.
+        CheckFailed: it is damaged, contradicts itself, uses what is not supported, or asks for too much.
     """
     if not path.is_dir():
-        raise BadInput(f"There is no package {path}.", "Give the path of an .mlpackage folder.")
+        raise BadInput(f"There is no package {path}.", "Pass the path of an .mlpackage folder.")
     try:
         return _Folder(path, limits).package()
     except InvalidProgram as error:
@@ -146,9 +146,9 @@ class _Folder:
     def package(self) -> Package:
         model = self._model()
         if model.specificationVersion not in SPECIFICATIONS:
-            raise InvalidProgram(f"specification version {model.specificationVersion} is not understood here")
+            raise InvalidProgram(f"specification version {model.specificationVersion} is not supported")
         if model.WhichOneof("Type") != "mlProgram" or model.mlProgram.version != 1:
-            raise InvalidProgram("it is no ML Program of version 1")
+            raise InvalidProgram("it is not an ML Program of version 1")
         messages = unique(model.mlProgram.functions, "function")
         functions = {
             name: read_function(name, messages[name], self.open_file, self.limits) for name in sorted(messages)
@@ -156,7 +156,7 @@ class _Folder:
         ios = SPECIFICATIONS[model.specificationVersion]
         for function in functions.values():
             if function.ios > ios:
-                raise InvalidProgram(f"function {function.name!r} needs iOS {function.ios}, the model says {ios}")
+                raise InvalidProgram(f"function {function.name!r} needs iOS {function.ios}, but the model states {ios}")
         signatures, default = _signatures(model.description, functions)
         metadata = model.description.metadata
         described = {
@@ -184,12 +184,12 @@ class _Folder:
         attributes = unique(program.attributes, "attribute")
         info = attributes.pop("buildInfo", None)
         if attributes:
-            raise InvalidProgram(f"the program has the attribute {min(attributes)!r}, which is not understood here")
+            raise InvalidProgram(f"the program has the attribute {min(attributes)!r}, which is not supported")
         if info is None:
             return {}
         constant = read_constant(info, self.open_file)
         if not isinstance(constant.type, DictionaryType):
-            raise InvalidProgram("buildInfo is no dictionary")
+            raise InvalidProgram("buildInfo is not a dictionary")
         return dict(constant.read())
 
     def _model_path(self) -> Path:
@@ -198,7 +198,7 @@ class _Folder:
             items, root = manifest["itemInfoEntries"], manifest["rootModelIdentifier"]
             version, relative = manifest["fileFormatVersion"], items[root]["path"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InvalidProgram(f"Manifest.json is not understood: {error!r}") from error
+            raise InvalidProgram(f"Manifest.json cannot be read: {error!r}") from error
         if version != "1.0.0" or not isinstance(relative, str):
             raise InvalidProgram(f"Manifest.json is of format {version!r}")
         model = self._inside(self.path / "Data", relative)
@@ -208,7 +208,7 @@ class _Folder:
     def _open_file(self, name: str) -> WeightFile:
         prefix, _, relative = name.partition("/")
         if prefix != "@model_path":
-            raise InvalidProgram(f"a weight lies in {name!r}, outside of the package")
+            raise InvalidProgram(f"a weight is in {name!r}, outside the package")
         path = self._inside(self.model_folder, relative)
         self.weight_files.append(path.relative_to(self.path).as_posix())
         return WeightFile(path)
@@ -217,7 +217,7 @@ class _Folder:
         """The file *relative* to *folder*; no part of it may lead elsewhere."""
         parts = relative.split("/")
         if not relative or set(parts) & {"", ".", ".."} or "\\" in relative or "\0" in relative:
-            raise InvalidProgram(f"{relative!r} is no path of a file inside")
+            raise InvalidProgram(f"{relative!r} is not the path of a file inside")
         path = folder.joinpath(*parts)
         _check_plain(self.path, path)
         return path
@@ -240,7 +240,7 @@ def _check_plain(root: Path, path: Path) -> None:
         except (OSError, ValueError) as error:
             raise InvalidProgram(f"{path.relative_to(root)} cannot be read: {error}") from error
         if not (stat.S_ISREG(mode) if place == path else stat.S_ISDIR(mode)):
-            raise InvalidProgram(f"{place.relative_to(root)} is a link or no file")
+            raise InvalidProgram(f"{place.relative_to(root)} is a link or not a file")
 
 
 def _signatures(description: Any, functions: dict[str, Function]) -> tuple[dict[str, Signature], str]:
@@ -251,11 +251,11 @@ def _signatures(description: Any, functions: dict[str, Function]) -> tuple[dict[
     default = description.defaultFunctionName or "main"
     if described:
         if description.input or description.output or description.predictedFeatureName:
-            raise InvalidProgram("it describes inputs and outputs of no function")
+            raise InvalidProgram("it describes inputs and outputs outside any function")
     else:
         described = {default: description}
     if described.keys() != functions.keys() or default not in functions:
-        raise InvalidProgram(f"it describes functions {sorted(described)} and holds {sorted(functions)}")
+        raise InvalidProgram(f"it describes functions {sorted(described)} but contains {sorted(functions)}")
     try:
         return {name: _signature(described[name], functions[name]) for name in functions}, default
     except InvalidProgram as error:
@@ -273,7 +273,7 @@ def _signature(description: Any, function: Function) -> Signature:
     kinds = {each.name: each.kind for each in outputs}
     for name, kind in ((signature.predicted_label, "string"), (signature.predicted_probabilities, "dictionary")):
         if name and kinds.get(name) != kind:
-            raise InvalidProgram(f"{name!r} is to be what is predicted, and is no {kind}")
+            raise InvalidProgram(f"{name!r} is the predicted feature, but not a {kind}")
     return signature
 
 
@@ -300,7 +300,7 @@ def _feature(message: Any, actual: Any) -> Feature:
         found = Feature(kind="dictionary", dtype="fp64", shape=(), **text)
         agrees = actual == DictionaryType("fp64")
     else:
-        raise InvalidProgram(f"{message.name!r} is of a kind that is not understood here")
+        raise InvalidProgram(f"{message.name!r} is of a kind that is not supported")
     if not agrees:
-        raise InvalidProgram(f"{message.name!r} is a {found.dtype}{list(found.shape)}, in the program it is {actual}")
+        raise InvalidProgram(f"{message.name!r} is a {found.dtype}{list(found.shape)}, but in the program {actual}")
     return found

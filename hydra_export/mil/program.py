@@ -128,7 +128,7 @@ class _Reader:
         self.ios = OPSETS[message.opset]
         blocks = unique(message.block_specializations, "opset")
         if set(blocks) != {message.opset}:
-            raise InvalidProgram(f"it has code for {sorted(blocks)} and is to be run as {message.opset}")
+            raise InvalidProgram(f"it has code for {sorted(blocks)}, not for {message.opset}")
         self.block = blocks[message.opset]
         self.types: dict[str, ValueType] = {}
         self.constants: dict[str, Constant] = {}
@@ -158,7 +158,7 @@ class _Reader:
         outputs = {}
         for output in self.block.outputs:
             if output not in self.types or output in outputs:
-                raise InvalidProgram(f"output {output!r} is not made, or named twice")
+                raise InvalidProgram(f"output {output!r} is not computed, or is listed twice")
             outputs[output] = self.types[output]
         return Function(
             self.name,
@@ -178,7 +178,7 @@ class _Reader:
     def _const(self, message: Any) -> None:
         attributes = unique(message.attributes, "attribute")
         if set(attributes) != {"name", "val"} or message.inputs or len(message.outputs) != 1:
-            raise InvalidProgram("it has other parts than a name, a value and one output")
+            raise InvalidProgram("it has parts other than a name, a value and one output")
         constant = read_constant(attributes["val"], self.open_file)
         (output,) = message.outputs
         if read_type(output.type) != constant.type:
@@ -195,7 +195,7 @@ class _Reader:
         declared = tuple(read_type(output.type) for output in message.outputs)
         if declared != inferred:
             shown = [", ".join(map(str, each)) or "nothing" for each in (declared, inferred)]
-            raise InvalidProgram(f"it is declared to give {shown[0]}, and gives {shown[1]}")
+            raise InvalidProgram(f"its output is declared as {shown[0]}, but is {shown[1]}")
         for output, kind in zip(message.outputs, declared, strict=True):
             self._define(output.name, kind)
             if operation.is_constexpr:
@@ -204,7 +204,7 @@ class _Reader:
         self.macs += macs
         self.written += sum(map(_size, declared)) + scratch
         if scratch > self.limits.live_elements or self._cost() > self.limits.macs:
-            raise InvalidProgram("the program needs more memory or time than is allowed here")
+            raise InvalidProgram("the program needs more memory or time than allowed")
         names = tuple(output.name for output in message.outputs)
         return Step(operation, values, static, tuple(zip(names, declared, strict=True)), ())
 
@@ -230,7 +230,7 @@ class _Reader:
         if message.WhichOneof("binding") == "value":
             return read_constant(message.value, self.open_file)
         if message.name not in self.types:
-            raise InvalidProgram(f"it uses {message.name!r}, which is not made before it")
+            raise InvalidProgram(f"it uses {message.name!r}, which is not computed before it")
         self.used.add(message.name)
         return str(message.name)
 
@@ -294,7 +294,7 @@ class _Reader:
             live += sum(_size(kind) for _, kind in step.outputs)
             most = max(most, live)
             if live > self.limits.live_elements:
-                raise InvalidProgram(f"{label}: the program needs more memory than is allowed here")
+                raise InvalidProgram(f"{label}: the program needs more memory than allowed")
             unused = {name for name, _ in step.outputs if name not in last}
             over = {name for name in _used(step) if last[name] == index} | unused
             over -= outputs | self.constants.keys()
@@ -315,5 +315,5 @@ def unique(entries: Any, what: str) -> dict[str, Any]:
     """The entries of a map; protobuf would keep the last of a key that comes twice, others may keep the first."""
     found = {entry.key: entry.value for entry in entries}
     if len(found) < len(entries):
-        raise InvalidProgram(f"the same {what} comes twice")
+        raise InvalidProgram(f"the same {what} occurs twice")
     return found

@@ -81,7 +81,7 @@ def parse_model(content: bytes) -> Any:
         protobuf.check_size(content, message.DESCRIPTOR, FEW_FIELDS, known_only=True)
         message.ParseFromString(content)
     except (ValueError, DecodeError, RecursionError) as error:
-        raise InvalidProgram(f"it is no Core ML model: {error}") from error
+        raise InvalidProgram(f"it is not a Core ML model: {error}") from error
     return message
 
 

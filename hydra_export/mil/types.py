@@ -100,7 +100,7 @@ def read_type(message: Any) -> ValueType:
         return _tensor_type(message.tensorType)
     if kind == "listType":
         if read_element(message.listType.type) != "string":
-            raise InvalidProgram("it has a list of something else than strings")
+            raise InvalidProgram("it has a list of something other than strings")
         return ListType(_dimension(message.listType.length))
     if kind == "dictionaryType":
         if read_element(message.dictionaryType.keyType) != "string":
@@ -114,7 +114,7 @@ def read_element(message: Any) -> str:
     kind = message.WhichOneof("type")
     scalar = _tensor_type(message.tensorType) if kind == "tensorType" else None
     if scalar is None or scalar.shape:
-        raise InvalidProgram("a list or dictionary holds something else than scalars")
+        raise InvalidProgram("a list or dictionary contains something other than scalars")
     return scalar.dtype
 
 

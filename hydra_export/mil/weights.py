@@ -34,26 +34,26 @@ class WeightFile:
             raise InvalidProgram(f"{path.name} cannot be read: {error}") from error
         self.num_records, version = HEADER.unpack(self._bytes[: HEADER.size].tobytes())
         if version != VERSION:
-            raise InvalidProgram(f"{path.name} has storage version {version}; {VERSION} is understood here")
+            raise InvalidProgram(f"{path.name} has storage version {version}; {VERSION} is supported")
 
     def check(self, offset: int, declared: TensorType) -> int:
         """Where the data of the record at *offset* begins, after checking that it is what *declared* says."""
         what = f"the weight at {offset} of {self.path.name}"
         if offset % ALIGNMENT or not HEADER.size <= offset <= len(self._bytes) - RECORD.size:
-            raise InvalidProgram(f"{what} is at no place of the file where one can be")
+            raise InvalidProgram(f"{what} is not at a valid position of the file")
         header = self._bytes[offset : offset + RECORD.size].tobytes()
         sentinel, number, size, start, padding_bits = RECORD.unpack(header)
         dtype = NAMED[declared.dtype]
         if sentinel != SENTINEL:
-            raise InvalidProgram(f"{what} is none: its mark is {sentinel:#x}")
+            raise InvalidProgram(f"{what} is not a weight: its sentinel is {sentinel:#x}")
         if number != dtype.blob_number:
-            raise InvalidProgram(f"{what} holds data of type {number}, declared is {declared}")
+            raise InvalidProgram(f"{what} holds data of type {number}, declared as {declared}")
         if start % ALIGNMENT or start < offset + RECORD.size or start > len(self._bytes) or size > len(self._bytes):
-            raise InvalidProgram(f"{what} has its data at {start}, where it cannot be")
+            raise InvalidProgram(f"{what} has its data at {start}, which is not a valid position")
         if start + size > len(self._bytes):
             raise InvalidProgram(f"{what} goes beyond the end of the file")
         if declared.size * dtype.bits + padding_bits != size * 8 or not 0 <= padding_bits < 8:
-            raise InvalidProgram(f"{what} has {size} bytes, declared is {declared}")
+            raise InvalidProgram(f"{what} has {size} bytes, declared as {declared}")
         return int(start)
 
     def read(self, offset: int, declared: TensorType) -> NDArray[Any]:

@@ -63,7 +63,7 @@ def resolve(folder: Path | None = None) -> dict[str, ResolvedProfile]:
         BadInput: a file is not a profile, or two in one folder have the same id.
     """
     if folder is not None and not folder.is_dir():
-        raise BadInput(f"`profiles` {folder} is not a folder.", "Give a folder of device profiles (TOML).")
+        raise BadInput(f"`profiles` {folder} is not a folder.", "Pass a folder of device profiles (TOML).")
     place, entries = folder or user_folder(), dict(packaged())
     for part in (place, place / MEASURED):
         own = _read_folder(part)
@@ -95,11 +95,11 @@ def get(name: str, folder: Path | None = None) -> ResolvedProfile:
     if meant:
         rest = len(meant) - _MOST_NAMED + 1
         shown = [*meant[: _MOST_NAMED - 1], f"{rest} others"] if rest > 1 else meant
-        raise BadInput(f"'{name}' could be {', '.join(shown[:-1])} or {shown[-1]}.", "Give one of these.")
+        raise BadInput(f"'{name}' could be {', '.join(shown[:-1])} or {shown[-1]}.", "Pass one of these.")
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), entries, n=1, cutoff=_ALIKE)
     if near:
         raise UnknownName("device", name, near)
-    remedy = f"hydra-export profile list shows all; profiles of your own go into {folder or user_folder()}."
+    remedy = f"hydra-export profile list shows all; put your own profiles into {folder or user_folder()}."
     raise BadInput(f"No device '{name}'.", remedy)
 
 
@@ -182,7 +182,9 @@ def _add(about: DeviceProfile, fresh: tuple[LatencyRecord, ...], sources: Mappin
             latency=(*kept, *fresh),
         )
     except ValueError as problem:
-        raise BadInput(f"What was measured of {about.id} cannot be kept: {problem}.", "Give it unchanged.") from problem
+        raise BadInput(
+            f"The measurements of {about.id} cannot be saved: {problem}.", "Pass the file unchanged."
+        ) from problem
     content = device.encode(profile).encode()
     device.check(content, path)  # what could not be read back would be in the way of every command
     with files.replaced_file(path) as partial:
@@ -203,13 +205,15 @@ def _read_folder(folder: Path) -> dict[str, tuple[DeviceProfile, Path]]:
         return {}
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise BadInput(f"The profiles in {folder} cannot be read: {reason}.", "Give yourself permission.") from error
+        raise BadInput(
+            f"The profiles in {folder} cannot be read: {reason}.", "Grant yourself read permission."
+        ) from error
     for path in paths:
         profile = device.read(path)
         if profile.id in by_id:
             twin = by_id[profile.id][1]
             raise BadInput(
-                f"Profile {path}: id: '{profile.id}' is also the id of {twin}.", "Give each an id of its own."
+                f"Profile {path}: id: '{profile.id}' is also the id of {twin}.", "Use a different id for each."
             )
         by_id[profile.id] = profile, path
     return by_id
@@ -224,8 +228,8 @@ def _merged(before: ResolvedProfile | None, own: DeviceProfile, path: Path) -> R
     for key in ours.sources.keys() & own.sources.keys():
         if ours.sources[key] != own.sources[key]:
             raise BadInput(
-                f"Profile {path}: sources.{key}: our profile '{own.id}' has that key for another source.",
-                "Give the source another key.",
+                f"Profile {path}: sources.{key}: the packaged profile '{own.id}' uses that key for another source.",
+                "Use another key.",
             )
     profile = msgspec.structs.replace(
         ours,

@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         hosts, reached = self.headers.get_all("Host") or [], self.connection.getsockname()[0]
         if len(hosts) != 1 or not is_called(hosts[0], {*LOOPBACK, *self.server.names, reached}):
             remedy = "Open an address that the server printed."
-            raise Refusal(HTTPStatus.MISDIRECTED_REQUEST, "This server has another name.", remedy)
+            raise Refusal(HTTPStatus.MISDIRECTED_REQUEST, "This server does not have that name.", remedy)
         access = self.server.access
         if access is None or access.admits(self.headers.get("Cookie", "")):
             return
@@ -96,16 +96,16 @@ class Handler(BaseHTTPRequestHandler):
         tokens = parse_qs(query, max_num_fields=10).get("token", []) if self.command == "GET" and path == "/" else []
         self._cookie = access.spend(tokens[0]) if len(tokens) == 1 else ""
         if not self._cookie:
-            remedy = "Open the whole address that the server printed last: each works once, for one browser."
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "This browser was not let in.", remedy)
+            remedy = "Open the full address that the server printed last: each works once, for one browser."
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "This browser has no access.", remedy)
 
     def _get(self) -> None:
         path = unquote(self.path.partition("?")[0])
         resource = self.server.resources.get(INDEX if path == "/" else path.removeprefix("/"))
         if path == MEASUREMENTS:
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "Records are sent here.", "Use POST.", Allow="POST")
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "This address only takes records.", "Use POST.", Allow="POST")
         if resource is None or not path.startswith("/"):
-            raise Refusal(HTTPStatus.NOT_FOUND, "Nothing is served there.", "Begin at the page.")
+            raise Refusal(HTTPStatus.NOT_FOUND, "There is no such page.", "Start from the page.")
         headers = {"ETag": f'"{resource.sha256}"'}
         if self.headers.get("If-None-Match") == headers["ETag"] and not self._cookie:
             self._begin(HTTPStatus.NOT_MODIFIED, headers)
@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> None:
         if self.path != MEASUREMENTS:
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "Nothing is sent there.", "Use GET.", Allow="GET, HEAD")
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "This address takes no data.", "Use GET.", Allow="GET, HEAD")
         page = f"{self.server.scheme}://{self.headers['Host'].lower()}"
         if not is_own(self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site"), page):
             raise Refusal(HTTPStatus.FORBIDDEN, "Another page sent this.", "Send it from the page of this server.")
@@ -142,12 +142,12 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length") or []
         if "Transfer-Encoding" in self.headers or len(lengths) != 1 or not lengths[0].isascii():
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, "The record's size is not said.", "Say it: Content-Length.")
+            raise Refusal(HTTPStatus.LENGTH_REQUIRED, "The record's size is missing.", "Send Content-Length.")
         if not lengths[0].isdigit() or len(lengths[0]) > 10 or int(lengths[0]) > MOST_BYTES:
             remedy = f"Send at most {MOST_BYTES // 2**20} MiB."
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The record is too large.", remedy)
         if self.headers.get_content_type() != "application/json":
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "This is no JSON.", "Send application/json.")
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "This is not JSON.", "Send application/json.")
         if not self.server.rate.allows():
             seconds = f"{self.server.rate.seconds:.0f}"
             message = "Too many records were sent."
@@ -157,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         except TimeoutError as error:
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "The record came too slowly.", "Send it again.") from error
         if len(content) < int(lengths[0]):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "The record ended early.", "Send it whole.")
+            raise Refusal(HTTPStatus.BAD_REQUEST, "The record ended early.", "Send all of it.")
         return content
 
     # Answers

@@ -49,9 +49,9 @@ def installed(names: Iterable[str], folder: Path | None = None) -> dict[str, Pat
     found = {name: place / "node_modules" / name for name in names}
     for name, package in found.items():
         if (version := _version(package)) != versions[name]:
-            what = f"has version {version[:40]}" if version else "is not there"
+            what = f"has version {version[:40]}" if version else "is missing"
             remedy = "Install it: hydra-export serve BUNDLE `install`."
-            raise BadInput(f"{name} {versions[name]}, by which browsers run artifacts, {what} in {place}.", remedy)
+            raise BadInput(f"{name} {versions[name]}, which runs artifacts in browsers, {what} in {place}.", remedy)
     return found
 
 
@@ -73,13 +73,15 @@ def install() -> Path:
     """
     npm, place = shutil.which("npm"), default_folder()
     if npm is None:
-        raise BadInput("There is no npm, which installs what browsers need.", "Install Node.js, or give `packages`.")
+        raise BadInput(
+            "npm, which installs the browser runtimes, is not installed.", "Install Node.js, or pass `packages`."
+        )
     with files.replaced_folder(place) as partial:
         for name in _LISTS:
             shutil.copyfile(_HERE / name, partial / name)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=partial, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
-            said = next((line for line in done.stderr.splitlines() if line.strip()), "it said nothing")
-            raise BadInput(f"npm could not install what browsers need: {said[:300]}.", "Look at npm's own log.")
+            said = next((line for line in done.stderr.splitlines() if line.strip()), "it printed nothing")
+            raise BadInput(f"npm could not install the browser runtimes: {said[:300]}.", "See npm's log.")
     return place

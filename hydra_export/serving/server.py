@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
             super().__init__(address, Handler)
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            raise BadInput(f"`port` {address[1]} cannot be had: {reason}.", "Give another, or 0 for any.") from error
+            raise BadInput(f"`port` {address[1]} cannot be opened: {reason}.", "Pass another, or 0 for any.") from error
         if tls:  # shakes hands when a request is read, in its own thread
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
@@ -118,5 +118,5 @@ def certified(certificate: Path, key: Path) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         message = f"`certificate` {certificate} and `key` {key} cannot be used: {reason}."
-        raise BadInput(message, "Give PEM files that belong together, the key without a password.") from error
+        raise BadInput(message, "Pass PEM files that belong together, the key without a password.") from error
     return context

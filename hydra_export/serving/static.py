@@ -36,9 +36,11 @@ def check_replaceable(out: Path) -> None:
     try:
         session = documents.decode_json(files.read(out / SESSION, documents.JSON_BYTES), StaticSession)
     except (Unreadable, msgspec.DecodeError):
-        raise OutputRefused(f"{out} holds something else than this writes.", remedy) from None
+        raise OutputRefused(f"{out} exists and was not written by serve.", remedy) from None
     if foreign := present - set(session.files if session.static else ()):
-        raise OutputRefused(f"{out} holds {min(foreign)}, which is not ours and would be lost.", remedy)
+        raise OutputRefused(
+            f"{out} contains {min(foreign)}, which hydra-export did not write and would be lost.", remedy
+        )
 
 
 def write(resources: Mapping[str, Resource], out: Path) -> int:

@@ -30,6 +30,6 @@ def take(content: bytes, manifest: Manifest, device: str = "", folder: Path | No
     try:
         known, path = browser.save(record, times, folder, "" if record.browser.model else device)
     except BadInput as error:  # which names files of this machine
-        raise OutputRefused("The times could not be kept.", "The server says why, where it runs.") from error
+        raise OutputRefused("The times could not be saved.", "See the reason in the server's terminal.") from error
     told = {"device": known.profile.id, "name": known.profile.name, "runtime": record.backend}
     return {**told, "records": len(times), "file": path.name}

@@ -176,7 +176,7 @@ class _Samples(Dataset[_Sample]):
                 unreadable.append(self._images.name(image))
                 image = (image + 1) % len(self._images)
         else:
-            raise BadData(f"No image can be read; the last of many was {unreadable[-1]}.", "Repair the dataset.")
+            raise BadData(f"No image can be read; the last unreadable one is {unreadable[-1]}.", "Repair the dataset.")
         if self._transform is not None:
             with seeded(self._seed, epoch, image):
                 pixels_CHW = self._transform(picture)

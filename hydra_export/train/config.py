@@ -61,13 +61,13 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         low, high = self.erase_area
         if not 0 < low <= high < 1:
             raise BadInput(
-                f"augmentation.erase_area is {self.erase_area}.", "Give two shares in (0, 1), the smaller first."
+                f"augmentation.erase_area is {self.erase_area}.", "Use two shares in (0, 1), the smaller first."
             )
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise BadInput(f"augmentation.crop is {self.crop}.", "Give two shares in (0, 1], the smaller first.")
+            raise BadInput(f"augmentation.crop is {self.crop}.", "Use two shares in (0, 1], the smaller first.")
         if self.crop is not None and self.shift:
             raise BadInput(
-                "A training run has both augmentation.shift and augmentation.crop.", "Set `augmentation.shift=0`."
+                "augmentation.shift and augmentation.crop exclude each other.", "Set `augmentation.shift=0`."
             )
         needs_crop = self.auto_augment or self.color_jitter or self.erase_mode == "pixel"
         if self.crop is None and needs_crop:
@@ -193,17 +193,19 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         _check("steps", self.steps, 0, 10**9)
         _check("epochs", self.epochs, 0, 1e6)
         if not self.steps and not self.epochs and self.rebase == "none":
-            raise BadInput("A training run has 0 steps.", "Give steps or epochs.")
+            raise BadInput("A training run needs steps.", "Set steps or epochs.")
         if not self.start and (self.rebase != "none" or self.distill == "self"):
-            raise BadInput(f"A run with rebase {self.rebase} and distill {self.distill} has no start.", "Give `start`.")
+            raise BadInput(
+                f"A run with rebase {self.rebase} and distill {self.distill} needs a start.", "Pass `start`."
+            )
         if self.labels == "ignore" and self.distill in ("", "largest"):
             raise BadInput(
-                f"Without labels and with distill {self.distill or 'nothing'} there is nothing to learn.",
+                f"There is nothing to learn: no labels, and distill {self.distill or 'nothing'}.",
                 "Set `distill=self`, or labels to use.",
             )
         _check("rebase_images", self.rebase_images, 1, 10**6)
         if self.lr_per_epoch and not self.epochs:
-            raise BadInput("lr_per_epoch is set, and there are 0 epochs.", "Give epochs.")
+            raise BadInput("lr_per_epoch is set, but epochs is 0.", "Set epochs.")
         _check("batch_size", self.batch_size, 1, 10**6)
         _check("accumulate", self.accumulate, 1, 10**4)
         _check("workers", self.workers, 0, 1024)
@@ -228,14 +230,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         classifiers = self.model.separate_classifiers or self.trained_heads
         if without := sorted({*self.trained_heads} - {*classifiers}):
             raise BadInput(
-                f"Head counts {without} are trained and have no classifier of their own.",
+                f"Head counts {without} are trained, but have no classifier of their own.",
                 "List every trained head count in model.separate_classifiers.",
             )
         if self.ema_decay == 1:
-            raise BadInput("ema_decay is 1: the moving average never moves.", "Give a number below 1, or 0 for none.")
+            raise BadInput("ema_decay is 1: the moving average never moves.", "Use a number below 1, or 0 for none.")
         if self.kept_weights == "ema" and not self.ema_decay:
             raise BadInput(
-                "kept_weights is ema, and there is no moving average.",
+                "kept_weights is ema, but there is no moving average.",
                 "Set `kept_weights=raw`, or ema_decay above 0.",
             )
 
@@ -275,7 +277,7 @@ def _refusal(values: Mapping[str, Any], error: msgspec.ValidationError) -> BadIn
     path = str(error).rpartition("`$.")[2].rstrip("`").partition("[")[0]
     given = ", ".join(f"{name}={value}" for name, value in values.items() if not path or path.startswith(_field(name)))
     choices = _choices(path)
-    remedy = f"Give one of {', '.join(choices)}." if choices else "Give a value of that type."
+    remedy = f"Use one of {', '.join(choices)}." if choices else "Use a value of that type."
     return BadInput(f"Training cannot take {given}: {error}.", remedy, field=path)
 
 
@@ -313,4 +315,4 @@ def _field_names(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _check(name: str, value: float, smallest: float, largest: float) -> None:
     if not (math.isfinite(value) and smallest <= value <= largest):
-        raise BadInput(f"`{name}` of a training run is {value}.", f"Give {smallest:g} to {largest:g}.")
+        raise BadInput(f"`{name}` of a training run is {value}.", f"Use {smallest:g} to {largest:g}.")

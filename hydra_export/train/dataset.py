@@ -22,10 +22,10 @@ def notes_on_classes(
 ) -> Iterator[str]:
     """What is assumed of the classes of a classifier that is kept."""
     if config.labels == "ignore":
-        yield "The images' labels, if they have any, are not used: the teacher alone teaches."
+        yield "The images' labels, if any, are not used: the model only learns from the teacher."
     elif same_classes and not start.info.labels:
         order = named(dataset.label_names)
-        yield f"{start.info.name} does not name its classes: they are taken for those of the data in turn, {order}."
+        yield f"{start.info.name} does not name its classes; they are assumed to be the data's, in this order: {order}."
 
 
 def resolved(
@@ -50,22 +50,21 @@ def resolved(
         dataset = in_order or dataset
     if config.distill == "self" and start is not None and not same:
         raise BadInput(
-            f"The classes of the data ({named(dataset.label_names)}) are others than those of {start.info.name}, which "
-            "is to teach them.",
-            f"Fine-tune its full width on them first (recipe finetune with `train_heads={config.model.heads}`), or set "
-            "`labels=ignore` to use the images alone.",
+            f"The classes of the data ({named(dataset.label_names)}) are not those of the teacher, {start.info.name}.",
+            f"First fine-tune its full width on them (recipe finetune with `train_heads={config.model.heads}`), or set "
+            "`labels=ignore` to use only the images.",
         )
     if config.classes == "data":
         model = msgspec.structs.replace(config.model, num_classes=len(dataset.label_names), projection=0)
         config = msgspec.structs.replace(config, model=model)
     elif len(dataset.label_names) != config.model.num_classes:
         raise BadInput(
-            f"The data has {len(dataset.label_names)} classes, the model to train {config.model.num_classes}.",
-            "Give the data that belongs to it, or set model.num_classes; recipe finetune takes the data's classes.",
+            f"The data has {len(dataset.label_names)} classes, but the model to train has {config.model.num_classes}.",
+            "Pass matching data, or set model.num_classes; recipe finetune takes the data's classes.",
         )
     elif start is not None and start.info.config.num_classes not in (0, config.model.num_classes):
         raise BadInput(
-            f"{start.info.name} tells {start.info.config.num_classes} classes apart, the data has "
+            f"{start.info.name} has {start.info.config.num_classes} classes, but the data has "
             f"{config.model.num_classes}.",
             "Set `classes=data` to train a new classifier, or start from another checkpoint.",
         )
@@ -95,9 +94,9 @@ def check_shares(config: TrainConfig, world: World) -> None:
     parts = world.size * config.accumulate
     if config.batch_size % parts:
         raise BadInput(
-            f"A batch of {config.batch_size} images is not divided by {world.size} processes with "
+            f"A batch of {config.batch_size} images does not divide into {world.size} processes with "
             f"{config.accumulate} parts each.",
-            f"Give a multiple of {parts}.",
+            f"Use a multiple of {parts}.",
         )
     if (config.augmentation.mixup or config.augmentation.cutmix) and config.batch_size // world.size % 2:
         raise BadInput("Mixing needs an even number of images on each process.", "Change batch_size.")

@@ -84,7 +84,7 @@ def _timm(config: TrainConfig, device: torch.device, label_names: Sequence[str])
         teacher = timm.create_model(name, pretrained=True).eval().to(device)
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"The teacher {name} cannot be loaded: {reason}.", "Give another, or a file.") from error
+        raise BadInput(f"The teacher {name} cannot be loaded: {reason}.", "Pass another, or a file.") from error
     num_classes = int(timm.models.get_pretrained_cfg_value(name, "num_classes") or 0)
     _check_classes(config, num_classes)
     if num_classes == IMAGENET_CLASSES and not imagenet_synsets(label_names):
@@ -126,14 +126,14 @@ def _order(config: TrainConfig, theirs: Sequence[str], ours: Sequence[str]) -> l
 
 def _other_classes(config: TrainConfig, theirs: str, ours: str) -> BadInput:
     return BadInput(
-        f"The teacher {config.distill} tells other classes apart ({theirs}) than the data has ({ours}).",
-        "Give a teacher of the same classes.",
+        f"The teacher {config.distill} has other classes ({theirs}) than the data ({ours}).",
+        "Pass a teacher with the same classes.",
     )
 
 
 def _check_classes(config: TrainConfig, num_classes: int) -> None:
     if num_classes != config.model.num_classes:
         raise BadInput(
-            f"The teacher {config.distill} tells {num_classes} classes apart, the model {config.model.num_classes}.",
-            "Give a teacher of the same classes.",
+            f"The teacher {config.distill} has {num_classes} classes, but the model has {config.model.num_classes}.",
+            "Pass a teacher with the same classes.",
         )

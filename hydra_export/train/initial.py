@@ -67,7 +67,7 @@ def check_suits(info: CheckpointInfo, dataset: Dataset[Images]) -> None:
         f"The images of {dataset.title} are {'in colour' if in_colour else 'grey'}, of {width}x{height} pixels, and "
         f"without `start` training would begin with {info.name}, which takes {'grey ones' if grey else 'ones'} of "
         f"{info.config.image_text}.",
-        "Give a `start` checkpoint for such images; or `start=packaged`, to begin with it all the same.",
+        "Pass a `start` checkpoint for such images, or `start=packaged` to begin with it anyway.",
     )
 
 
@@ -78,11 +78,11 @@ def check(theirs: HydraConfig, ours: HydraConfig, name: str) -> None:
         given, required = getattr(theirs, field), getattr(ours, field)
         if given != required:
             raise BadInput(
-                f"{name} has {field} {given}, the model to train has {required}.",
+                f"{name} has {field} {given}, but the model to train has {required}.",
                 f"Start from another checkpoint, or set model.{field} to {given}.",
             )
     if (theirs.layer_scale is None) != (ours.layer_scale is None):
-        raise BadInput(f"One of {name} and the model to train has LayerScale, the other not.", "Set model.layer_scale.")
+        raise BadInput(f"Only one of {name} and the model to train has LayerScale.", "Set model.layer_scale.")
 
 
 def model(config: TrainConfig, start: Checkpoint | None, same_classes: bool) -> HydraViT:

@@ -84,8 +84,8 @@ class ActiveSlices:
     def __init__(self, config: TrainConfig, model: HydraViT, num_processes: int = 1) -> None:
         if config.optimizer not in _ELEMENTWISE:
             raise BadInput(
-                f"Optimiser {config.optimizer} looks at whole parameters.",
-                f"Set active_slices to false, or choose among {', '.join(sorted(_ELEMENTWISE))}.",
+                f"Optimiser {config.optimizer} needs whole parameters.",
+                f"Set active_slices to false, or choose from {', '.join(sorted(_ELEMENTWISE))}.",
             )
         self._parameters, self._cuts = dict(model.named_parameters()), model.cuts
         self._shells: list[_ParameterShell] = []
@@ -200,5 +200,5 @@ def _optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> Optimizer:
         return create_optimizer_v2(groups, config.optimizer, lr=config.lr, weight_decay=0.0, **arguments)
     except (AssertionError, KeyError, TypeError, ValueError) as error:  # whatever a name that timm does not know raises
         raise BadInput(
-            f"Optimiser {config.optimizer} cannot be made: {error}.", "Give a name that timm has."
+            f"Optimiser {config.optimizer} cannot be made: {error}.", "Use the name of an optimiser in timm."
         ) from error

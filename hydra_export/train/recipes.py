@@ -204,7 +204,7 @@ def elastic(start: str = "", head_dim: int | None = None) -> TrainConfig:
     or a model without, are enough: then the dense model alone teaches. 2,000 steps.
     """
     if not start:
-        raise BadInput("Recipe elastic needs a dense ViT to start from.", "Give it as `start`.")
+        raise BadInput("Recipe elastic needs a dense ViT to start from.", "Pass it as `start`.")
     dense = checkpoint.load(start, head_dim=head_dim)
     check_dense(dense)
     info = dense.info

@@ -77,10 +77,10 @@ def refuse_nonempty(out: Path) -> None:
     """Refuses a folder for a new run that holds something."""
     with files.refusing(out):
         if out.exists() and not out.is_dir():
-            raise OutputRefused(f"{out} is a file.", "Give a folder for the run.")
+            raise OutputRefused(f"{out} is a file.", "Pass a folder for the run.")
         if out.is_dir() and any(out.iterdir()):
             raise OutputRefused(
-                f"Folder {out} is not empty.", "Give `resume` to continue a run there, or a new folder."
+                f"Folder {out} is not empty.", "Pass `resume` to continue a run there, or choose a new folder."
             )
 
 

@@ -88,8 +88,8 @@ def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainCo
     config_with_fields = overridden(config, fields)
     if "model.num_classes" in fields and config_with_fields.classes == "data":
         raise BadInput(
-            f"`model.num_classes={fields['model.num_classes']}` says how many classes there are, and this recipe takes "
-            "those of the data.",
+            f"`model.num_classes={fields['model.num_classes']}` sets the number of classes, but this recipe takes "
+            "the data's.",
             "Leave it out, or set `classes=recipe`.",
         )
     sampling.get(config_with_fields)  # refuses weights that do not match
@@ -112,7 +112,7 @@ def _continue_run(stored: TrainConfig, requested: TrainConfig, request: Training
         before, now = (_value(config, name) for config in (stored, requested))
         if before != now:
             raise BadInput(
-                f"The run to continue has `{name}` {before}, not {now}.", f"Leave `{name}` out, or start a new run."
+                f"The interrupted run has `{name}` {before}, not {now}.", f"Leave `{name}` out, or start a new run."
             )
     return msgspec.structs.replace(stored, **{name: getattr(requested, name) for name in _MAY_CHANGE & named})
 

@@ -28,10 +28,10 @@ def weighted(heads: Sequence[int], seed: int, weights: Sequence[float]) -> Sampl
     if len(weights) != len(heads):
         raise BadInput(
             f"There are {len(weights)} sampling weights ({shown}) for {len(heads)} head counts.",
-            f"Give one each for {','.join(map(str, heads))}.",
+            f"Pass one for each of {','.join(map(str, heads))}.",
         )
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
-        raise BadInput(f"The sampling weights are {shown}.", "Give positive numbers; their sum does not matter.")
+        raise BadInput(f"The sampling weights are {shown}.", "Use positive numbers; their sum does not matter.")
     shares = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
     return lambda step: (int(np.random.default_rng((seed, step)).choice(heads, p=shares)),)
 

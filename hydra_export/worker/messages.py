@@ -54,7 +54,7 @@ def send(descriptor: int, message: msgspec.Struct) -> None:
             return value.item()
         if not isinstance(value, np.ndarray) or value.dtype.hasobject or value.dtype.isbuiltin == 2:
             kind = f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise TypeError(f"a worker neither takes nor returns a {kind}")
+            raise TypeError(f"a worker does not take or return a {kind}")
         arrays.append(np.ascontiguousarray(value))
         layout = (repr(np.lib.format.dtype_to_descr(value.dtype)), value.shape)
         return msgspec.msgpack.Ext(_ARRAY, msgspec.msgpack.encode(layout))

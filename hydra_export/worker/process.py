@@ -95,7 +95,7 @@ class Worker:
             CheckFailed: its process died, or by default: it raised something else.
         """
         if not self._callable.fullmatch(function):
-            raise ValueError(f"{function!r} is no function that a worker may run")
+            raise ValueError(f"{function!r} is not a function that a worker may run")
         what = what or function
         child = self._running_child()
         try:
@@ -157,7 +157,7 @@ class Worker:
             try:
                 self._child = self._child or _Child(self.memory_mib)
             except OSError as error:
-                remedy = "Free memory, or allow more files or processes; TMPDIR may name a folder that can be written."
+                remedy = "Free memory, allow more files or processes, or set TMPDIR to a writable folder."
                 raise BadInput(f"No process can be started: {error}.", remedy) from error
             return self._child
 
@@ -175,7 +175,7 @@ class Worker:
         else:
             how, remedy = f"ended with exit status {status} before it was done", ""
         if self.memory_mib and status:
-            how, remedy = f"{how}; it was given {self.memory_mib} MiB of memory", "Give it more, or do less at once."
+            how, remedy = f"{how}; its memory limit is {self.memory_mib} MiB", "Allow more, or do less at once."
         short = self.memory_mib and OUT_OF_MEMORY.search(self._last_output)
         error = (LimitExceeded if short else CheckFailed)(f"{what} {how}.{self._last_output_lines()}", remedy)
         error.add_note(f"The end of the worker's output:\n{self._last_output}")
@@ -184,8 +184,8 @@ class Worker:
     def _rebuild(self, report: ErrorReport, what: str, function: str) -> Exception:
         reason = ": ".join(filter(None, ["" if report.codes else report.kind, report.message.strip(" .\n")]))
         if report.out_of_memory and self.memory_mib:
-            message = f"{what} needs more than the {self.memory_mib} MiB of memory that it was given: {reason}"
-            error: Exception = LimitExceeded(f"{message}.", "Give it more, or do less at once.")
+            message = f"{what} needs more than its limit of {self.memory_mib} MiB of memory: {reason}"
+            error: Exception = LimitExceeded(f"{message}.", "Allow more, or do less at once.")
         elif report.codes:
             known = {kind.code: kind for kind in _family(HydraExportError)}
             kind = next(known[code] for code in report.codes if code in known)

@@ -130,7 +130,7 @@ def sixteen_bits(folder: Path) -> None:
     ("damage", "message"),
     [
         (no_folder, "There is no folder"),
-        (no_images, "holds no images"),
+        (no_images, "contains no images"),
         (beside_and_inside, "both beside and inside"),
         (cut_off, r"a\.png cannot be decoded"),
         (text_as_image, r"a\.jpg cannot be decoded"),
@@ -165,7 +165,7 @@ def test_as_many_folders_as_classes_are_taken_for_them_aloud_where_the_model_nam
     images = folder_images(tmp_path, GREY_28, num_classes=3)
     assert images.labels is not None
     assert images.labels.tolist() == [0, 1, 2]
-    assert "the 3 folders, sorted by name, are taken for classes 0 to 2 (cat to zebra)" in images.note
+    assert "the 3 folders, sorted by name, are assumed to be classes 0 to 2 (cat to zebra)" in images.note
     assert folder_images(tmp_path, GREY_28, ("Katze", "Hund", "Maus")).labels is None, "it names others"
 
 

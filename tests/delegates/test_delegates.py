@@ -87,7 +87,7 @@ def test_no_row_stands_behind_one_that_speaks_of_all_it_could_speak_of(name: str
     ("old", "new", "said"),
     [
         ('source = "table"', "", "source"),
-        ('source = "table"', 'source = "hearsay"', "'hearsay' is no source"),
+        ('source = "table"', 'source = "hearsay"', "'hearsay' is not a source"),
         ('verdict = "taken"', 'verdict = "maybe"', "maybe"),
         ('operators = ["Add"]', 'operator = ["Add"]', "operator"),
         (

@@ -106,7 +106,7 @@ def test_observing_leaves_the_model_alone(tiny_model: HydraViT) -> None:
 
 def test_a_basis_that_changes_the_function_is_refused(tiny_model: HydraViT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebasing, "principal", lambda covariance, keeps_mean: torch.eye(len(covariance)).double() * 1.1)
-    with pytest.raises(CheckFailed, match="outputs that differ by"):
+    with pytest.raises(CheckFailed, match="the outputs of the full width differ by"):
         rebased(tiny_model, shown(tiny_model.config))
 
 

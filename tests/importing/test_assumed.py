@@ -29,7 +29,7 @@ def subjects(assumed: tuple[str, ...]) -> list[str]:
 def test_an_export_says_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = bare(vit())(tmp_path).place
     assert main(["--checkpoint", str(path), "--heads", "3", "--out", str(tmp_path / "out")]) == 0
-    (note,) = [line for line in capsys.readouterr().err.splitlines() if "Assumed of" in line]
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "Assumed for" in line]
     manifest = bundle.read(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert subjects(manifest.model.assumed) == SUBJECTS

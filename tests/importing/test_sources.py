@@ -122,11 +122,11 @@ def test_timms_models_come_from_the_cache_for_export_and_for_training(cache: Pat
     [
         ("vit_tiny_patch16_224.augreg_in21k", "cannot be loaded"),  # not cached, no network
         ("vit_tiny_patch16_224.nothing", "cannot be loaded"),
-        ("resnet18", "is no Vision Transformer"),
+        ("resnet18", "is not a Vision Transformer"),
         ("swin_tiny_patch4_window7_224", "has several stages"),
         ("vit_relpos_base_patch16_224", "has relative positions"),
         ("vit_base_r50_s16_224", "has a convolutional stem"),
-        ("nothing", "is no name of timm's"),
+        ("nothing", "timm has no model of that name"),
     ],
 )
 def test_what_timm_cannot_give_is_refused(cache: Path, name: str, says: str) -> None:
@@ -140,11 +140,11 @@ def test_weights_in_a_folder_are_read_with_what_lies_beside_them(tmp_path: Path)
 
 def test_what_the_user_says_must_agree_with_the_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> None:
     refused(tiny_checkpoint, "heads are 8 wide, not 64", head_dim=64)
-    refused(tiny_checkpoint, "no whole number of patches", image_size=63)
+    refused(tiny_checkpoint, "do not divide into the patches", image_size=63)
     folder = tmp_path / "hub"
     folder.mkdir()
     hub(vit(num_heads=6), timm_config({"num_heads": 6}))(folder)
-    refused(folder, "names the architecture vit_tiny_patch16_224, not test_vit", architecture="test_vit")
+    refused(folder, "specifies the architecture vit_tiny_patch16_224, not test_vit", architecture="test_vit")
     refused(folder, "heads are 32 wide, not 64", head_dim=64)
 
 
@@ -189,7 +189,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
 def test_a_sparse_monster_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "monster.safetensors").open("wb") as file:
         file.truncate(tensors.LARGEST_BYTES + 1)
-    refused(tmp_path / "monster.safetensors", "allowed are")
+    refused(tmp_path / "monster.safetensors", "allowed: at most")
 
 
 def _expanded() -> dict[str, Any]:
@@ -207,7 +207,11 @@ def _bytes() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(_expanded, "more numbers than the file holds"), (_viewed, "more numbers than the file"), (_bytes, "bytearray")],
+    [
+        (_expanded, "more numbers than the file contains"),
+        (_viewed, "more numbers than the file"),
+        (_bytes, "bytearray"),
+    ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_claims_more_than_it_is_is_refused(tmp_path: Path, make: Any, says: str, zipped: bool) -> None:

@@ -13,7 +13,7 @@ from tests.importing.timm_names import family, names, shell
 _REFUSED = {  # whole families, and why
     "rotary, learned": "rotary positions of another kind",
     "relative positions": "a class of its own",
-    "hybrids": "another patch embedding",
+    "hybrids": "a patch embedding other than",
     "parallel or several attentions": "blocks of another kind",
 }
 _SOME = {  # of other families

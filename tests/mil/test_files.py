@@ -111,10 +111,10 @@ def header(**changes: int) -> bytes:
     [
         (b"", "too short for a weight file"),
         (weight_file(WEIGHT)[:63], "too short for a weight file"),
-        (weight_file(WEIGHT)[:100], "at no place of the file"),
+        (weight_file(WEIGHT)[:100], "not at a valid position"),
         (weight_file(WEIGHT)[:150], "goes beyond the end"),
         (struct.pack("<II56x", 1, 1) + weight_file(WEIGHT)[64:], "storage version 1"),
-        (header(mark=0xDEADBEEE), "is none: its mark is 0xdeadbeee"),
+        (header(mark=0xDEADBEEE), "is not a weight: its sentinel is 0xdeadbeee"),
         (header(number=1), "holds data of type 1, declared is fp32"),
         (header(number=14), "holds data of type 14"),
         (header(size=23), "has 23 bytes"),
@@ -165,7 +165,7 @@ def test_a_weight_that_is_not_what_was_declared_is_refused(dtype: str, shape: tu
     ],
 )
 def test_a_weight_outside_of_the_package_or_nowhere_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match=r"outside of the package|no path of a file|cannot be read|no file"):
+    with pytest.raises(CheckFailed, match=r"outside the package|not the path of a file|cannot be read|not a file"):
         mil.load(write_package(tmp_path / "a.mlpackage", adding(name=name), weight_file(WEIGHT)))
 
 

@@ -72,7 +72,7 @@ def test_values_are_dropped_after_their_last_use(tmp_path: Path) -> None:
     add_output(model, "x40", "fp32", (2**18,))
     package = mil.load(write_package(tmp_path / "a.mlpackage", model))
     given = {"x0": np.zeros(2**18, np.float32)}
-    package.run(given)  # what it imports is no part of it
+    package.run(given)  # what it imports is not a part of it
     tracemalloc.start()
     package.run(given)
     peak = tracemalloc.get_traced_memory()[1]
@@ -137,8 +137,8 @@ def _unused_nan(model: Any, block: Any) -> None:
 REFUSED: list[tuple[str, Edit]] = [
     ("specification version 10 is not understood", lambda m, b: setattr(m, "specificationVersion", 10)),
     ("specification version 5 is not understood", lambda m, b: setattr(m, "specificationVersion", 5)),
-    ("no ML Program of version 1", lambda m, b: setattr(m.mlProgram, "version", 2)),
-    ("no ML Program of version 1", lambda m, b: m.ClearField("mlProgram")),
+    ("not an ML Program of version 1", lambda m, b: setattr(m.mlProgram, "version", 2)),
+    ("not an ML Program of version 1", lambda m, b: m.ClearField("mlProgram")),
     ("needs iOS 18, the model says 17", lambda m, b: setattr(m, "specificationVersion", 8)),
     ("the program has the attribute 'x'", lambda m, b: m.mlProgram.attributes.add(key="x")),
     ("the same function comes twice", _same_function_twice),
@@ -147,7 +147,7 @@ REFUSED: list[tuple[str, Edit]] = [
     ("it has code for", _other_block),
     ("it has code for", lambda m, b: setattr(_function(m), "opset", "CoreML7")),
     ("a function is described twice", lambda m, b: [m.description.functions.add(name="main") for _ in range(2)]),
-    ("inputs and outputs of no function", lambda m, b: m.description.functions.add(name="main")),
+    ("inputs and outputs outside any function", lambda m, b: m.description.functions.add(name="main")),
     ("describes functions .'other'.", lambda m, b: setattr(m.description, "defaultFunctionName", "other")),
     ("inputs ..* are described, function 'main' has .'x'.", lambda m, b: m.description.ClearField("input")),
     ("'y' is a fp32", lambda m, b: setattr(m.description.input[0], "name", "y")),
@@ -158,11 +158,11 @@ REFUSED: list[tuple[str, Edit]] = [
     ("'x' is a fp16", lambda m, b: setattr(m.description.input[0].type.multiArrayType, "dataType", 65552)),
     ("'x' is a data type 7", lambda m, b: setattr(m.description.input[0].type.multiArrayType, "dataType", 7)),
     ("'x' is of a kind that is not understood", lambda m, b: m.description.input[0].ClearField("type")),
-    ("in the program it is fp32", _image),
-    ("'result' is to be what is predicted", lambda m, b: setattr(m.description, "predictedFeatureName", "result")),
-    ("'no' is to be what is predicted", lambda m, b: setattr(m.description, "predictedProbabilitiesName", "no")),
-    ("output 'no' is not made", lambda m, b: b.outputs.__setitem__(0, "no")),
-    ("output 'result' is not made, or named twice", lambda m, b: b.outputs.append("result")),
+    ("in the program fp32", _image),
+    ("'result' is the predicted feature", lambda m, b: setattr(m.description, "predictedFeatureName", "result")),
+    ("'no' is the predicted feature", lambda m, b: setattr(m.description, "predictedProbabilitiesName", "no")),
+    ("output 'no' is not computed", lambda m, b: b.outputs.__setitem__(0, "no")),
+    ("output 'result' is not computed, or is listed twice", lambda m, b: b.outputs.append("result")),
     ("operation 'sin' is not known", lambda m, b: setattr(_operation(b), "type", "sin")),
     ("operation '' is not known", lambda m, b: setattr(_operation(b), "type", "")),
     ("attribute 'mode' is not known", lambda m, b: set_value(_operation(b).attributes.add(key="mode").value, "x")),
@@ -173,19 +173,19 @@ REFUSED: list[tuple[str, Edit]] = [
     ("input 'x' is given 0 times", lambda m, b: _operation(b).inputs[0].value.ClearField("arguments")),
     ("input 'x' is given 2 times", lambda m, b: _operation(b).inputs[0].value.arguments.add(name="two")),
     (
-        "uses 'later', which is not made before",
+        "uses 'later', which is not computed before",
         lambda m, b: setattr(_operation(b).inputs[0].value.arguments[0], "name", "later"),
     ),
-    ("uses '', which is not made before", lambda m, b: _operation(b).inputs[0].value.arguments[0].Clear()),
+    ("uses '', which is not computed before", lambda m, b: _operation(b).inputs[0].value.arguments[0].Clear()),
     ("uses 'late', which", _unused_nan),
     ("'x' is empty or given twice", lambda m, b: setattr(_operation(b).outputs[0], "name", "x")),
     ("'' is empty or given twice", lambda m, b: setattr(_operation(b).outputs[0], "name", "")),
     (
-        "declared to give fp32.2, 3., fp32",
+        "declared as fp32.2, 3., fp32",
         lambda m, b: _operation(b).outputs.add(name="more").CopyFrom(_operation(b).outputs[0]),
     ),
-    ("declared to give nothing", lambda m, b: _operation(b).ClearField("outputs")),
-    ("declared to give fp16", lambda m, b: setattr(_operation(b).outputs[0].type.tensorType, "dataType", 10)),
+    ("declared as nothing", lambda m, b: _operation(b).ClearField("outputs")),
+    ("declared as fp16", lambda m, b: setattr(_operation(b).outputs[0].type.tensorType, "dataType", 10)),
     ("data type 13 is not known", lambda m, b: setattr(_operation(b).outputs[0].type.tensorType, "dataType", 13)),
     ("a value has no type", lambda m, b: _operation(b).outputs[0].ClearField("type")),
     ("rank 3 has 2 dimensions", lambda m, b: setattr(_operation(b).outputs[0].type.tensorType, "rank", 3)),
@@ -197,9 +197,9 @@ REFUSED: list[tuple[str, Edit]] = [
     ("a dimension has size 0", lambda m, b: set_size(_operation(b), 0)),
     (f"a dimension has size {2**63}", lambda m, b: set_size(_operation(b), 2**63)),
     ("a dimension is not fixed", lambda m, b: set_type(_function(m).inputs[0].type.listType.type, "string", ())),
-    ("it has other parts than", lambda m, b: _const(b).outputs.add(name="more")),
-    ("it has other parts than", lambda m, b: _const(b).attributes.__delitem__(0)),
-    ("it has other parts than", lambda m, b: _const(b).inputs.add(key="x")),
+    ("it has parts other than", lambda m, b: _const(b).outputs.add(name="more")),
+    ("it has parts other than", lambda m, b: _const(b).attributes.__delitem__(0)),
+    ("it has parts other than", lambda m, b: _const(b).inputs.add(key="x")),
     ("its output is declared as", lambda m, b: setattr(_const(b).outputs[0].type.tensorType, "dataType", 23)),
     ("its output is declared as fp32.*list of 1 strings|list", _list_constant),
     ("has 2 elements", lambda m, b: immediate(b).floats.values.append(1)),
@@ -295,7 +295,7 @@ def test_bytes_that_are_no_model_are_refused(content: bytes, tmp_path: Path) -> 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     content = doubling()[0].SerializeToString().replace(b"result", b"resul\xff")
-    with pytest.raises(CheckFailed, match="no Core ML model"):
+    with pytest.raises(CheckFailed, match="not a Core ML model"):
         mil.load(write_package(tmp_path / "a.mlpackage", content))
 
 
@@ -310,7 +310,7 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
             if not length:
                 break
         nested = bytes([2 << 3 | 2]) + varint + nested
-    with pytest.raises(CheckFailed, match=r"no Core ML model|not understood"):
+    with pytest.raises(CheckFailed, match=r"not a Core ML model|not supported"):
         mil.load(write_package(tmp_path / "a.mlpackage", nested))
 
 
@@ -373,7 +373,7 @@ def test_the_limits_can_be_set(tmp_path: Path) -> None:
         mil.Limits(operations=1),
         mil.Limits(spec_bytes=(path / MODEL).stat().st_size - 1),
     ):
-        with pytest.raises(CheckFailed, match=r"more memory|memory or time|2 operations|allowed are at most"):
+        with pytest.raises(CheckFailed, match=r"more memory|memory or time|2 operations|allowed: at most"):
             mil.load(path, limits)
 
 

@@ -132,10 +132,10 @@ def test_static_writes_the_folder_and_ends(
     ("arguments", "told"),
     [
         (["--port", "70000"], "--port is 70000. Give a number from 0 to 65535."),
-        (["--https"], "--https needs a certificate. Give --certificate FILE and --key FILE."),
-        (["--key", "k.pem"], "--certificate and --key are for --https. Add --https, or leave them out."),
+        (["--https"], "--https needs a certificate. Pass --certificate FILE and --key FILE."),
+        (["--key", "k.pem"], "--certificate and --key only work with --https. Add --https, or leave them out."),
         (["--static", "out", "--lan"], "--static writes files and does not serve. Leave out --lan and --https."),
-        (["--static", "."], "holds something else than this writes. Choose another --static"),
+        (["--static", "."], "exists and was not written by serve. Choose another --static"),
         (["--packages", "none"], "is not there in none. Install it: hydra-export serve BUNDLE --install."),
         (["--device", "pixl7"], "No device 'pixl7'. Did you mean 'pixel7'?"),
         (["--https", "--certificate", "c.pem", "--key", "k.pem"], "--certificate c.pem and --key k.pem cannot be used"),
@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_said_so(exported: Path, package_folder: Path, c
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", str(exported), "--packages", str(package_folder), "--port", port]) == 2
-    assert f"--port {port} cannot be had: Address already in use." in capsys.readouterr().err
+    assert f"--port {port} cannot be opened: Address already in use." in capsys.readouterr().err
 
 
 def test_a_damaged_bundle_has_exit_status_1(folder: Path, package_folder: Path, capsys: Capture) -> None:

@@ -120,7 +120,7 @@ def test_npm_runs_no_script_of_the_packages(tmp_path: Path, monkeypatch: pytest.
     assert {"package.json", "package-lock.json"} <= set((place / "found").read_text().split())
     (tmp_path / "fails").touch()
     monkeypatch.setenv("FAILS", str(tmp_path / "fails"))
-    with pytest.raises(BadInput, match="npm could not install what browsers need: E404 none"):
+    with pytest.raises(BadInput, match="npm could not install the browser runtimes: E404 none"):
         serving.install()
     assert (place / "asked").is_file(), "what was there before stays"
     monkeypatch.setenv("PATH", str(tmp_path))

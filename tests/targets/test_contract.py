@@ -253,7 +253,7 @@ def test_options_are_refused_where_nothing_that_is_exported_has_them(
         graphs = field.about.graphs or ("separate",)
         assert [job.spec.options for job in jobs(name, graphs, options=[chosen])] == [chosen]
         if field.about.graphs:
-            with pytest.raises(BadInput, match=f"is for graph kind '{graphs[0]}'"):
+            with pytest.raises(BadInput, match=f"applies to graph kind '{graphs[0]}'"):
                 jobs(name, "separate", options=chosen)
     assert [job.spec.options for job in jobs(name)] == [target.options()]
 

@@ -80,7 +80,7 @@ def test_an_epoch_has_as_many_steps_as_whole_batches_and_at_least_one(batch_size
 
 
 def test_a_learning_rate_per_epoch_needs_epochs() -> None:
-    with pytest.raises(BadInput, match=r"lr_per_epoch is set, and there are 0 epochs"):
+    with pytest.raises(BadInput, match=r"lr_per_epoch is set, but epochs is 0"):
         overridden(recipes.digits(), {"lr_per_epoch": True})
 
 

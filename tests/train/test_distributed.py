@@ -266,7 +266,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> N
     options = ["--recipe", "digits", "--out", str(tmp_path / "run"), "--steps", "1", "--batch-size", "7"]
     finished = torchrun("-m", "hydra_export.train", *options)
     assert finished.returncode != 0
-    assert "A batch of 7 images is not divided by 2 processes" in finished.stderr
+    assert "A batch of 7 images does not divide into 2 processes" in finished.stderr
     assert not (tmp_path / "run").exists()
 
 

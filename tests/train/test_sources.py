@@ -135,7 +135,7 @@ def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path: Path, kind: st
         message = r"are of one class \(a\)"
     elif kind == "one image":
         write_folder(place, range(2))
-        message = "one image alone"
+        message = "only one image"
     else:
         place.mkdir()
         (place / "1.png").write_bytes(png(1))
@@ -185,7 +185,7 @@ def test_a_pipe_among_tar_files_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_recipe_for_folders_says_that_it_needs_one() -> None:
-    with pytest.raises(BadInput, match="Give `data`"):
+    with pytest.raises(BadInput, match="Pass `data`"):
         sources.load("", 0.1)
 
 
@@ -234,7 +234,7 @@ def test_a_run_on_a_folder_resumes_bit_for_bit_with_another_number_of_workers(fo
 
 def test_the_classes_of_the_data_must_be_those_of_the_recipe(folder: Path, tmp_path: Path) -> None:
     wanted = on_folder(folder, classes="recipe", **{"model.num_classes": 7})
-    with pytest.raises(BadInput, match="The data has 10 classes, the model to train 7"):
+    with pytest.raises(BadInput, match="The data has 10 classes, but the model to train has 7"):
         run.run(wanted, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_other_classes_is_no_start_unless_the_data_may_replace_t
     model = {"model.head_dim": 8, "model.depth": 2, "model.patch_size": 4, "model.image_size": 16, "model.channels": 3}
     data = {"preprocessing.mean": info.preprocessing.mean, "preprocessing.std": info.preprocessing.std}
     wanted = on_folder(folder, **model, **data, start=str(tiny_checkpoint), steps=1)
-    with pytest.raises(BadInput, match="tiny tells 7 classes apart, the data has 10"):
+    with pytest.raises(BadInput, match="tiny has 7 classes, but the data has 10"):
         run.run(overridden(wanted, {"classes": "recipe"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     outcome = run.run(wanted, tmp_path / "run")

@@ -98,9 +98,9 @@ def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | N
 
 def _packed_table(indices: TensorType, lut: TensorType, shape: tuple[int, ...]) -> Outputs:
     expect(lut.size in (2, 4, 16, 64, 256), f"a table of {lut} is not known")
-    expect(1 <= len(shape) <= 8 and min(shape) >= 1, f"shape {list(shape)} is none")
+    expect(1 <= len(shape) <= 8 and min(shape) >= 1, f"shape {list(shape)} is not valid")
     num_bits = lut.size.bit_length() - 1
-    expect(indices.size == -(-math.prod(shape) * num_bits // 8), f"{indices} does not hold {list(shape)} indices")
+    expect(indices.size == -(-math.prod(shape) * num_bits // 8), f"{indices} does not contain {list(shape)} indices")
     return (TensorType(lut.dtype, shape),)
 
 

@@ -27,7 +27,7 @@ from hydra_export.mil.types import TensorType
 
 
 def _concatenated(values: Sequence[TensorType], axis: int, interleave: bool) -> Outputs:
-    expect(not interleave, "interleave is not understood here")
+    expect(not interleave, "interleave is not supported")
     rank = values[0].rank
     axis = axis_of(axis, rank)
     rests = {each.shape[:axis] + each.shape[axis + 1 :] for each in values if each.rank == rank}
@@ -42,7 +42,9 @@ def concat(values: Sequence[Array], axis: int, interleave: bool) -> Array:
 
 
 def _reshaped(x: TensorType, shape: Sequence[int]) -> Outputs:
-    expect(all(-1 <= size < 2**31 for size in shape) and list(shape).count(-1) <= 1, f"shape {list(shape)} is none")
+    expect(
+        all(-1 <= size < 2**31 for size in shape) and list(shape).count(-1) <= 1, f"shape {list(shape)} is not valid"
+    )
     expect(0 not in shape or len(shape) == x.rank, f"shape {list(shape)} keeps sizes of {x}, which has another rank")
     sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]
     if -1 in sizes:
@@ -127,8 +129,8 @@ def _slices(shape: Sequence[int], begin: Any, end: Any, stride: Any, masks: Sequ
     for axis, size in enumerate(shape):
         first = 0 if begin_mask[axis] else _place(begin[axis], size)
         last = size if end_mask[axis] or squeeze_mask[axis] else _place(end[axis], size)
-        expect(stride[axis] >= 1, f"stride {stride[axis]} is not understood here")
-        expect(0 <= first < last <= size, f"{begin[axis]} to {end[axis]} is no part of {size}")
+        expect(stride[axis] >= 1, f"stride {stride[axis]} is not supported")
+        expect(0 <= first < last <= size, f"{begin[axis]} to {end[axis]} is not a part of {size}")
         found.append(first if squeeze_mask[axis] else slice(first, last, stride[axis]))
     return found
 
@@ -166,7 +168,7 @@ def _sized_slices(shape: Sequence[int], begin: Sequence[int], size: Sequence[int
     for start, count, whole in zip(begin, size, shape, strict=True):
         first = _place(start, whole)
         last = whole if count == -1 else first + count
-        expect(0 <= first < last <= whole, f"{count} from {start} is no part of {whole}")
+        expect(0 <= first < last <= whole, f"{count} from {start} is not a part of {whole}")
         found.append(slice(first, last))
     return found
 

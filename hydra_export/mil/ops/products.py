@@ -29,7 +29,7 @@ from hydra_export.mil.types import TensorType
 
 
 def _product(x: TensorType, y: TensorType, transpose_x: bool, transpose_y: bool) -> Outputs:
-    expect(x.rank >= 2 and y.rank >= 2, f"a product of {x} and {y} is not understood here")
+    expect(x.rank >= 2 and y.rank >= 2, f"a product of {x} and {y} is not supported")
     left, right = (
         (*each.shape[:-2], each.shape[-1], each.shape[-2]) if flipped else each.shape
         for each, flipped in ((x, transpose_x), (y, transpose_y))
@@ -97,11 +97,11 @@ def _convolution(x: TensorType, weight: TensorType, bias: TensorType | None, **o
 def _conv_options(
     num_axes: int, strides: Any, pad_type: str, pad: Any, dilations: Any, groups: int
 ) -> tuple[Sequence[int], list[tuple[int, int]], Sequence[int], int]:
-    expect(pad_type in ("valid", "custom"), f"pad_type {pad_type!r} is not understood here")
+    expect(pad_type in ("valid", "custom"), f"pad_type {pad_type!r} is not supported")
     ones = (1,) * max(num_axes, 0)
     strides, dilations = (ones if given is None else given for given in (strides, dilations))
     flat = (0, 0) * num_axes if pad_type == "valid" or pad is None else pad
-    expect(len(strides) == len(dilations) == num_axes and len(flat) == 2 * num_axes, "its options are of another rank")
+    expect(len(strides) == len(dilations) == num_axes and len(flat) == 2 * num_axes, "its options have another rank")
     in_range = all(1 <= each < 2**31 for each in (*strides, *dilations)) and all(0 <= each < 2**31 for each in flat)
     expect(in_range, "its strides, dilations or pads are out of range")
     return strides, list(zip(flat[::2], flat[1::2], strict=True)), dilations, groups
@@ -157,8 +157,8 @@ def conv(x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
 
 
 def _attended(query: TensorType, key: TensorType, value: TensorType, attn_mask: TensorType | None) -> Outputs:
-    expect(query.rank >= 3 and query.rank == key.rank == value.rank, "query, key and value are of other ranks")
-    expect(query.shape[:-2] == key.shape[:-2] == value.shape[:-2], "query, key and value are of other batches")
+    expect(query.rank >= 3 and query.rank == key.rank == value.rank, "query, key and value have different ranks")
+    expect(query.shape[:-2] == key.shape[:-2] == value.shape[:-2], "query, key and value have different batch sizes")
     expect(query.shape[-1] == key.shape[-1], f"query {query} and key {key} do not fit")
     expect(key.shape[-2] == value.shape[-2], f"key {key} and value {value} do not fit")
     scores = (*query.shape[:-1], key.shape[-2])

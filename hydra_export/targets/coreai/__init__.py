@@ -48,7 +48,7 @@ class CoreAITarget(Target):
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
     experimental: ClassVar[dict[GraphKind, str]] = {
         "separate": _NOT_RUN,
-        "universal": f"{_NOT_RUN}: whether it loads each weight once for all functions is not known",
+        "universal": f"{_NOT_RUN}; it is not known whether it loads each weight once for all functions",
     }
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
     card: ClassVar[Card] = CARD
@@ -71,8 +71,8 @@ class CoreAITarget(Target):
         """Refuses a batch of any size."""
         if spec.batch == "dynamic":
             raise BadInput(
-                "Core AI assets have a fixed batch: `batch=dynamic` is not used by the Neural Engine.",
-                "Give `batch=1`, or the number of images that your app runs at once.",
+                "Core AI assets need a fixed batch: the Neural Engine does not run `batch=dynamic`.",
+                "Pass `batch=1`, or the number of images that your app runs at once.",
             )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
@@ -123,13 +123,13 @@ class CoreAITarget(Target):
 
 def check_system(system: str, machine: str, libc: tuple[str, str]) -> None:
     """Raises BadInput where there is no package of Apple's for the system that Python names so."""
-    instead = "Export on Linux (x86-64) or a Mac with Apple silicon, or give `targets=coreml`, which works anywhere."
+    instead = "Export on Linux (x86-64) or a Mac with Apple silicon, or pass `targets=coreml`, which works anywhere."
     if (system, machine) not in _WHEELS:
         raise BadInput(f"Apple has no coreai-core for {system} on {machine}.", instead)
     name, version = libc
     if system == "linux" and (name != "glibc" or tuple(map(int, version.split(".")[:2])) < _OLDEST_GLIBC):
         have = f"{name} {version}".strip() or "no glibc"
-        raise BadInput(f"Apple's coreai-core needs glibc 2.34 or newer, here is {have}.", instead)
+        raise BadInput(f"Apple's coreai-core needs glibc 2.34 or newer; this system has {have}.", instead)
 
 
 TARGET = CoreAITarget()

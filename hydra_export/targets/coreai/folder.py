@@ -33,7 +33,7 @@ def check(path: Path) -> None:
     """Raises CheckFailed unless the asset is whole: Apple's reader ends the process where its program is damaged."""
     present = sorted(each.relative_to(path).as_posix() for each in path.rglob("*")) if path.is_dir() else []
     if set(present) != set(FILES):
-        raise CheckFailed(f"{path} is not portable: it holds {present[:10]}, an asset holds {list(FILES)}.")
+        raise CheckFailed(f"{path} is not portable: it contains {present[:10]}, but an asset contains {list(FILES)}.")
     try:
         with files.opened(path / PROGRAM, _MOST_PROGRAM_BYTES, links=False) as program:
             digest = hashlib.file_digest(program, "sha256").digest()
@@ -49,7 +49,7 @@ def metadata(path: Path) -> dict[str, str]:
     document = _document(path)
     own = document.get(_OWN)
     if not isinstance(own, dict) or not all(isinstance(text, str) for text in own.values()):
-        raise CheckFailed(f"{path} is not portable: its {METADATA} has no texts of ours.")
+        raise CheckFailed(f"{path} is not portable: its {METADATA} was not written by hydra-export.")
     return own
 
 
@@ -60,9 +60,9 @@ def check_metadata(path: Path) -> None:
     if foreign:
         raise CheckFailed(f"{path} is not portable: it has the metadata {foreign[0]!r}.")
     if not _PRODUCER.fullmatch(str(document.get("producer"))) or "assetVersion" not in document:
-        raise CheckFailed(f"{path} is not portable: its {METADATA} does not say what wrote it.")
+        raise CheckFailed(f"{path} is not portable: its {METADATA} does not state what wrote it.")
     if files.read(path / METADATA, JSON_BYTES) != canonical(document):
-        raise CheckFailed(f"{path} is not portable: its {METADATA} is not in the form that is the same everywhere.")
+        raise CheckFailed(f"{path} is not portable: its {METADATA} is not in canonical form.")
 
 
 def _document(path: Path) -> dict[str, Any]:

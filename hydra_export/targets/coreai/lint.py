@@ -99,7 +99,7 @@ def _graph(graph: AssetGraph) -> Iterator[str]:
         return
     yield from _operations(graph, _ALLOWED[kind], _CALLED)
     if not _COMPOSITES[kind].fullmatch(graph.attributes.get("composite_decl", "")):
-        yield f"{graph.name} does not declare the operation that it stands for"
+        yield f"{graph.name} does not declare the operation that it replaces"
     elif kind == "layer_norm":
         yield from _epsilon(graph)
 
@@ -111,9 +111,9 @@ def _operations(graph: AssetGraph, allowed: Set[str], attributes: Set[str]) -> I
         if operation.name not in allowed:
             yield f"{graph.name} uses operation {operation.name}"
         if not operation.is_plain or {*operation.attributes} - {"approximate", "callee", "value"}:
-            yield f"{operation.name} says where it was made, or more than it may"
+            yield f"{operation.name} has a source location or other extra attributes"
         if operation.attributes.get("approximate", "") not in _GELUS:
-            yield "its GELU is an approximation that no model has"
+            yield "its GELU is an unknown approximation"
     results = [(operation.name, tensor) for operation in graph.operations for tensor in operation.results]
     for name, tensor in (*graph.inputs, *results):
         if tensor.dtype not in _BYTES or len(tensor.shape) > _LARGEST_RANK or min(tensor.shape, default=1) < 1:
@@ -127,7 +127,7 @@ def _pools(graph: AssetGraph) -> Iterator[str]:
         if operation.name in _REDUCTIONS:
             given, pooled = kinds[operation.operands[0]].shape, operation.results[0].shape
             if len(given) != 3 or pooled != (given[0], 1, given[2]):
-                yield f"{operation.name} makes {list(pooled)} of {list(given)}"
+                yield f"{operation.name} turns {list(given)} into {list(pooled)}"
         kinds += operation.results
 
 
@@ -138,7 +138,7 @@ def _epsilon(graph: AssetGraph) -> Iterator[str]:
     added = [float(found[1]) for value in constants if (found := _NUMBER.fullmatch(value))]
     last = len(graph.inputs[0][1].shape) - 1
     if declared is not None and int(declared[1]) != last:
-        yield f"{graph.name} declares that it is over axis {declared[1]}, and is over axis {last}"
+        yield f"{graph.name} declares axis {declared[1]}, but works over axis {last}"
     if declared is None or len(added) != 1:
         yield f"{graph.name} adds {added} to the variance"
         return
@@ -155,7 +155,7 @@ def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iter
     heads = listed.split(",") if _HEADS.fullmatch(listed) else []
     expected = sorted(function_of(int(k), alone) for k in heads)
     if not heads or sorted(graph.name for graph in functions) != expected:
-        yield f"it has functions {[graph.name for graph in functions]} and says that it holds heads {listed[:80]}"
+        yield f"it has functions {[graph.name for graph in functions]} but states heads {listed[:80]}"
     taken = "ui8" if said.get("input") == "image" else "f32"
     for graph in functions:
         inputs, outputs = ([(name, tensor.dtype) for name, tensor in each] for each in (graph.inputs, graph.outputs))
@@ -170,7 +170,7 @@ def _calls(graphs: Mapping[str, AssetGraph], functions: Sequence[AssetGraph]) ->
     called = {_callee(each) for graph in functions for each in graph.operations if each.name == _CALL}
     others = {graph.name for graph in graphs.values() if not graph.is_function}
     if called != others:
-        yield f"it has graphs {sorted(others ^ called)[:4]} that are not called, or calls them and has not"
+        yield f"it has graphs {sorted(others ^ called)[:4]} that are not called, or that are called and missing"
 
 
 def _precision(function: AssetGraph, said: str) -> Iterator[str]:

@@ -56,7 +56,7 @@ def functions(path: Path) -> dict[str, AssetGraph]:
     found = {graph.name: graph for graph in described(path) if graph.is_function}
     ranks = {(_ranks(graph.inputs), _ranks(graph.outputs)) for graph in found.values()}
     if len(ranks) != 1 or not ranks <= {((4,), (2,)), ((4,), (3,))}:
-        raise CheckFailed(f"{path} has other inputs and outputs than an image and logits.")
+        raise CheckFailed(f"{path} has inputs or outputs other than an image and logits.")
     return found
 
 

@@ -45,12 +45,12 @@ class CoreMLOptions(Options, frozen=True):
 
     ios: Annotated[
         Literal[15, 16, 17, 18],
-        Option("The oldest iOS that the packages must run on, 15 to 18, and macOS 12 to 15 with it."),
+        Option("The oldest iOS that the packages must run on, 15 to 18; macOS 12 to 15 correspond."),
     ] = 18
     classifier: Annotated[
         bool,
         Option(
-            "The packages give the label and every class's probability as well, as Vision and Xcode expect.",
+            "The packages also output the label and every class's probability, as Vision and Xcode expect.",
             flag="coreml-classifier",
         ),
     ] = False
@@ -94,36 +94,36 @@ class CoreMLTarget(Target):
         """Refuses what a package cannot be: of any batch, of images by the batch, a classifier without labels."""
         options = CoreMLOptions.of(spec)
         if options.ios not in MACOS:
-            raise BadInput(f"`ios` {options.ios} is not supported.", f"Give {min(MACOS)} to {max(MACOS)}.")
+            raise BadInput(f"`ios` {options.ios} is not supported.", f"Use {min(MACOS)} to {max(MACOS)}.")
         oldest, lacking = _OLDEST.get(spec.precision, (0, ""))
         if options.ios < oldest:
             raise BadInput(
                 f"`precision={spec.precision}` needs iOS {oldest} or newer: `ios` {options.ios} has no {lacking}.",
-                f"Give `ios={oldest}` or newer, or `precision=fp16`.",
+                f"Pass `ios={oldest}` or newer, or `precision=fp16`.",
             )
         if spec.io == "integer":
             raise BadInput(
-                "Core ML packages take and give floats: `io` integer is not available.",
-                "Give `io=float`, or leave coreml out.",
+                "Core ML packages have float inputs and outputs: `io` integer is not available.",
+                "Pass `io=float`, or leave coreml out.",
             )
         if spec.graph == "universal" and options.ios < _OLDEST_UNIVERSAL:
             raise BadInput(
                 f"`graph=universal` needs iOS {_OLDEST_UNIVERSAL}: `ios` {options.ios} has no packages of functions.",
-                f"Give `ios={_OLDEST_UNIVERSAL}`, or `graph=separate`.",
+                f"Pass `ios={_OLDEST_UNIVERSAL}`, or `graph=separate`.",
             )
         if spec.batch == "dynamic":
             raise BadInput(
-                "Core ML packages have a fixed batch: with another one the Neural Engine is not used.",
-                "Give `batch=1`, or the number of images that your app runs at once.",
+                "Core ML packages need a fixed batch: otherwise the Neural Engine is not used.",
+                "Pass `batch=1`, or the number of images that your app runs at once.",
             )
         if spec.batch != 1 and (spec.input == "image" or options.classifier):
             what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
-            raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Give `batch=1`.")
+            raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Pass `batch=1`.")
         if model is not None and options.classifier and not model.config.num_classes:
-            raise BadInput(f"{model.name} has no classes.", "Export it without a Core ML classifier.")
+            raise BadInput(f"{model.name} has no classes.", "Export it without `coreml_classifier`.")
         if model is not None and options.classifier and not model.labels:
             raise BadInput(
-                f"A classifier needs labels, and {model.name} has none.", "Give `labels`, a class name per line."
+                f"A classifier needs labels, and {model.name} has none.", "Pass `labels`, one class name per line."
             )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:

@@ -55,11 +55,11 @@ def lint(path: Path) -> Work:
 def _files(path: Path) -> Iterator[str]:
     present = {each.relative_to(path).as_posix() for each in path.rglob("*") if not each.is_dir()}
     if present != set(folder.FILES):
-        yield f"it holds {sorted(present)}"
+        yield f"it contains {sorted(present)}"
         return
     digest = files.sha256(path / folder.MODEL)
     if files.read(path / folder.MANIFEST, files.MIB) != folder.manifest(digest):
-        yield f"its {folder.MANIFEST} is not the one that goes with its model"
+        yield f"its {folder.MANIFEST} does not match its model"
 
 
 def _program(package: mil.Package) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _program(package: mil.Package) -> Iterator[str]:
     allowed |= {"quantize", "dequantize"} if _precision(package) == "int8-static" else set()
     for function in package.functions.values():
         if function.ios != package.ios:
-            yield f"it says iOS {package.ios} and its operations are those of iOS {function.ios}"
+            yield f"it states iOS {package.ios}, but its operations are those of iOS {function.ios}"
         others = function.operations - allowed
         if others not in _ATTENTION:
             yield f"it uses operations {sorted(others)}"
@@ -84,7 +84,7 @@ def _program(package: mil.Package) -> Iterator[str]:
         if _precision(package) == "int8-static":
             yield from _integers(function)
     if package.weight_files != (folder.WEIGHTS,):
-        yield f"its weights lie in {list(package.weight_files)}"
+        yield f"its weights are in {list(package.weight_files)}"
         return
     yield from _weights(package)
     yield from _sharing(package)
@@ -95,9 +95,9 @@ def _functions(package: mil.Package) -> Iterator[str]:
     listed = package.user_metadata.get(f"{METADATA_PREFIX}heads", "").split(",")
     names = ["main"] if set(package.functions) == {"main"} and len(listed) == 1 else [f"k{each}" for each in listed]
     if set(package.functions) != set(names):
-        yield f"it has functions {sorted(package.functions)} and says that it holds heads {','.join(listed)}"
+        yield f"it has functions {sorted(package.functions)} but states heads {','.join(listed)}"
     elif package.default_function != names[-1]:
-        yield f"it runs {package.default_function} where none is named, and {names[-1]} is the largest"
+        yield f"its default function is {package.default_function}, but {names[-1]} is the largest"
 
 
 def _precision(package: mil.Package) -> str:
@@ -129,7 +129,7 @@ def _integers(function: mil.Function) -> Iterator[str]:
                     yield f"{step.label} has another {key} than {source.label}"
     dequantized = {name for name, step in made.items() if step.operation.name == "dequantize"}
     if not any(step.operation.name in _PRODUCTS and step.values["x"] in dequantized for step in function.steps):
-        yield "none of its products takes integers in a package that is int8-static"
+        yield "it is int8-static, but none of its products takes integers"
 
 
 def _number(function: mil.Function, given: Any) -> float | None:
@@ -166,16 +166,16 @@ def _weights(package: mil.Package) -> Iterator[str]:
         constant = saved[offset]
         assert isinstance(constant.type, TensorType)
         if offset != place:
-            yield f"its weight file holds something at {place} that is not used"
+            yield f"its weight file has unused content at {place}"
             return
         place = offset + 64 + -(-constant.type.size * NAMED[constant.type.dtype].bits // 512) * 64
         key = (constant.type.dtype, hashlib.sha256(np.ascontiguousarray(constant.read()).data).digest())
         if key in seen:
-            yield f"its weight file holds the same at {offset} as before"
+            yield f"its weight file has the same content at {offset} as before"
         seen.add(key)
     size = (package.path / folder.WEIGHTS).stat().st_size
     if not place - 64 < size <= place:
-        yield f"its weight file has {size} bytes, used are {place}"
+        yield f"its weight file has {size} bytes, of which {place} are used"
 
 
 def _sharing(package: mil.Package) -> Iterator[str]:
@@ -192,13 +192,13 @@ def _sharing(package: mil.Package) -> Iterator[str]:
 
 def _description(package: mil.Package) -> Iterator[str]:
     if package.build_info or set(package.metadata) - _METADATA:
-        yield "it says how it was built, which differs between machines"
+        yield "it contains build information, which differs between machines"
     foreign = [name for name in package.user_metadata if not name.startswith(METADATA_PREFIX)]
     if foreign:
         yield f"it has the metadata {foreign[0]!r}"
     for signature in package.signatures.values():
         names = [each.name for each in signature.outputs]
         if [each.name for each in signature.inputs] != ["image"] or not {*graph.OUTPUTS} & set(names):
-            yield "it has other inputs and outputs than an image and logits"
+            yield "it has inputs or outputs other than an image and logits"
         if not all(each.description for each in (*signature.inputs, *signature.outputs)):
             yield "an input or output has no description"

@@ -36,13 +36,13 @@ def check_labels(checkpoint: Checkpoint, spec: ExportSpec) -> None:
         raise BadInput(
             f"A Core ML classifier needs a label for each class; {checkpoint.info.name} has {len(labels)} labels for "
             f"{classes} classes.",
-            "Give `labels`, one label per line, or leave `classifier` out.",
+            "Pass `labels`, one label per line, or leave `classifier` out.",
         )
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise BadInput(
-            f"The label {twice!r} is listed twice, and a Core ML classifier finds probabilities by their labels.",
-            "Give `labels` of which every one is another, or leave `classifier` out.",
+            f"The label {twice!r} is listed twice; a Core ML classifier needs unique labels.",
+            "Pass unique `labels`, or leave `classifier` out.",
         )
 
 

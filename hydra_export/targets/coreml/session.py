@@ -110,7 +110,7 @@ def _interface(package: mil.Package, heads: int) -> tuple[str, mil.Feature, str]
     signature = package.signatures[function]
     outputs = [each.name for each in signature.outputs if each.kind == "tensor" and each.name in OUTPUTS]
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4 or len(outputs) != 1:
-        raise CheckFailed(f"{package.path} has other inputs and outputs than an image and logits.")
+        raise CheckFailed(f"{package.path} has inputs or outputs other than an image and logits.")
     return function, signature.inputs[0], outputs[0]
 
 

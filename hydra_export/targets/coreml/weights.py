@@ -80,8 +80,8 @@ class Weights:
         """*part* of *name*, or of what replaces it, as it is stored, times *factor*."""
         if self.dtype == np.float16 and not np.abs(part).max() <= _LARGEST_FP16:
             raise BadInput(
-                f"{self._name}: {name} holds {np.abs(part).max():.3g}, and fp16 ends at {_LARGEST_FP16:g}.",
-                "Give `precision=fp32`.",
+                f"{self._name}: {name} contains {np.abs(part).max():.3g}; the largest fp16 value is {_LARGEST_FP16:g}.",
+                "Pass `precision=fp32`.",
             )
         return _scaled(part.astype(self.dtype), factor)
 

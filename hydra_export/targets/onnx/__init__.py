@@ -50,15 +50,15 @@ class OnnxOptions(Options, frozen=True):
         int | None,
         Option(
             "ONNX opset, 13 to 23; by default 17, which the oldest runtimes take, or what a graph needs: 21 for "
-            "activations of 16 bits. Below 17 LayerNorm is made of nine operators, as some compilers want it; 23 uses "
-            "its Attention operator."
+            "16-bit activations. Below 17, nine operators replace LayerNorm, as some compilers need it; 23 uses its "
+            "Attention operator."
         ),
     ] = None
     weight_files: Annotated[
         Literal["each", "one"],
         Option(
-            "For graph kind shared: each listed head count adds a file of its own (fewest bytes for a device to "
-            "fetch), or one file for all (loads faster at the larger head counts).",
+            "For graph kind shared: one weight file per head count (smallest download per device), or one file for all "
+            "(loads faster at larger head counts).",
             graphs=("shared",),
         ),
     ] = "each"
@@ -92,10 +92,10 @@ class OnnxTarget(Target):
         """Refuses an opset that the emitter does not know."""
         opset, least = OnnxOptions.of(spec).opset, _least_opset(spec, None if model is None else model.config)
         if opset is not None and opset not in OPSETS:
-            raise BadInput(f"`opset` {opset} is not supported.", f"Give {OPSETS[0]} to {OPSETS[-1]}.")
+            raise BadInput(f"`opset` {opset} is not supported.", f"Use {OPSETS[0]} to {OPSETS[-1]}.")
         if opset is not None and opset < least:
             raise BadInput(
-                f"`opset` {opset} has not what a {spec.precision} graph of this model needs.", f"Give {least} or more."
+                f"`opset` {opset} is too old for a {spec.precision} graph of this model.", f"Use {least} or more."
             )
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
@@ -183,8 +183,8 @@ def _opset(checkpoint: Checkpoint, spec: ExportSpec) -> int:
     least = _least_opset(spec, checkpoint.info.config, is_wide)
     opset = OnnxOptions.of(spec).opset or max(least, _DEFAULT_OPSET)
     if opset < least:
-        what = "activations of 16 bits" if least == _WIDE_OPSET else "GELU by tanh in integers"
-        raise BadInput(f"`opset` {opset} has no {what}.", f"Give {least} or more.")
+        what = "16-bit activations" if least == _WIDE_OPSET else "GELU by tanh in integers"
+        raise BadInput(f"`opset` {opset} has no {what}.", f"Use {least} or more.")
     return opset
 
 

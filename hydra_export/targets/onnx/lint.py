@@ -41,7 +41,7 @@ def lint(path: Path) -> Work:
     try:
         content = files.read(path, MOST_BYTES)
     except Unreadable as error:
-        raise CheckFailed(f"{path} is not a file that can be read: {error.reason}.") from error
+        raise CheckFailed(f"{path} cannot be read: {error.reason}.") from error
     try:
         check_size(content, onnx.ModelProto.DESCRIPTOR)
         model = onnx.load_model_from_string(content)
@@ -153,16 +153,16 @@ def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
 def _external_problems(tensor: onnx.TensorProto, folder: Path) -> Iterator[str]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    if problem := "it is outside of its folder" if "/" in location else files.unportable(location):
-        yield f"initializer {tensor.name} lies at {location[:100]!r}: {problem}"
+    if problem := "it is outside its folder" if "/" in location else files.unportable(location):
+        yield f"initializer {tensor.name} is at {location[:100]!r}: {problem}"
     elif not (folder / location).is_file() or (folder / location).is_symlink():
-        yield f"initializer {tensor.name} lies in {location!r}, which is no file"
+        yield f"initializer {tensor.name} is in {location!r}, which is not a file"
     elif not (entries.get("offset", "").isdecimal() and entries.get("length", "").isdecimal()):
-        yield f"initializer {tensor.name} has no whole offset and length in {location!r}"
+        yield f"initializer {tensor.name} has no valid offset and length in {location!r}"
     elif int(entries["offset"]) > (folder / location).stat().st_size - int(entries["length"]):
-        yield f"initializer {tensor.name} lies beyond the end of {location!r}"
+        yield f"initializer {tensor.name} is beyond the end of {location!r}"
     elif int(entries["length"]) != _num_bytes(tensor):
-        yield f"initializer {tensor.name} is no {_type_name(tensor)} {list(tensor.dims)} of {entries['length']} bytes"
+        yield f"initializer {tensor.name}, {_type_name(tensor)} {list(tensor.dims)}, is not {entries['length']} bytes"
 
 
 def _num_bytes(tensor: onnx.TensorProto) -> int:
@@ -226,7 +226,7 @@ def _islands(model: onnx.ModelProto) -> Iterator[str]:
         for name in set(node.output) & floats:
             users = {user.op_type for user in nodes if name in user.input}
             if name in given or users != {"QuantizeLinear"}:
-                yield f"{node.name} gives {name}, which is float"
+                yield f"{node.name} outputs {name}, which is float"
 
 
 def _is_float(value: onnx.ValueInfoProto | onnx.TensorProto) -> bool:
@@ -259,4 +259,4 @@ def _choice(model: onnx.ModelProto) -> Iterator[str]:
                 return
         name = node.output[0]
     if not any(name in node.input for node in model.graph.node):
-        yield "its head count changes nothing"
+        yield "its head count has no effect"

@@ -82,8 +82,8 @@ def _onnxruntime_perf_test(text: str, path: Path) -> Iterator[Measured]:
     if unit is None:
         assert provider
         raise BadInput(
-            f"{path}: it ran with {provider[1]}ExecutionProvider, of which it does not say on which compute unit.",
-            "Give the result of a tool that says it: Qualcomm AI Hub, or bench on the device.",
+            f"{path}: it ran with {provider[1]}ExecutionProvider, but does not state the compute unit.",
+            "Pass the result of a tool that does: Qualcomm AI Hub, or bench on the device.",
         )
     yield Measured(
         tool="onnxruntime_perf_test",
@@ -134,8 +134,8 @@ def _mnn(text: str, path: Path) -> Iterator[Measured]:
     unit = _MNN_UNITS.get(asked[1])
     if unit is None:
         raise BadInput(
-            f"{path}: Forward type: {asked[1]} is none of {', '.join(_MNN_UNITS)}.",
-            "Give the result of a tool that says on which compute unit it ran.",
+            f"{path}: Forward type: {asked[1]} is not one of {', '.join(_MNN_UNITS)}.",
+            "Pass the result of a tool that states the compute unit.",
         )
     for name, mean in _MNN_RUN.findall(text):
         quantized = name.startswith(_MNN_QUANTIZED)

@@ -37,8 +37,8 @@ def _run(metric: dict[str, Any], place: str, path: Path) -> Measured:
     at = next((index for index, word in enumerate(words) if word.lower() in _UNITS), None)
     if at is None:
         raise BadInput(
-            f"{path}: {place}.benchmarkModel: '{'_'.join(words)[:80]}' does not say which backend it is for.",
-            f"Call the file MODEL_BACKEND_QUANTIZATION.pte; a BACKEND is {', '.join(_UNITS)}.",
+            f"{path}: {place}.benchmarkModel: '{'_'.join(words)[:80]}' does not state its backend.",
+            f"Name the file MODEL_BACKEND_QUANTIZATION.pte, with a BACKEND from {', '.join(_UNITS)}.",
         )
     return Measured(
         tool="ExecuTorch's minibench",

@@ -69,7 +69,7 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, StoredWeight]
     if len(start) + graph_bytes - len(nodes) > _LARGEST_FILE_BYTES:
         raise BadInput(
             f"Subnetwork {heads} needs {graph_bytes / 1e9:.1f} GB; one ONNX file holds at most 2 GB.",
-            "Use `graph=shared`, which keeps weights in files of their own.",
+            "Use `graph=shared`, which keeps weights in separate files.",
         )
     stream.write(start)
     for header, size, weight in zip(tensors, sizes, weights.values(), strict=True):

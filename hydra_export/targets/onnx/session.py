@@ -30,9 +30,9 @@ class OnnxSession:
         inputs, outputs = self.runtime.get_inputs(), self.runtime.get_outputs()
         takes_heads = [(info.name, info.type, info.shape) for info in inputs[1:]] == [("k", "tensor(int64)", [])]
         if not (len(inputs) == 1 or takes_heads) or [info.name for info in outputs] not in _OUTPUTS:
-            raise CheckFailed(f"{path} has other inputs and outputs than an image, a head count k, and its logits.")
+            raise CheckFailed(f"{path} has inputs or outputs other than an image, a head count k, and logits.")
         if takes_heads and heads is None:
-            raise CheckFailed(f"{path} takes the head count as an input, and none was given.")
+            raise CheckFailed(f"{path} takes the head count as an input, but none was passed.")
         self.path, self.input, self.takes_heads, self.heads = path, inputs[0], takes_heads, heads
         batch = self.input.shape[0]
         self.batch = batch if isinstance(batch, int) else None

@@ -42,8 +42,8 @@ class TFLiteOptions(Options, frozen=True):
     overlap: Annotated[
         bool,
         Option(
-            "For graph kind universal: every subnetwork has bytes of its own, for runtimes that take no shared ones; "
-            "the file is larger.",
+            "For graph kind universal: store the bytes of each subnetwork separately, for runtimes that do not accept "
+            "shared ones; the file is larger.",
             flag="no-overlap",
             graphs=("universal",),
         ),

@@ -45,7 +45,7 @@ def _tensor(tensor: Tensor, is_end: bool, is_bias: bool) -> Iterator[str]:
     if counts != bool(tensor.scales):
         yield f"{tensor.name} is {tensor.dtype} with or without a scale"
     if tensor.dtype == "uint8" and tensor.grid != _PIXELS:
-        yield f"{tensor.name} counts pixels in another unit than 1"
+        yield f"{tensor.name} has pixels with a scale other than 1"
 
 
 def _operation(name: str, operation: Node, given: list[Tensor], made: list[Tensor]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _product(name: str, operation: Node, x: Tensor, weight: Tensor, bias: Tensor
         if len(bias.scales) != len(wanted) or not np.allclose(bias.scales, wanted, _CLOSE, 0):
             yield f"the scale of {bias.name} is not that of {x.name} times that of {weight.name}"
     if operation.options["quantized_bias_type"] != (INT32 if x.dtype == "int16" else 0):
-        yield f"{name} says that its bias has type {operation.options['quantized_bias_type']}"
+        yield f"{name} states that its bias has type {operation.options['quantized_bias_type']}"
 
 
 def _sum(name: str, operation: Node, given: list[Tensor], made: Tensor) -> Iterator[str]:

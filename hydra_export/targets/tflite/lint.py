@@ -56,7 +56,7 @@ def chosen(model: ModelFile, path: Path, heads: int) -> tuple[SignatureDef, Tens
     key = SIGNATURE if SIGNATURE in by_key else f"k{heads}"
     if key not in by_key:
         listed = ", ".join(map(str, listed_heads(model)))
-        raise CheckFailed(f"{path} does not hold subnetwork {heads}: it has {listed}.")
+        raise CheckFailed(f"{path} does not contain subnetwork {heads}: it has {listed}.")
     signature = by_key[key]
     tensors = model.graphs[signature.graph].tensors
     return signature, tensors[signature.inputs["image"]], RUN if RUN in by_key else ""
@@ -101,7 +101,7 @@ def _interface(model: ModelFile) -> Iterator[str]:
     """Either one graph and its signature, or the graphs of several subnetworks and those that choose among them."""
     heads, keys = listed_heads(model), [signature.key for signature in model.signatures]
     if not heads:
-        yield f"it says that it holds the head counts {_said(model, 'heads')!r}"
+        yield f"it states the head counts {_said(model, 'heads')!r}"
         return
     is_universal = keys != [SIGNATURE]
     if is_universal:
@@ -120,10 +120,10 @@ def _signature(signature: SignatureDef, model: ModelFile) -> Iterator[str]:
     graph = model.graphs[signature.graph]
     takes = ["image", *(["k"] if signature.key == RUN else [])]
     if list(signature.inputs) != takes or list(signature.outputs) not in [[name] for name in _RANKS]:
-        yield f"it takes {list(signature.inputs)} and gives {list(signature.outputs)}"
+        yield f"it takes {list(signature.inputs)} and outputs {list(signature.outputs)}"
         return
     if (tuple(signature.inputs.values()), tuple(signature.outputs.values())) != (graph.inputs, graph.outputs):
-        yield "its signature and its graph have other inputs and outputs"
+        yield "its signature and its graph have different inputs or outputs"
         return
     image, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     ends = ("float32", "int8", "int16") if _said(model, "precision") in STATIC else ("float32",)
@@ -155,7 +155,7 @@ def _choice(model: ModelFile) -> Iterator[str]:
 
 
 def _question(question: Question, graph: Graph, model: ModelFile) -> Iterator[str]:
-    named = f"graph {graph.name} does not ask whether k is {question.compare} {question.number}"
+    named = f"graph {graph.name} does not test whether k is {question.compare} {question.number}"
     if len(graph.inputs) != 2 or [operator_of(model, operation).name for operation in graph.operations] != [
         question.compare,
         "IF",
@@ -200,7 +200,7 @@ def _branches(model: ModelFile) -> Iterator[str]:
                 )
                 takes, makes = ([_form(other.tensors[i]) for i in ids] for ids in (other.inputs, other.outputs))
                 if (takes, makes) != (given, made):
-                    yield f"graph {graph.name} goes on to {other.name}, which takes or makes something else"
+                    yield f"graph {graph.name} goes on to {other.name}, which has other inputs or outputs"
 
 
 def _form(tensor: Tensor) -> tuple[object, ...]:
@@ -255,9 +255,9 @@ def _extents(model: ModelFile) -> Iterator[str]:
         for tensor in graph.tensors:
             extent, weight = model.buffers[tensor.buffer], tensor.name.removeprefix(f"{i}/")
             if extent.behind and places.setdefault(weight, extent.start) != extent.start:
-                yield f"{weight} lies at byte {places[weight]} and at byte {extent.start}"
+                yield f"{weight} is at byte {places[weight]} and at byte {extent.start}"
     if len(set(places.values())) != len(places):
-        yield "two weights lie in one place"
+        yield "two weights are in one place"
 
 
 def _runtime_version(model: ModelFile) -> Iterator[str]:
@@ -291,7 +291,7 @@ def _labels(model: ModelFile) -> Iterator[str]:
             yield f"its {LABELS} cannot be read: {error}"
             return
     if model.data[model.end :] != expected:
-        yield f"behind the model, at byte {model.end}, is something else than the archive of its labels"
+        yield f"after the model, at byte {model.end}, is something other than the archive of its labels"
 
 
 def _graphs(model: ModelFile) -> Iterator[str]:
@@ -300,7 +300,7 @@ def _graphs(model: ModelFile) -> Iterator[str]:
         yield from _tokens(graph, model)
     operations = [operation for graph in model.graphs for operation in graph.operations]
     if len({operation.options["approximate"] for operation in operations if "approximate" in operation.options}) > 1:
-        yield "its GELUs are exact and by tanh"
+        yield "it mixes exact GELUs and tanh GELUs"
 
 
 def _graph(graph: Graph, model: ModelFile) -> Iterator[str]:
@@ -318,15 +318,15 @@ def _graph(graph: Graph, model: ModelFile) -> Iterator[str]:
     for operation in graph.operations:
         name = ", ".join(graph.tensors[index].name for index in operation.outputs)
         if missing := set(operation.inputs) - made - constants:
-            yield f"{name} needs {graph.tensors[min(missing)].name}, which is not there yet"
+            yield f"{name} needs {graph.tensors[min(missing)].name}, which is not computed yet"
         if again := set(operation.outputs) & (made | constants):
-            yield f"{graph.tensors[min(again)].name} is made twice"
+            yield f"{graph.tensors[min(again)].name} is computed twice"
         if problem := _misfit(operation, graph, model):
             yield f"{name} cannot be: {problem}"
         made.update(operation.outputs)
         used.update(operation.inputs)
     if missing := set(graph.outputs) - made:
-        yield f"its output {graph.tensors[min(missing)].name} is not made"
+        yield f"its output {graph.tensors[min(missing)].name} is not computed"
     if unused := set(range(len(graph.tensors))) - used:
         yield f"tensor {graph.tensors[min(unused)].name} is not used"
 
@@ -341,7 +341,7 @@ def _tokens(graph: Graph, model: ModelFile) -> Iterator[str]:
         if name == "STRIDED_SLICE" and len(given[0].shape) == 3 and given[0].shape[1] > 2:
             begin = _number(model, given[1], 1)
             if begin not in (0, prefix):
-                yield f"it takes tokens from {begin} on, behind {prefix} that are no patches"
+                yield f"it takes tokens from {begin} on, after {prefix} that are not patches"
 
 
 def _number(model: ModelFile, tensor: Tensor, place: int) -> int:
@@ -369,7 +369,7 @@ def _misfit(operation: Node, graph: Graph, model: ModelFile) -> str:
         return f"{builtin.name}: {error}"
     made = [(graph.tensors[index].dtype, graph.tensors[index].shape) for index in operation.outputs]
     if made != [(output, shape)]:
-        return f"{builtin.name} makes {output} {list(shape)}, not {made}"
+        return f"{builtin.name} outputs {output} {list(shape)}, not {made}"
     return ""
 
 

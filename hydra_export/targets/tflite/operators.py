@@ -88,7 +88,7 @@ def _same(operands: Sequence[Operand], options: Options) -> Shape:
 def _elementwise(operands: Sequence[Operand], options: Options) -> Shape:
     """The second operand's sizes are those of the first, or 1; GPU delegates take no other rank than 0, 1 and equal."""
     x, y = (operand.shape for operand in operands)
-    _need(len(y) in {0, 1, len(x)} and len(y) <= len(x), f"{list(x)} and {list(y)} are of different ranks")
+    _need(len(y) in {0, 1, len(x)} and len(y) <= len(x), f"{list(x)} and {list(y)} have different ranks")
     fits = all(b in (1, a) for a, b in zip(x[len(x) - len(y) :], y, strict=True))
     _need(fits, f"{list(x)} and {list(y)} do not fit")
     return x
@@ -96,7 +96,7 @@ def _elementwise(operands: Sequence[Operand], options: Options) -> Shape:
 
 def _cast(operands: Sequence[Operand], options: Options) -> Shape:
     wanted = (INT8, INT16) if operands[0].dtype == "int8" else (UINT8, FLOAT32)
-    _need((options["in_data_type"], options["out_data_type"]) == wanted, "it makes other types")
+    _need((options["in_data_type"], options["out_data_type"]) == wanted, "it outputs other types")
     return operands[0].shape
 
 

@@ -58,7 +58,7 @@ def _run(text: str, timings: re.Match[str], which: str, path: Path) -> Measured:
     threads, graph, peaks = _THREADS.search(text), _GRAPH.search(text), _PEAK.findall(text)
     peak = number(peaks[-1]) if peaks else 0.0
     if isinstance(peak, str) or not math.isfinite(peak):
-        raise BadInput(f"{path}: {which}: memory footprint: {peak} is not a number.", "Give the file unchanged.")
+        raise BadInput(f"{path}: {which}: memory footprint: {peak} is not a number.", "Pass the file unchanged.")
     unit: ComputeUnit = next((unit for said, unit in _DELEGATES.items() if re.search(said, text)), "cpu")
     return Measured(
         tool="benchmark_model",

@@ -161,7 +161,9 @@ def read(path: Path) -> ModelFile:
     except Unreadable as error:
         raise CheckFailed(error.message, error.remedy) from error
     except _Refused as refused:
-        raise CheckFailed(f"{path} is not a TFLite file of ours: {refused}.", "Export it again.") from refused
+        raise CheckFailed(
+            f"{path} is not a TFLite file that hydra-export wrote: {refused}.", "Export it again."
+        ) from refused
 
 
 class _Refused(Exception):
@@ -313,7 +315,7 @@ class _Walker:
         if at % size:
             raise _Refused(f"the number at byte {at} is not aligned")
         if not 0 <= at <= self.size - size:
-            raise _Refused(f"the number at byte {at} lies outside")
+            raise _Refused(f"the number at byte {at} is outside the file")
         (value,) = struct.unpack_from(f"<{code}", self.data, at)
         if code == "?" and self.data[at] > 1:
             raise _Refused(f"the truth value at byte {at} is {self.data[at]}")
@@ -355,10 +357,10 @@ class _Walker:
         slots = {slot: offset for slot, offset in enumerate(offsets) if offset}
         for slot, offset in slots.items():
             if slot not in table.fields:
-                need(False, f"has field {slot}, which our files do not have")
+                need(False, f"has field {slot}, which these files do not have")
             kind = table.fields[slot][1]
             size = _SIZES[kind.code] if isinstance(kind, _Scalar) else 4
-            need(4 <= offset <= inline - size, "has a field outside of itself")
+            need(4 <= offset <= inline - size, "has a field outside the table")
         return slots
 
     def _field(self, at: int, kind: _Kind, union_type: int) -> Any:
@@ -368,7 +370,10 @@ class _Walker:
         if isinstance(kind, _TableType):
             return self.table(at, kind)
         if isinstance(kind, _Union):
-            _need(union_type in kind.tables, f"the table at byte {at} is of kind {union_type}, which our files lack")
+            _need(
+                union_type in kind.tables,
+                f"the table at byte {at} is of kind {union_type}, which these files do not have",
+            )
             return self.table(at, kind.tables[union_type])
         length = int(self.number("I", at))
         if isinstance(kind, _Text):
@@ -405,7 +410,7 @@ class _Walker:
 
     def _inside(self, at: int, size: int, what: str) -> None:
         if not 0 <= at <= self.size - size:
-            raise _Refused(f"{what} of {size} bytes at byte {at} lies outside")
+            raise _Refused(f"{what} of {size} bytes at byte {at} is outside the file")
         self.end = max(self.end, at + size)
 
     def _spend(self, items: int) -> None:
@@ -421,7 +426,7 @@ def _default(kind: _Kind) -> Any:
 
 
 def _model(walker: _Walker) -> ModelFile:
-    _need(walker.data[4:8] == IDENTIFIER, "it does not begin as one")
+    _need(walker.data[4:8] == IDENTIFIER, "it does not start like one")
     root = walker.table(walker.follow(0), _MODEL)
     _need(root["version"] == VERSION, f"its schema has version {root['version']}")
     inside = walker.end
@@ -445,11 +450,11 @@ def _extent(fields: dict[str, Any], flatbuffer_end: int, walker: _Walker) -> Ext
     data, offset, size = fields["data"], fields["offset"], fields["size"]
     if not offset and not size:
         return data or Extent()
-    _need(data is None, f"a buffer has content and says that it lies at byte {offset}")
+    _need(data is None, f"a buffer has content and an offset, {offset}")
     _need(offset % ALIGNMENT == 0, f"the content at byte {offset} is not aligned")
     _need(
         flatbuffer_end <= offset and 0 < size <= walker.size and offset <= walker.size - size,
-        f"content of {size} bytes at byte {offset} does not lie behind the flatbuffer",
+        f"content of {size} bytes at byte {offset} is not after the flatbuffer",
     )
     walker.end = max(walker.end, offset + size)
     return Extent(offset, size, behind=True)
@@ -457,7 +462,7 @@ def _extent(fields: dict[str, Any], flatbuffer_end: int, walker: _Walker) -> Ext
 
 def _opcode(fields: dict[str, Any]) -> tuple[int, int]:
     code = fields["code"]
-    _need(fields["deprecated"] == min(code, 127), f"operator {code} calls itself {fields['deprecated']} too")
+    _need(fields["deprecated"] == min(code, 127), f"operator {code} is also called {fields['deprecated']}")
     return code, fields["version"]
 
 
@@ -493,12 +498,10 @@ def _counted(fields: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> tupl
     lengths = (1, shape[0]) if fields["buffer"] and shape else (1,)
     _need(len(scales) == len(zero_points) and len(scales) in lengths, f"tensor {name} has {len(scales)} scales")
     usable = np.isfinite(scales) & (np.array(scales) >= np.finfo(np.float32).tiny)  # XNNPACK takes no smaller ones
-    _need(bool(usable.all()), f"tensor {name} has a scale that is none")
+    _need(bool(usable.all()), f"tensor {name} has a scale that is not valid")
     lowest, highest = _ZERO_POINTS.get(dtype, (0, 0))
     is_point = len(scales) == 1 and lowest <= zero_points[0] <= highest
-    _need(
-        is_point or not any(zero_points), f"tensor {name} of {dtype} has other zero points than 0, or than it may have"
-    )
+    _need(is_point or not any(zero_points), f"tensor {name} of {dtype} has an invalid zero point")
     return scales, zero_points[0]
 
 
@@ -506,7 +509,9 @@ def _operation(fields: dict[str, Any], num_tensors: int, num_opcodes: int) -> No
     _indices((fields["opcode"],), num_opcodes, "operator")
     inputs, outputs = (_indices(fields[name], num_tensors, "tensor") for name in ("inputs", "outputs"))
     has_options = fields["options"] is not None
-    _need(has_options == (fields["type"] > 0), f"an operator has options of kind {fields['type']}, and none")
+    _need(
+        has_options == (fields["type"] > 0), f"an operator has options of kind {fields['type']}, but they are missing"
+    )
     return Node(fields["opcode"], inputs, outputs, fields["type"], fields["options"] or {})
 
 
@@ -526,5 +531,5 @@ def _named(entries: tuple[dict[str, Any], ...], what: str, count: int) -> dict[s
 
 def _indices(given: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
     for index in given:
-        _need(0 <= index < count, f"it names {what} {index} of {count}")
+        _need(0 <= index < count, f"it refers to {what} {index} of {count}")
     return given

@@ -19,10 +19,10 @@ def runs(document: Any, path: Path) -> Iterator[Measured]:
         return
     latency, threads, listed = document["latency"], document.get("num_threads"), document["accelerators"]
     if not isinstance(latency, dict):
-        raise BadInput(f"{path}: latency: it is no table.", "Give the file unchanged.")
+        raise BadInput(f"{path}: latency: is not a table.", "Pass the file unchanged.")
     unit = next((_UNITS[one] for one in _UNITS if one in listed), None) if isinstance(listed, list) else None
     if unit is None:
-        raise BadInput(f"{path}: accelerators: {str(listed)[:80]} names none of NPU, GPU and CPU.", "")
+        raise BadInput(f"{path}: accelerators: {str(listed)[:80]} lists none of NPU, GPU and CPU.", "")
     ms = positive(latency.get("median_ms"), "latency.median_ms", path)
     deviation = latency.get("std_ms") or 0
     low, high = around(ms, positive(deviation, "latency.std_ms", path)) if deviation != 0 else (None, None)

@@ -66,7 +66,7 @@ class TFLiteSession:
             if not np.array_equal(chosen_logits, logits, equal_nan=True):
                 raise CheckFailed(
                     f"{self.opening.runtime}: in {self.opening.path}, signature '{self.opening.chooser}' with "
-                    f"k = {self.heads} gives other logits than signature '{self.opening.signature}': they differ by "
+                    f"k = {self.heads} has other logits than signature '{self.opening.signature}': they differ by "
                     f"{np.abs(chosen_logits - logits).max():.3g}."
                 )
             self._proven = True
@@ -83,7 +83,7 @@ class TFLiteSession:
         try:
             return self._run(image, np.array([heads], np.int32))
         except CheckFailed as error:
-            raise CheckFailed(error.message, f"It holds k = {', '.join(map(str, self._listed))}.") from error
+            raise CheckFailed(error.message, f"It has k = {', '.join(map(str, self._listed))}.") from error
 
     def _run(self, image: Array, k: Array | None) -> Array:
         images_BHWC = image
@@ -92,7 +92,7 @@ class TFLiteSession:
         if images_BHWC.dtype != self.dtype or images_BHWC.shape[1:] != self.shape_BHWC[1:]:
             raise CheckFailed(
                 f"{self.opening.runtime} cannot run {self.opening.path}: it takes {self.dtype} "
-                f"{list(self.shape_BHWC)}, given were {images_BHWC.dtype} {list(images_BHWC.shape)} (channels last)."
+                f"{list(self.shape_BHWC)} (channels last), not {images_BHWC.dtype} {list(images_BHWC.shape)}."
             )
         batch = self.shape_BHWC[0]
         if batch == DYNAMIC:

@@ -88,8 +88,8 @@ def test_the_program_takes_little_beside_its_weights(
         ("linux", "aarch64", ("glibc", "2.36"), "no coreai-core for linux on aarch64"),
         ("win32", "AMD64", ("", ""), "no coreai-core for win32 on AMD64"),
         ("darwin", "x86_64", ("", ""), "no coreai-core for darwin on x86_64"),
-        ("linux", "x86_64", ("glibc", "2.31"), "glibc 2.34 or newer, here is glibc 2.31"),
-        ("linux", "x86_64", ("", ""), "glibc 2.34 or newer, here is no glibc"),
+        ("linux", "x86_64", ("glibc", "2.31"), "glibc 2.34 or newer; this system has glibc 2.31"),
+        ("linux", "x86_64", ("", ""), "glibc 2.34 or newer; this system has no glibc"),
     ],
 )
 def test_systems_that_apple_has_no_package_for_are_refused_with_what_works(

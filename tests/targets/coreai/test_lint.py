@@ -47,14 +47,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no producer": (lambda path: _metadata(path, lambda d: d.pop("producer")), "what wrote it"),
     "keys in another order": (
         lambda path: (path / "metadata.json").write_text(json.dumps(json.loads((path / "metadata.json").read_text()))),
-        "the same everywhere",
+        "in canonical form",
     ),
     "metadata of others": (_own(made_on="my laptop"), "'made_on'"),
-    "metadata that is no text": (_own(**{"hydra_export.heads": 2}), "no texts of ours"),
-    "other heads": (_own(**{"hydra_export.heads": "2,4"}), "says that it holds heads 2,4"),
-    "another graph kind": (_own(**{"hydra_export.graph": "universal"}), "says that it holds heads 2"),
+    "metadata that is no text": (_own(**{"hydra_export.heads": 2}), "was not written by hydra-export"),
+    "other heads": (_own(**{"hydra_export.heads": "2,4"}), "states heads 2,4"),
+    "another graph kind": (_own(**{"hydra_export.graph": "universal"}), "states heads 2"),
     "another precision": (_own(**{"hydra_export.precision": "fp16"}), "a product of f32"),
-    "heads that are no numbers": (_own(**{"hydra_export.heads": "9" * 5000}), "says that it holds heads 999"),
+    "heads that are no numbers": (_own(**{"hydra_export.heads": "9" * 5000}), "states heads 999"),
     "no precision": (_own(**{"hydra_export.precision": "fp8"}), "its precision is 'fp8'"),
     "another input": (_own(**{"hydra_export.input": "image"}), "takes"),
 }
@@ -76,7 +76,7 @@ def test_a_program_that_is_too_large_is_not_read(write: Write, monkeypatch: pyte
 
     _, _, path = write()
     monkeypatch.setattr(folder, "_MOST_PROGRAM_BYTES", 1000)
-    with pytest.raises(CheckFailed, match="allowed are at most 1,000 bytes"):
+    with pytest.raises(CheckFailed, match="allowed: at most 1,000 bytes"):
         COREAI.lint(path)
 
 

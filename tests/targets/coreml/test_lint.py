@@ -76,12 +76,12 @@ def _renamed_input(package: Opened) -> None:
     [
         (_unused, "constant left_over is not used"),
         (_date, "it has the metadata 'com.github.apple"),
-        (_build_info, "how it was built"),
+        (_build_info, "build information"),
         (_division, "uses operations .*real_div"),
-        (_opset, "it says iOS 17 and its operations are those of iOS 16"),
-        (_renamed_input, "other inputs and outputs than an image and logits"),
+        (_opset, "it states iOS 17, but its operations are those of iOS 16"),
+        (_renamed_input, "inputs or outputs other than an image and logits"),
         (lambda package: setattr(package.model.description.input[0], "shortDescription", ""), "has no description"),
-        (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, used are"),
+        (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, of which"),
     ],
 )
 def test_what_is_not_as_promised_is_named(write: Write, change: Change, message: str) -> None:
@@ -106,7 +106,7 @@ def _random_identifiers(path: Path) -> None:
     ("change", "message"),
     [
         (lambda path: (path / "Data" / "notes.txt").write_text("x"), "it holds .*notes.txt"),
-        (_random_identifiers, "not the one that goes with its model"),
+        (_random_identifiers, "does not match its model"),
         (lambda path: (path / "Manifest.json").write_bytes((path / "Manifest.json").read_bytes() + b"\n"), "Manifest"),
         (lambda path: (path / "Manifest.json").unlink(), "cannot be evaluated"),
     ],
@@ -175,14 +175,14 @@ _TWO = ["blocks_0_attn_q_weight_0", "blocks_1_mlp_fc2_weight_0"]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda package: _said(package, "heads", "2"), "it has functions .* and says that it holds heads 2"),
-        (lambda package: _said(package, "heads", "2,3,4"), "it has functions .* and says that it holds heads 2,3,4"),
-        (lambda package: _said(package, "heads", ""), "it has functions .* and says that it holds heads "),
-        (_default, "it runs k2 where none is named, and k4 is the largest"),
+        (lambda package: _said(package, "heads", "2"), "it has functions .* but states heads 2"),
+        (lambda package: _said(package, "heads", "2,3,4"), "it has functions .* but states heads 2,3,4"),
+        (lambda package: _said(package, "heads", ""), "it has functions .* but states heads "),
+        (_default, "its default function is k2, but k4 is the largest"),
         (lambda package: _copied(package, _TWO[:1]), "its weight file holds the same at .* as before"),
         (lambda package: _copied(package, _TWO[:1], 1), "1 matrices of function k2 are not those of k4"),
         (lambda package: _copied(package, _TWO, 1), "2 matrices of function k2 are not those of k4"),
-        (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, used are"),
+        (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, of which"),
         (lambda package: _said(package, "precision", "int8"), "is fp16 in a package that is int8"),
         (lambda package: _said(package, "precision", "fp32"), "is fp16 in a package that is fp32"),
         (lambda package: _said(package, "precision", "4-bit"), "its precision is '4-bit'"),

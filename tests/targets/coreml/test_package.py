@@ -307,7 +307,7 @@ def converted(path: str, out: str, heads: list[int], choices: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"batch": "dynamic"}, "have a fixed batch"),
+        ({"batch": "dynamic"}, "need a fixed batch"),
         ({"batch": 2, "input": "image"}, "one image at a time, not 2"),
         ({"batch": 2, "classifier": True}, "one image at a time, not 2"),
         ({"ios": 14}, "`ios` 14 is not supported"),
@@ -348,9 +348,11 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(make_checkpoint: MakeCheckpoi
     with torch.no_grad():
         checkpoint.model.state_dict()["blocks.1.mlp.fc2.bias"][3] = 1e5
     checkpoint_file.write(checkpoint.path, checkpoint.model.state_dict(), checkpoint.info)
-    with pytest.raises(BadInput, match=r"blocks\.1\.mlp\.fc2\.bias holds 1e\+05, and fp16 ends at 65504") as refused:
+    with pytest.raises(
+        BadInput, match=r"blocks\.1\.mlp\.fc2\.bias contains 1e\+05; the largest fp16 value is 65504"
+    ) as refused:
         convert(checkpoint, tmp_path, [2])
-    assert refused.value.remedy == "Give `precision=fp32`."
+    assert refused.value.remedy == "Pass `precision=fp32`."
 
 
 def test_core_ml_itself_runs_packages_on_a_mac_alone(monkeypatch: pytest.MonkeyPatch) -> None:

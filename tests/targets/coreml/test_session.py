@@ -58,7 +58,7 @@ def test_what_is_no_package_of_ours_is_refused(write: Write) -> None:
     package.model.description.output[0].name = "numbers"
     package.operation("logits").outputs[0].name = package.block.outputs[0] = "numbers"
     package.save()
-    with pytest.raises(CheckFailed, match="other inputs and outputs than an image and logits"):
+    with pytest.raises(CheckFailed, match="inputs or outputs other than an image and logits"):
         TARGET.load(path, 2)
 
 

@@ -184,8 +184,8 @@ def test_integers_that_come_back_otherwise_are_named(
         ),
         (
             ExportSpec(precision="int8-static", io="integer"),
-            "Core ML packages take and give floats",
-            "Give `io=float`, or leave coreml out.",
+            "Core ML packages have float inputs and outputs",
+            "Pass `io=float`, or leave coreml out.",
         ),
     ],
 )

@@ -279,7 +279,7 @@ def _missing_input_inside(model: onnx.ModelProto) -> None:
         (_rank_5_inside, "five has rank 5"),
         (_unknown_shape_inside, "the shape of unknown cannot be inferred"),
         (_outside_data_inside, "secret"),
-        (_beyond_the_end_inside, "far lies beyond the end of 'tiny-universal.bin'"),
+        (_beyond_the_end_inside, "far is beyond the end of 'tiny-universal.bin'"),
         (_if_in_an_if, "deep has a graph inside"),
         (_foreign_operator_inside, r"it uses operators \['Tile'\]"),
         (_loop, "loop has a graph inside"),

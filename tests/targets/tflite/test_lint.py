@@ -268,7 +268,7 @@ def _float_permutation(model: Any) -> None:
 
 
 BROKEN: dict[str, tuple[Change, str]] = {
-    "custom operator": (_custom, "OperatorCode .* has field 1, which our files do not have"),
+    "custom operator": (_custom, "OperatorCode .* has field 1, which these files do not have"),
     "other operator": (_other_operator, "it uses operators"),
     "other version": (_version, r"it uses operators \[\(9, 13\)\]"),
     "old code of another operator": (_deprecated_code, "operator 150 calls itself 22 too"),
@@ -286,11 +286,11 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "other output name": (_output_name, r"gives \['y'\]"),
     "two signatures": (_two_signatures, "other graphs and signatures"),
     "two graphs": (_two_graphs, "other graphs and signatures"),
-    "other output": (_other_output, "its signature and its graph have other inputs and outputs"),
-    "one GELU by tanh": (_tanh, "its GELUs are exact and by tanh"),
-    "fused activation": (_activation, "FullyConnectedOptions .* has field 0, which our files do not have"),
+    "other output": (_other_output, "its signature and its graph have different inputs or outputs"),
+    "one GELU by tanh": (_tanh, "it mixes exact GELUs and tanh GELUs"),
+    "fused activation": (_activation, "FullyConnectedOptions .* has field 0, which these files do not have"),
     "options left out": (_no_options, "an operator has options of kind 27, and none"),
-    "options of another kind": (_options_of_another_kind, "is of kind 100, which our files lack"),
+    "options of another kind": (_options_of_another_kind, "is of kind 100, which these files do not have"),
     "options of another operator": (_options_of_another_operator, "ADD has options of another operator"),
     "schema of another version": (_schema_version, "its schema has version 2"),
     "first buffer filled": (_first_buffer, "its first buffer is not empty"),
@@ -299,22 +299,22 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "two shapes": (_two_shapes, "GELU has two shapes"),
     "an entry twice": (_metadata_twice, "have one name"),
     "a constant input": (_constant_input, "its input image is a constant"),
-    "a constant output": (_constant_output, "its output head.weight is not made"),
+    "a constant output": (_constant_output, "its output head.weight is not computed"),
     "an output of rank 3": (_output_of_rank_3, r"its output is float32 \[1, 1, 16\]"),
     "an image of rank 3": (_image_of_rank_3, r"its image is float32 \[1, 16, 48\]"),
     "numbers of another type": (_float_permutation, "TRANSPOSE is given"),
-    "used before it is made": (_order, "which is not there yet"),
-    "made twice": (_made_twice, "is made twice"),
+    "used before it is made": (_order, "which is not computed yet"),
+    "made twice": (_made_twice, "is computed twice"),
     "no bias": (_no_bias, "it names tensor -1 of"),
     "inputs exchanged": (_swapped_inputs, "FULLY_CONNECTED: its bias is of another size"),
     "two class tokens": (_pads, r"PAD makes float32 \[1, 18, 16\], not"),
-    "another token": (_last_token, "it takes tokens from 16 on, behind 1 that are no patches"),
+    "another token": (_last_token, "it takes tokens from 16 on, after 1 that are not patches"),
     "RELU for RSQRT": (_relu, "it is of a single channel"),
-    "intermediates": (_intermediates, "Operator .* has field 8, which our files do not have"),
-    "variable": (_variable, "Tensor .* has field 5, which our files do not have"),
+    "intermediates": (_intermediates, "Operator .* has field 8, which these files do not have"),
+    "variable": (_variable, "Tensor .* has field 5, which these files do not have"),
     "content outside": (
         _outside_of_the_flatbuffer,
-        "content of 128 bytes at byte 18446744073709551552 does not lie behind",
+        "content of 128 bytes at byte 18446744073709551552 is not after",
     ),
     "short content": (_short_content, "tensor head.bias of 28 bytes has 24 bytes of content"),
     "buffer out of range": (_buffer_index, "tensor head.bias names buffer"),
@@ -433,16 +433,16 @@ def _labels_that_are_none(content: bytearray, end: int) -> None:
 
 BYTES: dict[str, tuple[Edit, str]] = {
     "cut": (_cut, "lies outside"),
-    "labels cut": (_cut_labels, "is something else than the archive of its labels"),
-    "another label": (_other_label, "is something else than the archive of its labels"),
-    "more behind": (_more_behind, "is something else than the archive of its labels"),
-    "identifier": (_identifier, "it does not begin as one"),
+    "labels cut": (_cut_labels, "is something other than the archive of its labels"),
+    "another label": (_other_label, "is something other than the archive of its labels"),
+    "more behind": (_more_behind, "is something other than the archive of its labels"),
+    "identifier": (_identifier, "it does not start like one"),
     "root outside": (_root, "lies outside|points to byte|not aligned"),
     "root is itself": (_root_backwards, "points to byte 0"),
     "fields listed before the file": (_vtable, "has its fields listed before the file"),
     "a long list of fields": (_long_vtable, "has a list of fields of another length"),
     "a table without a head": (_short_table, "is shorter than its head"),
-    "a field outside of its table": (_field_outside, "has a field outside of itself"),
+    "a field outside of its table": (_field_outside, "has a field outside the table"),
     "a field that is not aligned": (_field_not_aligned, "the number at byte .* is not aligned"),
     "root at the end": (_root_at_the_end, "the number at byte .* lies outside"),
     "neither true nor false": (_neither_true_nor_false, "the truth value at byte .* is 2"),
@@ -484,7 +484,7 @@ def test_a_sparse_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> Non
     path = tmp_path / "large.tflite"
     with path.open("wb") as file:
         file.truncate(2**31)
-    with pytest.raises(CheckFailed, match="it has 2,147,483,648 bytes, allowed are"):
+    with pytest.raises(CheckFailed, match="it has 2,147,483,648 bytes; allowed"):
         TFLITE.lint(path)
 
 

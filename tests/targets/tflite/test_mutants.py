@@ -138,7 +138,7 @@ def _outcome(path: Path, runs: bool) -> str:
     try:
         assert session.run(form[session.dtype]).shape == (1, 7)
     except CheckFailed as error:  # a file that stores weights twice can contradict itself, which only running it shows
-        return "contradicts itself" if "gives other logits than" in error.message else f"fails: {error}"
+        return "contradicts itself" if "has other logits than" in error.message else f"fails: {error}"
     return "runs"
 
 

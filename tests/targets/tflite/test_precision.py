@@ -229,9 +229,9 @@ def _no_scale(model: Any) -> None:
         ("int8", _change_scale(-1.0), "has a scale that is none"),
         ("int8", _change_scale(1e-39), "has a scale that is none"),  # XNNPACK refuses it
         ("int8", _change_scale(float("nan")), "has a scale that is none"),
-        ("int8", _zero_point, "has other zero points than 0"),
+        ("int8", _zero_point, "has an invalid zero point"),
         ("int8", _fewer_scales, "has 15 scales"),
-        ("int8", _other_dimension, "QuantizationParameters .* has field 6, which our files do not have"),
+        ("int8", _other_dimension, "QuantizationParameters .* has field 6, which these files do not have"),
         ("int8", _no_scale, "is int8 with or without a scale"),
     ],
     ids=lambda value: "change" if callable(value) else value,

@@ -340,13 +340,13 @@ def _says(precision: bytes) -> Callable[[Any], None]:
         ("int8-static", _shares, "SOFTMAX makes other units than 0 to 1"),
         ("int8-static", _tiny_sum, "ADD adds units of"),
         ("int8-static", _float_between, "before is float32 between integers"),
-        ("int8-static", _wider_image, "has other zero points than 0"),
+        ("int8-static", _wider_image, "has an invalid zero point"),
         ("int8-static", _says(b"w8a16"), "is a product of int8"),
         ("int8-static", _says(b"int8"), "is int8 with or without a scale"),
         ("int8-static", _says(b"fp32"), "is int8 with or without a scale"),
-        ("w8a16", _zero_point, "of int16 has other zero points than 0"),
+        ("w8a16", _zero_point, "of int16 has an invalid zero point"),
         ("w8a16", _scales_of_powers, "ADD of int16 says something else of its scales"),
-        ("w8a16", _wide_bias, "FULLY_CONNECTED says that its bias has type 4"),
+        ("w8a16", _wide_bias, "FULLY_CONNECTED states that its bias has type 4"),
         ("w8a16", _tiny_sum, "ADD adds units of"),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
@@ -370,7 +370,7 @@ def test_branches_of_other_units_than_their_choice_are_refused(tmp_path: Path) -
         image.quantization.scale = image.quantization.scale * np.float32(2)
 
     changed_universal(path, change)
-    with pytest.raises(CheckFailed, match="which takes or makes something else"):
+    with pytest.raises(CheckFailed, match="which has other inputs or outputs"):
         TFLITE.lint(path)
 
 

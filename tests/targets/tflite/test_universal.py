@@ -152,7 +152,7 @@ def test_another_head_count_is_an_error_and_never_another_width(
     for k in sorted({*range(-2, 15), 2**31 - 1, -(2**31)} - set(heads)):
         with pytest.raises(CheckFailed, match=rf"{runtime} cannot run .*universal\.tflite with k = \[{k}\]") as caught:
             session.run_choosing(image, k)
-        assert caught.value.remedy == f"It holds k = {', '.join(map(str, heads))}."
+        assert caught.value.remedy == f"It has k = {', '.join(map(str, heads))}."
         if runtime != "litert-compiled":  # which says that it failed, and no more
             assert "gather index out of bounds" in caught.value.message
     np.testing.assert_array_equal(session.run_choosing(image, heads[0]), session_of(path, heads[0], runtime).run(image))
@@ -211,7 +211,7 @@ def test_a_run_that_differs_from_the_signature_is_named(
         TFLITE.load(path, 3)
     monkeypatch.setattr("hydra_export.targets.tflite.session.linted", reader.read)
     session = TFLiteSession(path, 1, runtime, 3)
-    with pytest.raises(CheckFailed, match=r"signature 'run' with k = 3 gives other logits than signature 'k3'"):
+    with pytest.raises(CheckFailed, match=r"signature 'run' with k = 3 has other logits than signature 'k3'"):
         session.run(given(twelve_heads(make_checkpoint), UNIVERSAL.spec()))
 
 
@@ -321,9 +321,9 @@ NO_OVERLAP = TFLiteOptions(overlap=False)
 
 
 def test_no_overlap_is_refused_where_nothing_reads_it() -> None:
-    with pytest.raises(BadInput, match="`overlap` is for target 'tflite'"):
+    with pytest.raises(BadInput, match="`overlap` applies to target 'tflite'"):
         jobs(["onnx"], ["universal"], options=NO_OVERLAP)
-    with pytest.raises(BadInput, match="`overlap` is for graph kind 'universal'") as refused:
+    with pytest.raises(BadInput, match="`overlap` applies to graph kind 'universal'") as refused:
         jobs(["tflite"], ["separate"], options=NO_OVERLAP)
     assert refused.value.remedy == "Add it: `graphs=separate,universal`."
     (job,) = jobs(["tflite"], ["universal"], options=NO_OVERLAP)
@@ -484,7 +484,7 @@ def _old_runtime(model: Any) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Any], None], str]] = {
-    "another number": (_other_number, "does not ask whether k is EQUAL 2"),
+    "another number": (_other_number, "does not test whether k is EQUAL 2"),
     "subnetworks exchanged": (_swap, "goes on to other graphs than"),
     "what is none is the largest": (_falls_through, "goes on to other graphs than"),
     "a loop": (_loop, "graph run goes on to graph 3 of 12"),
@@ -494,14 +494,14 @@ BROKEN: dict[str, tuple[Callable[[Any], None], str]] = {
     "no run": (_no_run, "it has other graphs and signatures"),
     "a signature by another name": (_renamed, "it has other graphs and signatures"),
     "signatures exchanged": (_signatures_swapped, "it has other graphs and signatures"),
-    "weights exchanged": (_weights_swapped, "lies at byte"),
+    "weights exchanged": (_weights_swapped, "is at byte"),
     "one region in another": (_within, "begins within"),
-    "content in two places": (_both, "has content and says that it lies at byte"),
-    "content in the flatbuffer": (_in_the_flatbuffer, "does not lie behind the flatbuffer"),
+    "content in two places": (_both, "has content and an offset,"),
+    "content in the flatbuffer": (_in_the_flatbuffer, "is not after the flatbuffer"),
     "content that is not aligned": (_not_aligned, "is not aligned"),
-    "content that wraps": (_wraps, "does not lie behind the flatbuffer"),
-    "content of nothing": (_nothing, "does not lie behind the flatbuffer|has 0 bytes of content"),
-    "content beyond the end": (_beyond, "does not lie behind the flatbuffer"),
+    "content that wraps": (_wraps, "is not after the flatbuffer"),
+    "content of nothing": (_nothing, "is not after the flatbuffer|has 0 bytes of content"),
+    "content beyond the end": (_beyond, "is not after the flatbuffer"),
     "an older runtime": (_old_runtime, "its min_runtime_version is not that of its operators"),
 }
 
