@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
     "differential attention": (lambda: VisionTransformer(**PLAIN, attn_layer="diff"), "differential attention"),
     "a norm of patches": (lambda: VisionTransformer(**PLAIN, embed_norm_layer="layernorm"), "a norm inside the patch"),
     "relative positions": (_relative, "relative positions"),
-    "learned rotary positions": (_mixed, "learned rotary positions"),
+    "rotary positions that are learned": (_mixed, "rotary positions that are learned"),
     "no positions": (lambda: VisionTransformer(**PLAIN, pos_embed="none"), "pos_embed"),
     "no square": (lambda: VisionTransformer(**{**PLAIN, "img_size": (16, 40)}), "not a square"),
     "no ViT": (lambda: torch.nn.Linear(3, 4), "patch_embed.proj.weight"),

@@ -21,7 +21,7 @@ _REFUSED = {
     "patch_embed.backbone": "a convolutional stem",
     "patch_embed.norm": "a norm inside the patch embedding",
     "attn.gate": "gated attention",
-    "rope.freqs": "learned rotary positions",
+    "rope.freqs": "rotary positions that are learned",
     "attn_pool.pos_embed": "attention pooling with positions",
     "attn_pool.q_norm": "attention pooling with qk-norm",
     ".in_proj.": "blocks whose attention and MLP are parallel",
