@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 
 from hydra_export.report import summary
@@ -41,7 +42,11 @@ def page(findings: Findings) -> str:
         _header(findings),
         tag("nav", tag("ul", links), aria_label="Sections"),
         tag("main", (section.html() for section in sections), id="report", tabindex=-1),
-        tag("footer", tag("p", f"Written by hydra-export report from the manifest of {findings.bundle}.")),
+        tag(
+            "footer",
+            tag("p", f"Written by hydra-export report from the manifest of {findings.bundle}."),
+            _absent(findings),
+        ),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -57,8 +62,24 @@ def _sections(findings: Findings) -> Iterator[Section]:
         yield changed(findings.changes)
     yield accuracy(findings)
     yield from calibration(findings)
-    for section in (sizes, parity, measured, devices, card):
-        yield section(findings)
+    yield sizes(findings)
+    yield parity(findings)
+    if findings.measured:
+        yield measured(findings)
+    if findings.devices or findings.chosen:
+        yield devices(findings)
+    yield card(findings)
+
+
+def _absent(findings: Findings) -> Iterator[Markup]:
+    """How to get what this report lacks."""
+    code = partial(tag, "code")
+    if not findings.measured:
+        how = code("hydra-export bench BUNDLE --out bench.json"), code("hydra-export report BUNDLE --bench bench.json")
+        yield tag("p", "To add measured times, run ", how[0], " and then ", how[1], ".")
+    if not (findings.devices or findings.chosen):
+        how = code("hydra-export report BUNDLE --device pixel7,rpi5"), code("hydra-export profile list")
+        yield tag("p", "To add what phones and boards run, use ", how[0], ". ", how[1], " lists the devices.")
 
 
 def _header(findings: Findings) -> Markup:
@@ -67,8 +88,8 @@ def _header(findings: Findings) -> Markup:
     cut = ", ".join(str(entry.heads) for entry in findings.subnetworks)
     whole = [entry.heads for entry in findings.subnetworks] == [config.heads]
     about = (
-        f"A {kind} of {config.heads} heads{'' if whole else f', cut to {cut}'}: "
-        "each artifact was run and compared with the PyTorch model."
+        f"A {kind} with {config.heads} heads{'' if whole else f', cut to {cut}'}. "
+        "Each artifact was run and compared with the PyTorch model."
     )
     bad = {"Warnings", "Regressions"} if findings.changes and findings.changes.regressions else {"Warnings"}
     facts = (

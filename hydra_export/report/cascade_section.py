@@ -58,7 +58,7 @@ def _chart(found: Calibration, findings: Findings) -> object:
     gmacs = findings.model.gmacs
     single = [(f"k = {each.heads}", gmacs[each.heads], each.accuracy) for each in found.subnetworks]
     several = [(" > ".join(map(str, each.heads)), each.gmacs, each.accuracy) for each in found.cascades]
-    series = [Series("fp32", "separate", _points(single)), Series("int8", "universal", _points(several))]
+    series = [Series("fp32", "disc", _points(single)), Series("int8", "diamond", _points(several))]
     title = "Cascades (diamonds) beside single head counts (discs)"
     description = "; ".join(point.text for each in series for point in each.points)
     levels = {each.heads: each.accuracy for each in found.subnetworks}

@@ -11,7 +11,6 @@ from hydra_export.report.sections import Section
 from hydra_export.report.tables import Table
 
 NOTHING = "the artifacts, the model and the tools are the same"
-_DASH = "\N{EN DASH}"
 
 
 def changed(changes: Changes) -> Section:
@@ -36,7 +35,7 @@ def tables(changes: Changes) -> Iterator[Table]:
                 f"k = {each.heads}",
                 words.accuracy(each.before),
                 words.accuracy(each.after),
-                _DASH if each.before is None or each.after is None else words.points(each.after - each.before),
+                words.DASH if each.before is None or each.after is None else words.points(each.after - each.before),
             )
             for each in changes.accuracies
         ]
@@ -53,7 +52,8 @@ def tables(changes: Changes) -> Iterator[Table]:
     for ident, caption, facts in (("facts", "Model and data.", changes.facts), ("tools", "Tools.", changes.tools)):
         if facts:
             rows = [
-                (each.what, *(words.clipped(text) or _DASH for text in (each.before, each.after))) for each in facts
+                (each.what, *(words.clipped(text) or words.DASH for text in (each.before, each.after)))
+                for each in facts
             ]
             yield Table(f"changed-{ident}", caption, ("fact", "was", "is"), rows, text=3, wrapped=True)
 
@@ -93,7 +93,11 @@ def _artifact(each: ArtifactChange) -> tuple[str, ...]:
 def _both(write: Callable[[float], str], before: float | None, after: float | None) -> str:
     """Then and now; once where they are the same."""
     then, now = (None if value is None else write(value) for value in (before, after))
-    return now or then or _DASH if then == now or then is None or now is None else f"{then} \N{RIGHTWARDS ARROW} {now}"
+    return (
+        now or then or words.DASH
+        if then == now or then is None or now is None
+        else f"{then} \N{RIGHTWARDS ARROW} {now}"
+    )
 
 
 def _heads(heads: int | None) -> str:

@@ -16,6 +16,9 @@ _WIDTH, _HEIGHT = 380, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 58, 26, 44
 _GAP = 14  # between the lines of text
 _ROW = 30  # of an interval
+# A filled disc, and larger hollow shapes around it: marks at one place are all seen.
+_HOLLOW = {"square": "m-5.5 -5.5h11v11h-11z", "diamond": "m0 -9l9 9l-9 9l-9 -9z", "triangle": "m0 -12l11 18h-22z"}
+SHAPES = ("disc", *_HOLLOW)
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Marks that belong together; *precision* gives their colour and line, *graph* their shape."""
+    """Marks that belong together; *precision* gives their colour and line, *shape*, one of SHAPES, their form."""
 
     precision: str
-    graph: str
+    shape: str
     points: tuple[Point, ...]
 
 
@@ -95,11 +98,18 @@ def intervals(ident: str, title: str, advice: Advice) -> Markup:
     return _figure(ident, title, description, (_WIDTH, height), axis, limit, drawn)
 
 
-def swatch(precision: str | None = None, graph: str | None = None) -> Markup:
-    """A sign for the legend."""
-    line = tag("line", x1=1, x2=27, y1=8, y2=8, class_=f"line {precision}") if precision else None
-    mark = _shape(graph or "", 14, 8, f"mark {precision or 'any'}")
-    return tag("svg", line, mark, viewBox="0 0 28 16", width=28, height=16, class_="swatch", aria_hidden="true")
+def line_swatch(precision: str) -> Markup:
+    """What a precision looks like, for the legend."""
+    return _swatch(tag("line", x1=1, x2=27, y1=10, y2=10, class_=f"line {precision}"))
+
+
+def mark_swatch(shape: str) -> Markup:
+    """What a shape looks like, for the legend."""
+    return _swatch(_shape(shape, 14, 12 if shape == "triangle" else 10, "mark any"))
+
+
+def _swatch(sign: Markup) -> Markup:
+    return tag("svg", sign, viewBox="0 0 28 20", width=28, height=20, class_="swatch", aria_hidden="true")
 
 
 def bar(part: float, failed: bool) -> Markup:
@@ -184,16 +194,13 @@ def _mark(series: Series, point: Point, x: Scale, y: Scale) -> Markup:
     if point.low is not None and point.high is not None:
         ends = {"x1": _n(x(point.low)), "x2": _n(x(point.high))}
         reach = tag("line", **ends, y1=_n(level), y2=_n(level), class_=f"reach {series.precision}")
-    mark = _shape(series.graph, at, level, f"mark {series.precision}")
+    mark = _shape(series.shape, at, level, f"mark {series.precision}")
     return tag("g", tag("title", point.text), reach, mark)
 
 
-def _shape(graph: str, x: float, y: float, styled: str) -> Markup:
-    """A disc for separate graphs; larger hollow shapes for others, so that marks at one place are all seen."""
-    if graph == "shared":
-        return tag("rect", x=_n(x - 5.5), y=_n(y - 5.5), width=11, height=11, class_=f"{styled} hollow")
-    if graph == "universal":
-        return tag("path", d=f"M{_n(x)} {_n(y - 9)}l9 9l-9 9l-9 -9z", class_=f"{styled} hollow")
+def _shape(shape: str, x: float, y: float, styled: str) -> Markup:
+    if shape in _HOLLOW:
+        return tag("path", d=f"M{_n(x)} {_n(y)}{_HOLLOW[shape]}", class_=f"{styled} hollow")
     return tag("circle", cx=_n(x), cy=_n(y), r=4, class_=styled)
 
 

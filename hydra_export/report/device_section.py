@@ -9,10 +9,9 @@ from hydra_export.report.findings import Findings
 from hydra_export.report.markup import Markup, linked, tag
 from hydra_export.report.sections import Section
 from hydra_export.report.tables import Table, folded
-from hydra_export.report.words import UNKNOWN
+from hydra_export.report.words import DASH, UNKNOWN
 
 _MOST_ORIGINS = 8
-_DASH = "\N{EN DASH}"
 _NOTE = (
     "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of "
     "this shape. Estimated: from the nearest of such times, wider the farther they are."
@@ -24,8 +23,6 @@ def devices(findings: Findings) -> Section:
     if findings.devices:
         articles = (_device(number, advice, findings.targets) for number, advice in enumerate(findings.devices))
         inside += [tag("p", _NOTE, class_="note"), articles]
-    elif not findings.chosen:
-        inside = [tag("p", "No device was named. Name some to see which head count fits each of them.")]
     return Section("devices", "Devices", tuple(inside))
 
 
@@ -39,7 +36,7 @@ def chosen(findings: Findings) -> list[Table]:
             _time(entry),
             words.milliseconds(entry.budget_ms),
             UNKNOWN if entry.heads is None or entry.chance is None else describe_fit(entry.sure, entry.chance),
-            ", ".join(entry.artifacts) or _DASH,
+            ", ".join(entry.artifacts) or DASH,
         )
         for entry in findings.chosen
     ]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import get_args
 
 from hydra_export.report import charts, words
 from hydra_export.report.charts import Point, Series
 from hydra_export.report.facts import ParityCheck, Product, accuracy_of, by_kind, checks, grouped
 from hydra_export.report.findings import Findings
-from hydra_export.report.markup import Markup, anchor, linked, tag
-from hydra_export.report.tables import Table
+from hydra_export.report.markup import Markup, linked, tag
+from hydra_export.report.tables import Table, without_unknown
 from hydra_export.report.timings import Measurement, Moment
 from hydra_export.target import Precision
 
-_DASH = "\N{EN DASH}"
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _GRAPHS = ("separate", "shared", "universal")
+_GRAPH_SHAPES = {f"{graph} graph": shape for graph, shape in zip(_GRAPHS, charts.SHAPES, strict=False)}
 _MOST_LABELS = 20
 _ALL_NAMED = 3
 _NO_ACCURACY = "Top-1 is not known: the checkpoint does not say. hydra-export evaluate measures it."
@@ -42,22 +43,20 @@ class Section:
 
 def subnetworks_table(findings: Findings) -> Table:
     data = findings.model.accuracy_data
-    caption = f"Top-1 on {data}." if data else ""
+    caption = (f"Top-1 on {data}." if data else "") if findings.model.accuracy else _NO_ACCURACY
     rows = [
-        (
+        [
             f"k = {s.heads}",
-            f"{s.width}",
+            words.accuracy(s.accuracy),
             f"{s.params:,}",
             f"{s.gmacs:.4g}",
-            words.accuracy(s.accuracy),
+            f"{s.width}",
             words.trained(s.trained),
-        )
+        ]
         for s in findings.subnetworks
     ]
-    columns = ("subnetwork", "width", "parameters", "GMACs", "top-1", "trained")
-    return Table(
-        "subnetworks", f"Subnetworks. {caption if findings.model.accuracy else _NO_ACCURACY}".strip(), columns, rows
-    )
+    columns = ("subnetwork", "top-1", "parameters", "GMACs", "width", "trained")
+    return Table("subnetworks", f"Subnetworks. {caption}".strip(), *without_unknown(columns, rows))
 
 
 def accuracy(findings: Findings) -> Section:
@@ -72,63 +71,75 @@ def accuracy(findings: Findings) -> Section:
             notes += ["Where head counts lie close together, not all are named."]
         if missing := [f"{s.heads}" for s in findings.subnetworks if s.accuracy is None]:
             notes += [f"Not drawn, as its top-1 is not known: k = {', '.join(missing)}."]
-        content += [_legend(findings), tag("div", figures, class_="charts"), tag("p", " ".join(notes), class_="note")]
+        content += [tag("div", figures, class_="charts"), tag("p", " ".join(notes), class_="note")]
     return Section("accuracy", "Accuracy and what it costs", tuple(content))
 
 
 def _panel(
-    ident: str, title: str, note: str, series: Sequence[Series], levels: Mapping[int, float], x_title: str
+    ident: str,
+    title: str,
+    about: str,
+    series: Sequence[Series],
+    levels: Mapping[int, float],
+    x_title: str,
+    shapes: Mapping[str, str],
 ) -> Iterator[Markup]:
-    """A chart of accuracy over something; none without a mark."""
+    """A chart of accuracy over something; none without a mark. *shapes*: by what they stand for."""
     series = [each for each in series if each.points]
     if series:
-        description = f"{note}{'; '.join(point.text for each in series for point in each.points)}."
+        description = f"{about} {'; '.join(point.text for each in series for point in each.points)}.".lstrip()
         svg = charts.scatter(ident, title, description, series, levels, x_title)
-        yield tag("figure", tag("figcaption", title), svg, class_="panel")
+        caption = tag("figcaption", title, tag("small", about) if about else None)
+        yield tag("figure", caption, _legend(series, shapes) if shapes else None, svg, class_="panel")
 
 
 def _over_gmacs(findings: Findings) -> Iterator[Markup]:
     known = [(s.heads, s.gmacs, s.accuracy) for s in findings.subnetworks if s.accuracy is not None]
     points = tuple(Point(g, a, f"k = {k}: {g:.4g} GMACs, {words.accuracy(a)}") for k, g, a in known)
-    series = [Series("fp32", "separate", points)]
-    yield from _panel("gmacs", "Accuracy over GMACs", "", series, findings.model.accuracy, "GMACs")
+    series = [Series("fp32", "disc", points)]
+    yield from _panel("gmacs", "Accuracy over GMACs", "", series, findings.model.accuracy, "GMACs", {})
 
 
 def _over_size(findings: Findings) -> Iterator[Markup]:
-    """A panel for each target: what is fetched for one head count."""
-    levels, note = findings.model.accuracy, "Megabytes to fetch for one head count. "
-    for target in findings.targets:
-        groups = by_kind(product for product in findings.artifacts if product.target == target).values()
-        series = [Series(group[0].precision, group[0].graph, tuple(_sizes(group, levels))) for group in groups]
-        title = f"Accuracy over size: {target}"
-        yield from _panel(f"size-{anchor(target)}", title, note, series, levels, "MB to fetch")
+    """What is fetched for one head count, a series for each target and precision."""
+    levels, shapes = findings.model.accuracy, dict(zip(findings.targets, cycle(charts.SHAPES), strict=False))
+    groups = grouped(findings.artifacts, lambda product: (product.target, product.precision))
+    series = [
+        Series(precision, shapes[target], tuple(_sizes(group, levels))) for (target, precision), group in groups.items()
+    ]
+    about = "The smallest download of each format and precision at each head count."
+    yield from _panel("size", "Accuracy over size", about, series, levels, "MB to fetch", shapes)
 
 
 def _sizes(group: Sequence[Product], levels: Mapping[int, float]) -> Iterator[Point]:
-    for product in group:
-        for k in product.heads:
-            if (top1 := accuracy_of(product, k, levels)) is not None:
-                text = f"{product.kind}, k = {k}: {words.size(product.fetch_bytes)}, {words.accuracy(top1)}"
-                yield Point(product.fetch_bytes / 1e6, top1, text)
+    for k in sorted({k for product in group for k in product.heads}):
+        product = min((each for each in group if k in each.heads), key=lambda each: each.fetch_bytes)
+        if (top1 := accuracy_of(product, k, levels)) is not None:
+            text = f"{product.kind}, k = {k}: {words.size(product.fetch_bytes)}, {words.accuracy(top1)}"
+            yield Point(product.fetch_bytes / 1e6, top1, text)
 
 
 def _over_latency(findings: Findings) -> Iterator[Markup]:
     """A panel for each device and execution path: what was measured."""
-    note = "Median of one image; bars hold 80 % of the calls. "
-    for number, (where, group) in enumerate(_by_path(findings.measured).items()):
-        series = [Series(each.precision, each.graph, tuple(_times_of(each))) for each in group]
-        title = f"Accuracy over measured latency: {where}"
-        yield from _panel(f"measured-{number}", title, note, series, findings.model.accuracy, "milliseconds")
+    for number, ((where, how), group) in enumerate(_by_path(findings.measured).items()):
+        series = [
+            Series(each.precision, _GRAPH_SHAPES.get(f"{each.graph} graph", "disc"), _times_of(each)) for each in group
+        ]
+        title, about = f"Accuracy over latency: {how}", f"{where}. Median of one image; bars contain 80 % of the calls."
+        levels = findings.model.accuracy
+        yield from _panel(f"measured-{number}", title, about, series, levels, "milliseconds", _GRAPH_SHAPES)
 
 
-def _times_of(measured: Measurement) -> Iterator[Point]:
-    for m in measured.moments:
-        if m.accuracy is not None:
-            yield Point(m.ms, m.accuracy, f"{measured.kind}, k = {m.heads}: {_time(m)}", m.low, m.high)
+def _times_of(measured: Measurement) -> tuple[Point, ...]:
+    return tuple(
+        Point(m.ms, m.accuracy, f"{measured.kind}, k = {m.heads}: {_time(m)}", m.low, m.high)
+        for m in measured.moments
+        if m.accuracy is not None
+    )
 
 
-def _by_path(measured: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    return grouped(measured, lambda each: f"{each.where}, {each.how}")
+def _by_path(measured: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
+    return grouped(measured, lambda each: (each.where, each.how))
 
 
 def _time(moment: Moment) -> str:
@@ -136,12 +147,13 @@ def _time(moment: Moment) -> str:
     return f"{words.milliseconds(moment.ms)}{spread}"
 
 
-def _legend(findings: Findings) -> Markup:
-    precisions = [each for each in _PRECISIONS if any(p.precision == each for p in findings.artifacts)]
-    graphs = [each for each in _GRAPHS if any(p.graph == each for p in findings.artifacts)]
-    entries = [tag("li", charts.swatch(precision=each), f" {each}") for each in precisions]
-    entries += [tag("li", charts.swatch(graph=each), f" {each} graph") for each in graphs]
-    return tag("ul", entries, class_="legend", aria_label="Signs in the charts")
+def _legend(series: Sequence[Series], shapes: Mapping[str, str]) -> Markup:
+    precisions = [each for each in _PRECISIONS if any(one.precision == each for one in series)]
+    drawn = {one.shape for one in series}
+    entries = [tag("li", charts.line_swatch(each), each) for each in precisions]
+    if len(drawn) > 1:
+        entries += [tag("li", charts.mark_swatch(shape), name) for name, shape in shapes.items() if shape in drawn]
+    return tag("ul", entries, class_="legend", aria_label="Signs in the chart")
 
 
 # Sizes and parity, a row for each kind of artifact and a column for each head count
@@ -152,7 +164,7 @@ def sizes_table(findings: Findings) -> Table:
     for kind, group in by_kind(findings.artifacts).items():
         cells = [_first(group, entry.heads) for entry in findings.subnetworks]
         needs = ", ".join(f"{name} {version}" for name, version in group[0].needs.items())
-        rows.append([kind, *(words.size(p.fetch_bytes) if p else _DASH for p in cells), needs or _DASH])
+        rows.append([kind, *(words.size(p.fetch_bytes) if p else words.DASH for p in cells), needs or words.DASH])
     caption = "To fetch for one head count, weights that several share included."
     return Table("sizes", caption, ["artifact", *_heads(findings), "needs at least"], rows)
 
@@ -174,7 +186,7 @@ def parity(findings: Findings) -> Section:
     for kind, group in by_kind(findings.artifacts).items():
         of_heads = [(_first(group, s.heads), s.heads) for s in findings.subnetworks]
         known = [product.check(k) if product else None for product, k in of_heads]
-        rows.append([kind, *(_check(check) if check else _DASH for check in known)])
+        rows.append([kind, *(_check(check) if check else words.DASH for check in known)])
     caption = (
         "The largest error of a logit against PyTorch in float64, as a share of what is allowed; of int8 and its kind: "
         "how top-1 changes, and where labels are none, few or not met, on how many images it agrees."
@@ -191,20 +203,20 @@ def _every_check(findings: Findings) -> Table:
             product.path,
             f"{check.heads}",
             f"{check.max_abs_error:.1e}",
-            _DASH if check.allowed is None else f"{check.allowed:.1e}",
-            _DASH if check.share is None else words.share(check.share),
-            _DASH if check.accuracy_change is None else words.points(check.accuracy_change),
+            words.DASH if check.allowed is None else f"{check.allowed:.1e}",
+            words.DASH if check.share is None else words.share(check.share),
+            words.DASH if check.accuracy_change is None else words.points(check.accuracy_change),
             f"{check.top1_agreement:.1%}",
-            check.judgement or _DASH,
+            check.judgement or words.DASH,
             f"{check.cosine:.6f}",
             f"{check.num_images:,}",
-            ", ".join(f"{name} {error:.1e}" for name, error in check.runtimes.items()) or _DASH,
+            ", ".join(f"{name} {error:.1e}" for name, error in check.runtimes.items()) or words.DASH,
         ]
         for product, check in checks(findings.artifacts)
     ]
     columns = ("artifact", "k", "error", "allowed", "share", "top-1", "agreement", "judged", "least cosine", "images")
     caption = "Every artifact at every head count."
-    return Table("parity-figures", caption, (*columns, "error in"), rows, folded="Every figure")
+    return Table("parity-figures", caption, *without_unknown((*columns, "error in"), rows), folded="Every figure")
 
 
 def _check(check: ParityCheck) -> object:
@@ -223,38 +235,27 @@ def _check(check: ParityCheck) -> object:
 
 
 def measured(findings: Findings) -> Section:
-    title, noisy = "Measured latency", any(m.noisy for each in findings.measured for m in each.moments)
-    if not findings.measured:
-        how = (
-            "Nothing was measured of this model. ",
-            tag("code", "hydra-export bench"),
-            " measures it here or on a board, ",
-            tag("code", "hydra-export profile"),
-            " says what does on a phone. Give a report the JSON output of a bench to see its times here.",
-        )
-        return Section("latency", title, (tag("p", how),))
-    tables = (
-        _times(number, where, group, findings)
-        for number, (where, group) in enumerate(_by_path(findings.measured).items())
-    )
-    note = "* The times scatter, drift, or others had the core: repeat them on a quiet machine."
-    return Section("latency", title, (tables, tag("p", note, class_="note") if noisy else None))
+    noisy = any(m.noisy for each in findings.measured for m in each.moments)
+    by_device = grouped(findings.measured, lambda each: each.where)
+    tables = (_times(number, where, group, findings) for number, (where, group) in enumerate(by_device.items()))
+    note = "* The times scatter or drift, or another program had the core. Repeat them on a quiet machine."
+    return Section("latency", "Measured latency", (tables, tag("p", note, class_="note") if noisy else None))
 
 
 def _times(number: int, where: str, group: Sequence[Measurement], findings: Findings) -> Markup:
     moments = [{moment.heads: moment for moment in each.moments} for each in group]
     rows = [
-        [each.kind, *(_timing(own.get(s.heads)) for s in findings.subnetworks)]
+        [(each.kind, tag("small", each.how)), *(_timing(own.get(s.heads)) for s in findings.subnetworks)]
         for each, own in zip(group, moments, strict=True)
     ]
     origin = words.enumerated(dict.fromkeys(f"{each.origin}, {each.date}" for each in group))
-    note = f". Median of one image and what holds 80 % of the calls, in milliseconds ({origin})."
+    note = f". Milliseconds for one image: the median, and what contains 80 % of the calls ({origin})."
     return Table(f"times-{number}", (tag("b", where), note), ["artifact", *_heads(findings)], rows).html()
 
 
 def _timing(moment: Moment | None) -> object:
     if moment is None:
-        return _DASH
+        return words.DASH
     spread = None
     if moment.low is not None and moment.high is not None:
         spread = tag("small", words.interval(moment.low, moment.high).removesuffix(" ms"))
@@ -269,11 +270,11 @@ def card(findings: Findings) -> Section:
     model, config, data = findings.model, findings.model.config, findings.model.preprocessing
     more = len(model.labels) - _MOST_LABELS
     named = ", ".join(model.labels[:_MOST_LABELS]) + (f" and {more:,} more" if more > 0 else "")
-    labels = f"{len(model.labels):,}: {named}" if model.labels else "none in the bundle"
+    labels = f"{len(model.labels):,}: {named}" if model.labels else ""
     outputs = f"{config.num_classes} classes" if config.num_classes else f"{config.output_text}, no classes"
     facts: dict[str, object] = {
         "Name": model.name,
-        "Licence": linked(model.license or "The checkpoint names none: ask whoever trained it."),
+        "Licence": linked(model.license or "The checkpoint does not state one. Ask whoever trained it."),
         "Checkpoint, SHA-256": tag("code", model.checkpoint_sha256),
         "Architecture": (
             f"{'plain ViT' if model.is_plain else 'HydraViT'}, {config.heads} heads of {config.head_dim} channels, "
@@ -284,11 +285,11 @@ def card(findings: Findings) -> Section:
             f"crop {data.crop:g}, mean {_numbers(data.mean)}, std {_numbers(data.std)}"
         ),
         "Labels": labels,
-        "Top-1 measured on": linked(model.accuracy_data or words.UNKNOWN),
+        "Top-1 measured on": linked(model.accuracy_data),
         "Parity measured on": linked(findings.images),
         "Made with": ", ".join(f"{name} {version}" for name, version in findings.tool.items()),
     }
-    terms = tag("dl", ((tag("dt", term), tag("dd", text)) for term, text in facts.items()), class_="facts")
+    terms = tag("dl", ((tag("dt", term), tag("dd", text)) for term, text in facts.items() if text), class_="facts")
     rows = [(p.path, words.size(p.fetch_bytes), f"{p.num_files}", tag("code", p.sha256)) for p in findings.artifacts]
     columns = ("artifact", "to fetch", "files", "SHA-256")
     hashes = Table("hashes", "Hashes, as in the manifest.", columns, rows, folded="Hashes of the artifacts")

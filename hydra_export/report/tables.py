@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hydra_export.report import words
 from hydra_export.report.markup import Markup, tag
 from hydra_export.text import in_markdown
 
@@ -57,6 +58,12 @@ class Table:
 
     def _kind(self, at: int) -> str | None:
         return "number" if at >= self.text else None
+
+
+def without_unknown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[str], list[list[object]]]:
+    """Without the columns in which nothing is known of any row."""
+    kept = [at for at in range(len(columns)) if any(row[at] not in (words.UNKNOWN, words.DASH) for row in rows)]
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def folded(ident: str, summary: str, *inside: object) -> Markup:

@@ -8,6 +8,7 @@ from hydra_export.latency.words import interval as interval
 from hydra_export.latency.words import milliseconds as milliseconds
 
 UNKNOWN = "unknown"
+DASH = "\N{EN DASH}"
 _MOST_LETTERS = 200
 MINUS = "\N{MINUS SIGN}"
 
