@@ -20,7 +20,7 @@ PAGES = (
     README,
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 )
-INCLUDED = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+INCLUDED = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n)?"
     r"^```(?P<language>sh|python)\n(?P<text>.*?)^```$"

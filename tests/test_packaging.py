@@ -166,6 +166,12 @@ def test_the_version_is_written_once() -> None:
     assert [path.name for path in files if said.search(path.read_text(encoding="utf-8"))] == ["pyproject.toml"]
 
 
+def test_the_citation_is_of_this_version() -> None:
+    yaml = pytest.importorskip("yaml", reason="pyyaml reads it: pip install 'hydra-export[dev]'")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["type"], cited["title"], str(cited["version"])) == ("software", PROJECT["name"], VERSION)
+
+
 def test_the_same_source_gives_the_same_bytes(wheel: Path, sdist: Path, unpacked: Path, tmp_path: Path) -> None:
     """From the checkout, again under another umask, and from the sdist."""
     mask = os.umask(0o077)
