@@ -582,17 +582,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--out {out} cannot be written: it is a folder, or is in none that is there and may be written to"
         )
     limits = {"memory_mib": asked.limit_memory, "seconds": asked.limit_seconds}
-    result = measure(folder, plan, asked.runs, threads, runtimes, _progress, **limits)
+    result = measure(folder, plan, asked.runs, threads, runtimes, _steps, **limits)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.stderr.write("\r" + " " * 79 + "\r")
+    _progress("")
     sys.stdout.write("\n".join(_table(result)) + "\n\n")
     sys.stdout.write(f"Take {out} back:  hydra-export profile import {out.name}\n")
     return 1 if not result["timings"] else 0
 
 
-def _progress(what: str, done: int, total: int) -> None:
+def _steps(what: str, done: int, total: int) -> None:
+    _progress(f"{what} {done}/{total}")
+
+
+def _progress(line: str) -> None:
+    """Replaces the last line of a terminal; a log gets none."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r{f'{what} {done}/{total}'[:79]:<79}")
+        sys.stderr.write(f"\r{line[:79]:<79}\r")
         sys.stderr.flush()
 
 

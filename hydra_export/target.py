@@ -318,6 +318,7 @@ class Target(Protocol):
         experimental: by graph kind, what a person has to know of artifacts that never ran where they belong.
         layouts: the order of the image's axes, N images, C channels, H height, W width; or what else it is.
         runners: the file of a module with RUNNERS, which ``bench`` and boards run artifacts by (see ``board``); or "".
+        on_boards: whether boards run its artifacts: False for what only Apple's systems run.
         device_runtimes: what runs its artifacts on phones and boards.
         packages: the distributions whose versions shape its artifacts.
         further: distributions that add to it: name, what for, and the extra that brings it, or "".
@@ -332,6 +333,7 @@ class Target(Protocol):
     layouts: ClassVar[dict[InputForm, str]]
     card: ClassVar[Card] = Card()
     runners: ClassVar[str] = ""
+    on_boards: ClassVar[bool] = True
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = ()
     packages: ClassVar[tuple[str, ...]]
     further: ClassVar[tuple[tuple[str, str, str], ...]] = ()

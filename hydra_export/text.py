@@ -22,6 +22,11 @@ _SPECIAL = re.compile(r"([\\`*_\[\]#|~@]|:(?=//)|(?<=www)\.|^[-+=](?=[-+=\s]|$))
 _NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 
 
+def counted(count: int, noun: str) -> str:
+    """*count* of what *noun* names in the singular: ``1 core``, ``1,000 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def shown(text: str) -> str:
     """*text* on one line, what nobody can see as an escape such as ``\\x1b``; for a terminal, a page or a log."""
     return UNSEEN.sub(_escape, text)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from hydra_export import bench, board, bundle, profiles, targets
 from hydra_export.bench import runtimes, standalone
 from hydra_export.bench.run import plan
 from hydra_export.errors import BadInput, OutputRefused
+from hydra_export.target import GraphKind
 from tests.conftest import available_targets, children, perturbed
 
 RUNS = 6
 
 
-@pytest.fixture(scope="module")
-def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with every graph kind of everything that can be timed here."""
+def exported(place: Path, *chosen: tuple[str, Sequence[GraphKind]]) -> Path:
+    """A bundle of a tiny model, of targets with their graph kinds."""
     from hydra_export import checkpoint, checkpoint_file
     from hydra_export.architecture import HydraConfig
     from hydra_export.exporting import export, jobs
@@ -34,12 +35,17 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = HydraConfig(heads=4, head_dim=8, depth=2, patch_size=4, image_size=16, num_classes=7)
     data = Preprocessing(image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop=1.0)
     info = checkpoint_file.CheckpointInfo(name="tiny", config=config, preprocessing=data, export_heads=(2, 4))
-    place = tmp_path_factory.mktemp("every")
     checkpoint_file.write(place / "tiny.safetensors", perturbed(config).state_dict(), info)
-    names = [name for name in ("onnx", "tflite") if name in available_targets()]
-    listed = [job for name in names for job in jobs([name], targets.get(name).graphs)]
+    listed = [job for name, graphs in chosen for job in jobs([name], graphs)]
     export(checkpoint.load(place / "tiny.safetensors"), place / "bundle", listed)
     return place / "bundle"
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every graph kind of everything that can be timed here."""
+    names = [name for name in ("onnx", "tflite") if name in available_targets()]
+    return exported(tmp_path_factory.mktemp("every"), *((name, targets.get(name).graphs) for name in names))
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,7 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     command = [sys.executable, "bench.py", "--runs", "3", "--threads", "1", "--runtime", "onnxruntime"]
     ran = subprocess.run(command, cwd=out, capture_output=True, text=True, check=True)
     assert "onnx/tiny-k2.onnx" in ran.stdout
+    assert not ran.stderr, "progress is for terminals"
     assert "hydra-export profile import bench.json" in ran.stdout
     assert main(["profile", "import", str(out / "bench.json"), "--bundle", str(every)]) == 0
     capsys.readouterr()
@@ -190,7 +197,7 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     result = bench.read(out / "bench.json")
     fastest = next(t for t in result.timings if t.path == "onnx/tiny-k2.onnx")
     assert answer["estimates"][0]["ms"] == pytest.approx(fastest.median_ms, rel=1e-4)
-    with pytest.raises(OutputRefused, match="holds a result"):
+    with pytest.raises(OutputRefused, match="contains a result"):
         bench.write_standalone(every, out)
 
 
@@ -224,11 +231,26 @@ def test_a_folder_for_a_board_replaces_its_own_kind_alone(every: Path, tmp_path:
     assert (tmp_path / "out/onnx/tiny-k4.onnx").exists()
     assert not (tmp_path / "out/onnx/tiny-k2.onnx").exists()
     (tmp_path / "out/thesis.txt").write_text("years of work")
-    with pytest.raises(OutputRefused, match="something else"):
+    with pytest.raises(OutputRefused, match="contains other files"):
         bench.write_standalone(every, tmp_path / "out")
     assert (tmp_path / "out/thesis.txt").exists()
-    with pytest.raises(BadInput, match="holds nothing of what was asked for"):
+    with pytest.raises(BadInput, match="contains no such artifact"):
         bench.write_standalone(every, tmp_path / "new", heads=(9,))
+
+
+def test_a_board_gets_only_what_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hydra_export.cli import main
+
+    source, out = exported(tmp_path, ("onnx", ["separate"]), ("coreml", ["separate"])), tmp_path / "board"
+    assert main(["bench", "standalone", str(source), str(out)]) == 0
+    assert "Left out, because boards do not run it: coreml." in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"bench.py", "plan.json", "golden", "onnx"}
+    assert {artifact["target"] for artifact in json.loads((out / "plan.json").read_bytes())["artifacts"]} == {"onnx"}
+    (tmp_path / "apple").mkdir()
+    apple = exported(tmp_path / "apple", ("coreml", ["separate"]))
+    assert main(["bench", "standalone", str(apple), str(tmp_path / "none")]) == 2
+    assert "it contains coreml k = 2, coreml k = 4. Boards run onnx, tflite: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

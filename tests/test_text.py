@@ -200,3 +200,7 @@ def test_labels_of_any_editor_are_read(tiny_checkpoint: Path, tmp_path: Path, ca
         "gnu",
         "",
     ]
+
+
+def test_one_of_a_kind_is_singular() -> None:
+    assert [text.counted(count, "core") for count in (0, 1, 2, 1000)] == ["0 cores", "1 core", "2 cores", "1,000 cores"]

@@ -10,7 +10,7 @@ from hydra_export.bench.foreign import sources as foreign_sources
 from hydra_export.bench.report import Report, Timing, check_model, decode, read
 from hydra_export.bench.run import bench, not_timed
 from hydra_export.bench.save import records, save
-from hydra_export.bench.standalone import write_standalone
+from hydra_export.bench.standalone import runs_on_boards, write_standalone
 
 __all__ = [
     "Asked",
@@ -28,6 +28,7 @@ __all__ = [
     "read",
     "read_results",
     "records",
+    "runs_on_boards",
     "save",
     "write_standalone",
 ]

@@ -18,25 +18,28 @@ _MARK = "SOURCES: dict[str, str] = {}"  # in the program
 
 
 def write_standalone(source: Path, out: Path, *, heads: Sequence[int] = ()) -> tuple[list[bundle.ArtifactEntry], int]:
-    """Writes the folder *out* from the bundle *source*, with all artifacts or only those of *heads*.
+    """Writes the folder *out* from the bundle *source*, with what boards run of it, or only the artifacts of *heads*.
 
     Returns:
         the artifacts in it, and its bytes.
 
     Raises:
         BadInput: nothing is left to time.
-        OutputRefused: *out* holds something else than such a folder.
+        OutputRefused: *out* contains anything but such a folder.
     """
     manifest = bundle.read(source)
-    takes = {name for name in targets.names() if targets.get(name).runners}
     chosen = [
         artifact
         for artifact in manifest.artifacts
-        if artifact.target in takes and (not heads or set(artifact.heads) & set(heads))
+        if runs_on_boards(artifact.target) and (not heads or set(artifact.heads) & set(heads))
     ]
     if not chosen:
-        held = ", ".join(sorted({f"{a.target} k = {', '.join(map(str, a.heads))}" for a in manifest.artifacts}))
-        raise BadInput(f"{source} holds nothing of what was asked for; it holds {held}.", "Export it, or ask for less.")
+        contents = ", ".join(sorted({f"{a.target} k = {', '.join(map(str, a.heads))}" for a in manifest.artifacts}))
+        taken = ", ".join(name for name in targets.names() if runs_on_boards(name))
+        raise BadInput(
+            f"{source} contains no such artifact that a board runs; it contains {contents}.",
+            f"Boards run {taken}: export these head counts to one of them, or choose other `heads`.",
+        )
     _check_replaceable(out)
     wanted = sorted({path for artifact in chosen for path in artifact.files} | {bundle.GOLDEN})
     with files.replaced_folder(out) as folder:
@@ -48,6 +51,11 @@ def write_standalone(source: Path, out: Path, *, heads: Sequence[int] = ()) -> t
         (folder / PROGRAM).write_text(program(todo.pop("runners")), encoding="utf-8")
         (folder / board.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(todo)) + b"\n")
         return chosen, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def runs_on_boards(target: str) -> bool:
+    """Whether artifacts of *target* are timed on boards."""
+    return bool(targets.get(target).runners) and targets.get(target).on_boards
 
 
 def program(sources: Mapping[str, str]) -> str:
@@ -63,11 +71,11 @@ def _check_replaceable(out: Path) -> None:
     present = {path.name for path in out.iterdir()} if out.is_dir() else {""} if out.exists() else set()
     if board.RESULT in present:
         raise OutputRefused(
-            f"{out} holds a result, {board.RESULT}, which would be lost.",
-            f"Run: hydra-export profile import {out / board.RESULT}; then move it away, or choose another folder.",
+            f"{out} contains a result, {board.RESULT}, which would be lost.",
+            f"Run: hydra-export profile import {out / board.RESULT}. Then move it, or choose another folder.",
         )
     foreign = present - {PROGRAM, board.PLAN, "golden", *targets.names(), "__pycache__"}
     if foreign or (present and PROGRAM not in present):
         raise OutputRefused(
-            f"{out} holds something else than a folder made by bench standalone.", "Choose another, or move it away."
+            f"{out} contains other files than those of bench standalone.", "Choose another folder, or move them."
         )

@@ -9,6 +9,7 @@ from cyclopts import App
 
 from hydra_export.commands import Flag, Result, candidates, examples, filled, size, talk, titled
 from hydra_export.commands.candidates import one_of, some_of
+from hydra_export.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,7 @@ def bench(
     if save:
         known, path, count = measuring.save(report, profiles, device or "")
         document["saved"] = {"device": known.profile.id, "file": str(path), "records": count}
-        notes += [f"Saved {count} times of {known.profile.name} ({known.profile.id}) in {path}."]
+        notes += [f"Saved {counted(count, 'time')} of {known.profile.name} ({known.profile.id}) in {path}."]
         notes += [f"Now: hydra-export profile --device {known.profile.id} --bundle {bundle}"]
     if out is not None:
         _write(out, document)
@@ -136,21 +137,24 @@ def standalone(bundle: Path, out: Path, *, heads: str | None = None) -> Result:
     from hydra_export.architecture import parse_heads
     from hydra_export.bench import runtimes
 
-    model = bundles.read(bundle).model
+    manifest = bundles.read(bundle)
+    model = manifest.model
     wanted = () if heads is None else parse_heads(heads, model.config.heads, model.heads)
     artifacts, total = measuring.write_standalone(bundle, out, heads=wanted)
     needs = {runner["target"]: runner["needs"] for runner in runtimes.known().values()}
+    left_out = sorted({a.target for a in manifest.artifacts if not measuring.runs_on_boards(a.target)})
     shown = titled(
-        f"{out}: {len(artifacts)} artifacts, {size(total)}",
+        f"{out}: {counted(len(artifacts), 'artifact')}, {size(total)}",
         "",
         f"1. Copy it:           scp -r {out} BOARD:hydra-bench",
         f"2. On the board:      pip install numpy {' '.join(dict.fromkeys(needs[a.target] for a in artifacts))}",
         "                      python3 hydra-bench/bench.py --out bench.json",
         "3. Take it back:      scp BOARD:bench.json .",
         "                      hydra-export profile import bench.json",
+        *([f"Left out, because boards do not run it: {', '.join(left_out)}."] if left_out else []),
     )
     files = [artifact.path for artifact in artifacts]
-    return Result({"standalone": str(out), "artifacts": files, "bytes": total}, shown)
+    return Result({"standalone": str(out), "artifacts": files, "left_out": left_out, "bytes": total}, shown)
 
 
 def _check_out(out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hydra_export.commands import Result, table, talk, titled
+from hydra_export.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,9 +55,11 @@ def _render(diagnosis: Diagnosis) -> RenderableType:
     from rich.console import Group
 
     machine, accelerators = diagnosis.machine, diagnosis.accelerators
-    available = "" if machine.available_memory_mib is None else f", {machine.available_memory_mib:,} MiB of it free"
+    available = "" if machine.available_memory_mib is None else f", {machine.available_memory_mib:,} MiB free"
     title = f"hydra-export {diagnosis.hydra_export}, Python {machine.python}, {machine.system}"
-    hardware = f"{machine.architecture}, {machine.cores} cores, {machine.memory_mib:,} MiB of memory{available}"
+    hardware = (
+        f"{machine.architecture}, {counted(machine.cores, 'core')}, {machine.memory_mib:,} MiB of memory{available}"
+    )
     gpus = ", ".join(accelerators.gpus) or "none that torch can use"
     providers = ", ".join(accelerators.onnxruntime_providers) or "none"
     about = f"GPU: {accelerators.problem or gpus}", f"onnxruntime providers: {accelerators.problem or providers}"

@@ -53,6 +53,7 @@ class CoreAITarget(Target):
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "NHWC"}
     card: ClassVar[Card] = CARD
     runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
+    on_boards: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ("coreai-core",)
 
     def requires(self) -> None:

@@ -74,6 +74,7 @@ class CoreMLTarget(Target):
     layouts: ClassVar[dict[InputForm, str]] = {"tensor": "NCHW", "image": "CVPixelBuffer"}
     card: ClassVar[Card] = CARD
     runners: ClassVar[str] = str(Path(__file__).with_name("runners.py"))
+    on_boards: ClassVar[bool] = False
     device_runtimes: ClassVar[tuple[DeviceRuntime, ...]] = RUNTIMES
     packages: ClassVar[tuple[str, ...]] = ("protobuf",)
     further: ClassVar[tuple[tuple[str, str, str], ...]] = (("coremltools", "runs packages on a Mac", "coreml"),)
