@@ -210,9 +210,13 @@ def test_a_shell_completes_what_is_typed(shell: str, tmp_path: Path) -> None:
         "hydra-export ver\tmy\t",
         "hydra-export --ta\tonnx,tf\t",
         "hydra-export export --graph=sh\t--out=my\t",
+        "hydra-export timm:vit_tiny --ta\tonnx",
+        "hydra-export train --start timm:vit --data=a:b --rec\tdig\t",
     )
     assert [[word.rstrip("/") for word in line] for line in lines] == [
         ["hydra-export", "verify", "my bundle"],
         ["hydra-export", "--target", "onnx,tflite"],
         ["hydra-export", "export", "--graph=shared", "--out=my bundle"],
+        ["hydra-export", "timm:vit_tiny", "--target", "onnx"],
+        ["hydra-export", "train", "--start", "timm:vit", "--data=a:b", "--recipe", "digits"],
     ]

@@ -3,6 +3,7 @@
 The scripts know nothing of either: at every TAB they ask ``hydra-export __complete WORD...``, so they are never out of
 date. It answers in lines, as cyclopts documents them (``App._run_complete``): one that begins with the byte 0x1f is a
 directive, any other a candidate and, behind a tab, what it means. Where there is none the shell completes files.
+Bash splits words at : and =, as in ``timm:NAME`` and ``--graph=shared``; its script joins them again.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ from hydra_export.commands import Result
 
 _BASH = """\
 _hydra_export() {
-    local current="${COMP_WORDS[COMP_CWORD]}" line
-    [[ $current == "=" ]] && current=""
+    local rest="${COMP_LINE#"${COMP_WORDS[0]}"}" current line index
+    local -a words=()
+    for ((index = 1; index <= COMP_CWORD; index++)); do
+        [[ $rest == [[:space:]]* ]] && words+=("")
+        words[${#words[@]}-1]+="${COMP_WORDS[index]}"
+        rest="${rest#*"${COMP_WORDS[index]}"}"
+    done
+    current="${words[${#words[@]}-1]}"
+    [[ $current == --*=* ]] && current="${current#*=}"
     COMPREPLY=()
     while IFS= read -r line; do
         line="${line%%$'\\t'*}"
         [[ -n $line && $line != $'\\x1f'* && $line == "$current"* ]] && COMPREPLY+=("$line")
-    done < <("$1" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+    done < <("$1" __complete "${words[@]}" 2>/dev/null)
 }
 complete -o bashdefault -o default -F _hydra_export hydra-export
 """
