@@ -34,6 +34,7 @@ _JUDGED_IMAGES, _JUDGED_MACS, _TAPS_OF_A_BLOCK = 8, 2e12, 32
 _CLIPS = np.linspace(0.2, 1.0, 81)  # of the peak, which mse tries
 _BINS = 4096
 _FIXED = ("/shares", "/sigmoid")
+_SHARES = Range(0, 1, 1, method="fixed")
 # What comes from outside is counted alike by all head counts; and of what a norm divides by, nothing may be cut off: an
 # image with a larger number than those seen would be scaled wrong as a whole.
 _WHOLE = ("image", "/mean", "/centred", "/square", "/variance", "/rsqrt")
@@ -116,8 +117,9 @@ def calibrated(
     share = min(1.0, _BATCH / len(image_nCHW))
 
     def look(name: str, x: Tensor) -> Tensor:
+        found = seen.setdefault(name, Seen())
         if not name.endswith(_FIXED):
-            seen.setdefault(name, Seen()).add(x, share)
+            found.add(x, share)
         return x
 
     with torch.inference_mode():
@@ -127,7 +129,9 @@ def calibrated(
                 Tapped(config, weights, heads, look, cuts=cut).run(batch)
         methods = get_args(Choice)[1:] if method == "auto" else (method,)
         candidates = {
-            name: [each.range(m) for m in (("min-max",) if name.endswith(_WHOLE) else methods)]
+            name: [_SHARES]
+            if name.endswith(_FIXED)
+            else [each.range(m) for m in (("min-max",) if name.endswith(_WHOLE) else methods)]
             for name, each in seen.items()
         }
         each = network.macs(config, heads) * _TAPS_OF_A_BLOCK * len(methods)
@@ -152,9 +156,6 @@ def _judged(
             best = int(np.argmin(found))
             best = best if found[best] < _WORTH * found[0] else 0
             ranges[name], errors[name] = candidates[name][best], found[best]
-    for name in judging.names:
-        if name.endswith(_FIXED):
-            ranges[name] = Range(0, 1, 1, method="fixed")
     return Calibrated(ranges, errors, list(judging.names)[-1])
 
 

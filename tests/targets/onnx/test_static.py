@@ -212,7 +212,7 @@ def test_norms_of_small_operators_count_integers_too(name: str, tmp_path: Path) 
 
 
 def test_wide_tensors_have_16_bits_and_the_others_8(tmp_path: Path) -> None:
-    wide = ("blocks.0/attn/residual", "blocks.1/mlp/act", "tokens", "logits")
+    wide = ("blocks.0/attn/residual", "blocks.0/attn/shares", "blocks.1/mlp/act", "tokens", "logits")
     source = calibrated(checkpoint(VARIANTS["plain"]), "int8-static", wide=wide)
     image_BCHW = images(source.info.config, 6)
     for graph in ("separate", "universal"):

@@ -176,7 +176,8 @@ def test_any_batch_gives_the_same(batch: int | str, tmp_path: Path) -> None:
 
 
 def test_wide_tensors_have_16_bits_and_the_others_8(tmp_path: Path) -> None:
-    wide = ("blocks.0/attn/residual", "blocks.1/mlp/act", "tokens", "logits", "blocks.0/norm2/rsqrt")
+    attention = ("blocks.0/attn/residual", "blocks.0/attn/shares")
+    wide = (*attention, "blocks.1/mlp/act", "tokens", "logits", "blocks.0/norm2/rsqrt")
     source = calibrated("plain", "int8-static", wide)
     image_BCHW = images(source.info.config, 5)
     path, universal = written(source, tmp_path), written(source, tmp_path, *HEADS, graph="universal")
