@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 class Bundle:
-    """Artifacts with their manifest, in a folder or in an archive, which is unpacked for as long as this is open.
+    """A bundle's artifacts and manifest, in a folder or in an archive, which stays unpacked while this is open.
 
-    Nothing is run or hashed before ``verify``: do that first with a bundle that is not your own.
+    Nothing is run or hashed before ``verify``: call it first on a bundle that is not your own.
 
     Attributes:
         path: the folder or the archive.
@@ -76,16 +76,16 @@ class Bundle:
         verify_with: Sequence[str] | str = (),
         progress: Progress = silent,
     ) -> tuple[Verified, ...]:
-        """Checks every hash and runs every artifact on the golden images, in a process of its own.
+        """Checks every hash and runs every artifact on the golden images, in a separate process.
 
         Args:
-            limit_memory_mib: memory of that process; by default what its largest artifact needs. Linux alone.
-            limit_seconds: of each artifact at each head count; by default what a slow board needs.
-            verify_with: runtimes that run them beside each target's own, by name.
+            limit_memory_mib: memory limit of that process; by default what the largest artifact needs. Linux only.
+            limit_seconds: time limit of each artifact at each head count; by default enough for a slow board.
+            verify_with: names of runtimes that run them in addition to each target's own.
 
         Raises:
-            VerificationFailed: a file is damaged, missing or not listed, or an artifact computes something else.
-            LimitExceeded: an artifact takes more memory or time than it may.
+            VerificationFailed: a file is damaged, missing or not listed, or an artifact's outputs are not the model's.
+            LimitExceeded: an artifact exceeds its memory or time limit.
         """
         return verification.verify(
             self.path,
@@ -98,12 +98,13 @@ class Bundle:
     def calibrate(
         self, images: str | Path | ImageSet, *, within: float = 0.0, progress: Progress = silent
     ) -> Calibration:
-        """Fits how sure each head count is, and cascades; the bundle is replaced as a whole, no artifact changes.
+        """Fits the confidence of each head count, and cascades; replaces the bundle as a whole, without changing
+        artifacts.
 
         Args:
-            images: a folder, best with one folder of images per class, ``fashion-mnist``, ``digits``, ``packaged``,
-                or an ImageSet; without labels, an answer is right where the largest head count gives it too.
-            within: percentage points that a cascade may lose on the images it is fitted on.
+            images: a folder, ideally with one folder of images per class, ``fashion-mnist``, ``digits``, ``packaged``,
+                or an ImageSet; without labels, an answer counts as correct if the largest head count gives it too.
+            within: largest loss of a cascade on the images it is fitted on, in percentage points.
 
         Raises:
             BadInput: the model has no classes, or there are too few images.
@@ -117,7 +118,7 @@ class Bundle:
         return found
 
     def close(self) -> None:
-        """Deletes what an archive was unpacked to; a folder is left alone."""
+        """Deletes the unpacked copy of an archive; leaves a folder as it is."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -137,7 +138,7 @@ class BundleArtifact:
     """One artifact of a bundle.
 
     Attributes:
-        entry: what the manifest says of it.
+        entry: its entry in the manifest.
     """
 
     bundle: Bundle
@@ -191,18 +192,18 @@ class BundleArtifact:
 
 @dataclass(frozen=True)
 class ImageSession:
-    """A loaded artifact that takes pictures as well as arrays."""
+    """A loaded artifact that takes images as well as arrays."""
 
     session: Session
     entry: ArtifactEntry
     preprocessing: Preprocessing
 
     def run(self, image: str | Path | Image.Image | Array) -> Array:
-        """Logits [B, classes] float32; of others features [B, width] or patch tokens [B, patches, width].
+        """Returns logits [B, classes], features [B, width] or patch tokens [B, patches, width], float32.
 
         Args:
-            image: a picture, or the path of one, which is preprocessed as the manifest says; or an array in the
-                artifact's own input form: ``tensor`` float32 [B, C, H, W] normalised, ``image`` uint8 [B, H, W, C].
+            image: an image or its path, which is preprocessed as the manifest specifies; or an array in the artifact's
+                own input form: ``tensor`` float32 [B, C, H, W] normalised, ``image`` uint8 [B, H, W, C].
         """
         if isinstance(image, str | Path):
             from hydra_export.data.decoding import decoded
@@ -251,47 +252,50 @@ def export(
 ) -> Bundle:
     """Writes a bundle at *out*: every artifact is run and verified against the float64 model before it is kept.
 
-    A bundle of ours at *out* is replaced as a whole, or left alone where anything fails.
+    An existing bundle at *out* is replaced as a whole, or left as it is if anything fails.
 
     Args:
-        model: a Checkpoint, what ``load_checkpoint`` takes, or a torch module, which is also held to what it computes
-            itself; None for the packaged model.
+        model: a Checkpoint, anything that ``load_checkpoint`` takes, or a torch module, whose own outputs are then
+            verified as well; None for the packaged model.
         targets: ``onnx``, ``tflite``, ``coreml``.
         device: names such as ``pixel7`` or ``pixel7:RUNTIME``, instead of *targets*: each device gets the target of its
-            best known runtime, or of this one, and the head count that fits.
-        budget_ms: with *device*: milliseconds that one image may take; by default each device's own.
-        heads: head counts, in a list or as ``3,6,12``, or ``all``; by default the checkpoint's own export list.
+            best known runtime, or of RUNTIME, and the head count that fits.
+        budget_ms: with *device*: time budget for one image in milliseconds; by default each device's own.
+        heads: head counts, in a list or as ``3,6,12``, or ``all``; by default those that the checkpoint lists for
+            export.
         graphs: ``separate``, ``shared``, ``universal``.
-        precisions: ``fp32``, ``fp16``, ``int8`` (weights), ``int8-static`` (weights and activations), ``w8a16``
-            (activations of 16 bits); by default each target's own.
+        precisions: ``fp32``, ``fp16``, ``int8`` (weights), ``int8-static`` (weights and activations), ``w8a16`` (8-bit
+            weights, 16-bit activations); by default each target's own.
         input: ``tensor`` (normalised float32) or ``image`` (uint8 pixels).
         batch: images per call, or ``dynamic``.
-        options: of single targets, such as ``OnnxOptions(opset=20)``.
-        output: ``logits``, ``embedding``: what the classifier would take, or ``tokens``: those of all patches; by
-            default what the model gives.
+        options: options of a single target, such as ``OnnxOptions(opset=20)``.
+        output: ``logits``, ``embedding`` (the classifier's input) or ``tokens`` (of all patches); by default what the
+            model has.
         labels: class names in the order of the logits, instead of the checkpoint's.
-        check_images: a folder of images, or an ImageSet, that artifacts are verified on; the packaged ones by default.
-        calibrate: images by which to calibrate the model and find its cascades, as ``Bundle.calibrate`` takes them,
-            and activations; those of the packaged model are calibrated by packaged images otherwise.
-        calibration_images: how many of them show how large activations are.
-        calibration_method: ``min-max``, ``percentile`` or ``mse`` for all ranges; ``auto`` takes the best for each.
-        smooth: channels that are much larger than others are evened out.
-        mixed: of int8-static, as few activations as pass get 16 bits, those first that 8 bits cost most.
-        io: what graphs of integer activations take and give: ``float``, or the integers themselves, ``integer``.
-        max_drop: percentage points of top-1 that int8 may lose.
-        max_class_drop: percentage points of one class that int8 may lose; any by default.
-        accept_unchecked: exports int8 without images that it could be judged by.
+        check_images: a folder of images, or an ImageSet, to verify artifacts on; the packaged ones by default.
+        calibrate: images to calibrate the activations, the model's confidence and its cascades with, as
+            ``Bundle.calibrate`` takes them; activations of the packaged model default to the packaged images.
+        calibration_images: how many of these images to use for the activations' ranges.
+        calibration_method: ``min-max``, ``percentile`` or ``mse`` for all ranges; ``auto`` chooses the best for each.
+        smooth: equalizes channels that are much larger than others.
+        mixed: for int8-static, uses 16 bits for the activations that lose most at 8 bits, as few as pass the check.
+        io: input and output type of graphs with integer activations: ``float``, or ``integer`` for the integers
+            themselves.
+        max_drop: largest loss of top-1 by quantization, in percentage points.
+        max_class_drop: largest loss of any one class by quantization, in percentage points; unlimited by default.
+        accept_unchecked: exports quantized artifacts without images to judge them by.
         allow_untrained: exports head counts that were not trained.
-        zip: writes OUT.zip beside *out*.
-        verify_with: runtimes that verify beside each target's own, by name.
-        cache: reuses what was written before, and verifies it again: True for the user's own cache, or its folder.
-        progress: is called with what is being done, the steps done and the steps in all.
-        tell: is called with what was assumed of the model ("note: ...") and with warnings ("warning: ...").
+        zip: also writes OUT.zip next to *out*.
+        verify_with: names of runtimes that verify in addition to each target's own.
+        cache: reuses artifacts that were written before, and verifies them again: True for the user's cache, or a
+            folder.
+        progress: is called with the current step's description, the steps done and the total number of steps.
+        tell: is called with what was assumed about the model ("note: ...") and with warnings ("warning: ...").
 
     Raises:
-        BadInput: an argument that is wrong, or a model that cannot be exported.
+        BadInput: an argument is wrong, or the model cannot be exported.
         CheckFailed: with *budget_ms*, nothing is known to fit it on a device.
-        OutputRefused: *out* holds anything but one of our bundles, or cannot be written.
+        OutputRefused: *out* exists and is not a bundle, or cannot be written.
         ParityFailed: an artifact does not compute its subnetwork.
     """
     from hydra_export import checkpoint as checkpoints
@@ -449,17 +453,18 @@ def choose(
     heads: Sequence[int] | None = None,
     profiles: str | Path | None = None,
 ) -> DeviceEntry:
-    """What to run on a device: the runtime, its target, and the largest head count that fits.
+    """Chooses what to run on a device: the runtime, its target, and the largest head count that fits.
 
     Args:
-        device: a name such as ``pixel7``, with ``:RUNTIME`` behind it where another than the best known is meant.
-        budget_ms: milliseconds that one image may take; the device's own by default.
-        model: whose subnetworks are to choose from; the published HydraViT, hydravit_base_patch16_224, by default.
-        heads: to choose from; all that *model* lists by default.
+        device: a name such as ``pixel7``, or ``pixel7:RUNTIME`` for a runtime other than the best known one.
+        budget_ms: time budget for one image in milliseconds; the device's own by default.
+        model: the model whose subnetworks to choose from; the published HydraViT, hydravit_base_patch16_224, by
+            default.
+        heads: head counts to choose from; all that *model* lists by default.
         profiles: the folder of your own device profiles.
 
     Raises:
-        UnknownName, BadInput: no such device or runtime.
+        UnknownName, BadInput: there is no such device or runtime.
     """
     if model is None:
         workload = REFERENCE
@@ -480,7 +485,7 @@ def choose(
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """The bundle at *path*, a folder or an archive; its manifest is read and held against itself.
+    """Opens the bundle at *path*, a folder or an archive, and checks that its manifest is consistent.
 
     Raises:
         BadInput: there is no bundle at *path*.
@@ -495,23 +500,23 @@ def make_elastic(
     *,
     how: Literal["rotate", "sort"] = "rotate",
 ) -> Checkpoint:
-    """A dense ViT in a basis in which its first heads, hidden units and channels matter most.
+    """Puts a dense ViT into a basis in which its first heads, hidden units and channels matter most.
 
-    The full width computes the same, and narrower subnetworks more than before; recipe ``elastic`` of ``train_model``
-    does this first and then trains them. A model without a classifier gets a projection, so that every subnetwork gives
-    features in the space of the dense one.
+    The outputs of the full width stay the same, and narrower subnetworks improve; recipe ``elastic`` of ``train_model``
+    does this first and then trains them. A model without a classifier gets a projection, so that every subnetwork
+    outputs features in the space of the dense model.
 
     Args:
-        model: what ``load_checkpoint`` takes, with one classifier or none.
-        images: a few hundred like those it will see, labels not needed: a folder, an ImageSet, a tensor of normalised
-            images [N, C, H, W], or batches of these, such as a DataLoader, alone or with their labels [N].
+        model: anything that ``load_checkpoint`` takes, with one classifier or none.
+        images: a few hundred images like those it will see, without need for labels: a folder, an ImageSet, a tensor of
+            normalised images [N, C, H, W], or batches of these, such as a DataLoader, with or without labels [N].
         how: whether channels are rotated to their principal components, or only sorted as heads and hidden units are.
-            Models whose channels cannot be rotated without changing what they compute are sorted, which
-            ``Checkpoint.notes`` say.
+            Models whose channels cannot be rotated without changing the outputs are sorted; ``Checkpoint.notes`` report
+            this.
 
     Raises:
-        BadInput: there are no images, or the model is universal already, or gives patch tokens.
-        CheckFailed: the full width does not compute the same afterwards.
+        BadInput: there are no images, or the model is already universal, or outputs patch tokens.
+        CheckFailed: the outputs of the full width change.
     """
     from hydra_export.elastic.checkpoints import made_elastic
 
@@ -566,23 +571,23 @@ def train_model(
     Args:
         recipe: ``fashion-mnist`` (the default), ``digits``, ``elastic``, ``finetune``, ``imagenet-base`` or
             ``imagenet-small``.
-        out: new or empty, or, with *resume*, the run to continue.
-        data: a folder with one folder of images per class, or what else the recipe's dataset can be read from.
-        start: the checkpoint that the first weights come from, as ``load_checkpoint`` takes it.
-        seed: of the first weights, the order and variation of the images, and the drawn head counts.
-        steps: updates in all.
+        out: a new or empty folder, or, with *resume*, the run to continue.
+        data: a folder with one folder of images per class, or another form that the recipe's dataset accepts.
+        start: the checkpoint for the initial weights, as ``load_checkpoint`` takes it.
+        seed: determines the initial weights, the order and augmentation of the images, and the drawn head counts.
+        steps: total number of updates.
         batch_size: images per step, over all processes.
         lr: peak learning rate.
         train_heads: the head counts to draw from; the others become useless.
         head_weights: how often to draw each of them; all equally by default.
         override: any other field of the run by its dotted name, such as ``{"augmentation.mixup": 0.8}``.
-        tensorboard: writes metrics for TensorBoard too.
+        tensorboard: also writes metrics for TensorBoard.
         report: is called with the progress after every step.
-        tell: is called with what was assumed of the checkpoint that the run starts from.
+        tell: is called with what was assumed about the initial checkpoint.
 
     Raises:
-        OutputRefused: *out* holds something and *resume* is not given, or cannot be written.
-        BadInput: a field that is unknown or cannot be, or data, checkpoint and configuration contradict each other.
+        OutputRefused: *out* is not empty and *resume* is not set, or it cannot be written.
+        BadInput: a field is unknown or invalid, or data, checkpoint and configuration contradict each other.
         CheckFailed: the loss is not finite.
     """
     from hydra_export.train import run

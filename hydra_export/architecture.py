@@ -37,14 +37,14 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
 class Rotary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rotary positions: queries and keys of patches are turned by angles that grow with their row and column.
+    """Rotary positions: queries and keys of patches are rotated by angles that grow with their row and column.
 
     Attributes:
         grid: ``index``: rows and columns are counted from 0 (EVA-02); ``centered``: they run from -1 to 1 (DINOv3).
         temperature: the longest period over the shortest.
-        offset: added to rows and columns before anything else.
-        reference: rows and columns of the grid that positions are scaled to; None where they are not.
-        columns_first: the first half of the angles is that of columns.
+        offset: added to rows and columns first.
+        reference: rows and columns of the grid that positions are scaled to; None for no scaling.
+        columns_first: the first half of the angles is for columns.
     """
 
     grid: Literal["index", "centered"] = "index"
@@ -70,26 +70,26 @@ class HydraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         heads: attention heads of the universal model; subnetwork k has the first k.
         head_dim: channels per head; subnetwork k is ``k * head_dim`` wide.
         patch_size: pixels, square.
-        image_size: pixels: the side, or height and width; what is no whole patch on the right and below is not read.
+        image_size: pixels: the side, or height and width; incomplete patches at the right and bottom are not read.
         num_classes: 0 for a backbone that returns features.
-        projection: of a model without classes, channels of a Linear behind the pooled features, whose result is its
-            output, of one length at every head count (CLIP's visual projection); 0 without.
-        mlp_ratio: hidden over outer width of the MLP; of a gated one, the width after the gate.
-        layer_scale: initial value of timm's LayerScale, None without.
-        separate_classifiers: the head counts with a classifier of their own; empty where all share one.
+        projection: for a model without classes, output channels of a Linear after the pooled features, the same at
+            every head count (CLIP's visual projection); 0 for none.
+        mlp_ratio: hidden over outer width of the MLP; for a gated one, the width after the gate.
+        layer_scale: initial value of timm's LayerScale, None for none.
+        separate_classifiers: the head counts with a classifier of their own; empty if all share one.
         layer_norm_eps: what norms add to the variance: 1e-6 in timm, 1e-12 in transformers' ViTs.
         class_token, distillation_token, register_tokens: the tokens before those of the patches, in this order.
         positions: the tokens that learned positions are added to.
-        rotary: rotary positions, None without.
+        rotary: rotary positions, None for none.
         pre_norm: a norm of the tokens before the blocks (CLIP).
-        norm: of which kind all norms are.
-        final_norm: where the last one stands.
-        pooling: how one vector is made of the tokens: the class token, a mean or a maximum over patches, both halved,
-            attention by a learned query (SigLIP), or ``none``: the patches' tokens are the output. ``token_avg``: the
-            class token and the mean over patches have a classifier each, and their sum is the logits (DINOv2 in
+        norm: the kind of all norms.
+        final_norm: where the last norm is.
+        pooling: how the tokens become one vector: the class token, a mean or maximum over patches, half the sum of
+            both, attention with a learned query (SigLIP), or ``none``: the patch tokens are the output. ``token_avg``:
+            the class token and the mean over patches have a classifier each, and their sum is the logits (DINOv2 in
             transformers). A distilled model (``token`` and a distillation token) takes the mean of both tokens' logits.
-        pool_prefix: whether the tokens before those of the patches are pooled too.
-        activation: that of the MLP.
+        pool_prefix: whether the tokens before the patches are pooled too.
+        activation: the MLP's activation.
         gated_mlp: the MLP multiplies the activation of one Linear by another Linear (SwiGLU).
         qk_norm, attention_norm, mlp_norm: norms of each head's queries and keys, before the attention's last Linear,
             and before the MLP's.

@@ -44,8 +44,8 @@ class CalibratedHeads(msgspec.Struct, frozen=True, kw_only=True):
     """One head count.
 
     Attributes:
-        temperature: what its logits are divided by.
-        ece_before, ece_after: expected calibration error in percentage points, without and with it.
+        temperature: the logits are divided by it.
+        ece_before, ece_after: expected calibration error in percentage points, without and with the temperature.
         accuracy: top-1 in percent; *low*, *high*: its 95 % interval (Wilson).
     """
 
@@ -59,15 +59,16 @@ class CalibratedHeads(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedCascade(msgspec.Struct, frozen=True, kw_only=True):
-    """Some head counts, asked one after the other.
+    """Head counts that are run one after the other until one is confident.
 
     Attributes:
-        as_good_as: the head count that it was to equal.
-        thresholds: the probability from which an answer counts, of each head count but the last.
-        accuracy, low, high: as of one head count.
-        gain: over the accuracy of *as_good_as*, in points; *gain_low*, *gain_high*: its 95 % interval, same images.
-        gmacs: of an image on average.
-        shares: of the images, how many reach each head count.
+        as_good_as: the head count whose accuracy it was fitted to match.
+        thresholds: the probability from which an answer is accepted, for each head count but the last.
+        accuracy, low, high: as for a single head count.
+        gain: accuracy over that of *as_good_as*, in points; *gain_low*, *gain_high*: its 95 % interval, on the same
+            images.
+        gmacs: average per image.
+        shares: share of the images that reach each head count.
     """
 
     as_good_as: int
@@ -97,13 +98,14 @@ class CalibratedCascade(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a bundle's head counts.
+    """The calibration of a bundle's head counts.
 
     Attributes:
-        data: the images, in words.
-        labels: whether "right" is their labels; else it is the answer of the largest head count.
-        num_fitted, num_reported: on how many images temperatures and thresholds were fitted, and all else was counted.
-        within: points by which a cascade may be worse where it is fitted.
+        data: a description of the images.
+        labels: whether answers are compared with labels; otherwise with those of the largest head count.
+        num_fitted, num_reported: how many images temperatures and thresholds were fitted on, and how many the figures
+        were measured on.
+        within: largest loss of a cascade on the images it was fitted on, in points.
     """
 
     data: str

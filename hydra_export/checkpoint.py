@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded universal model and what is known of it.
+    """A loaded universal model and what is known about it.
 
     Attributes:
         state: the parameters, under timm's names, in float32; they may be mapped from the file.
         path: of the file, ``timm:NAME``, or the class of a module.
-        sha256: of the file; of several, of their SHA256SUMS; of a module, of all tensors.
+        sha256: of the file; for several files, of their SHA256SUMS; for a module, of all tensors.
         notes: what was assumed or chosen while reading, for the user to see.
-        activations: by precision and head count, how the tensors of graphs of integer activations are counted.
+        activations: by precision and head count, the scales of the tensors in graphs with integer activations.
     """
 
     state: Mapping[str, Tensor]
@@ -66,24 +66,23 @@ def load(
     image_size: ImageSize | None = None,
     drop: Sequence[str] = (),
 ) -> Checkpoint:
-    """Reads a checkpoint: ours, a ViT of timm's or transformers', or an official HydraViT ``.pth.tar``.
+    """Reads a checkpoint of hydra-export, a ViT from timm or transformers, or an official HydraViT ``.pth.tar``.
 
-    What nothing says is assumed, and listed in ``info.assumed``. Where timm knows the architecture, the import is
+    What nothing states is assumed, and listed in ``info.assumed``. If timm knows the architecture, the import is
     compared with timm's own module.
 
     Args:
-        path: a file, a folder as the Hub has it, a Hub id (``org/name``), ``timm:NAME``, or a ViT of timm, transformers
-            or your own in memory, whose tensors are shared; None for the packaged model.
-        head_dim: channels per head, where nothing else says.
-        preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; overrides, or supplies, what the
-            checkpoint says.
-        architecture: timm's name of a state dict that does not say.
-        image_size: the side, or height and width, of images. Where the checkpoint does not say and has as many
-            positions, they are of these images; otherwise they are resampled (``with_image_size``).
-        drop: parameters that inference does not use, by the beginnings of their names.
+        path: a file, a folder in the Hub's layout, a Hub id (``org/name``), ``timm:NAME``, or a ViT in memory, from
+            timm, transformers or your own code, whose tensors are shared; None for the packaged model.
+        head_dim: channels per head, if nothing else states it.
+        preprocessing: ``hydravit``, ``imagenet``, ``inception`` or a JSON file; used instead of the checkpoint's.
+        architecture: timm's name of the ViT, if the checkpoint does not state it.
+        image_size: the side, or height and width, of images. If the checkpoint states no size and its positions fit,
+            they are assumed to be for this size; otherwise they are resampled (``with_image_size``).
+        drop: name prefixes of parameters that inference does not use.
 
     Raises:
-        BadCheckpoint: missing, damaged, unsafe, contradicting itself, or a ViT variant that is not supported.
+        BadCheckpoint: it is missing, damaged, unsafe or contradicts itself, or the ViT variant is not supported.
     """
     if isinstance(path, nn.Module) and (own := _of_own_model(path)):
         return own

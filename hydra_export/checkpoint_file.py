@@ -24,17 +24,17 @@ from hydra_export.preprocess import Preprocessing, imagenet, named
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a checkpoint says of itself, kept as JSON in the safetensors metadata.
+    """A checkpoint's description, stored as JSON in the safetensors metadata.
 
     Attributes:
-        trained_heads: head counts that were trained; empty where unknown. Of a plain ViT that is its full width alone.
+        trained_heads: head counts that were trained; empty if unknown. For a plain ViT, only its full width.
         export_heads: head counts that an export takes by default; empty for the trained ones.
         labels: one name per class, in the order of the logits; empty where unknown.
         accuracy: top-1 in percent per head count, on *accuracy_data*.
-        agreement: with the dense model that it was made of, in percent per head count, on *agreement_data*: of images
-            with the same largest logit, or 100 times the mean cosine of features.
+        agreement: with the dense model that it was made from, in percent per head count, on *agreement_data*: the share
+            of images with the same largest logit, or 100 times the mean cosine of features.
         training: how it was made (recipe, command, seed, seconds, versions).
-        assumed: what nothing said when it was imported, one sentence each.
+        assumed: what had to be assumed when it was imported, one sentence each.
     """
 
     name: str
@@ -270,7 +270,7 @@ def _check_agrees(config: HydraConfig, head_dim: int | None) -> None:
 
 
 def write(path: Path, state: Mapping[str, Tensor], info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> None:
-    """Writes our format, atomically: a kill leaves the old file or the new one."""
+    """Writes a checkpoint in hydra-export's format, atomically: a kill leaves the old file or the new one."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     description = msgspec.to_builtins(info, str_keys=True)  # JSON's keys are strings, head counts are not
     # One entry alone: safetensors writes several in random order, and equal models should have equal hashes.

@@ -56,13 +56,13 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a device is recognised; each key lists the values that mean it, "*" at the end for any continuation.
+    """How a device is recognised; each key lists the values that match, with "*" at the end for any continuation.
 
     Attributes:
         android_model: ``Build.MODEL`` (``ro.product.model``).
-        android_soc_model: ``Build.SOC_MODEL`` (``ro.soc.model``), of a profile that stands for all phones with a chip.
+        android_soc_model: ``Build.SOC_MODEL`` (``ro.soc.model``), for a profile of all phones with a chip.
         ios_machine: ``hw.machine``.
-        devicetree_model: first letters of ``/proc/device-tree/model``.
+        devicetree_model: the start of ``/proc/device-tree/model``.
         cpu_name: the processor's name in ``/proc/cpuinfo`` or ``machdep.cpu.brand_string``.
     """
 
@@ -75,10 +75,10 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of the hardware, all of it optional.
+    """What is known about the hardware; every field is optional.
 
     Attributes:
-        npu_generation: by which NPUs of one name are ordered, such as 69 of a Hexagon V69.
+        npu_generation: orders NPUs of one name, such as 69 for a Hexagon V69.
     """
 
     soc: Fact[str] | None = None
@@ -93,7 +93,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class LatencyBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The latency that an application on this device can usually afford; a choice of ours, with its reason."""
+    """The latency that an application on this device can usually afford: hydra-export's choice, with its reason."""
 
     ms: float
     reason: str
@@ -108,21 +108,21 @@ class Ops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One time that somebody measured, published or estimated.
+    """One measured, published or estimated time.
 
     Attributes:
-        model: as its source calls it.
-        k: head count, where the model has the shape of a subnetwork (DeiT-tiny, -small and -base are 3, 6 and 12).
-        gmacs: of what ran; *model_gmacs* of the whole model that it was cut from (its largest head count).
-        tokens: sequence length, where it is not that of a patch-16 ViT at *resolution*.
-        device: as the source calls it, where it is not this profile's name.
-        ms: of one image. *low*, *high*: the spread that the source gives.
+        model: its name in the source.
+        k: head count, if the model has the shape of a subnetwork (DeiT-tiny, -small and -base are 3, 6 and 12).
+        gmacs: of what ran; *model_gmacs*: of the full model that it was cut from (its largest head count).
+        tokens: sequence length, if it is not that of a patch-16 ViT at *resolution*.
+        device: its name in the source, if it is not this profile's name.
+        ms: for one image. *low*, *high*: the spread that the source states.
         threads: CPU threads.
-        peak_memory_mb: of the process; a range where the source gives one.
-        date: of the measurement, YYYY-MM-DD; "unknown" is allowed for what others published.
+        peak_memory_mb: of the process; a range if the source states one.
+        date: of the measurement, YYYY-MM-DD; "unknown" is allowed for published times.
         source: a key of the profile's ``[sources]``, or "unverified".
-        anchors, formula: of an estimate: what it was computed from, and how.
-        suspect: why the source's figure is kept for the reader and used for nothing.
+        anchors, formula: for an estimate: what it was computed from, and how.
+        suspect: why the source's figure is listed, but not used.
     """
 
     model: str
@@ -154,13 +154,13 @@ class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of one phone, board or accelerator.
+    """What is known about one phone, board or accelerator.
 
     Attributes:
-        family: devices that share a maker of the computing parts; accuracy of estimates is reported per family.
-        stand_in: times were taken on another chip than the named one, which their source does not name.
-        too_small: why no model of this kind runs on it; empty for all that can.
-        sources: short key -> where it is from.
+        family: devices whose compute units have the same maker; the accuracy of estimates is reported per family.
+        stand_in: times were measured on a chip other than this one, which their source does not name.
+        too_small: why no model of this kind runs on it; empty if some do.
+        sources: short key -> citation.
     """
 
     schema_version: Literal[1] = 1

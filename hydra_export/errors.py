@@ -1,18 +1,18 @@
 """Every error that a user can act on.
 
 HydraExportError                    base; the CLI prints it and exits with its status
-├── BadInput                        status 2: something given was wrong
-│   ├── Unreadable                  a file that is missing, no regular one or too large
-│   ├── UnknownName                 a name that is none of ours, with the nearest that is
+├── BadInput                        status 2: an argument or a file is wrong
+│   ├── Unreadable                  a file that is missing, not a regular file, or too large
+│   ├── UnknownName                 an unknown name, with the nearest known one
 │   ├── BadCheckpoint               a checkpoint that cannot be read or is not supported
 │   ├── BadData                     images or labels that cannot be used
-│   ├── OutputRefused               an output path that we will not or cannot write
+│   ├── OutputRefused               an output path that will not or cannot be written
 │   ├── SystemRefused               a limit of the operating system: memory, open files, a folder that is gone
 │   └── MissingExtra                a target or command whose packages are not installed
-└── CheckFailed                     status 1: everything was read and run, and a check did not hold
-    ├── LimitExceeded               what was run takes more memory or time than it may
+└── CheckFailed                     status 1: everything was read and run, but a check failed
+    ├── LimitExceeded               an artifact or a worker exceeds its memory or time limit
     ├── ParityFailed                an artifact does not compute what the PyTorch model computes
-    └── VerificationFailed          a bundle is not what its manifest says
+    └── VerificationFailed          a bundle does not match its manifest
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ARGUMENT = re.compile(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`")
 
 
 class HydraExportError(Exception):
-    """Base of all errors here: *message* says what was wrong and what was given, *remedy* what to do."""
+    """Base of all errors of hydra-export: *message* states what was wrong and with which value, *remedy* what to do."""
 
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
@@ -43,10 +43,10 @@ class HydraExportError(Exception):
 
 
 class BadInput(HydraExportError):
-    """Something the user gave was wrong; *field* is the argument, by default the first that the text has in backticks.
+    """An argument or a file is wrong; *field* is the argument, by default the first in backticks in the text.
 
     Attributes:
-        field: its name in Python; empty where it is none in particular.
+        field: its name in Python; empty if no particular one is wrong.
     """
 
     code = "bad_input"
@@ -69,7 +69,7 @@ class Unreadable(BadInput):
 
 
 class UnknownName(BadInput):
-    """A name that is none of the known ones; the remedy names the nearest, or all. *field* is *kind* by default."""
+    """An unknown name; the remedy suggests the nearest known one, or lists all. *field* is *kind* by default."""
 
     code = "unknown_name"
 
@@ -95,7 +95,7 @@ class BadData(BadInput):
 
 
 class OutputRefused(BadInput):
-    """An output path that we will not, or cannot, write."""
+    """An output path that will not or cannot be written."""
 
     code = "output_refused"
 
@@ -110,7 +110,7 @@ class MissingExtra(BadInput):
     """Packages that a target or a command needs are not installed.
 
     Args:
-        why: they cannot be on this system; then *remedy* says where they can.
+        why: the reason that they cannot be installed on this system; *remedy* then states where they can.
     """
 
     code = "missing_extra"
@@ -122,14 +122,14 @@ class MissingExtra(BadInput):
 
 
 class CheckFailed(HydraExportError):
-    """Everything was read and run, and a check did not hold."""
+    """Everything was read and run, but a check failed."""
 
     code = "check_failed"
     exit_status = 1
 
 
 class LimitExceeded(CheckFailed):
-    """What was run takes more memory or time than it may; *resource* says which."""
+    """An artifact or a worker exceeds its memory or time limit; *resource* says which."""
 
     code = "limit_exceeded"
     resource: Literal["memory", "seconds"] = "memory"
@@ -146,7 +146,7 @@ class ParityFailed(CheckFailed):
 
 
 class VerificationFailed(CheckFailed):
-    """A bundle is not what its manifest says."""
+    """A bundle does not match its manifest."""
 
     code = "verification_failed"
 

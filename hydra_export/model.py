@@ -58,8 +58,8 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     Parameter names and the meaning of the full width are timm's, so its tools (optimisers, schedules, EMA,
     weight loading) work on it. With separate classifiers, ``head`` is a ModuleDict with keys ``k3``, ``k6``, ...
 
-    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's, over the format of
-    hydra_export.checkpoint_file; *info* is what that says of the model, and what it will say.
+    ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are huggingface_hub's, with the format of
+    hydra_export.checkpoint_file; *info* is the description that it reads and writes.
     """
 
     info: CheckpointInfo | None = None
@@ -89,7 +89,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
                 setattr(self, name, nn.ModuleDict(heads))
 
     def forward(self, image_BCHW: Tensor, heads: int | None = None) -> Tensor:  # type: ignore[override]
-        """What subnetwork *heads* (all by default) gives, logits [B, K] mostly; computes the active slices only."""
+        """The output of subnetwork *heads* (all by default), usually logits [B, K]; computes only the active slices."""
         heads = self.config.heads if heads is None else heads
         return network.run(self.operations(heads), self.config, image_BCHW, heads)
 
@@ -181,7 +181,7 @@ class HydraViT(VisionTransformer, ModelHubMixin):
     def subnetwork(self, heads: int, *, copy: bool = True) -> VisionTransformer:
         """The dense ViT made of the first *heads* heads; shares no storage with self (HydraViT, section 3).
 
-        Without *copy* most of its weights are views of self: it is for reading alone, and needs hardly any memory.
+        Without *copy*, most of its weights are views of self: it is read-only and needs hardly any memory.
         """
         self._assert_heads(heads)
         dense = _dense(self.config, heads)

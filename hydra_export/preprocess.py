@@ -26,7 +26,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """From any image to the model's input: resize, centre crop, then (pixel / 255 - mean) / std.
 
     The shorter side is resized to ``image_size / crop`` pixels and the centre ``image_size`` square is kept, with
-    torchvision's rounding, so that published accuracies hold. With a height and a width, the image is resized until
+    torchvision's rounding, so that published accuracies apply. With a height and a width, the image is resized until
     it covers both, divided by ``crop``, as timm's ResizeKeepRatio does, and the centre is kept.
 
     Attributes:

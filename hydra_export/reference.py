@@ -27,16 +27,16 @@ _REMEDY = "Write it with hydra_export.save_reference(module, path)."
 
 
 def save_reference(module: torch.nn.Module, path: Path | str, image: torch.Tensor | None = None) -> None:
-    """Writes what *module* computes of *image*, so that an export of it can be held against it.
+    """Writes the outputs of *module* for *image*, so that its export can be compared with them.
 
     Args:
-        module: any, of timm, transformers or your own; its output, or ``output.logits``, is [N, K].
-        path: of a ``.npz`` file with ``image`` and ``logits``.
-        image: normalised, float32 [N, C, H, W]; by default one of random numbers, of the size that timm says of its
+        module: a module from timm, transformers or your own code; its output, or ``output.logits``, is [N, K].
+        path: the ``.npz`` file to write, with ``image`` and ``logits``.
+        image: normalised, float32 [N, C, H, W]; by default random numbers, in the size that timm states for its
             modules, else 3 x 224 x 224.
 
     Raises:
-        BadInput: the output is no [N, K].
+        BadInput: the output is not [N, K].
     """
     import torch
 

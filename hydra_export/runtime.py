@@ -41,7 +41,7 @@ Opens = Callable[[Path, Mapping[str, Any], int], Callable[[int], Run]]
 
 
 class RuntimeFailure(Exception):
-    """A bundle that cannot be used, or is not asked for rightly; the message says what to do."""
+    """A bundle cannot be used, or an argument is wrong; the message states what to do."""
 
 
 # Rules, which every language has: +, -, *, /, comparisons, sorting and exp of float64, so that all give one trace.
@@ -51,13 +51,13 @@ class Budget:
     """Chooses head counts so that calls take at most *ms* at *quantile* of them.
 
     The machine's slowness is how much longer recent calls took than *references*, whatever their head count. A head
-    count that does not fit the slowness seen is left at once, for the largest that fits; a larger one is tried after
-    ``CALM`` calm calls, with room to spare, and twice as late each time that trying it was wrong.
+    count that does not fit at this slowness is replaced at once by the largest that fits; a larger one is tried after
+    ``CALM`` calm calls, with room to spare, and twice as late after each failed try.
 
     Args:
         references: by head count, the milliseconds of a call on the machine when nothing else runs.
-        ms: milliseconds that a call may take.
-        quantile: the share of calls that have to keep to it, from 0.5 to below 1.
+        ms: time budget of a call in milliseconds.
+        quantile: the share of calls that must meet it, from 0.5 to below 1.
     """
 
     WINDOW, RECENT, CALM, LONGEST_CALM, ROOM = 32, 6, 12, 192, 0.9
@@ -65,12 +65,12 @@ class Budget:
     def __init__(self, references: Mapping[int, float], ms: float, quantile: float = 0.95) -> None:
         if not references or not all(0 < each < math.inf for each in references.values()):
             raise RuntimeFailure(
-                f"References of {dict(references)} ms cannot be. Give a time above 0 for each head count."
+                f"References of {dict(references)} ms are invalid. Pass a time above 0 for each head count."
             )
         if not 0 < ms < math.inf:
-            raise RuntimeFailure(f"A budget of {ms} ms cannot be kept. Give milliseconds above 0.")
+            raise RuntimeFailure(f"A budget of {ms} ms is invalid. Pass milliseconds above 0.")
         if not 0.5 <= quantile < 1:
-            raise RuntimeFailure(f"The quantile is {quantile}. Give a share from 0.5 to below 1, such as 0.95.")
+            raise RuntimeFailure(f"The quantile is {quantile}. Pass a share from 0.5 to below 1, such as 0.95.")
         self.references, self.ms, self.quantile = dict(sorted(references.items())), float(ms), float(quantile)
         self._heads = [*self.references]
         self._slowness: list[float] = []  # of each run: its time over the reference
@@ -84,7 +84,7 @@ class Budget:
         return self._heads[self._at]
 
     def plan(self, cascade: Sequence[int] = ()) -> tuple[int, ...]:
-        """The head counts to run, in this order: those of *cascade* where all of them fit together, else one."""
+        """The head counts to run, in this order: those of *cascade* if all of them fit together, else one."""
         together = 0.0
         for k in cascade:
             together += self._time(k)  # sum() adds otherwise from Python 3.12 on
@@ -93,7 +93,7 @@ class Budget:
         return (self.heads,)
 
     def saw(self, runs: Sequence[tuple[int, float]], other_ms: float = 0.0) -> None:
-        """Takes in one call: head count and milliseconds of each run, and the milliseconds of all else in the call."""
+        """Records one call: head count and milliseconds of each run, and milliseconds of the rest of the call."""
         self._slowness = [*self._slowness, *(ms / self._time(k) for k, ms in runs)][-self.WINDOW :]
         self._others = [*self._others, other_ms][-self.WINDOW :]
         left, slow = self._left(), self._slow(2 * self.quantile - 1)
@@ -133,7 +133,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def surest(logits: Sequence[float], temperature: float = 1.0) -> tuple[int, float]:
-    """The first of the largest *logits* [K], and its probability: that of the softmax of logits / temperature."""
+    """The index of the first largest of *logits* [K], and its probability: the softmax of logits / temperature."""
     scaled_K = np.asarray(logits, np.float64) / temperature
     best = int(scaled_K.argmax())
     return best, float(1 / np.exp(scaled_K - scaled_K[best]).sum())
@@ -141,11 +141,11 @@ def surest(logits: Sequence[float], temperature: float = 1.0) -> tuple[int, floa
 
 @dataclass(frozen=True)
 class Cascade:
-    """Head counts in the order in which they are asked; an answer counts where its probability reaches its threshold.
+    """Head counts in the order in which they run; an answer is accepted if its probability reaches the threshold.
 
     Attributes:
-        heads: ascending. *thresholds*: of all but the last, whose answer always counts.
-        as_good_as: the head count whose accuracy it has.
+        heads: ascending. *thresholds*: for all but the last, whose answer is always accepted.
+        as_good_as: the head count whose accuracy it matches.
     """
 
     heads: tuple[int, ...]
@@ -155,12 +155,12 @@ class Cascade:
     def __post_init__(self) -> None:
         if not self.heads or len(self.thresholds) != len(self.heads) - 1 or sorted({*self.heads}) != [*self.heads]:
             raise RuntimeFailure(
-                f"No cascade has heads {self.heads} and thresholds {self.thresholds}. Give ascending head counts, and "
+                f"No cascade has heads {self.heads} and thresholds {self.thresholds}. Pass ascending head counts, and "
                 "a threshold for each but the last."
             )
 
     def accepts(self, heads: int, probability: float) -> bool:
-        """Whether the answer of *heads* counts."""
+        """Whether the answer of *heads* is accepted."""
         at = self.heads.index(heads)
         return at == len(self.thresholds) or probability >= self.thresholds[at]
 
@@ -181,13 +181,13 @@ def _tall_images_down_first() -> bool:
 
 
 def fitted(image: Any, preprocessing: Mapping[str, Any]) -> Array:
-    """uint8 [H, W, C] that the model takes, of a photograph.
+    """Turns a photograph into the uint8 [H, W, C] that the model takes.
 
     Args:
         image: a path; a Pillow image, which is turned upright as its EXIF orientation says; or pixels in 0-255, uint8
-            [H, W] or [H, W, C] with C = 1, 3 (red, green, blue; of OpenCV's frames give ``frame[..., ::-1]``) or 4
-            (the last is left out).
-        preprocessing: as the manifest has it.
+            [H, W] or [H, W, C] with C = 1, 3 (red, green, blue; for OpenCV frames pass ``frame[..., ::-1]``) or 4 (the
+            last is ignored).
+        preprocessing: the manifest's.
     """
     has_pillow = importlib.util.find_spec("PIL") is not None
     if not isinstance(image, np.ndarray):
@@ -204,7 +204,7 @@ def fitted(image: Any, preprocessing: Mapping[str, Any]) -> Array:
     channels = 1 if image.ndim == 2 else image.shape[-1]
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
         raise RuntimeFailure(
-            f"An image is {image.dtype} {list(image.shape)}. Give uint8 [height, width] or [height, width, 1, 3 or 4]."
+            f"An image is {image.dtype} {list(image.shape)}. Pass uint8 [height, width] or [height, width, 1, 3 or 4]."
         )
     pixels = image.reshape(image.shape[:2]) if channels == 1 else image[..., :3]
     if has_pillow:
@@ -332,13 +332,13 @@ def normalised(pixels: Array, preprocessing: Mapping[str, Any]) -> Array:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one image.
+    """A model's answer for one image.
 
     Attributes:
-        label: of the best class; its number where the model does not name its classes, "" where it has none.
-        index: the best class. *confidence*: its probability, calibrated where the bundle is; both None without classes.
+        label: of the best class; its number if the model does not name its classes, "" if it has none.
+        index: the best class. *confidence*: its probability, calibrated if the bundle is; both None without classes.
         heads: the head count that answered. *tried*: all that ran, in this order.
-        ms: milliseconds of the whole call, preprocessing included, but for files that it was the first to load.
+        ms: milliseconds of the whole call, including preprocessing, without the first loading of files.
         outputs: float32, logits, features or patch tokens.
     """
 
@@ -355,12 +355,12 @@ class Model:
     """A bundle's model; ``load`` makes one. Calls from several threads wait for each other.
 
     Attributes:
-        manifest: what the bundle says of it.
-        artifacts: of each head count that can be chosen, the artifact that runs it.
-        runtime: what runs them: onnxruntime, litert-compiled, litert or tflite-runtime.
+        manifest: the bundle's manifest.
+        artifacts: for each head count that can be chosen, the artifact that runs it.
+        runtime: the runtime: onnxruntime, litert-compiled, litert or tflite-runtime.
 
     Args:
-        opens: another name of a runtime, and what opens artifacts by it, as ``Opens`` says.
+        opens: another runtime's name, and what opens artifacts with it (see ``Opens``).
     """
 
     def __init__(
@@ -391,17 +391,17 @@ class Model:
         return tuple(self.artifacts)
 
     def fixed(self, heads: int | None = None) -> Model:
-        """From now on runs *heads*, by default the largest, and no budget or cascade; all of these return the model."""
+        """Always runs *heads*, by default the largest, without budget or cascade; returns the model."""
         self._fixed = self._checked(max(self.artifacts) if heads is None else heads)
         self._budget = self._cascade = None
         return self
 
     def budget(self, ms: float | None, quantile: float = 0.95, references: Mapping[int, float] | None = None) -> Model:
-        """From now on chooses the head count of each call so that *quantile* of them take at most *ms* milliseconds.
+        """Chooses the head count of each call so that a share *quantile* of calls takes at most *ms* milliseconds.
 
         Args:
-            ms: None for no budget any more.
-            references: milliseconds of a run by head count, as ``measure`` gives them, which is called by default.
+            ms: None removes the budget.
+            references: milliseconds of a run by head count, as ``measure`` returns them; by default it is called.
         """
         if ms is None:
             self._budget = None
@@ -412,19 +412,17 @@ class Model:
         return self
 
     def cascade(self, as_good_as: int | None, heads: Sequence[int] = (), thresholds: Sequence[float] = ()) -> Model:
-        """From now on asks small head counts first, and larger ones only where these are unsure.
+        """Runs small head counts first, and larger ones only if these are unsure.
 
         Args:
-            as_good_as: the head count whose accuracy is wanted, for which the bundle's calibration has a cascade; None
-                for no cascade any more. With *heads* and *thresholds* it is that one, whatever the bundle has.
+            as_good_as: the head count whose accuracy the cascade matches; the bundle's calibration must have it. None
+                removes the cascade. *heads* and *thresholds* define a cascade of your own.
         """
         if as_good_as is None:
             self._cascade = None
             return self
         if not self.manifest["model"]["config"]["num_classes"]:
-            raise RuntimeFailure(
-                "This model has no classes, so that it is never unsure. Give a head count or a budget."
-            )
+            raise RuntimeFailure("This model has no classes, so it cannot be unsure. Pass a head count or a budget.")
         chosen = Cascade(tuple(heads), tuple(thresholds), as_good_as) if heads else self._calibrated(as_good_as)
         for k in chosen.heads:
             self._checked(k)
@@ -432,7 +430,7 @@ class Model:
         return self
 
     def measure(self, calls: int = 3) -> dict[int, float]:
-        """Milliseconds of a run by head count: the median of some, after one that is not counted."""
+        """Milliseconds of a run by head count: the median of several, after a warm-up."""
         height, width = _sides(self.manifest["model"]["preprocessing"])
         channels = len(self.manifest["model"]["preprocessing"]["mean"])
         image = np.zeros((height, width, channels), np.uint8)
@@ -448,7 +446,7 @@ class Model:
         return self._answer(fitted(image, self.manifest["model"]["preprocessing"]), heads, began)
 
     def answer(self, pixels_HWC: Array, heads: int | None = None) -> Answer:
-        """The same of an image that is fitted already: uint8 [H, W, C] as ``fitted`` gives it."""
+        """The same for an image that is already fitted: uint8 [H, W, C] as ``fitted`` returns it."""
         return self._answer(pixels_HWC, heads, time.perf_counter())
 
     def _answer(self, pixels_HWC: Array, heads: int | None, began: float) -> Answer:
@@ -472,7 +470,7 @@ class Model:
         return Answer(self._label(index), index, confidence, k, ms, tuple(k for k, _ in runs), outputs)
 
     def top(self, answer: Answer, count: int = 5) -> list[tuple[str, float]]:
-        """The *count* best labels of an answer and their probabilities, the best first."""
+        """The *count* best labels of an answer and their probabilities, best first."""
         logits_K = np.asarray(answer.outputs, np.float64) / self._temperatures.get(answer.heads, 1.0)
         shares_K = np.exp(logits_K - logits_K.max())
         shares_K /= shares_K.sum()
@@ -526,7 +524,7 @@ class Model:
 
     def _checked(self, heads: int) -> int:
         if heads not in self.artifacts:
-            raise RuntimeFailure(f"There is no head count {heads} here. Give one of {', '.join(map(str, self.heads))}.")
+            raise RuntimeFailure(f"There is no head count {heads} here. Choose from {', '.join(map(str, self.heads))}.")
         return heads
 
     def _calibrated(self, as_good_as: int) -> Cascade:
@@ -539,11 +537,11 @@ class Model:
             return fitting[0]
         if not listed:
             raise RuntimeFailure(
-                "This bundle is not calibrated: nothing says how sure is sure enough. Run `hydra-export calibrate` on "
-                "it, or give heads and thresholds."
+                "This bundle is not calibrated: no thresholds are known. Run `hydra-export calibrate` on it, or pass "
+                "heads and thresholds."
             )
         known = ", ".join(str(each.as_good_as) for each in listed)
-        raise RuntimeFailure(f"The bundle has no cascade that is as good as {as_good_as}. It has some for {known}.")
+        raise RuntimeFailure(f"The bundle has no cascade as good as k = {as_good_as}. It has some for {known}.")
 
 
 def load(
@@ -557,22 +555,22 @@ def load(
     threads: int = 0,
     memory: str = "all",
 ) -> Model:
-    """The model in a bundle, run by onnxruntime or else LiteRT, as installed. Files are opened when they first run.
+    """Loads the model in a bundle, for onnxruntime or else LiteRT. Files are opened when they first run.
 
     Args:
-        bundle: its folder, or its archive, which is unpacked into a temporary folder until the model is let go.
-        artifact: this one alone, by its path in the bundle.
+        bundle: its folder, or its archive, which is unpacked into a temporary folder while the model exists.
+        artifact: only this one, by its path in the bundle.
         target, graph, precision: only such artifacts; by default fp32, and one file for all head counts if any.
-        heads: only these may be chosen.
+        heads: the head counts to choose from.
         threads: CPU threads; 0 for the runtime's choice.
-        memory: ``all`` keeps every head count loaded that was used, so that a switch costs nothing; ``one`` takes
-            graphs of one head count where there are such and keeps the last one alone, so that a switch loads a file.
+        memory: ``all`` keeps every used head count loaded, so a switch costs nothing; ``one`` uses graphs of one head
+            count if there are any and keeps only the last one, so a switch loads a file.
 
     Raises:
-        RuntimeFailure: it is no bundle, a hash differs, it holds no such artifact, or nothing here runs one.
+        RuntimeFailure: it is not a bundle, a hash differs, it has no such artifact, or no installed runtime runs one.
     """
     if memory not in ("all", "one"):
-        raise RuntimeFailure(f"The memory is {memory!r}. Give 'all' or 'one'.")
+        raise RuntimeFailure(f"The memory is {memory!r}. Pass 'all' or 'one'.")
     place = Path(bundle)
     temporary = Path(tempfile.mkdtemp(prefix="hydra-runtime-")) if place.is_file() else None
     try:
@@ -599,14 +597,14 @@ def _manifest(folder: Path, named: Path) -> dict[str, Any]:
         sums = (folder / "SHA256SUMS").read_text(encoding="utf-8")
     except OSError as error:
         raise RuntimeFailure(
-            f"{named} is not a bundle: {error}. Give the folder or archive that an export wrote."
+            f"{named} is not a bundle: {error}. Pass the folder or archive that an export wrote."
         ) from error
     if f"{hashlib.sha256(content).hexdigest()}  manifest.json" not in sums.splitlines():
         raise RuntimeFailure(f"{named}: manifest.json is not the file that SHA256SUMS lists. Copy or export it again.")
     try:
         manifest: dict[str, Any] = json.loads(content)
     except ValueError as error:
-        raise RuntimeFailure(f"{named}: manifest.json is no JSON: {error}. Copy or export it again.") from error
+        raise RuntimeFailure(f"{named}: manifest.json is not JSON: {error}. Copy or export it again.") from error
     if (manifest.get("generator"), manifest.get("schema_version")) != ("hydra-export", 1):
         raise RuntimeFailure(f"{named}: manifest.json is of another kind or release. Use the release that wrote it.")
     return manifest
@@ -644,7 +642,7 @@ def _unpacked(file: Path, place: Path) -> Path:
             archive.extractall(place)
     except (OSError, zipfile.BadZipFile) as error:
         raise RuntimeFailure(
-            f"{file} is not a bundle: {error}. Give the folder or archive that an export wrote."
+            f"{file} is not a bundle: {error}. Pass the folder or archive that an export wrote."
         ) from error
     roots = [*place.iterdir()]
     if len(roots) != 1:
@@ -679,7 +677,7 @@ def _chosen(
     runnable = {kind: each for kind, each in whole.items() if _package(kind[0])}
     if not runnable:
         packages = " or ".join(_PACKAGES[target][0].replace("_", "-") for target in dict.fromkeys(k[0] for k in whole))
-        raise RuntimeFailure(f"Nothing that is installed runs these artifacts. Run: pip install {packages}")
+        raise RuntimeFailure(f"No installed runtime runs these artifacts. Run: pip install {packages}")
 
     def order(kind: tuple[str, ...]) -> tuple[int, ...]:
         target, graph, precision, _ = kind

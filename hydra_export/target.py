@@ -31,13 +31,13 @@ METADATA_PREFIX = "hydra_export."  # of what artifacts say of themselves
 
 
 class Option(msgspec.Struct, frozen=True):
-    """One choice that a target alone has: beside the type of a field of its ``Options``, in ``Annotated``.
+    """A choice specific to one target: annotates a field of its ``Options``, in ``Annotated``.
 
     Attributes:
-        help: for a person, in sentences.
-        flag: its name on the command line, where that is not the field's. A choice that is on by default has the name
+        help: the help text, in sentences.
+        flag: its name on the command line, if that is not the field's. A choice that is on by default uses the name
             that turns it off.
-        graphs: the only graph kinds that it is for; empty for all.
+        graphs: the graph kinds that it applies to; empty for all.
     """
 
     help: str
@@ -56,11 +56,11 @@ class OptionField(NamedTuple):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What can be chosen of one target alone; each target that has choices derives its own, with defaults for all."""
+    """The options of one target; each target that has options derives its own class, with defaults for all."""
 
     @classmethod
     def of(cls, spec: ExportSpec) -> Self:
-        """The options in *spec*; the defaults where it has none."""
+        """The options in *spec*, or the defaults if it has none."""
         if spec.options is None:
             return cls()
         if not isinstance(spec.options, cls):
@@ -69,7 +69,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def fields(cls) -> list[OptionField]:
-        """Every field, with what its annotation says of it."""
+        """Every field, with its annotation."""
         hints = get_type_hints(cls, include_extras=True)
         found = []
         for field in msgspec.structs.fields(cls):
@@ -80,12 +80,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ExportSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to write: one choice of each.
+    """What to write.
 
     Attributes:
         batch: a number, or "dynamic" for any.
-        io: what graphs of integer activations take and give: floats, or the integers themselves.
-        options: of the target, an instance of its ``options``; None for their defaults.
+        io: input and output type of graphs with integer activations: floats, or the integers themselves.
+        options: an instance of the target's ``options``; None for the defaults.
     """
 
     graph: GraphKind = "separate"
@@ -104,7 +104,7 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One input or output of a graph; a name in *shape* stands for a size chosen at run time.
 
     Attributes:
-        scale, zero_point: of integers that count numbers: number = scale * (integer - zero_point).
+        scale, zero_point: for quantized integers: number = scale * (integer - zero_point).
     """
 
     name: str
@@ -137,12 +137,12 @@ def _batch(spec: ExportSpec) -> int | str:
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """Something that runs artifacts here.
+    """A runtime that runs artifacts on this machine.
 
     Attributes:
-        exact: it computes in float32, so that it is held to float32's own noise; others round on the way.
-        timed: how long it takes means something; an evaluator that only verifies takes what it takes.
-        further: one more opinion, which takes seconds to import: it verifies where it is asked for.
+        exact: it computes in float32, so the error bound is float32's own noise; others round intermediate results.
+        timed: its speed is meaningful, unlike that of an evaluator that only verifies.
+        further: an additional runtime that takes seconds to import, and verifies only on request.
     """
 
     name: str
@@ -155,9 +155,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One exported graph.
 
     Attributes:
-        path: of the graph, a file or a folder (.mlpackage), relative to the folder that was written to, POSIX.
+        path: of the graph, a file or a folder (.mlpackage), relative to the output folder, POSIX.
         files: everything that a device must fetch to run it, *path* or the files in it included.
-        needs: the oldest that can run it, such as ``{"opset": "17"}``.
+        needs: the oldest version that can run it, such as ``{"opset": "17"}``.
     """
 
     path: str
@@ -171,26 +171,27 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceRuntime(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that runs a target's files on devices.
+    """A runtime that runs a target's files on devices.
 
     Attributes:
-        unit: the compute unit that it uses where it is not usual.
-        kernels: the library that computes for it on CPUs, where other runtimes use the same.
-        maker: the family of devices for whose chips alone it is; empty for any.
+        unit: the compute unit that it uses, if not the usual one.
+        kernels: the library that computes for it on CPUs, if other runtimes use it too.
+        maker: the family of devices whose chips it is limited to; empty for any.
         cards: these chips are also sold as cards for other computers.
         handheld: phones and tablets run it.
-        usual: its place among those that run our files without special tools: by family of devices where the family
-            has its own, else for "handheld" and for "other" devices. Several units where the family has them.
-        quantizes: its compiler makes integers of float files, of weights and activations.
-        converts: it takes our files only by way of a converter of its own, and is evidence more than a choice.
-        reads_results: ``profile`` takes times of it that were measured elsewhere.
-        timed_by: the tools that time it and no other, whose texts ``printed`` or whose files ``reported`` reads.
+        usual: its rank among those that run artifacts without special tools: by family of devices where the family
+            has its own, else for "handheld" and for "other" devices. Several units if the family has them.
+        quantizes: its compiler quantizes the weights and activations of float files.
+        converts: it takes artifacts only through its own converter, so it is evidence rather than a choice.
+        reads_results: ``profile`` imports its times that were measured elsewhere.
+        timed_by: the tools that time only this runtime, whose output ``printed`` reads or whose files ``reported``
+            reads.
         timers: what times it on a device, by compute unit or "" for any: format strings of stem, a file's name without
             its ending.
-        timer_classes: the classes of devices on which that works; empty for all.
-        browser: npm's packages by which browsers run it, and the folders that a page has them in; empty where it is
-            none for browsers. The times of one that is are evidence for itself alone, on the device and at the head
-            counts that were timed, and it answers only where it is asked for.
+        timer_classes: the classes of devices that the timers work on; empty for all.
+        browser: the npm packages that run it in browsers, and the folders where a page keeps them; empty if it does not
+            run in browsers. Times of a browser runtime are evidence only for itself, on the device and at the head
+            counts that were timed, and it is chosen only on request.
     """
 
     name: str
@@ -213,7 +214,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A file of ``data/snippets`` that a bundle gets with a target's artifacts.
 
     Attributes:
-        called: how, for a person; empty for what other programs import.
+        called: how to call it; empty for what other programs import.
         row: of the table of artifacts in it: a format string of path, heads, takes_heads, function, pixels, batch,
             outputs, best and value.
     """
@@ -224,17 +225,17 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle's README and its programs need to know of a target.
+    """What a bundle's README and its programs need to know about a target.
 
     Attributes:
         imports, code: Python that runs one artifact, the latter a format string of path, image, chosen, function, last
             and output. ``function`` is the name of the head count's function, in quotation marks; ``last`` the same as
             one more argument, empty where the artifact has one function.
-        image: by input form, what makes of golden data what *code* takes.
+        image: by input form, the code that turns golden data into the input of *code*.
         choice: how the head count of a universal artifact is chosen.
         python, javascript: the package by which ``run.py`` and ``hydra_runtime.mjs`` run the artifacts; empty where
             they do not.
-        only_function: ``function`` of an artifact that has one; so too in a program's row.
+        only_function: ``function`` of an artifact that has only one, also in a program's row.
     """
 
     imports: str = ""
@@ -248,7 +249,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run of an artifact takes at least, by its declared shapes; a size that is chosen later counts as one.
+    """The least that one run of an artifact takes, by its declared shapes; a size chosen at run time counts as one.
 
     Attributes:
         macs: multiply-accumulates of its products, in all of its graphs together.
@@ -260,13 +261,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsedTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator is given or gives.
+    """An input or output of an operator.
 
     Attributes:
         dtype: of its numbers as they are stored, by numpy's name; "" where it is left out.
-        shape: -1 where a size is chosen at run time.
-        constant: it is in the file, or made of what is.
-        behind: its numbers lie behind the structure that describes them.
+        shape: -1 for a size that is chosen at run time.
+        constant: it is in the file, or computed from what is.
+        behind: its numbers come after the structure that describes them.
     """
 
     dtype: str
@@ -280,11 +281,11 @@ class UsedOperator(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: as the format calls it.
-        place: what it is called there, or what it makes.
-        graph: in which it stands, "" for a file's only one.
-        version: its own, or that of the set of operators which it is of; 0 where the format has none.
-        inputs, outputs: integers where the format says that it computes in them, whatever stands around it.
-        is_island: it computes in float where others around it do in integers.
+        place: its name there, or that of its output.
+        graph: the graph that it is in, "" for a file's only one.
+        version: its own, or that of its operator set; 0 if the format has none.
+        inputs, outputs: integers if the format states that it computes in them, whatever surrounds it.
+        is_island: it computes in float between operators that compute in integers.
     """
 
     name: str
@@ -300,11 +301,11 @@ class Session(Protocol):
     """A loaded artifact that runs at one head count."""
 
     def run(self, image: Array) -> Array:
-        """Logits, features or patch tokens, float32: for each of B images what ``output_shape`` says.
+        """Returns logits, features or patch tokens, float32, with ``output_shape`` for each of B images.
 
         Args:
             image: in the artifact's input form: ``tensor`` float32 [B, C, H, W] normalised, or ``image`` uint8
-                [B, H, W, C]. A target with another layout transposes here; any B is taken in pieces that fit.
+                [B, H, W, C]. A target with another layout transposes here; any B is split into parts that fit.
         """
 
 
@@ -312,11 +313,11 @@ class Target(Protocol):
     """An on-device format.
 
     Attributes:
-        title: how people write its name.
-        precisions: what it writes, the default first.
-        options: the type of what can be chosen of it alone; ``Options`` itself where that is nothing.
-        experimental: by graph kind, what a person has to know of artifacts that never ran where they belong.
-        layouts: the order of the image's axes, N images, C channels, H height, W width; or what else it is.
+        title: its name as people write it.
+        precisions: those that it writes, the default first.
+        options: the type of its options; ``Options`` itself if it has none.
+        experimental: by graph kind, what to know about artifacts that never ran on their devices.
+        layouts: the order of the image's axes, N images, C channels, H height, W width; or another description.
         runners: the file of a module with RUNNERS, which ``bench`` and boards run artifacts by (see ``board``); or "".
         on_boards: whether boards run its artifacts: False for what only Apple's systems run.
         device_runtimes: what runs its artifacts on phones and boards.
@@ -339,61 +340,61 @@ class Target(Protocol):
     further: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 
     def requires(self) -> None:
-        """Raises MissingExtra where packages that it needs are not installed, or BadInput where they cannot be."""
+        """Raises MissingExtra if packages that it needs are not installed, or BadInput if they cannot be."""
 
     def runtimes(self, precision: Precision) -> tuple[Runtime, ...]:
-        """What runs its artifacts on this machine, at least one that is exact first."""
+        """The runtimes of its artifacts on this machine; the first is exact."""
 
     def check(self, spec: ExportSpec, model: OfModel | None = None) -> None:
-        """Raises BadInput for a choice within its graphs and precisions that it does not have, or not of *model*."""
+        """Raises BadInput for a choice within its graphs and precisions that it, or *model*, does not support."""
 
     def write(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec, out: Path) -> list[Artifact]:
         """Writes the artifacts of *heads* (ascending) into the folder *out*."""
 
     def planned(self, checkpoint: Checkpoint, heads: Sequence[int], spec: ExportSpec) -> list[Artifact]:
-        """What ``write`` returns, known before anything is written; without ``needs`` where only a file tells."""
+        """What ``write`` will return; without ``needs`` if only the file shows it."""
 
     def needs(self, path: Path) -> dict[str, str]:
-        """The oldest that can run an artifact that passes lint, as ``write`` says it of the Artifact."""
+        """The oldest version that can run an artifact that passes lint, as ``write`` returns it."""
 
     def load(self, path: Path, heads: int, threads: int = 0, runtime: str = "") -> Session:
-        """A session that runs the artifact at *path* with the first *heads* heads.
+        """Returns a session that runs the artifact at *path* with the first *heads* heads.
 
         Args:
             threads: 0 for the runtime's choice.
-            runtime: a name out of ``runtimes``, the first by default.
+            runtime: a name from ``runtimes``, the first by default.
 
         Raises:
             CheckFailed: the file is damaged, or the runtime cannot run it.
         """
 
     def lint(self, path: Path) -> Work:
-        """Raises CheckFailed where the written file is not as portable as promised; says what a run of it takes."""
+        """Raises CheckFailed if the written file is not as portable as promised; returns what a run takes."""
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """What an artifact that passes lint says of itself: what ``described`` gave it."""
+        """The metadata of an artifact that passes lint, as ``described`` returned it."""
 
     def signature(self, path: Path) -> Interface:
-        """What an artifact that passes lint takes and gives, as ``write`` said it of the Artifact."""
+        """The inputs and outputs of an artifact that passes lint, as ``write`` returned them."""
 
     def operators(self, path: Path) -> Iterator[UsedOperator]:
-        """What an artifact that passes lint computes by, graph for graph; none where nobody's tables speak of them."""
+        """The operators of an artifact that passes lint, graph by graph; none if no delegate table covers it."""
         return iter(())
 
     def printed(self, text: str, path: Path) -> Iterator[Measured]:
-        """The times in *text*, the file *path*, that a tool printed which times its artifacts; BadInput as they tell.
+        """The times in *text*, the output of a tool that times its artifacts, from the file *path*.
 
-        None where the text is of no tool that its ``device_runtimes`` are ``timed_by``.
+        Returns None if the text is not from a tool that its ``device_runtimes`` are ``timed_by``.
         """
         return iter(())
 
     def reported(self, document: Any, path: Path) -> Iterator[Measured]:
-        """The times in a JSON *document*, the file *path*, that such a tool wrote; none where it is of another."""
+        """The times in a JSON *document* of such a tool, from the file *path*; None if it is from another."""
         return iter(())
 
 
 class OfModel(Protocol):
-    """What an artifact says of its model; a checkpoint's information and a manifest's entry both have it."""
+    """What an artifact states about its model; a checkpoint's information and a manifest's entry both have it."""
 
     @property
     def name(self) -> str: ...
@@ -408,7 +409,7 @@ class OfModel(Protocol):
 
 
 class OfGraph(Protocol):
-    """What an artifact says of its graph; an ExportSpec and a manifest's entry both have it."""
+    """What an artifact states about its graph; an ExportSpec and a manifest's entry both have it."""
 
     @property
     def graph(self) -> GraphKind: ...
@@ -419,9 +420,9 @@ class OfGraph(Protocol):
 
 
 def described(model: OfModel, checkpoint_sha256: str, heads: Sequence[int], graph: OfGraph) -> dict[str, str]:
-    """What an artifact says of itself, to people who open it and to programs: texts, JSON where structured.
+    """An artifact's metadata, for people and programs: texts, JSON where structured.
 
-    Control characters are in none, whatever the checkpoint has.
+    None contains control characters, whatever the checkpoint has.
     """
     pairs = {
         "model": model.name,

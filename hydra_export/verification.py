@@ -33,7 +33,7 @@ class Verified:
 
     @property
     def path(self) -> str:
-        """Of the artifact, in the bundle."""
+        """The path of the artifact in the bundle."""
         return self.artifact.path
 
 

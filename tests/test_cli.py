@@ -872,7 +872,7 @@ def test_the_module_is_the_script() -> None:
     for command in (None, [sys.executable, "-m", "hydra_export"]):
         failed = run("verify", "none", command=command)
         assert failed.returncode == 2
-        assert failed.stderr == "error: There is no folder none. Give the folder of a bundle.\n"
+        assert failed.stderr == "error: There is no folder none. Pass the folder of a bundle.\n"
         assert not failed.stdout
 
 

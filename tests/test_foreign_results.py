@@ -241,7 +241,7 @@ _LONG: dict[str, tuple[str, float | str]] = {
     "a time of 5,000 digits": (_RUN.replace("(avg): 150250", "(avg): " + "1" * 5000), "is not a number above 0"),
     "runs": (_SHORT_RUN * 20_000, "holds more than 200 runs"),
     "AI Hub's 400 digits": (_LONG_TIME, "whole number of 400 digits"),
-    "AI Hub's 5,000 digits": (_LONG_TIME.replace("9" * 400, "9" * 5000), "is no JSON"),
+    "AI Hub's 5,000 digits": (_LONG_TIME.replace("9" * 400, "9" * 5000), "is not JSON"),
     "AI Hub's depth": ('{"execution_summary": ' + "[" * 100_000, "nests too deeply"),
     "AI Hub's keys": ('{"execution_summary": {}, "execution_summary": {}}', "twice"),
     "too much": ("x" * (8 * 2**20 + 1), "allowed: at most 8 MiB"),
@@ -507,7 +507,7 @@ def test_executorch_s_benchmark_app_says_backend_and_quantization_in_a_name(resu
     results.write_text("[]")
     assert "contains no known results" in refused(results, capsys, "--device", "galaxy-s24")
     results.write_text('[{"metric": ')
-    assert "is no JSON" in refused(results, capsys, "--device", "galaxy-s24")
+    assert "is not JSON" in refused(results, capsys, "--device", "galaxy-s24")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_what_the_bundle_does_not_hold_is_refused(named: Path, pictures: tuple[l
     with pytest.raises(BadInput, match="k = 3, 6") as refused:
         predict(named, paths, heads=5)
     assert refused.value.field == "artifact"
-    with pytest.raises(BadInput, match="holds no such artifact"):
+    with pytest.raises(BadInput, match="contains no such artifact"):
         predict(named, paths, target="tflite")
     with pytest.raises(BadInput, match="`top` is 0"):
         predict(named, paths, top=0)

@@ -247,7 +247,7 @@ def test_compilers_that_quantize_are_given_the_fp32_file(said: Said) -> None:
     assert "The compiler for hailort quantizes the fp32 file, calibrated with your images." in shown
     assert "Its file" not in shown
     assert "hailortcli benchmark hydravit_base_patch16_224-k9.hef" in shown
-    assert "makes integers" not in said("--device", "galaxy-s24", "--precision", "int8-static")
+    assert "quantizes the fp32 file" not in said("--device", "galaxy-s24", "--precision", "int8-static")
 
 
 # The user's own

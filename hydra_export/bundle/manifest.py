@@ -31,13 +31,13 @@ def _few(names: Sequence[str], most: int = 6) -> str:
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
-    """How the activations of an artifact are counted in integers.
+    """How the activations of an artifact are quantized.
 
     Attributes:
-        images: what showed how large they are.
+        images: the images that the ranges were measured on.
         methods: how many ranges were chosen by each method, over all head counts.
-        smooth: channels were evened out.
-        wide: by head count, the tensors that have 16 bits where others have 8.
+        smooth: channels were equalized.
+        wide: by head count, the tensors with 16 bits where others have 8.
     """
 
     images: str
@@ -59,10 +59,10 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes, sha256: of the file at *path*; of an .mlpackage, of all its files together and of their SHA256SUMS.
         files: paths of everything that a device must fetch to run it, *path* or what is in it included.
-        needs: the oldest that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
+        needs: the oldest version that can run it, such as ``{"opset": "17"}`` or ``{"ios": "18"}``.
         parity: per head count.
-        warnings: what has to be known before it is used, such as that a head count of it was not trained.
-        quantization: of an artifact of integer activations.
+        warnings: what to know before using it, such as that one of its head counts was not trained.
+        quantization: for an artifact with integer activations.
     """
 
     path: str
@@ -99,11 +99,11 @@ class ArtifactEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubnetworkEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one exported head count.
+    """What is known about one exported head count.
 
     Attributes:
-        accuracy: top-1 in percent, None where unknown.
-        agreement: with the dense model that it was made of, in percent, None where unknown.
+        accuracy: top-1 in percent, None if unknown.
+        agreement: with the dense model that it was made from, in percent, None if unknown.
     """
 
     heads: int
@@ -119,7 +119,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The universal model that the artifacts were cut from.
 
     Attributes:
-        assumed: what its checkpoint does not say, one sentence each.
+        assumed: what had to be assumed because its checkpoint does not state it, one sentence each.
         trained_heads: all that were trained, exported or not; empty where unknown.
     """
 
@@ -137,7 +137,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_plain(self) -> bool:
-        """An ordinary ViT, whose full width alone was trained."""
+        """An ordinary ViT, of which only the full width was trained."""
         return self.config.is_plain(self.trained_heads)
 
     @property
@@ -166,13 +166,14 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen for a device, where the export was asked for devices.
+    """The choice for a device, if the export was for devices.
 
     Attributes:
-        heads: None where no time is known, so that every head count was exported.
-        fits: it is known to fit, by its central estimate at least; *sure*: by its high bound; *chance*: that it does.
+        heads: None if no time is known, so that every head count was exported.
+        fits: whether it fits by its central estimate; *sure*: whether it fits by its high bound; *chance*: the
+            probability that it fits.
         ms, low, high: the time and its 80 % interval. *provenance*: measured, published, estimated, ...
-        artifacts: paths of what it may run.
+        artifacts: paths of the artifacts that the device may run.
     """
 
     id: str
@@ -194,15 +195,15 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle holds.
+    """The contents of a bundle.
 
     Attributes:
-        generator: always "hydra-export"; a folder without it is not ours.
+        generator: always "hydra-export"; a folder without it is not a bundle.
         tool: versions of everything that shaped an artifact.
-        images: the images that parity was measured on, in words.
+        images: a description of the images that parity was measured on.
         files: every file of the bundle but the manifest itself and SHA256SUMS.
-        devices: what was chosen for whom; empty where the export was not asked for devices.
-        calibration: how sure the model is, and its cascades; None where nobody calibrated it.
+        devices: the choice for each device; empty if the export was not for devices.
+        calibration: the model's calibrated confidence and its cascades; None if it was not calibrated.
     """
 
     generator: Literal["hydra-export"] = "hydra-export"

@@ -21,11 +21,11 @@ class ImageSet:
 
     Attributes:
         pixels: uint8 [n, H, W, C] in 0-255; the classes take turns, so that any first few are balanced.
-        labels: int64 [n], None where unknown.
-        label_names: what the labels count; empty where unknown.
-        source: one sentence on where they come from, for a manifest.
-        license: of packaged images, the file in this folder that holds its text.
-        note: what was assumed of the labels, for the user to see.
+        labels: int64 [n], None if unknown.
+        label_names: the names of the classes; empty if unknown.
+        source: a description of their origin, for a manifest.
+        license: for packaged images, the file in this folder with the license text.
+        note: what was assumed about the labels, to show the user.
     """
 
     pixels: NDArray[np.uint8]

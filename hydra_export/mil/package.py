@@ -34,8 +34,8 @@ class Feature:
     """An input or output as the model describes it.
 
     Attributes:
-        shape: () of strings and dictionaries; an image is [1, channels, height, width] of numbers in 0-255.
-        color: of images: "grey", "rgb" or "bgr", the order of the channels.
+        shape: () for strings and dictionaries; an image is [1, channels, height, width] with numbers in 0-255.
+        color: for images: "grey", "rgb" or "bgr", the order of the channels.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Signature:
-    """What one function takes and gives."""
+    """The inputs and outputs of one function."""
 
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
@@ -61,11 +61,11 @@ class Package:
     """An opened and checked .mlpackage.
 
     Attributes:
-        ios: the oldest iOS that takes it, by its specification version.
+        ios: the oldest iOS that runs it, by its specification version.
         functions, signatures: by name.
-        default_function: the one that runs where none is named.
-        metadata: ``description``, ``version``, ``author``, ``license`` where not empty, and what the user added.
-        build_info: what the program says of how it was made.
+        default_function: the one that runs by default.
+        metadata: ``description``, ``version``, ``author``, ``license`` if not empty, and what the user added.
+        build_info: what the program states about how it was built.
         weight_files: relative to *path*.
     """
 
@@ -80,24 +80,24 @@ class Package:
     weight_files: tuple[str, ...] = ()
 
     def run(self, inputs: Inputs, function: str | None = None, compute: Compute = "fp32") -> dict[str, Any]:
-        """The outputs for *inputs*: arrays, and of a classifier a label and a dictionary.
+        """Returns the outputs for *inputs*: arrays, and for a classifier a label and a dictionary.
 
         Args:
             inputs: by name, in the declared shapes; images as numbers in 0-255.
-            function: the default one where not given.
+            function: the default one if not set.
             compute: "fp32" and "fp64" use the weights as saved and never round a result; "fp16" rounds every result
                 that the program declares as fp16, and computes each operation in float32.
 
         Raises:
-            BadInput: an unknown function, or inputs of other names or shapes.
-            CheckFailed: an operation gave something else than it declares.
+            BadInput: the function is unknown, or inputs have other names or shapes.
+            CheckFailed: an operation's output is not what it declares.
         """
         return self.run_each([inputs], function, compute)[0]
 
     def run_each(
         self, batches: Sequence[Inputs], function: str | None = None, compute: Compute = "fp32"
     ) -> list[dict[str, Any]]:
-        """As ``run`` for each of *batches*, and faster: weights are read once for several of them."""
+        """Like ``run`` for each of *batches*, but faster: weights are read once for several of them."""
         name = self.default_function if function is None else function
         if name not in self.functions:
             raise BadInput(f"{self.path} has no function {name!r}.", f"It has {', '.join(self.functions)}.")
@@ -122,7 +122,7 @@ class Package:
 
 
 def load(path: Path, limits: Limits = Limits()) -> Package:  # noqa: B008 (frozen)
-    """Opens the package at *path* and checks all of it without running it.
+    """Opens the package at *path* and checks it fully without running it.
 
     Raises:
         BadInput: there is no folder at *path*.

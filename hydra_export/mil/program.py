@@ -19,13 +19,13 @@ _MACS_PER_ELEMENT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a program may ask for, judged by its shapes before anything is computed.
+    """Limits of a program, checked by its shapes before anything is computed.
 
     Attributes:
-        live_elements: numbers held at once; four bytes each, and a few times that within an operation.
+        live_elements: numbers in memory at once; four bytes each, and a few times that within an operation.
         macs: multiply-accumulates of one run, in which an element that is written counts as 64.
-        operations: of one function, constants included.
-        spec_bytes: of the model file without its weights.
+        operations: in one function, constants included.
+        spec_bytes: size of the model file without its weights.
     """
 
     live_elements: int = 2**30
@@ -72,7 +72,7 @@ class Function:
         constants: by name; only those that are values of their own, not written inside an operation.
         unused: names of constants that nothing uses.
         macs: multiply-accumulates of its products.
-        live_elements: the most numbers that it holds at once, constants apart.
+        live_elements: the most numbers in memory at once, without constants.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Function:
 
     @property
     def operations(self) -> frozenset[str]:
-        """The kinds of operations that it uses, besides const."""
+        """The kinds of operations that it uses, except const."""
         return frozenset(step.operation.name for step in self.steps)
 
     @property

@@ -18,10 +18,10 @@ REBASE_IMAGES = 256  # with 200 tokens each, sixty times as many vectors as a Vi
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How training images are varied, each by its own draws.
+    """How training images are augmented, each with its own random draws.
 
     Without ``crop`` an image is fitted as in evaluation, then flipped, shifted and erased: cheap, for small images.
-    With it, timm's transforms for ImageNet vary the whole image.
+    With it, timm's ImageNet transforms augment the whole image.
 
     Attributes:
         flip: probability of a left-right flip.
@@ -82,51 +82,51 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         dataset: a name of data/datasets.py.
-        data: folder or file of the dataset, where it has one.
-        held_out: share of each class that is kept for testing where *data* has no test split of its own.
+        data: folder or file of the dataset, if it has one.
+        held_out: share of each class that is kept for testing if *data* has no test split.
         classes: ``recipe``: the data must have the model's classes; ``data``: its classes replace the model's.
-        start: the checkpoint that the first weights come from; empty for random ones.
-        rebase: what is done to the checkpoint first: its full width is kept, and heads, hidden units and channels are
-            sorted (``sort``), or the channels rotated to their principal components (``rotate``).
-        rebase_images: how many training images that is measured on.
-        labels: whether those of the images are learned; ``auto``: where the model and the images have classes.
-        scheme: the random weights: ``fan-in`` (std 1 / sqrt(inputs)), ``timm`` (std 0.02, as DeiT) or ``hydravit`` (as
-            its authors').
+        start: the checkpoint for the initial weights; empty for random ones.
+        rebase: a change of basis before training that keeps the full width: heads, hidden units and channels are sorted
+            (``sort``), or the channels rotated to their principal components (``rotate``).
+        rebase_images: how many training images the basis is computed from.
+        labels: whether to learn from the images' labels; ``auto``: if the model and the images have classes.
+        scheme: the random initialization: ``fan-in`` (std 1 / sqrt(inputs)), ``timm`` (std 0.02, as DeiT) or
+            ``hydravit`` (as its authors').
         trained_heads: the head counts that steps draw from.
-        export_heads: what an export takes by default, as far as it was trained.
+        export_heads: the head counts that an export takes by default, if they were trained.
         name, license: of the checkpoint that the run makes.
         sampling: a name of train/sampling.py.
         weights: for weighted or per-rank sampling, one positive number per trained head count.
         between: for the sandwich rule, how many head counts between the smallest and the largest a step trains.
-        distill: whose logits the subnetworks learn beside the labels: nothing, ``largest`` (the largest of the step's
-            universal model), ``self`` (the checkpoint that the run starts from, as it was), ``timm:NAME`` (a pretrained
-            timm model) or a checkpoint file.
-        distill_share: of the loss. distill_temperature: softens both sides.
-        steps: updates in all; 0 to take them from ``epochs``, passes over the images that are there, each of as many
-            steps as there are whole batches.
-        batch_size: images of one update, over all processes and accumulated parts.
-        accumulate: parts that each process cuts its share of a batch into, one after the other.
-        workers: processes that read images, no more than there are usable cores; 0 for none. The result does not
-            depend on it.
-        optimizer: timm's name; betas, where the optimiser has them.
-        active_slices: the optimiser leaves weights alone that the step did not use (docs/training.md).
-        layer_decay: factor on the learning rate per layer below the last, as timm has it; 1 for none.
+        distill: the teacher whose logits the subnetworks learn in addition to the labels: none, ``largest`` (the
+            largest of the step's universal model), ``self`` (the checkpoint that the run starts from, as it was),
+            ``timm:NAME`` (a pretrained timm model) or a checkpoint file.
+        distill_share: its share of the loss. distill_temperature: softens both sides.
+        steps: total number of updates; 0 to compute it from ``epochs``, passes over the images with as many steps as
+            there are full batches.
+        batch_size: images per update, over all processes and accumulated parts.
+        accumulate: number of parts that each process splits its share of a batch into, computed one after the other.
+        workers: processes that read images, at most the number of usable cores; 0 for none. The result does not depend
+            on it.
+        optimizer: timm's name; betas: if the optimiser has them.
+        active_slices: the optimiser does not change weights that the step did not use (docs/training.md).
+        layer_decay: factor on the learning rate per layer below the last, as in timm; 1 for none.
         lr: peak learning rate, reached after ``warmup`` (a share of the steps) from ``lr_warmup``, then cosine to
-            ``lr_min`` and ``cooldown`` (a share) at that. lr_per_epoch: it changes between ``epochs`` alone.
+            ``lr_min`` and ``cooldown`` (a share) at that. lr_per_epoch: it only changes between ``epochs``.
         clip: largest gradient norm, None for no clipping.
         drop_path: timm's stochastic depth rate at the last block.
-        ema_decay: of timm's ModelEmaV3, 0 for none; ``ema_warmup`` lets it grow to that.
+        ema_decay: decay of timm's ModelEmaV3, 0 for none; with ``ema_warmup`` it grows to that.
         kept_weights: which weights are monitored and stored: the moving average or the last ones.
         precision: of the arithmetic; bfloat16 and float16 mean automatic mixed precision.
         tf32: on CUDA, products of float32 numbers in TF32. cudnn_benchmark: cuDNN times its kernels and takes the
-            fastest, which may be another one after a resumption.
+            fastest, which may differ after a resumption.
         compile: torch.compile, one graph per head count.
-        checkpoint_blocks: blocks are computed again in the backward pass instead of being remembered: less memory, more
-            time, the same gradients.
+        checkpoint_blocks: recomputes blocks in the backward pass instead of storing them: less memory, more time, the
+            same gradients.
         stored: precision of the weights in the final checkpoint, whose accuracy is measured after rounding.
-        monitor_images: test images that the accuracy shown on the way is measured on; with ``keep`` the best checkpoint
-            is chosen by it, else nothing is.
-        keep: how many of the last saved checkpoints are kept by their step, beside the best one; 0 for the last alone.
+        monitor_images: test images for the accuracy shown during training; only ``keep`` uses it, to choose the best
+            checkpoint.
+        keep: how many of the last saved checkpoints to keep by step, in addition to the best one; 0 for only the last.
     """
 
     recipe: str

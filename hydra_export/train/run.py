@@ -34,12 +34,12 @@ from hydra_export.version import VERSION
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is after a step.
+    """The state of a run after a step.
 
     Attributes:
-        accuracy: per head count in percent, where it was just measured.
-        speed: of the last ``log_every`` steps; None before.
-        measure: what that is: top-1, or agreement with the dense model.
+        accuracy: in percent per head count, if it was just measured.
+        speed: over the last ``log_every`` steps; None before.
+        measure: what *accuracy* is: top-1, or agreement with the dense model.
     """
 
     step: int
@@ -57,9 +57,9 @@ class Outcome:
     """A finished run: top-1 in percent per head count, as stored in the checkpoint.
 
     Attributes:
-        accuracy: without labels, the agreement with the dense model instead.
+        accuracy: without labels, the agreement with the dense model.
         unreadable: the training images that could not be read.
-        unread_tests: how many test images could not.
+        unread_tests: how many test images could not be read.
     """
 
     checkpoint: Path

@@ -18,13 +18,13 @@ from hydra_export.train.loop import StepResult
 
 @dataclass(frozen=True)
 class Speed:
-    """Of some steps, without what is measured and saved between them.
+    """The speed of some steps, without measuring and saving between them.
 
     Attributes:
-        images_per_s: of all processes together.
+        images_per_s: over all processes.
         waiting: share of the time in which this process waited for its images, 0 to 1.
-        memory_mib: the most so far, of the GPU where there is one, else of the process; None where the system does not
-            say.
+        memory_mib: the peak so far, of the GPU if there is one, otherwise of the process; None if the system does not
+            report it.
     """
 
     images_per_s: float

@@ -139,7 +139,7 @@ def test_where_a_backend_cannot_load_its_files_another_is_used(
         page.wait_for_selector("body[data-ready]", timeout=SOON)
         said = page.inner_text("#verdict-ort-wasm")
         assert "universal.bin" in said
-        assert ("404" if damage == "missing" else "not what the manifest says") in said
+        assert ("404" if damage == "missing" else "does not match the manifest") in said
         assert page.is_checked("#use-litert-wasm")
         assert page.is_enabled("#measure")
     context.close()

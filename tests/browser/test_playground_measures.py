@@ -108,7 +108,7 @@ def test_it_can_be_stopped_and_then_keeps_nothing(browser: Browser, bundles: dic
         assert page.is_disabled("#heads")
         page.click("#stop")
         page.wait_for_selector("#measure:enabled")
-        assert page.inner_text("#measure-status") == "Stopped; nothing is kept."
+        assert page.inner_text("#measure-status") == "Stopped; nothing was saved."
         assert page.is_enabled("#heads")
         assert page.is_hidden("#save")
     assert played.records == []

@@ -271,7 +271,7 @@ def test_a_budget_that_cannot_be_is_refused_before_anything_is_measured(tiny: di
         return [refused, clock];
     }}"""
     refused, spent = in_node(tiny["tensor"], program)
-    assert refused.startswith("A budget of -1 ms cannot be kept.")
+    assert refused.startswith("A budget of -1 ms is invalid.")
     assert spent == 0
 
 
@@ -350,7 +350,7 @@ def test_a_file_that_is_not_the_listed_one_is_refused(
     }"""
     said = {
         "manifest.json": "manifest.json is not the file that SHA256SUMS lists. Copy or export the bundle again.",
-        "universal": f"{weights} is not what the manifest says.",
+        "universal": f"{weights} does not match the manifest.",
     }
     assert in_runtime(runtime)(copy, program, GIVEN) == said[changed]
 
@@ -368,7 +368,7 @@ def test_hashes_are_checked_where_a_page_of_plain_http_has_no_digests(tiny: dict
     copy = Path(shutil.copytree(tiny["three"], tmp_path / "copy"))
     weights = copy / "onnx/tiny-universal.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert in_node(copy, program, GIVEN) == "onnx/tiny-universal.bin is not what the manifest says."
+    assert in_node(copy, program, GIVEN) == "onnx/tiny-universal.bin does not match the manifest."
 
 
 def test_confidence_and_cascades_are_those_of_the_calibration(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_confidence_and_cascades_are_those_of_the_calibration(tiny: dict[str, Pa
     assert found["confidence"] == pytest.approx([calibrated[2].max(), calibrated[4].max()], abs=1e-5)
     assert [each["confidence"] for each in found["top"]] == pytest.approx(np.sort(calibrated[4])[:-3:-1], abs=1e-5)
     assert found["tried"] == [[2], [2]]
-    assert found["refused"] == "The bundle has no cascade that is as good as 3. It has some for 4, 4, 2."
+    assert found["refused"] == "The bundle has no cascade as good as k = 3. It has some for 4, 4, 2."
 
 
 def test_a_model_without_classes_says_no_label(tiny: dict[str, Path]) -> None:
@@ -465,17 +465,17 @@ def test_litert_that_would_run_on_something_else_is_refused(tiny: dict[str, Path
         ("loaded({ heads: 3 })", "The bundle has no artifacts for k = 3. It has onnx/tiny-k2.onnx (k = 2), "),
         ("loaded({ target: 'tflite', graph: 'shared' })", "The bundle has no artifacts for tflite, shared."),
         ("loaded({ ort: undefined })", "Give ort, the module of onnxruntime-web or -node, or litert, the module of"),
-        ("loaded({ ort: undefined, target: 'onnx' })", "Nothing that was given runs these artifacts. Give ort,"),
-        ("model.run(photo, { heads: 3 })", "There is no head count 3 here. Give one of 2, 4."),
+        ("loaded({ ort: undefined, target: 'onnx' })", "None of the runtimes passed runs these artifacts. Pass ort,"),
+        ("model.run(photo, { heads: 3 })", "There is no head count 3 here. Choose from 2, 4."),
         ("model.runFitted(new Uint8Array(768), 5)", "There is no head count 5 here."),
         ("model.fixed(0)", "There is no head count 0 here."),
         ("model.check({ heads: [2, 3] })", "There is no head count 3 here."),
         ("model.cascade({ asGoodAs: 4 })", "This bundle is not calibrated"),
         ("model.cascade({ heads: [2, 3], thresholds: [0.5] })", "There is no head count 3 here."),
-        ("model.budget({ ms: -1 })", "A budget of -1 ms cannot be kept."),
+        ("model.budget({ ms: -1 })", "A budget of -1 ms is invalid."),
         ("model.budget({ ms: 33, quantile: 2 })", "The quantile is 2."),
         ("model.budget({ ms: 33, references: { 3: 1 } })", "There is no head count 3 here."),
-        ("model.run({ ...photo, width: 7 })", "An image of 7 x 37 pixels has 2553 bytes. Give 3 or 4 for each pixel."),
+        ("model.run({ ...photo, width: 7 })", "An image of 7 x 37 pixels has 2553 bytes. Pass 3 or 4 for each pixel."),
         ("model.bundle.fetch('../secret')", "The manifest does not list ../secret."),
     ],
 )

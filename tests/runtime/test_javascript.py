@@ -69,15 +69,15 @@ def test_every_cascade_decides_as_in_python() -> None:
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        ("new Budget({}, 33)", "Give a time above 0 for each head count."),
-        ("new Budget({ 3: 0 }, 33)", 'References of {"3":0} ms cannot be'),
-        ("new Budget({ 3: 1 }, 0)", "A budget of 0 ms cannot be kept"),
-        ("new Budget({ 3: 1 }, NaN)", "A budget of NaN ms cannot be kept"),
+        ("new Budget({}, 33)", "Pass a time above 0 for each head count."),
+        ("new Budget({ 3: 0 }, 33)", 'References of {"3":0} ms are invalid'),
+        ("new Budget({ 3: 1 }, 0)", "A budget of 0 ms is invalid"),
+        ("new Budget({ 3: 1 }, NaN)", "A budget of NaN ms is invalid"),
         ("new Budget({ 3: 1 }, 33, 1)", "The quantile is 1."),
         ("new Budget({ 3: 1 }, 33, 0.4)", "The quantile is 0.4."),
         ("new Cascade([], [])", "No cascade has heads []"),
-        ("new Cascade([6, 3], [0.5])", "Give ascending head counts"),
-        ("new Cascade([3, 3], [0.5])", "Give ascending head counts"),
+        ("new Cascade([6, 3], [0.5])", "Pass ascending head counts"),
+        ("new Cascade([3, 3], [0.5])", "Pass ascending head counts"),
         ("new Cascade([3, 6], [])", "a threshold for each but the last"),
     ],
 )

@@ -237,11 +237,11 @@ def test_what_a_bundle_does_not_hold_is_refused(bundles: dict[str, Path], how: d
 
 def test_what_a_model_does_not_have_is_refused(bundles: dict[str, Path], golden: Any) -> None:
     model = load(bundles["all"])
-    with pytest.raises(RuntimeFailure, match=r"no head count 4 here\. Give one of 3, 6, 12"):
+    with pytest.raises(RuntimeFailure, match=r"no head count 4 here\. Choose from 3, 6, 12"):
         model.answer(golden["pixels"][0], 4)
     with pytest.raises(RuntimeFailure, match="no head count 4"):
         model.fixed(4)
-    with pytest.raises(RuntimeFailure, match=r"no cascade that is as good as 3\. It has some for 6, 12"):
+    with pytest.raises(RuntimeFailure, match=r"no cascade as good as k = 3\. It has some for 6, 12"):
         model.cascade(as_good_as=3)
     with pytest.raises(RuntimeFailure, match="not calibrated"):
         load(bundles["images"]).cascade(as_good_as=12)
@@ -274,7 +274,7 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "nothing")
     (tmp_path / "manifest.json").write_text("notes")
     (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'notes').hexdigest()}  manifest.json\n")
-    with pytest.raises(RuntimeFailure, match=r"manifest\.json is no JSON"):
+    with pytest.raises(RuntimeFailure, match=r"manifest\.json is not JSON"):
         load(tmp_path)
 
 

@@ -9,7 +9,7 @@ import kotlin.math.min
 
 class Surest(val index: Int, val probability: Double)
 
-/** The first of the largest [logits], and its probability: that of the softmax of logits / temperature. */
+/** The index of the first largest of [logits], and its probability: the softmax of logits / temperature. */
 fun surest(logits: DoubleArray, temperature: Double = 1.0): Surest {
     val scaled = DoubleArray(logits.size) { logits[it] / temperature }
     var best = 0
@@ -21,7 +21,7 @@ fun surest(logits: FloatArray, temperature: Double = 1.0) =
     surest(DoubleArray(logits.size) { logits[it].toDouble() }, temperature)
 
 /**
- * Head counts in the order in which they are asked: an answer counts where its probability reaches its threshold, and the last
+ * Head counts in the order in which they run: an answer is accepted if its probability reaches its threshold, and the last
  * one always. A calibrated bundle's manifest.json has thresholds and temperatures.
  *
  * @param heads ascending
@@ -45,8 +45,8 @@ class Cascade(val heads: List<Int>, val thresholds: List<Double>) {
  * Chooses head counts so that calls take at most [ms] at [quantile] of them. Not for several threads at once.
  *
  * The machine's slowness is how much longer recent calls took than [references], whatever their head count. A head count that no
- * longer fits is left at once, for the largest that fits; a larger one is tried after CALM calm calls, with room to spare, and
- * twice as late each time that trying it was wrong.
+ * longer fits is replaced at once by the largest that fits; a larger one is tried after CALM calm calls, with room to spare, and
+ * twice as late after each failed try.
  *
  * @param references by head count, the milliseconds of a call when nothing else runs
  * @param quantile from 0.5 to below 1
@@ -71,13 +71,13 @@ class Budget(private val references: Map<Int, Double>, private val ms: Double, p
     /** The head count of the next call. */
     val heads get() = all[at]
 
-    /** The head counts to run, in this order: those of [cascade] where all of them fit together, else one. */
+    /** The head counts to run, in this order: those of [cascade] if all of them fit together, else one. */
     fun plan(cascade: List<Int> = emptyList()): List<Int> {
         val fits = cascade.isNotEmpty() && cascade.sumOf { time(it) } * slow(quantile) <= left()
         return if (fits) cascade else listOf(heads)
     }
 
-    /** Takes in one call: its runs, and the milliseconds of all else in it. */
+    /** Records one call: its runs, and the milliseconds of the rest of the call. */
     fun saw(runs: List<Run>, otherMs: Double = 0.0) {
         runs.forEach { slowness.keep(it.ms / time(it.heads)) }
         others.keep(otherMs)

@@ -20,7 +20,7 @@ struct Surest {
   double probability;
 };
 
-// The first of the largest logits, and its probability: that of the softmax of logits / temperature.
+// The index of the first largest logit, and its probability: the softmax of logits / temperature.
 template <typename T>
 Surest surest(const std::vector<T>& logits, double temperature = 1) {
   if (logits.empty()) throw std::invalid_argument("there are no logits");
@@ -32,7 +32,7 @@ Surest surest(const std::vector<T>& logits, double temperature = 1) {
   return {static_cast<size_t>(best - scaled.begin()), 1 / sum};
 }
 
-// Head counts in the order in which they are asked: an answer counts where its probability reaches its threshold, and the
+// Head counts in the order in which they run: an answer is accepted if its probability reaches its threshold, and the
 // last one always. A calibrated bundle's manifest.json has thresholds and temperatures.
 class Cascade {
  public:
@@ -47,7 +47,7 @@ class Cascade {
 
   bool accepts(int64_t heads, double probability) const {
     const auto found = std::find(heads_.begin(), heads_.end(), heads);
-    if (found == heads_.end()) throw std::invalid_argument("the cascade does not ask this head count");
+    if (found == heads_.end()) throw std::invalid_argument("the cascade does not have this head count");
     const size_t at = found - heads_.begin();
     return at == thresholds_.size() || probability >= thresholds_[at];
   }
@@ -60,8 +60,8 @@ class Cascade {
 // Chooses head counts so that calls take at most *ms* at *quantile* of them (0.5 to below 1). Not for several threads at once.
 //
 // The machine's slowness is how much longer recent calls took than *references*: by head count, the milliseconds of a call when
-// nothing else runs. A head count that no longer fits is left at once, for the largest that fits; a larger one is tried after
-// kCalm calm calls, with room to spare, and twice as late each time that trying it was wrong.
+// nothing else runs. A head count that no longer fits is replaced at once by the largest that fits; a larger one is tried after
+// kCalm calm calls, with room to spare, and twice as late after each failed try.
 class Budget {
  public:
   static constexpr int kWindow = 32, kRecent = 6, kCalm = 12, kLongestCalm = 192;
@@ -87,7 +87,7 @@ class Budget {
   // The head count of the next call.
   int64_t heads() const { return heads_[at_]; }
 
-  // The head counts to run, in this order: those of *cascade* where all of them fit together, else one.
+  // The head counts to run, in this order: those of *cascade* if all of them fit together, else one.
   std::vector<int64_t> plan(const std::vector<int64_t>& cascade = {}) const {
     double sum = 0;
     for (int64_t heads : cascade) sum += references_.at(heads);
@@ -95,7 +95,7 @@ class Budget {
     return {heads()};
   }
 
-  // Takes in one call: its runs, and the milliseconds of all else in it.
+  // Records one call: its runs, and the milliseconds of the rest of the call.
   void saw(const std::vector<Run>& runs, double other_ms = 0) {
     for (const Run& run : runs) keep(slowness_, run.ms / references_.at(run.heads));
     keep(others_, other_ms);

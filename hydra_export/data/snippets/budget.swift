@@ -5,7 +5,7 @@
 
 import Foundation
 
-/// The first of the largest logits, and its probability: that of the softmax of logits / temperature.
+/// The index of the first largest logit, and its probability: the softmax of logits / temperature.
 func surest<Logit: BinaryFloatingPoint>(_ logits: [Logit], temperature: Double = 1) -> (index: Int, probability: Double) {
     precondition(!logits.isEmpty, "there are no logits")
     let scaled = logits.map { Double($0) / temperature }
@@ -14,7 +14,7 @@ func surest<Logit: BinaryFloatingPoint>(_ logits: [Logit], temperature: Double =
     return (best, 1 / scaled.reduce(0) { $0 + exp($1 - scaled[best]) })
 }
 
-/// Head counts in the order in which they are asked: an answer counts where its probability reaches its threshold, and the last
+/// Head counts in the order in which they run: an answer is accepted if its probability reaches its threshold, and the last
 /// one always. A calibrated bundle's manifest.json has thresholds and temperatures.
 struct Cascade {
     let heads: [Int]
@@ -38,8 +38,8 @@ struct Cascade {
 /// Chooses head counts so that calls take at most *ms* at *quantile* of them (0.5 to below 1). Not for several threads at once.
 ///
 /// The machine's slowness is how much longer recent calls took than *references*: by head count, the milliseconds of a call when
-/// nothing else runs. A head count that no longer fits is left at once, for the largest that fits; a larger one is tried after
-/// *calmCalls* calm calls, with room to spare, and twice as late each time that trying it was wrong.
+/// nothing else runs. A head count that no longer fits is replaced at once by the largest that fits; a larger one is tried after
+/// *calmCalls* calm calls, with room to spare, and twice as late after each failed try.
 struct Budget {
     private static let window = 32, recent = 6, calmCalls = 12, longestCalm = 192
     private static let room = 0.9
@@ -68,13 +68,13 @@ struct Budget {
     /// The head count of the next call.
     var heads: Int { all[at] }
 
-    /// The head counts to run, in this order: those of *cascade* where all of them fit together, else one.
+    /// The head counts to run, in this order: those of *cascade* if all of them fit together, else one.
     func plan(_ cascade: [Int] = []) -> [Int] {
         let fits = !cascade.isEmpty && cascade.reduce(0) { $0 + time($1) } * slow(share) <= left
         return fits ? cascade : [heads]
     }
 
-    /// Takes in one call: its runs, and the milliseconds of all else in it.
+    /// Records one call: its runs, and the milliseconds of the rest of the call.
     mutating func saw(_ runs: [(heads: Int, ms: Double)], otherMs: Double = 0) {
         slowness = Array((slowness + runs.map { $0.ms / time($0.heads) }).suffix(Budget.window))
         others = Array((others + [otherMs]).suffix(Budget.window))

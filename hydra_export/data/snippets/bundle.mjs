@@ -60,7 +60,7 @@ export class Bundle {
     const listed = this.manifest.files.find((file) => file.path === path);
     if (!listed || /[\\:\0]|^\/|(^|\/)\.\.(\/|$)/.test(path)) throw new Error(`The manifest does not list ${path}.`);
     const bytes = await this.read(this.url + path);
-    if ((await sha256(bytes)) !== listed.sha256) throw new Error(`${path} is not what the manifest says.`);
+    if ((await sha256(bytes)) !== listed.sha256) throw new Error(`${path} does not match the manifest.`);
     return bytes;
   }
 

@@ -16,7 +16,7 @@ export function chosen(bundle, modules, wanted, heads, accelerator) {
   const runnable = whole.filter(({ target }) => modules[target]);
   if (runnable.length === 0) {
     const missing = [...new Set(whole.map(({ target }) => PACKAGES[target]))].join(", or ");
-    throw new Error(`Nothing that was given runs these artifacts. Give ${missing}.`);
+    throw new Error(`None of the runtimes passed runs these artifacts. Pass ${missing}.`);
   }
   const [{ artifacts }] = runnable.sort((one, other) => compared(order(one, accelerator), order(other, accelerator)));
   return new Map([...artifacts].sort(([a], [b]) => a - b));

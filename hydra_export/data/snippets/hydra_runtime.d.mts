@@ -7,13 +7,13 @@ export interface Photo {
   height: number;
 }
 
-/** What a model says of one image. */
+/** A model's answer for one image. */
 export interface Answer {
-  /** Of the best class; its number where the model does not name its classes, "" where it has none. */
+  /** Of the best class; its number if the model does not name its classes, "" if it has none. */
   label: string;
   /** The best class; null without classes. */
   index: number | null;
-  /** Its probability, calibrated where the bundle is; null without classes. */
+  /** Its probability, calibrated if the bundle is; null without classes. */
   confidence: number | null;
   /** The head count that answered. */
   heads: number;
@@ -48,7 +48,7 @@ export interface LoadOptions {
   /** "fixed" are universal graphs of one head count. */
   graph?: "universal" | "shared" | "separate" | "fixed";
   precision?: "fp32" | "fp16" | "int8" | "int8-static" | "w8a16";
-  /** This artifact alone, by its path. */
+  /** Only this artifact, by its path. */
   artifact?: string;
   /** Only these may be chosen. */
   heads?: number | readonly number[];
@@ -94,7 +94,7 @@ export class Bundle {
   /** Without golden data, until `readGolden`. */
   static described(url: string, read?: (url: string) => Promise<ArrayBuffer>): Promise<Bundle>;
   readonly url: string;
-  /** docs/formats.md says what is in it. */
+  /** See docs/formats.md for its contents. */
   readonly manifest: any;
   /** Arrays by name. */
   readonly golden?: Record<string, { data: Float32Array | Float64Array | Uint8Array; shape: number[] }>;
@@ -122,22 +122,22 @@ export interface Model {
   /** Ascending. */
   readonly heads: number[];
   readonly runtime: "onnxruntime-web" | "onnxruntime-node" | "litert";
-  /** What the model says of a photo; with *heads* by that head count, whatever is set. */
+  /** The model's answer for a photo; with *heads*, by that head count regardless of settings. */
   run(photo: Photo, options?: { heads?: number }): Promise<Answer>;
   /** The outputs of pixels that `fitted` gave. */
   runFitted(pixels: Uint8Array, heads: number): Promise<Float32Array>;
   /** The best labels of an answer, 5 by default, and their probabilities, the best first. */
   top(answer: Answer, count?: number): { label: string; confidence: number }[];
-  /** From now on runs *heads*, by default the largest, and no budget or cascade. */
+  /** Always runs *heads*, by default the largest, without budget or cascade. */
   fixed(heads?: number): this;
   /**
-   * From now on chooses the head count of each call so that *quantile*, by default 0.95, of them take at most *ms*.
-   * *references* are what `measure` gives, by which it is called by default. null for no budget any more.
+   * Chooses the head count of each call so that *quantile*, by default 0.95, of them take at most *ms*.
+   * *references* are what `measure` returns, which is called by default. null removes the budget.
    */
   budget(wanted: { ms: number; quantile?: number; references?: Milliseconds } | null): Promise<this>;
-  /** From now on asks small head counts first, and larger ones only where these are unsure. null for no cascade any more. */
+  /** Runs small head counts first, and larger ones only if these are unsure. null removes the cascade. */
   cascade(wanted: { asGoodAs: number } | { heads: number[]; thresholds: number[]; asGoodAs?: number } | null): this;
-  /** The median of some calls, 3 by default, after one that is not counted. */
+  /** The median of several calls, 3 by default, after a warm-up. */
   measure(calls?: number): Promise<Milliseconds>;
   /** How head counts, by default all, do on the bundle's golden images. */
   check(options?: { heads?: number | readonly number[] }): Promise<Check[]>;
@@ -157,30 +157,30 @@ export class Budget {
   readonly quantile: number;
   /** The head count of the next call. */
   readonly heads: number;
-  /** The head counts to run, in this order: those of *cascade* where all of them fit together, else one. */
+  /** The head counts to run, in this order: those of *cascade* if all of them fit together, else one. */
   plan(cascade?: readonly number[]): number[];
-  /** Takes in one call: head count and milliseconds of each run, and the milliseconds of all else in the call. */
+  /** Records one call: head count and milliseconds of each run, and milliseconds of the rest of the call. */
   saw(runs: readonly (readonly [number, number])[], otherMs?: number): void;
 }
 
-/** Head counts in the order in which they are asked; an answer counts where its probability reaches its threshold. */
+/** Head counts in the order in which they run; an answer is accepted if its probability reaches its threshold. */
 export class Cascade {
-  /** *heads* ascend, *thresholds* are those of all but the last, whose answer always counts. */
+  /** *heads* ascend; *thresholds* are for all but the last, whose answer is always accepted. */
   constructor(heads: readonly number[], thresholds: readonly number[], asGoodAs?: number);
   readonly heads: number[];
   readonly thresholds: number[];
   readonly asGoodAs: number;
-  /** Whether the answer of *heads* counts. */
+  /** Whether the answer of *heads* is accepted. */
   accepts(heads: number, probability: number): boolean;
 }
 
-/** The first of the largest logits, and its probability: that of the softmax of logits / temperature. */
+/** The index of the first largest logit, and its probability: the softmax of logits / temperature. */
 export function surest(logits: ArrayLike<number>, temperature?: number): { index: number; probability: number };
 
 /** The smallest of *values* that *share* of them do not exceed. */
 export function quantile(values: readonly number[], share: number): number;
 
-/** What the manifest says of a model's photographs. */
+/** The manifest's preprocessing of photographs. */
 export interface Preprocessing {
   image_size: number | [number, number];
   mean: number[];

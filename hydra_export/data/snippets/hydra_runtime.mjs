@@ -56,7 +56,7 @@ class Model {
     this.#temperatures = new Map(calibrated.map(({ heads, temperature }) => [heads, temperature]));
   }
 
-  /** From now on runs *heads*, by default the largest, and no budget or cascade; all of these return the model. */
+  /** Always runs *heads*, by default the largest, without budget or cascade; returns the model, as the other setters do. */
   fixed(heads = Math.max(...this.heads)) {
     this.#fixed = this.#checked(heads);
     this.#budget = this.#cascade = null;
@@ -64,8 +64,8 @@ class Model {
   }
 
   /**
-   * From now on chooses the head count of each call so that *quantile* of them take at most *ms* milliseconds. *references* are
-   * milliseconds of a run by head count, by default what `measure` gives. null for no budget any more.
+   * Chooses the head count of each call so that *quantile* of them take at most *ms* milliseconds. *references* are
+   * milliseconds of a run by head count, by default what `measure` gives. null removes the budget.
    */
   async budget(wanted) {
     if (wanted === null) {
@@ -80,8 +80,8 @@ class Model {
   }
 
   /**
-   * From now on asks small head counts first, and larger ones only where these are unsure: by the cascade that the bundle's
-   * calibration has for the accuracy of *asGoodAs*, or by *heads* and *thresholds*. null for no cascade any more.
+   * Runs small head counts first, and larger ones only if these are unsure: by the cascade that the bundle's
+   * calibration has for the accuracy of *asGoodAs*, or by *heads* and *thresholds*. null removes the cascade.
    */
   cascade(wanted) {
     if (wanted === null) {
@@ -95,7 +95,7 @@ class Model {
     return this;
   }
 
-  /** Milliseconds of a run by head count: the median of *calls*, after one that is not counted. */
+  /** Milliseconds of a run by head count: the median of *calls*, after a warm-up. */
   async measure(calls = 3) {
     const { image_size: size, mean } = this.bundle.manifest.model.preprocessing;
     const [height, width] = sides(size);
@@ -113,7 +113,7 @@ class Model {
     return times;
   }
 
-  /** What the model says of *photo*, which `fitted` takes; with *heads* by that head count, whatever is set. */
+  /** The model's answer for *photo*, which `fitted` takes; with *heads*, by that head count regardless of settings. */
   async run(photo, { heads } = {}) {
     const began = performance.now();
     if (heads !== undefined) this.#checked(heads);
@@ -225,20 +225,20 @@ class Model {
 
   #checked(heads) {
     if (this.artifacts.has(heads)) return heads;
-    throw new Error(`There is no head count ${heads} here. Give one of ${this.heads.join(", ")}.`);
+    throw new Error(`There is no head count ${heads} here. Choose from ${this.heads.join(", ")}.`);
   }
 
   #calibrated(asGoodAs) {
     const listed = this.bundle.manifest.calibration?.cascades ?? [];
     if (listed.length === 0) {
       throw new Error(
-        "This bundle is not calibrated: nothing says how sure is sure enough. Run `hydra-export calibrate` on it, or give " +
-          "heads and thresholds.",
+        "This bundle is not calibrated: no thresholds are known. Run `hydra-export calibrate` on it, or pass heads " +
+          "and thresholds.",
       );
     }
     const fitting = listed.find((each) => each.as_good_as === asGoodAs && each.heads.every((k) => this.artifacts.has(k)));
     if (fitting) return new Cascade(fitting.heads, fitting.thresholds, asGoodAs);
     const known = listed.map((each) => each.as_good_as).join(", ");
-    throw new Error(`The bundle has no cascade that is as good as ${asGoodAs}. It has some for ${known}.`);
+    throw new Error(`The bundle has no cascade as good as k = ${asGoodAs}. It has some for ${known}.`);
   }
 }

@@ -120,7 +120,7 @@ inline std::vector<uint8_t> fitted(const std::string& ppm) {
   if (!file || kind != "P6" || most != 255 || width < 1 || height < 1 || width > (1 << 28) / height)
     throw std::runtime_error(ppm + " is not a binary PPM file of 8 bits");
   std::vector<uint8_t> rgb(width * height * 3);
-  if (!file.read(reinterpret_cast<char*>(rgb.data()), rgb.size())) throw std::runtime_error(ppm + " is cut off");
+  if (!file.read(reinterpret_cast<char*>(rgb.data()), rgb.size())) throw std::runtime_error(ppm + " is truncated");
   return fitted(rgb.data(), width, height);
 }
 

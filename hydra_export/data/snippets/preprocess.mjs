@@ -74,7 +74,7 @@ export async function decoded(blob) {
 function withChannels({ data, width, height }, channels) {
   const step = data.length / (width * height);
   if (step !== 3 && step !== 4) {
-    throw new Error(`An image of ${width} x ${height} pixels has ${data.length} bytes. Give 3 or 4 for each pixel.`);
+    throw new Error(`An image of ${width} x ${height} pixels has ${data.length} bytes. Pass 3 or 4 for each pixel.`);
   }
   const pixels = new Uint8Array(width * height * channels);
   for (let from = 0, to = 0; to < pixels.length; from += step, to += channels) {

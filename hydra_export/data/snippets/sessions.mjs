@@ -46,7 +46,7 @@ class LiteRtSession extends Session {
   static async create(litert, artifact, files, { accelerator = "wasm", ...options } = {}) {
     if (typeof artifact.inputs[0].shape[0] !== "number") {
       const remedy = "Export it with a batch of 1.";
-      throw new Error(`${artifact.path} takes a batch that is chosen at run time, LiteRT.js does not. ${remedy}`);
+      throw new Error(`${artifact.path} has a dynamic batch, which LiteRT.js does not support. ${remedy}`);
     }
     const refused = (cause) => {
       const remedy = 'Load separate artifacts, or with accelerator "wasm".';

@@ -34,7 +34,7 @@ export async function obstacle(backend, manifest) {
   if (!navigator.gpu) {
     return isSecureContext ? "This browser has no WebGPU." : "WebGPU needs https or localhost; this page has neither.";
   }
-  return (await navigator.gpu.requestAdapter()) ? "" : "This browser finds no graphics processor for WebGPU.";
+  return (await navigator.gpu.requestAdapter()) ? "" : "This browser found no GPU for WebGPU.";
 }
 
 /** The bundle's model run by *backend*, and the threads it takes. */

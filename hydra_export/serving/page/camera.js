@@ -5,7 +5,7 @@ import { byId, emit, problem, reported } from "./page.js";
 const CAUSES = {
   NotAllowedError: "The camera was not allowed. Allow it for this page in the browser’s settings, then try again.",
   NotFoundError: "No camera was found on this device.",
-  NotReadableError: "Another program holds the camera. Close it, then try again.",
+  NotReadableError: "Another program uses the camera. Close it, then try again.",
 };
 
 let stream;
@@ -19,8 +19,8 @@ export function offerCamera() {
     byId("camera").disabled = true;
     byId("camera-note").hidden = false;
     byId("camera-note").textContent = isSecureContext
-      ? "This browser gives pages no camera."
-      : "Browsers give the camera only to pages on https or localhost. See “Ways onto the phone” in the documentation.";
+      ? "This browser does not support the camera."
+      : "Browsers allow the camera only on https or localhost. See “Ways onto the phone” in the documentation.";
     return;
   }
   byId("camera").onclick = () => reported(() => (stream ? stopCamera() : start()));

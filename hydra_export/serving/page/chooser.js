@@ -18,7 +18,7 @@ export async function offer(manifest) {
     await choose(backend, manifest);
     if (current) return;
   }
-  if (byId("problem").hidden) problem("Nothing in this browser runs the bundle’s artifacts. The list of backends says why.");
+  if (byId("problem").hidden) problem("Nothing in this browser runs the bundle’s artifacts. See the list of backends for the reason.");
 }
 
 const radio = (backend) => byId(`use-${backend.id}`);

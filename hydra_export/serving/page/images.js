@@ -33,7 +33,7 @@ async function taken(file, preprocessing) {
   try {
     photo = await decoded(file);
   } catch {
-    throw new Error(`${file.name || "The image"} cannot be read by this browser. Give a JPEG, PNG or WebP image.`);
+    throw new Error(`${file.name || "The image"} cannot be read by this browser. Choose a JPEG, PNG or WebP image.`);
   }
   show(photo, { name: file.name || "pasted", ready: framed(fitted(photo, preprocessing), preprocessing) });
   byId("file").value = ""; // so that the same file can be chosen again

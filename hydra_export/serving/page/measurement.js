@@ -13,7 +13,7 @@ let made = []; // the records of the last measurement
 
 export function connectMeasurement(session) {
   byId("measure-about").textContent = session.can_save
-    ? "Times every head count in turn, on the backend chosen here. The times, and what the browser says of the device, go to the " +
+    ? "Times every head count in turn, on the backend chosen here. The times, and what the browser reports about the device, go to the " +
       "computer that serves this page, and nowhere else."
     : "Times every head count in turn, on the backend chosen here. The times stay in this page until you save them; " +
       "hydra-export profile import FILE --bundle BUNDLE takes the file.";
@@ -40,7 +40,7 @@ async function run(session) {
     made = await records(current, found, session);
     await keep(session, notes(found.conditions));
   } catch (error) {
-    byId("measure-status").textContent = stopping.signal.aborted ? "Stopped; nothing is kept." : "";
+    byId("measure-status").textContent = stopping.signal.aborted ? "Stopped; nothing was saved." : "";
     if (!stopping.signal.aborted) problem(error.message ?? String(error));
   }
   busy(false);
@@ -70,7 +70,7 @@ function progress(share) {
 
 function notes({ hidden, drift }) {
   const said = [];
-  if (hidden) said.push("The page was in the background for a while; it waited, and the record says so.");
+  if (hidden) said.push("The page was in the background for a while; it waited, and the record notes this.");
   if (drift > NOTABLE_DRIFT) {
     said.push(`The last calls took ${((drift - 1) * 100).toFixed(0)} % longer than the first: the device may be getting warm.`);
   }
@@ -86,7 +86,7 @@ async function keep(session, noted) {
       for (const record of made) answers.push(await post(record));
       lines.unshift(saved(answers));
     } catch (error) {
-      lines.unshift(element("span", { class: "bad" }, `Not saved: ${error.message} “Save JSON” keeps the times.`));
+      lines.unshift(element("span", { class: "bad" }, `Not saved: ${error.message} “Save JSON” still saves the times.`));
     }
   } else {
     lines.unshift(element("span", {}, "Done. Save the times with “Save JSON”."));

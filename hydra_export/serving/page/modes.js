@@ -5,10 +5,10 @@ import { inUse } from "./chooser.js";
 import { byId, element, emit, headsOf, on, problem, status } from "./page.js";
 
 const NOTES = {
-  fixed: "The slider chooses; the next call has the new head count.",
-  budget: "As many heads as keep the budget, from what calls take here. The slider follows.",
-  cascade: "Few heads first; more only where these are unsure.",
-  both: "A cascade where all of its head counts fit the budget together, else one head count that fits.",
+  fixed: "The slider sets the head count of the next call.",
+  budget: "The largest head count that meets the budget on this device. The slider follows.",
+  cascade: "Small head counts first; larger ones only if these are unsure.",
+  both: "A cascade if all its head counts fit the budget together, otherwise one head count that fits.",
 };
 
 let heads = []; // of the model

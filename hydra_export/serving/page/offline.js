@@ -5,7 +5,7 @@ import { byId, on } from "./page.js";
 /** Has the service worker keep every file that this page has loaded; browsers give one to https and localhost alone. */
 export async function keepOffline() {
   if (!navigator.serviceWorker) {
-    byId("offline").textContent = "Needs the network each time: browsers keep pages for offline use on https and localhost alone.";
+    byId("offline").textContent = "Needs the network each time: browsers only keep pages for offline use on https and localhost.";
     return;
   }
   try {
@@ -19,7 +19,7 @@ export async function keepOffline() {
   const { active } = await navigator.serviceWorker.ready;
   const keep = async () => {
     await told(active, loaded());
-    byId("offline").textContent = "Works offline: this device keeps the page, the bundle and what runs it here.";
+    byId("offline").textContent = "Works offline: this device keeps the page, the bundle and its runtime.";
     document.body.dataset.offline = "true";
   };
   on("backend", keep);

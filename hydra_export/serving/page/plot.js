@@ -27,7 +27,7 @@ function draw(manifest) {
 /** Which figure of a subnetwork the manifest has, and what it is of. */
 function judged({ model }) {
   if (model.subnetworks.some(({ accuracy }) => accuracy !== null)) {
-    return { measure: "accuracy", of: `Accuracy in %: ${model.accuracy_data || "as the checkpoint says"}` };
+    return { measure: "accuracy", of: `Accuracy in %: ${model.accuracy_data || "as the checkpoint states"}` };
   }
   if (model.subnetworks.some(({ agreement }) => agreement !== null)) {
     return { measure: "agreement", of: `Agreement with the largest head count in %: ${model.agreement_data}` };

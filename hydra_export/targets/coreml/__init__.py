@@ -41,7 +41,7 @@ _OLDEST_UNIVERSAL = 18
 
 
 class CoreMLOptions(Options, frozen=True):
-    """What can be chosen of Core ML alone."""
+    """Options of Core ML only."""
 
     ios: Annotated[
         Literal[15, 16, 17, 18],

@@ -44,7 +44,7 @@ _DEFAULT_OPSET = 17  # the first with LayerNormalization
 
 
 class OnnxOptions(Options, frozen=True):
-    """What can be chosen of ONNX alone."""
+    """Options of ONNX only."""
 
     opset: Annotated[
         int | None,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class TFLiteOptions(Options, frozen=True):
-    """What can be chosen of TFLite alone."""
+    """Options of TFLite only."""
 
     overlap: Annotated[
         bool,
