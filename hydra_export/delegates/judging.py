@@ -77,5 +77,5 @@ _NOTICED: dict[str, Callable[[UsedOperator], bool]] = {
     "64-bit integers that are computed": lambda used: any(tensor.dtype in _LONG for tensor in _computed(used)),
     "sizes that are chosen at run time": lambda used: any(-1 in tensor.shape for tensor in _computed(used)),
     "branches": lambda used: used.name.upper() == "IF",
-    "weights that lie behind the structure of the file": lambda used: any(tensor.behind for tensor in used.inputs),
+    "weights after the structure of the file": lambda used: any(tensor.behind for tensor in used.inputs),
 }

@@ -163,7 +163,7 @@ def test_weights_behind_the_flatbuffer_are_refused_by_whom_they_are_not_read(tmp
         judged = judge(delegates.get("openvino-npu"), "tflite", operators)
         assert judged is not None
         assert {each.verdict for each in judged if each.operator == "CONV_2D"} == {verdict}
-        what = "weights that lie behind the structure of the file"
+        what = "weights after the structure of the file"
         assert (what in [each.what for each in notice(operators)]) == overlap
 
 
