@@ -164,5 +164,5 @@ def check_nothing_else(file: Path, folder: Path) -> None:
 def _failed(file: Path, problem: str) -> VerificationFailed:
     return VerificationFailed(
         f"{file} failed: {problem}.",
-        "Copy or bundle it again; where another tool packed it, unpack it and give the folder.",
+        "Copy or bundle it again; if another tool packed it, unpack it and pass the folder.",
     )

@@ -183,10 +183,10 @@ def untrained(info: CheckpointInfo, heads: Sequence[int]) -> str:
         measured = info.accuracy or info.agreement
         shown = ", ".join(f"k={k} {measured[k]:.1f} %" for k in counts if k in measured)
         known = f" ({'top-1' if info.accuracy else 'agreement'} {shown})" if shown else ""
-        return f"{info.name} was not trained in its new basis: k = {_joined(counts)} have what that alone gives{known}."
+        return f"{info.name} was not trained in its new basis: k = {_joined(counts)} only have the new basis{known}."
     return (
-        f"{info.name} is a plain ViT, of which the full width, {info.config.heads} heads, is all that is known to be "
-        f"trained: k = {_joined(counts)} is an untrained slice; expect its accuracy to be useless."
+        f"{info.name} is a plain ViT, of which only the full width, {info.config.heads} heads, is known to be "
+        f"trained: k = {_joined(counts)} is an untrained slice. Expect useless accuracy."
     )
 
 

@@ -166,7 +166,7 @@ def _subnetwork(name: str, value: Any) -> Callable[[Any], Any]:
 
 
 _MANIFEST: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "a bound beyond belief": (_parity("bound", 1e308), "10 times as much is credible"),
+    "a bound beyond belief": (_parity("bound", 1e308), "credible is 1 to 10 times as much"),
     "a bound that golden data do not meet": (_parity("bound", 1e-30), "larger than its own bound"),
     "an error beyond the bound": (_parity("max_abs_error", 1e-2), "larger than its own bound"),
     "an error below zero": (_parity("max_abs_error", -1.0), ">= 0.0"),

@@ -515,7 +515,7 @@ def test_slices_of_a_plain_vit_give_a_warning_and_are_not_refused() -> None:
     plain = info(trained_heads=(12,))
     assert checkpoint.check_trained(plain, (12,), allow_untrained=False) == ""
     said = checkpoint.check_trained(plain, (3, 6, 12), allow_untrained=False)
-    assert "m is a plain ViT, of which the full width, 12 heads, is all that is known to be trained: k = 3,6 " in said
+    assert "m is a plain ViT, of which only the full width, 12 heads, is known to be trained: k = 3,6 " in said
     assert said == checkpoint.untrained(plain, (3, 6))
 
 

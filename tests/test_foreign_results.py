@@ -239,7 +239,7 @@ _LONG: dict[str, tuple[str, float | str]] = {
     "threads of 5,000 digits": (_RUN.replace("Num threads: [4]", f"Num threads: [{'1' * 5000}]"), 150.2),
     "heads of 5,000 digits": (_RUN.replace("-k3.", f"-k{'3' * 5000}."), "is of another model"),
     "a time of 5,000 digits": (_RUN.replace("(avg): 150250", "(avg): " + "1" * 5000), "is not a number above 0"),
-    "runs": (_SHORT_RUN * 20_000, "holds more than 200 runs"),
+    "runs": (_SHORT_RUN * 20_000, "contains more than 200 runs"),
     "AI Hub's 400 digits": (_LONG_TIME, "whole number of 400 digits"),
     "AI Hub's 5,000 digits": (_LONG_TIME.replace("9" * 400, "9" * 5000), "is not JSON"),
     "AI Hub's depth": ('{"execution_summary": ' + "[" * 100_000, "nests too deeply"),

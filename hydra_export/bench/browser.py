@@ -168,7 +168,7 @@ def _problems(record: BrowserRecord) -> Iterator[str]:
     known = targets.device_runtimes()
     browsers = [each.name for each in known.values() if each.browser]
     if record.backend not in browsers:
-        yield f"backend: '{record.backend[:80]}' is none of {', '.join(browsers)}"
+        yield f"backend: '{record.backend[:80]}' is not one of {', '.join(browsers)}"
     if not record.samples_ms:
         yield "samples_ms: is empty"
     if (total := sum(map(len, record.samples_ms.values()))) > _MOST_SAMPLES:

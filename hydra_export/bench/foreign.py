@@ -83,7 +83,7 @@ def read_results(path: Path, asked: Asked) -> Report | BrowserRecord | list[Late
         read = (t.printed(text, path) if document is None else t.reported(document, path) for t in every)
         measured = list(itertools.islice(itertools.chain.from_iterable(read), _MOST_RUNS + 1))
         if len(measured) > _MOST_RUNS:
-            raise BadInput(f"{path} holds more than {_MOST_RUNS} runs.", "Pass them in several files.")
+            raise BadInput(f"{path} contains more than {_MOST_RUNS} runs.", "Pass them in several files.")
     if not measured:
         told = f"{_FORMS}, or all that one of these printed or wrote as JSON: {', '.join(_tools())}."
         raise BadInput(f"{path}: it contains no known results.", told)

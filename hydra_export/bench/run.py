@@ -43,8 +43,8 @@ def bench(
     if not timed:
         needs = {runner["target"]: runner["needs"] for runner in known.values()}
         raise BadInput(
-            f"Nothing in {folder} can be timed on this machine: here is {_listed(chosen) or 'no runtime'}, "
-            f"and it holds {_listed(a.target for a in manifest.artifacts)}.",
+            f"Nothing in {folder} can be timed on this machine: it contains "
+            f"{_listed(a.target for a in manifest.artifacts)}; installed: {_listed(chosen) or 'no runtime'}.",
             f"{_listed(f'{a.target} needs {needs[a.target]}' for a in manifest.artifacts if a.target in needs)}.",
         )
     with Guard(folder, manifest, limits) as guard:

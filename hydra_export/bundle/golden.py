@@ -120,12 +120,12 @@ def _golden(arrays: dict[str, Array], manifest: Manifest, names: _Names) -> Gold
             bound = expected[k][artifact.precision].bound
             if record.bound is not None and record.max_abs_error > record.bound:
                 raise ValueError(
-                    f"the manifest says an error of {record.max_abs_error:.3g} of {artifact.path}, "
+                    f"the manifest states an error of {record.max_abs_error:.3g} for {artifact.path}, "
                     f"larger than its own bound, {record.bound:.3g}"
                 )
             if record.bound is not None and not bound <= record.bound <= _LARGEST_BOUND * bound:
                 raise ValueError(
-                    f"it allows an error of {bound:.3g} at heads {k}, the manifest {record.bound:.3g} of "
-                    f"{artifact.path}; {_LARGEST_BOUND} times as much is credible, and no less than that"
+                    f"it allows an error of {bound:.3g} at heads {k}, but the manifest {record.bound:.3g} for "
+                    f"{artifact.path}; credible is 1 to {_LARGEST_BOUND} times as much"
                 )
     return Golden(arrays["pixels"], arrays["image"], expected)

@@ -50,7 +50,7 @@ def folder_images(
         raise BadData(f"Folder {folder} contains no images.", f"Known suffixes: {', '.join(sorted(_SUFFIXES))}.")
     if flat and any(classes.values()):
         raise BadData(
-            f"Folder {folder} has images both beside and inside its folders.",
+            f"Folder {folder} has images both next to and inside its folders.",
             "Keep one folder per class, or all images in one place.",
         )
     name = folder.resolve().name

@@ -41,8 +41,8 @@ def made_elastic(
     before, after = (100 * shares[half] for shares in result.energy)
     note = (
         f"{name} is in a new basis, chosen by {result.num_images} images: the channels of {half} of its {heads} heads "
-        f"hold {after:.0f} % of the variance, {before:.0f} % before. Its full width computes the same, within "
-        f"{result.error:.0e} of its largest output."
+        f"contain {after:.0f} % of the variance, {before:.0f} % before. The outputs of its full width stay the same, "
+        f"within {result.error:.0e} of the largest."
     )
     info = msgspec.structs.replace(
         dense.info,

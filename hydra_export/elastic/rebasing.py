@@ -100,7 +100,7 @@ def rebased_config(config: HydraConfig) -> HydraConfig:
 def cannot_rotate(config: HydraConfig) -> str:
     """Why the channels of such a model cannot be rotated without changing its function; "" where they can."""
     if config.pre_norm:
-        return "the gains of the norm in front of its blocks have no Linear behind them to take them in"
+        return "no Linear follows the norm before its blocks to absorb the gains"
     if config.pooling in ("max", "avgmax"):
         return "the maximum over its tokens changes with the basis"
     return ""

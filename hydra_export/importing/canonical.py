@@ -101,7 +101,7 @@ def _halves(tensor: Tensor, head_dim: int) -> Tensor:
     """Its rows, of all heads, with the channels at even places of a head before those at odd ones."""
     if tensor.shape[0] % head_dim:
         raise BadInput(
-            f"{tensor.shape[0]} channels do not divide into heads of {head_dim}.", "Pass the right `head_dim`."
+            f"{tensor.shape[0]} channels do not divide into heads of {head_dim}.", "Pass the correct `head_dim`."
         )
     pairs = tensor.reshape(-1, head_dim // 2, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)

@@ -42,7 +42,7 @@ def plain(content: Any, name: str, notes: list[str], drop: Sequence[str] = ()) -
     ]:
         content = content[containers[0]]
         if len(containers) > 1:
-            notes.append(f"{name} holds {' and '.join(containers)}; {containers[0]} was used.")
+            notes.append(f"{name} contains {' and '.join(containers)}; {containers[0]} was used.")
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
@@ -70,7 +70,9 @@ def _unwrap(content: Mapping[str, Tensor], name: str, notes: list[str]) -> dict[
     prefix = (averages or prefixes or [""])[0]
     others = [each for each in prefixes if each != prefix]
     if others:
-        notes.append(f"{name} holds {' and '.join(each or 'a plain model' for each in prefixes)}; {prefix} was used.")
+        notes.append(
+            f"{name} contains {' and '.join(each or 'a plain model' for each in prefixes)}; {prefix} was used."
+        )
     if prefix:
         notes.append(f"{name}: the prefix {prefix} was removed from the names.")
     return {

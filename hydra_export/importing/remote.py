@@ -99,7 +99,7 @@ def of_timm(name: str) -> Source:
 def _reason(error: Exception) -> str:
     """The first line of what a library says, without its full stop."""
     if isinstance(error, LocalEntryNotFoundError):  # whose text is about options of huggingface_hub
-        return "the Hub cannot be reached, and its cache on this machine does not hold it"
+        return "the Hub cannot be reached, and its cache on this machine does not have it"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].removesuffix(".")
 

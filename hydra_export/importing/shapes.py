@@ -65,7 +65,7 @@ def config(state: Mapping[str, Tensor], head_dim: int, image_size: tuple[int, in
         raise BadInput("it has a classifier for a distillation token (head_dist), but no such token.", ONLY)
     width = int(patch.shape[0])
     if head_dim < 1 or width % head_dim:
-        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Pass the right `head_dim`.")
+        raise BadInput(f"its width {width} is not a multiple of head_dim {head_dim}.", "Pass the correct `head_dim`.")
     prefix = {
         "class_token": "cls_token" in state,
         "distillation_token": "dist_token" in state,
@@ -166,7 +166,7 @@ def check_size(stated: tuple[int, int], config: HydraConfig, who: str) -> None:
     """Refuses a stated image size that is not the one that the positions are of."""
     if stated != config.image_shape:
         raise BadInput(
-            "{} gives images of {}x{}, the positions are those of {}.".format(who, *stated, config.image_text),
+            "{} states images of {}x{}, but the positions are for {}.".format(who, *stated, config.image_text),
             "Pass the size that the model was trained with.",
         )
 

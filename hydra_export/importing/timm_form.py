@@ -219,7 +219,7 @@ def _check_name(reference: TimmReference) -> None:
         largest = _LARGEST_DEPTH if name == "depth" else _LARGEST_ARGUMENT
         if not plain or any(isinstance(each, (int, float)) and not abs(each) <= largest for each in numbers):
             raise BadInput(
-                f"{reference.who} gives {name} as {str(value)[:60]}.", "Pass the configuration of these weights."
+                f"{reference.who} states {name} as {str(value)[:60]}.", "Pass the configuration of these weights."
             )
 
 
@@ -260,7 +260,7 @@ def _built(reference: TimmReference, ours: Mapping[str, Any]) -> nn.Module:
     except Exception as error:  # of timm and torch: they share no base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"timm cannot build {reference.name} as {reference.who} says: {reason}.",
+            f"timm cannot build {reference.name} as {reference.who} specifies: {reason}.",
             "Pass the configuration of these weights.",
         ) from error
 
@@ -323,5 +323,5 @@ def _size(value: Any, who: str) -> tuple[int, int] | None:
     if pair is None:
         return None
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(side, int) for side in pair):
-        raise BadInput(f"{who} gives the image size {str(value)[:60]}.", "Use a number, or height and width.")
+        raise BadInput(f"{who} states the image size {str(value)[:60]}.", "Use a number, or height and width.")
     return pair[0], pair[1]

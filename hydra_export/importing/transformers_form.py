@@ -120,7 +120,9 @@ def imported_model(
     )
     _check_agrees(tower, hydra_config)
     if _pair(patch := tower.get("patch_size", kind.patch), "patch_size") != (hydra_config.patch_size,) * 2:
-        raise BadInput(f"config.json gives patch_size {str(patch)[:60]}, the weights {hydra_config.patch_size}.", _ONLY)
+        raise BadInput(
+            f"config.json states patch_size {str(patch)[:60]}, but the weights have {hydra_config.patch_size}.", _ONLY
+        )
     labels = _labels(config.get("id2label"), hydra_config.num_classes)
     assumed: tuple[str, ...] = ()
     if kind is _SIGLIP and hydra_config.pooling == "avg" and not hydra_config.num_classes:
@@ -142,7 +144,7 @@ def _check_agrees(config: Mapping[str, Any], ours: HydraConfig) -> None:
     for what, own in (("num_hidden_layers", ours.depth), ("num_register_tokens", ours.register_tokens)):
         if (stated := config.get(what, own)) != own:
             raise BadInput(
-                f"config.json gives {what} {str(stated)[:40]}, the weights {own}.",
+                f"config.json states {what} {str(stated)[:40]}, but the weights have {own}.",
                 "Pass the config.json of these weights.",
             )
 

@@ -47,7 +47,7 @@ class WeightFile:
         if sentinel != SENTINEL:
             raise InvalidProgram(f"{what} is not a weight: its sentinel is {sentinel:#x}")
         if number != dtype.blob_number:
-            raise InvalidProgram(f"{what} holds data of type {number}, declared as {declared}")
+            raise InvalidProgram(f"{what} contains data of type {number}, declared as {declared}")
         if start % ALIGNMENT or start < offset + RECORD.size or start > len(self._bytes) or size > len(self._bytes):
             raise InvalidProgram(f"{what} has its data at {start}, which is not a valid position")
         if start + size > len(self._bytes):

@@ -90,7 +90,7 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
-    refused(place, "cannot be reached, and its cache on this machine does not hold it")
+    refused(place, "cannot be reached, and its cache on this machine does not have it")
     assert not caplog.records
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 

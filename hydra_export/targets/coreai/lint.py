@@ -160,7 +160,7 @@ def _interface(functions: Sequence[AssetGraph], said: Mapping[str, str]) -> Iter
     for graph in functions:
         inputs, outputs = ([(name, tensor.dtype) for name, tensor in each] for each in (graph.inputs, graph.outputs))
         if inputs != [("image", taken)] or outputs not in ([(name, "f32")] for name in _OUTPUTS):
-            yield f"{graph.name} takes {inputs} and gives {outputs}"
+            yield f"{graph.name} takes {inputs} and outputs {outputs}"
     if len({graph.inputs for graph in functions}) != 1:
         yield "its functions take different images"
 
@@ -182,7 +182,7 @@ def _precision(function: AssetGraph, said: str) -> Iterator[str]:
             wanted = linear if operation.name == _LINEAR else other
             found = weight.results[0].dtype if weight else "computed"
             if found != wanted or operation.results[0].dtype != other:
-                yield f"a product of {found} gives {operation.results[0].dtype} in an asset that is {said}"
+                yield f"a product of {found} outputs {operation.results[0].dtype} in an asset that is {said}"
 
 
 def _sharing(functions: Sequence[AssetGraph]) -> Iterator[str]:

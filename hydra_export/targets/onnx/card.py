@@ -9,8 +9,8 @@ CARD = Card(
         '({output},) = session.run(["{output}"], {{"image": {image}{chosen}}})'
     ),
     choice=(
-        "a session that takes `k` holds the packed weights of every head count; graphs of one head count, "
-        "`...-universal-k3.onnx`, hold their own alone"
+        "a session that takes `k` keeps the packed weights of every head count; graphs of one head count, "
+        "`...-universal-k3.onnx`, keep only their own"
     ),
     python="onnxruntime",
     javascript="onnxruntime-web or onnxruntime-node",

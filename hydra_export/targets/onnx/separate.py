@@ -68,7 +68,7 @@ def _stream(proto: onnx.ModelProto, heads: int, weights: dict[str, StoredWeight]
     start = proto.SerializeToString(deterministic=True) + _field(_MODEL_GRAPH, graph_bytes) + nodes
     if len(start) + graph_bytes - len(nodes) > _LARGEST_FILE_BYTES:
         raise BadInput(
-            f"Subnetwork {heads} needs {graph_bytes / 1e9:.1f} GB; one ONNX file holds at most 2 GB.",
+            f"Subnetwork {heads} needs {graph_bytes / 1e9:.1f} GB; an ONNX file is limited to 2 GB.",
             "Use `graph=shared`, which keeps weights in separate files.",
         )
     stream.write(start)

@@ -15,7 +15,7 @@ CARD = Card(
     ),
     image={"tensor": ".transpose(0, 2, 3, 1)"},
     choice=(
-        "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]; a loaded file holds the packed "
+        "signatures `k3`, ... fix the head count, `run` takes it as `k`, int32 [1]; a loaded file keeps the packed "
         "weights of every head count, unless CompiledModel opens it with `xnnpack_weight_cache_path`"
     ),
     python="ai-edge-litert",

@@ -80,7 +80,7 @@ def _product(name: str, operation: Node, x: Tensor, weight: Tensor, bias: Tensor
 def _sum(name: str, operation: Node, given: list[Tensor], made: Tensor) -> Iterator[str]:
     """ADD ends the process where an input's unit is too many of the output's."""
     if operation.options["pot_scale_int16"] != (made.dtype != "int16"):
-        yield f"{name} of {made.dtype} says something else of its scales"
+        yield f"{name} of {made.dtype} states other scales"
     largest = max(tensor.scales[0] for tensor in given)
     if 2 * largest >= made.scales[0] * 2 ** _SHIFTS.get(made.dtype, 0):
         yield f"{name} adds units of {largest:.3g} in units of {made.scales[0]:.3g}"

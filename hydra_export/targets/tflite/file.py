@@ -134,7 +134,7 @@ class FileBuilder:
             at += chunk.size
         if at > _LARGEST_FILE_BYTES:
             raise BadInput(
-                f"{description} needs {at / 1e9:.1f} GB; one TFLite file holds at most 2 GB.",
+                f"{description} needs {at / 1e9:.1f} GB; a TFLite file is limited to 2 GB.",
                 "List smaller head counts.",
             )
         model = schema.Model.GetRootAs(skeleton, 0)

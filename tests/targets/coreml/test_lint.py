@@ -179,7 +179,7 @@ _TWO = ["blocks_0_attn_q_weight_0", "blocks_1_mlp_fc2_weight_0"]
         (lambda package: _said(package, "heads", "2,3,4"), "it has functions .* but states heads 2,3,4"),
         (lambda package: _said(package, "heads", ""), "it has functions .* but states heads "),
         (_default, "its default function is k2, but k4 is the largest"),
-        (lambda package: _copied(package, _TWO[:1]), "its weight file holds the same at .* as before"),
+        (lambda package: _copied(package, _TWO[:1]), "its weight file has the same content at .* as before"),
         (lambda package: _copied(package, _TWO[:1], 1), "1 matrices of function k2 are not those of k4"),
         (lambda package: _copied(package, _TWO, 1), "2 matrices of function k2 are not those of k4"),
         (lambda package: package.weights.extend(bytes(64)), "its weight file has .* bytes, of which"),

@@ -64,7 +64,7 @@ def test_a_file_beyond_the_limit_of_the_format_is_refused_before_it_is_written(
     monkeypatch.setattr(file, "_LARGEST_FILE_BYTES", model.end)
     written()  # just fits
     monkeypatch.setattr(file, "_LARGEST_FILE_BYTES", model.end - 1)
-    with pytest.raises(BadInput, match=r"tiny-k2 needs 0\.0 GB; one TFLite file holds at most 2 GB"):
+    with pytest.raises(BadInput, match=r"tiny-k2 needs 0\.0 GB; a TFLite file is limited to 2 GB"):
         TFLITE.write(make_checkpoint(), (2,), ExportSpec(), tmp_path)
     assert (tmp_path / "tiny-k2.tflite").stat().st_size == 0
 

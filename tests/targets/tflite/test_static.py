@@ -346,7 +346,7 @@ def _says(precision: bytes) -> Callable[[Any], None]:
         ("int8-static", _says(b"int8"), "is int8 with or without a scale"),
         ("int8-static", _says(b"fp32"), "is int8 with or without a scale"),
         ("w8a16", _zero_point, "of int16 has an invalid zero point"),
-        ("w8a16", _scales_of_powers, "ADD of int16 says something else of its scales"),
+        ("w8a16", _scales_of_powers, "ADD of int16 states other scales"),
         ("w8a16", _wide_bias, "FULLY_CONNECTED states that its bias has type 4"),
         ("w8a16", _tiny_sum, "ADD adds units of"),
     ],
