@@ -201,7 +201,10 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert main(["profile", "fleet", str(fleet), "--bundle", str(exported)]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4 devices are covered by 2 head counts: k = 2, 4." in shown
-    assert "No number: rpi5." in shown
+    shown = " ".join(shown.split())
+    reason = next(row["why"] for row in document["devices"] if row["device"] == "rpi5")
+    assert f"rpi5: no number, as {reason}. hydra-export profile --device rpi5 shows" in shown
+    assert "lite: the bundle has no file for lite:litert. To export it: hydra-export --device lite:litert" in shown
     published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)
 

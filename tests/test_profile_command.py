@@ -92,7 +92,7 @@ def test_the_first_line_is_the_answer_and_without_a_bundle_the_next_says_which_m
     answer, first, second = said("--device", "pixel7").splitlines()[:3]
     time = r"[\d.]+ ms \([\d.]+ to [\d.]+ ms, estimated\)"
     assert re.fullmatch(rf"Google Pixel 7: k = 3, {time}; within 33 ms: unlikely \(\d\d %\)", answer)
-    assert first == "hydravit_base_patch16_224 (the reference model; --bundle DIR speaks of yours)"
+    assert first == "hydravit_base_patch16_224 (the reference model; pass --bundle DIR for yours)"
     assert second == "on Google Pixel 7: litert, float, CPU"
 
 

@@ -16,21 +16,27 @@ from hydra_export.target import Card
 from hydra_export.text import in_markdown
 
 _PROGRAMS_DO = (
-    "Programs that run these artifacts and compare. Each makes a photograph ready by the same steps; `run.py` and "
-    "`run.mjs` (`--image PHOTO`) and `run.cpp` name its best labels:"
+    "These programs run the artifacts and compare their outputs with the golden data. Each prepares a photograph in "
+    "the same steps. `run.py` and `run.mjs` (with `--image PHOTO`) and `run.cpp` print its best labels:"
 )
 
 _LIBRARY_DOES = (
     "the library for a page or an app in Node, with types: `load` a bundle, `run` a photograph, keep a `budget` of "
-    "milliseconds, ask small head counts first in a `cascade`"
+    "milliseconds, try small head counts first in a `cascade`"
 )
+
+
+def _accuracy(model: ModelEntry) -> str:
+    if not model.accuracy:
+        return ""
+    return f"Top-1 in percent{f', on {in_markdown(model.accuracy_data)}' if model.accuracy_data else ''}.\n\n"
 
 
 def _agreement(model: ModelEntry) -> str:
     if not model.agreement_data:
         return ""
     how = "images with the same largest logit" if model.config.num_classes else "the mean cosine of features, times 100"
-    return f" Agreement with the dense model in percent: {how}, on {in_markdown(model.agreement_data)}."
+    return f"Agreement with the dense model in percent: {how}, on {in_markdown(model.agreement_data)}.\n\n"
 
 
 def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str:
@@ -44,30 +50,29 @@ def render(manifest: Manifest, others: Sequence[str], image_license: str) -> str
     inputs = "\n".join(_inputs(entry) for entry in _first_of_each_kind(manifest))
     output = manifest.artifacts[0].outputs[0].name
     programs = "\n\n".join(_snippet(entry) for entry in _first_of_each_kind(manifest))
-    known = f" on {in_markdown(model.accuracy_data)}" if model.accuracy_data else ", where the checkpoint says"
     return f"""{front_matter.render(manifest)}
 # {in_markdown(model.name)}
 
-{_what(manifest)} This bundle was written by
-hydra-export {manifest.tool["hydra-export"]}; every artifact was run and compared with the PyTorch model.
+{_what(manifest)}
+hydra-export {manifest.tool["hydra-export"]} wrote this bundle, ran every artifact and compared it with PyTorch.
 {_warnings(manifest)}
 {config.heads} heads of {config.head_dim} channels, depth {config.depth}, patch {config.patch_size}, \
 {config.channels} x {config.image_shape[0]} x {config.image_shape[1]} images, {_gives(config)}.
 
 {tables.subnetworks(manifest)}
 
-Top-1 in percent{known}.{_agreement(model)}
-
-{_assumed(manifest)}{tables.calibration(manifest)}{tables.devices(manifest)}## Files
+{_accuracy(model)}{_agreement(model)}{_assumed(manifest)}\
+{tables.calibration(manifest)}{tables.devices(manifest)}## Files
 
 {tables.files(manifest)}
 
-`{GOLDEN}` holds inputs and expected outputs; `hydra-export verify .` re-hashes every file and runs them again;
-`sha256sum -c SHA256SUMS` needs nothing installed.
+`{GOLDEN}` contains inputs and expected outputs. `hydra-export verify .` checks every hash and runs every artifact
+again; `sha256sum -c SHA256SUMS` needs nothing installed.
 
 ## Parity
 
-Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weights), on {in_markdown(manifest.images)}.
+Errors are those of `{output}` against the float64 subnetwork (fp16: with rounded weights), on \
+{in_markdown(manifest.images)}.
 
 {tables.parity(manifest)}
 
@@ -76,8 +81,8 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 {inputs}
 
 `{output}`: float32, {_one_per(config)}\
-{f"; `{plain.LABELS}` names them, one a line" if model.labels else ""}.
-{_prepared(data)} `{plain.PREPROCESSING}` says all of this to programs.
+{f"; `{plain.LABELS}` lists them, one per line" if model.labels else ""}.
+{_prepared(data)} `{plain.PREPROCESSING}` states all of this for programs.
 
 {_called(manifest, others)}{programs}
 
@@ -90,7 +95,7 @@ Errors are of `{output}`, against the float64 subnetwork (fp16: of rounded weigh
 def _gives(config: HydraConfig) -> str:
     if config.num_classes:
         return f"{config.num_classes} classes"
-    return f"no classes: it gives {config.output_text}"
+    return f"no classes; the output is {config.output_text}"
 
 
 def _one_per(config: HydraConfig) -> str:
@@ -125,18 +130,18 @@ def _assumed(manifest: Manifest) -> str:
     lines = [f"- {in_markdown(line)}" for line in manifest.model.assumed]
     if not lines:
         return ""
-    intro = "What the checkpoint does not say was assumed; where this is wrong, so is every artifact:"
+    intro = "The checkpoint does not state the following. If an assumption is wrong, so is every artifact:"
     return "\n".join(["## Assumed", "", intro, "", *lines, "", ""])
 
 
 def _what(manifest: Manifest) -> str:
     if manifest.model.is_plain:
-        return f"A plain Vision Transformer: its full width, {manifest.model.config.heads} heads, is what was trained."
+        return f"A plain Vision Transformer, trained at its full width of {manifest.model.config.heads} heads."
     return "A HydraViT: the first k attention heads of one Vision Transformer are a complete smaller one."
 
 
 def _warnings(manifest: Manifest) -> str:
-    """What has to be known of artifacts before they are used, under the paths that it is true of."""
+    """What to know of artifacts before they are used, with the paths of those concerned."""
     of: dict[str, list[str]] = {}
     for entry in manifest.artifacts:
         for warning in entry.warnings:
@@ -169,7 +174,7 @@ def _cards(manifest: Manifest) -> list[Card]:
 def _licences(manifest: Manifest, image_license: str) -> str:
     rows = []
     for part in licences.parts(manifest, image_license):
-        said = in_markdown(part.license) or "The checkpoint names none: ask whoever trained it."
+        said = in_markdown(part.license) or "The checkpoint does not state one. Ask whoever trained it."
         rows.append((part.what, said, f"`{part.path}`" if part.path else "not in this bundle"))
     return tables.table(("what", "licence", "text"), rows)
 

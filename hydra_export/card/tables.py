@@ -8,6 +8,7 @@ from hydra_export.bundle import ArtifactEntry, DeviceEntry, Manifest
 from hydra_export.calibration import COLUMNS
 from hydra_export.latency import describe_fit
 from hydra_export.parity import ParityRecord
+from hydra_export.target import GATED
 from hydra_export.text import in_markdown
 
 _UNKNOWN, _UNMEASURED = "unknown", "–"
@@ -19,18 +20,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _known_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Without the columns of which no row knows anything."""
+    known = [at for at in range(len(columns)) if any(row[at] not in (_UNKNOWN, _UNMEASURED) for row in rows)]
+    return table([columns[at] for at in known], ([row[at] for at in known] for row in rows))
+
+
 def subnetworks(manifest: Manifest) -> str:
     """What is known of each head count."""
     rows = [
-        [str(s.heads), f"{s.params:,}", f"{s.gmacs:.4g}", _percent(s.accuracy, 2), _trained(s.trained)]
+        [
+            str(s.heads),
+            f"{s.params:,}",
+            f"{s.gmacs:.4g}",
+            _percent(s.accuracy, 2),
+            _percent(s.agreement, 2),
+            _trained(s.trained),
+        ]
         for s in manifest.model.subnetworks
     ]
-    columns = ["k", "parameters", "GMACs", "top-1", "trained"]
-    if manifest.model.agreement_data:
-        columns.insert(4, "agreement")
-        for row, s in zip(rows, manifest.model.subnetworks, strict=True):
-            row.insert(4, _percent(s.agreement, 2))
-    return table(columns, rows)
+    return _known_table(("k", "parameters", "GMACs", "top-1", "agreement", "trained"), rows)
 
 
 def calibration(manifest: Manifest) -> str:
@@ -38,14 +47,15 @@ def calibration(manifest: Manifest) -> str:
     found = manifest.calibration
     if found is None:
         return ""
-    right = "their labels" if found.labels else f"the answers of k = {max(manifest.model.heads)}"
+    correct = "their labels" if found.labels else f"the answers of k = {max(manifest.model.heads)}"
     intro = (
-        f"Fitted on {found.num_fitted:,} of {in_markdown(found.data)}; counted on the other {found.num_reported:,}, "
-        f"where {right} are right. Probabilities are the softmax of logits / temperature; the calibration error is the "
-        "expected one, in points, without and with it. `snippets/hydra_runtime.py` takes all of this from the manifest."
+        f"Fitted on {found.num_fitted:,} of {in_markdown(found.data)} and evaluated on the other "
+        f"{found.num_reported:,}, where {correct} count as correct. Probabilities are the softmax of "
+        "logits / temperature. The calibration error is the expected one, in points, without and with the "
+        "temperature. `snippets/hydra_runtime.py` reads all of this from the manifest."
     )
     heads = table(
-        ("k", "right", "95 % interval", "temperature", "calibration error"),
+        ("k", "correct, %", "95 % interval", "temperature", "calibration error"),
         [
             (
                 str(each.heads),
@@ -105,14 +115,14 @@ def parity(manifest: Manifest) -> str:
 
 
 def quantization(manifest: Manifest) -> str:
-    """What narrower precisions cost and save, as a section; nothing where all is fp32."""
+    """What int8 and its kind cost and save, as a section; nothing where all files are of floats."""
     fp32 = {_kind(entry): entry for entry in manifest.artifacts if entry.precision == "fp32"}
     rows = []
     for entry in manifest.artifacts:
-        if entry.precision == "fp32":
+        if entry.precision not in GATED:
             continue
         whole = fp32.get(_kind(entry))
-        smaller = f"{manifest.fetch_bytes(entry) / manifest.fetch_bytes(whole):.2f}" if whole else "no fp32 here"
+        smaller = f"{manifest.fetch_bytes(entry) / manifest.fetch_bytes(whole):.2f}" if whole else _UNMEASURED
         for k, record in sorted(entry.parity.items()):
             accuracies = [_percent(each, 1, _UNMEASURED) for each in (record.accuracy, record.accuracy_fp32)]
             judged = record.judgement or _UNMEASURED
@@ -124,11 +134,10 @@ def quantization(manifest: Manifest) -> str:
     quantized = {entry.precision: entry.quantization for entry in manifest.artifacts if entry.quantization is not None}
     calibrated = "".join(f"{name}: {in_markdown(each.text)}\n\n" for name, each in quantized.items())
     return (
-        f"### Quantization\n\n{table(columns, rows)}\n\n"
-        "Top-1 in percent, measured of int8 and its kind where these images have labels: "
-        f"{in_markdown(manifest.images)}.\n"
-        f"Agreement: the share of these images on which {_same(manifest)} the subnetwork's,\n"
-        "in the worst runtime. Worst class: how its own accuracy changes, in points.\n\n"
+        f"### Quantization\n\n{_known_table(columns, rows)}\n\n"
+        f"Top-1 in percent, where the images have labels: {in_markdown(manifest.images)}.\n"
+        f"Agreement is the share of these images on which {_same(manifest)} the subnetwork's\n"
+        "in the worst runtime. Worst class is the class that loses most, with its change in points.\n\n"
         f"{calibrated}"
     )
 
@@ -143,7 +152,7 @@ def _worst_class(manifest: Manifest, record: ParityRecord) -> str:
 
 def _same(manifest: Manifest) -> str:
     if manifest.model.config.num_classes:
-        return "the largest output is"
+        return "the largest output is the same as"
     outputs = "all patch tokens side by side" if manifest.model.config.pooling == "none" else "the features"
     return f"{outputs} have a cosine of 0.99 or more with"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hydra_export.bundle import ArtifactEntry, Manifest
 
 _FLEET_BYTES = 2**18
+_MOST_REASONS = 5
+_FLEET_FILE = "Pass a text file with one device per line."
 _GRAPHS = ("separate", "shared", "universal")
 
 
@@ -40,7 +43,7 @@ def listed_fleet(
     manifest: Manifest | None,
     constraints: Constraints,
 ) -> Result:
-    """The choice for every device that *path* lists, one a line, with a runtime behind a comma where it matters."""
+    """The choice for every device that *path* lists, one per line, with a runtime behind a comma where it matters."""
     evidence = Evidence(registry.resolve(folder))
     members = []
     for resolved, runtime in _read(path, folder):
@@ -54,23 +57,25 @@ def listed_fleet(
         talk().print(result.shown)
         raise CheckFailed(
             f"Nothing is known to fit {rounded(constraints.budget_ms)} ms on {', '.join(without)}.",
-            f"hydra-export profile --device {without[0]} says why, and what would settle it.",
+            f"hydra-export profile --device {without[0]} says why and how to settle it.",
         )
     return result
 
 
 def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
     try:
-        content = files.read(path, _FLEET_BYTES, str(path), "Give a text file, a device a line.").decode()
+        content = files.read(path, _FLEET_BYTES, str(path), _FLEET_FILE).decode()
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} cannot be read: {error}.", "Give a text file, a device a line.") from error
+        raise BadInput(f"{path} cannot be read: {error}.", _FLEET_FILE) from error
     members: dict[tuple[str, str], ResolvedProfile] = {}
     for number, line in enumerate(lines(content), start=1):
         name, _, runtime = (part.strip() for part in line.partition("#")[0].partition(","))
         if not name:
             continue
         if runtime and runtime not in targets.formats():
-            raise BadInput(f"{path} line {number}: no runtime '{runtime}'.", f"Known: {', '.join(targets.formats())}.")
+            raise BadInput(
+                f"{path} line {number}: no runtime '{runtime}'.", f"Choose from {', '.join(targets.formats())}."
+            )
         try:
             device = registry.get(name, folder)
         except BadInput as error:
@@ -81,7 +86,7 @@ def _read(path: Path, folder: Path | None) -> list[tuple[ResolvedProfile, str]]:
     if not members:
         raise BadInput(
             f"{path} lists no device.",
-            f"Write a device a line, such as pixel7, or rpi5, {next(iter(targets.formats()))}.",
+            f"Write one device per line, such as 'pixel7' or 'rpi5, {next(iter(targets.formats()))}'.",
         )
     return [(device, runtime) for (_, runtime), device in members.items()]
 
@@ -106,36 +111,64 @@ def _render(
     graphs = [graph for graph in _GRAPHS if any(graph in member.artifacts for member in members)]
     shown = table("device", "runtime", "k", "budget", "ms (80 % interval)", "fits", *graphs)
     for member in members:
-        advice, k = member.advice, member.advice.heads
-        row = ["-", "-" if advice.choice is None else describe_fit(False, advice.choice.chance)]
-        if k is not None and advice.choice is not None:
-            one, fits = advice.estimates[k], describe_fit(advice.choice.sure, advice.choice.chance)
-            row = [f"{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})", fits]
+        advice = member.advice
         counts = [_download_bytes(member, graph, manifest) for graph in graphs]
         fetched = ["-" if count is None else size(count) for count in counts]
         runtime = f"{advice.path.runtime} {advice.path.unit.upper()}"
-        shown.add_row(member.name, runtime, str(k or "-"), rounded(advice.budget.ms), *row, *fetched)
+        k, budget = str(advice.heads or "-"), rounded(advice.budget.ms)
+        shown.add_row(member.name, runtime, k, budget, *_time_and_fit(advice), *fetched)
     if graphs:
         totals = [size(_total_bytes(members, graph, manifest)) for graph in graphs]
         shown.add_section()
         shown.add_row("all together", *[""] * 5, *totals)
-    about = f"of {bundle}" if bundle else "the reference model; --bundle DIR speaks of yours, and of bytes"
-    return titled(f"{model.name} ({about}) on {_devices(len(members))}", shown, *_notes(members, head_counts, graphs))
-
-
-def _notes(members: list[_Member], head_counts: list[int], graphs: list[str]) -> list[str]:
-    num_covered = sum(member.advice.heads is not None for member in members)
-    heads = f"k = {', '.join(map(str, head_counts))}" if head_counts else "nothing"
-    count = f"{len(head_counts)} head count{'s' * (len(head_counts) != 1)}: {heads}"
-    lines = [f"{num_covered} of {_devices(len(members))} {'is' if len(members) == 1 else 'are'} covered by {count}."]
-    unknown = [member.name for member in members if member.advice.choice is None]
-    misfits = [member.name for member in members if member.advice.choice and member.advice.heads is None]
-    if unknown:
-        lines += [f"No number: {', '.join(unknown)}. How to measure it: hydra-export profile --device {unknown[0]}."]
-    lines += [f"Nothing is known to fit: {', '.join(misfits)}."] if misfits else []
+    about = (
+        f"of {bundle}" if bundle else "the reference model; pass --bundle DIR for yours and what it takes to download"
+    )
+    notes = [_covered(members, head_counts), *_uncovered(members), *_without_file(members, manifest)]
     if graphs:
-        lines += ["Bytes are what the device fetches; all together: what has to be published."]
-    return lines
+        notes += ["Bytes are what each device fetches; all together is what to publish."]
+    return titled(f"{model.name} ({about}) on {_devices(len(members))}", shown, *notes)
+
+
+def _time_and_fit(advice: Advice) -> tuple[str, str]:
+    """Of the head count that the device runs, or of the one that comes nearest."""
+    choice = advice.choice
+    k = advice.heads or (choice.nearest if choice else None)
+    if choice is None or k is None:
+        return "-", "-"
+    one = advice.estimates[k]
+    nearest = "" if advice.heads else f"k = {k}: "
+    time = f"{nearest}{rounded(one.ms)} ({rounded(one.low)} to {rounded(one.high)})"
+    return time, describe_fit(advice.heads is not None and choice.sure, choice.chance)
+
+
+def _covered(members: list[_Member], head_counts: list[int]) -> str:
+    num_covered = sum(member.advice.heads is not None for member in members)
+    are = "is" if len(members) == 1 else "are"
+    if not head_counts:
+        return f"None of {_devices(len(members))} {are} covered."
+    count = f"{len(head_counts)} head count{'s' * (len(head_counts) != 1)}: k = {', '.join(map(str, head_counts))}"
+    return f"{num_covered} of {_devices(len(members))} {are} covered by {count}."
+
+
+def _uncovered(members: list[_Member]) -> Iterator[str]:
+    """Why a device runs nothing, and what to do."""
+    uncovered = [member for member in members if member.advice.heads is None]
+    for member in uncovered[:_MOST_REASONS]:
+        choice = member.advice.choice
+        yield f"{member.name}: {choice.why if choice else f'no number, as {member.advice.why_unknown}'}."
+    if more := uncovered[_MOST_REASONS:]:
+        yield f"Not covered either: {', '.join(member.name for member in more)}."
+    if uncovered:
+        name = uncovered[0].name
+        yield f"hydra-export profile --device {name} shows its other runtimes and how to time the model on it."
+
+
+def _without_file(members: list[_Member], manifest: Manifest | None) -> Iterator[str]:
+    for member in members:
+        if manifest and member.advice.heads and not member.artifacts:
+            device = f"{member.name}:{member.advice.path.runtime}"
+            yield f"{member.name}: the bundle has no file for {device}. To export it: hydra-export --device {device}"
 
 
 def _devices(count: int) -> str:
@@ -158,6 +191,7 @@ def _document(members: list[_Member], head_counts: list[int], manifest: Manifest
         advice, path, k = member.advice, member.advice.path, member.advice.heads
         row: dict[str, Any] = {"device": member.name, "runtime": path.runtime, "unit": path.unit, "heads": k}
         row["budget_ms"] = advice.budget.ms
+        row["why"] = advice.choice.why if advice.choice else advice.why_unknown
         if k is not None and advice.choice is not None:
             row |= {**advice.estimates[k].times, "sure": advice.choice.sure, "chance": advice.choice.chance}
         row["bytes"] = {graph: _download_bytes(member, graph, manifest) for graph in _GRAPHS}

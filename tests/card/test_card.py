@@ -16,6 +16,7 @@ from hydra_export import bundle, card, checkpoint
 from hydra_export.card import front_matter, tables
 from hydra_export.data import ImageSet
 from hydra_export.exporting import export, jobs
+from hydra_export.gate import Gate
 from hydra_export.text import in_markdown
 from hydra_export.verification import verify
 
@@ -114,7 +115,7 @@ def test_a_backbone_is_no_classifier_and_has_no_result(manifest: bundle.Manifest
 def test_a_projection_reads_as_features_of_one_length(folder: Path, manifest: bundle.Manifest) -> None:
     config = msgspec.structs.replace(manifest.model.config, num_classes=0, projection=512)
     text = written(folder, changed(manifest, config=config, labels=()))
-    assert "no classes: it gives 512 features." in text
+    assert "no classes; the output is 512 features." in text
     assert ": float32, 512 numbers at every head count." in text
 
 
@@ -181,15 +182,26 @@ def test_the_licence_texts_that_a_bundle_needs_are_in_it(tiny_checkpoint: Path, 
 
 def test_quantization_is_told_with_its_size_where_fp32_is_there_as_well(tiny_checkpoint: Path, tmp_path: Path) -> None:
     loaded = checkpoint.load(tiny_checkpoint)
-    both = export(loaded, tmp_path / "both", jobs(precisions=["fp32", "fp16"]))
-    export(loaded, tmp_path / "alone", jobs(precisions=["fp16"]))
-    export(loaded, tmp_path / "whole")
+    both = export(loaded, tmp_path / "both", jobs(precisions=["fp32", "int8"]), gate=Gate(open=True))
+    export(loaded, tmp_path / "alone", jobs(precisions=["int8"]), gate=Gate(open=True))
+    export(loaded, tmp_path / "floats", jobs(precisions=["fp32", "fp16"]))
     sizes = {entry.path: entry.bytes for entry in both.artifacts}
-    ratio = f"{sizes['onnx/tiny-k2-fp16.onnx'] / sizes['onnx/tiny-k2.onnx']:.2f}"
-    agreed = "`onnx/tiny-k2-fp16.onnx` | 2 | – | – | – | 100.0% | – |"
-    assert f"| {agreed} {ratio} |" in (tmp_path / "both/README.md").read_text()
-    assert f"| {agreed} no fp32 here |" in (tmp_path / "alone/README.md").read_text()
-    assert "Quantization" not in (tmp_path / "whole/README.md").read_text()
+    ratio = f"{sizes['onnx/tiny-k2-int8.onnx'] / sizes['onnx/tiny-k2.onnx']:.2f}"
+    record = next(entry for entry in both.artifacts if entry.precision == "int8").parity[2]
+    row = f"| `onnx/tiny-k2-int8.onnx` | 2 | {record.top1_agreement:.1%} | {record.judgement} |"
+    with_sizes, alone = ((tmp_path / name / "README.md").read_text() for name in ("both", "alone"))
+    assert "| file | k | agreement | judged | size / fp32 |" in with_sizes  # these images have no labels
+    assert f"{row} {ratio} |\n" in with_sizes
+    assert f"{row}\n" in alone
+    assert "Quantization" not in (tmp_path / "floats/README.md").read_text()
+
+
+def test_what_nobody_knows_has_no_column_and_no_sentence(folder: Path, manifest: bundle.Manifest) -> None:
+    model, replace = manifest.model, msgspec.structs.replace
+    known = replace(model, subnetworks=tuple(replace(s, accuracy=81.5) for s in model.subnetworks))
+    readmes = [written(folder, replace(manifest, model=each)) for each in (model, known)]
+    assert ["| k | parameters | GMACs |\n" in each for each in readmes] == [True, False]
+    assert ["top-1" in each.lower() for each in readmes] == [False, True]
 
 
 def test_the_choice_for_each_device_is_told_with_its_reason(folder: Path, manifest: bundle.Manifest) -> None:
