@@ -15,9 +15,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from measuring import environment
+from measuring import environment, mean_and_range
 
 import hydra_export as hx
+from hydra_export import pictures
 from hydra_export.data import datasets
 from hydra_export.evaluation.accuracy import accuracy
 
@@ -36,6 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "rotated, distilled": {},
     "rotated, no labels": {"labels": "ignore"},
 }
+LABELS = {"scratch": "from scratch", "unsorted": "as it is", "rotated, no labels": "rotated, without labels"}
 NEVER = {"monitor_every": 10**6, "save_every": 10**6}
 
 
@@ -85,21 +87,15 @@ def measured(out: Path, model: str, arm: str, steps: int, seed: int) -> dict[int
 
 def draw(rows: dict[int, dict[str, list[dict[int, float]]]], path: Path) -> None:
     """Mean accuracy over head counts, one panel per budget, with the range of the seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(rows), 4), layout="constrained")
-    panels = figure.subplots(1, len(rows), squeeze=False, sharey=True)[0]
-    for axes, (steps, arms) in zip(panels, rows.items(), strict=True):
-        for arm, by_seed in arms.items():
-            heads = sorted(by_seed[0])
-            columns = [[found[k] for found in by_seed] for k in heads]
-            means = [statistics.mean(column) for column in columns]
-            below = [mean - min(column) for mean, column in zip(means, columns, strict=True)]
-            above = [max(column) - mean for mean, column in zip(means, columns, strict=True)]
-            axes.errorbar(heads, means, yerr=[below, above], fmt="o-", capsize=3, label=arm)
-        axes.set(title=f"{steps:,} steps", xlabel="heads", ylabel="top-1 %", xticks=heads)
-    panels[0].legend()
-    figure.savefig(path)
+    with pictures.drawn(path, "", panels=len(rows), share_y=True) as panels:
+        for axes, (steps, arms) in zip(panels, rows.items(), strict=True):
+            for arm, by_seed in arms.items():
+                heads = sorted(by_seed[0])
+                seeds = [[found[k] for found in by_seed] for k in heads]
+                axes.errorbar(heads, *mean_and_range(seeds), fmt="o-", label=LABELS.get(arm, arm))
+            axes.set(title=f"{steps:,} steps", xlabel="head count, k", xticks=heads)
+        panels[0].set(ylabel="top-1 %")
+        panels[0].legend(loc="lower right")
 
 
 def show(title: str, rows: dict[str, list[dict[int, float]]]) -> None:

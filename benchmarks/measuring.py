@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,14 @@ def version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def mean_and_range(columns: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
+    """The mean of each, and how far its least and its largest are below and above that, as matplotlib takes it."""
+    means = [statistics.mean(column) for column in columns]
+    below = [mean - min(column) for mean, column in zip(means, columns, strict=True)]
+    above = [max(column) - mean for mean, column in zip(means, columns, strict=True)]
+    return means, [below, above]
 
 
 def make_checkpoint(path: Path) -> None:

@@ -14,8 +14,9 @@ import statistics
 from pathlib import Path
 
 import msgspec
-from measuring import environment
+from measuring import environment, mean_and_range
 
+from hydra_export import pictures
 from hydra_export.architecture import HydraConfig
 from hydra_export.train import recipes, run
 from hydra_export.train.config import Augmentation, TrainConfig
@@ -59,20 +60,12 @@ def seconds(out: Path) -> float:
 
 def draw(measured: dict[int, dict[str, list[list[float]]]], path: Path) -> None:
     """Mean accuracy over the widths, one panel per budget, with the range of the seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(measured), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(measured), squeeze=False)[0]
-    for axes, (budget, rows) in zip(panels, measured.items(), strict=True):
-        for name, by_seed in rows.items():
-            columns = list(zip(*by_seed, strict=True))
-            mean = [statistics.mean(column) for column in columns]
-            ranges = [[m - min(c) for m, c in zip(mean, columns, strict=True)]]
-            ranges += [[max(c) - m for m, c in zip(mean, columns, strict=True)]]
-            axes.errorbar(HEADS, mean, yerr=ranges, fmt="o-", capsize=3, label=name)
-        axes.set(title=f"{budget:,} steps in all", xlabel="heads", ylabel="top-1 %", xticks=HEADS)
-        axes.legend()
-    figure.savefig(path)
+    with pictures.drawn(path, "", panels=len(measured)) as panels:
+        for axes, (budget, rows) in zip(panels, measured.items(), strict=True):
+            for name, by_seed in rows.items():
+                axes.errorbar(HEADS, *mean_and_range(list(zip(*by_seed, strict=True))), fmt="o-", label=name)
+            axes.set(title=f"{budget:,} steps in all", xlabel="head count, k", ylabel="top-1 %", xticks=HEADS)
+            axes.legend(loc="lower right")
 
 
 def main() -> None:

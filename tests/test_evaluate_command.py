@@ -134,7 +134,7 @@ def test_without_a_wish_nothing_is_measured() -> None:
     [
         ({"batch_size": 0}, "`batch_size` 0"),
         ({"threads": -1}, "`threads` -1"),
-        ({"plot": Path("x.jpeg2")}, "no such kind of picture"),
+        ({"plot": Path("x.jpeg2")}, "not a known kind of picture"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

@@ -738,24 +738,3 @@ def test_the_intervals_hold_about_what_they_promise() -> None:
 def test_every_profile_of_ours_has_a_budget_with_a_reason() -> None:
     for entry in profiles.packaged().values():
         assert isinstance(entry.profile.budget, LatencyBudget), entry.profile.id
-
-
-@pytest.mark.parametrize(
-    "span", [(0.08, 4.6), (1.0, 1e4), (1.1, 1.4), (10.2, 10.3), (0.9, 1.1), (300, 800), (1e-4, 1e9)]
-)
-def test_ticks_of_a_logarithmic_axis_are_a_few_plain_numbers(span: tuple[float, float]) -> None:
-    pytest.importorskip("matplotlib", reason="extra plot")
-    from matplotlib.figure import Figure
-
-    from hydra_export.latency.plot import plain_log_ticks
-
-    figure = Figure()
-    axes = figure.subplots()
-    axes.plot(span, span)
-    axes.set_xscale("log")
-    plain_log_ticks(axes.xaxis)
-    figure.draw_without_rendering()
-    labels = [float(tick.get_text()) for tick in axes.get_xticklabels()]
-    assert 3 <= len(labels) <= 15
-    assert sorted(set(labels)) == labels
-    assert axes.get_xticklabels(minor=True) == []

@@ -459,7 +459,11 @@ def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
     content = path.read_bytes()
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
     if kind == "png":
-        assert struct.unpack(">II", content[16:24]) == (1200, 750)
+        assert struct.unpack(">II", content[16:24]) == (960, 600)
+    if kind == "svg":
+        said("--device", "pixel7", "--plot", str(tmp_path / "untimed.svg"))
+        legends = [text for text in (content.decode(), (tmp_path / "untimed.svg").read_text()) if "78.4 %" in text]
+        assert [">timed</text>" in text for text in legends] == [True, False]
     assert list(tmp_path.glob(".*partial")) == []
 
 
@@ -473,7 +477,7 @@ def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
         (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0. Give a number above 0"),
         (["--device", "rpi5", "--budget-ms", "nan"], "--budget-ms is nan"),
         (["--device", "rpi5", "--max-ram-mib", "-1"], "--max-ram-mib is -1"),
-        (["--device", "rpi5", "--plot", "plot.gif"], "ends in .png or .svg or .pdf"),
+        (["--device", "rpi5", "--plot", "plot.gif"], "Use .png, .svg, .pdf"),
         (["--device", "rpi5", "--profiles", "none"], "is not a folder"),
     ],
 )

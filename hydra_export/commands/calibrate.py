@@ -55,9 +55,9 @@ def calibrate(
     from hydra_export.guard import RunLimits
 
     if plot is not None:
-        from hydra_export.latency.plot import check_plot
+        from hydra_export import pictures
 
-        check_plot(plot)
+        pictures.check(plot)
     console = talk()
     if bundle.is_file():
         with archive.unpacked(bundle) as folder:

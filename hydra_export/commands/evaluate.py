@@ -127,9 +127,9 @@ def _check(batch_size: int, threads: int, plot: Path | None) -> None:
     if min(batch_size, threads) < 1:
         raise BadInput(f"`batch_size` {batch_size} and `threads` {threads} cannot be.", "Give 1 or more of each.")
     if plot is not None:
-        from hydra_export.latency.plot import check_plot
+        from hydra_export import pictures
 
-        check_plot(plot)
+        pictures.check(plot)
 
 
 def subnetwork_table(subnetworks: Sequence[dict[str, Any]], title: str) -> RenderableType:

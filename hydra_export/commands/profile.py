@@ -64,9 +64,9 @@ def profile(
     model, manifest = _model(bundle)
     resolved, recognised_by = resolved_device(device, profiles)
     if plot is not None:
-        from hydra_export.latency.plot import check_plot
+        from hydra_export import pictures
 
-        check_plot(plot)
+        pictures.check(plot)
     evidence = Evidence(registry.resolve(profiles))
     advice = advise(evidence, resolved, model, constraints)
     if plot is not None:
@@ -238,7 +238,7 @@ def _plot(path: Path, advice: Advice) -> None:
     if not advice.estimates:
         talk().print(f"note: {path} was not drawn, because there is no estimate.", soft_wrap=True)
         return
-    title = f"{advice.model.name} on {advice.profile.name}\n{advice.path}"
+    title = f"{advice.model.name} on {advice.profile.name}: {advice.path}"
     plot(path, title, advice.model, advice.estimates, advice.budget.ms, advice.choice)
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from hydra_export import checkpoint_file
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.data.datasets import Dataset, Images
-from hydra_export.errors import CheckFailed
+from hydra_export.errors import CheckFailed, MissingExtra
 from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.evaluation.agreement import agreement
 from hydra_export.model import HydraViT
-from hydra_export.train import batches, boards, distributed, fast_arithmetic, initial, rebase, record
+from hydra_export.train import batches, boards, distributed, fast_arithmetic, initial, plot, rebase, record
 from hydra_export.train.command import command
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.dataset import check_shares, load, notes_on_classes, resolved
@@ -342,7 +342,6 @@ class _Run:
 
 def _plot(out: Path) -> Path | None:
     try:
-        from hydra_export.train import plot
-    except ImportError:  # matplotlib is an extra
+        return plot.run(record.rows(out), out / record.PLOT)
+    except MissingExtra:  # nobody asked for it
         return None
-    return plot.run(record.rows(out), out / record.PLOT)

@@ -268,14 +268,18 @@ def test_a_kill_between_a_checkpoint_and_its_state_loses_and_doubles_nothing(
 
 def test_the_picture_of_a_short_run_has_points(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="extra plot")
+    from hydra_export import pictures
     from hydra_export.train import plot
 
     rows: list[dict[str, Any]] = [{"step": 42, "loss": 2.1}, {"step": 42, "accuracy": {"1": 40.0, "2": 55.0}}]
     with Image.open(plot.run(rows, tmp_path / "run.png")) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    blue, orange = ((pixels == colour).all(axis=2) for colour in ((31, 119, 180), (255, 127, 14)))  # matplotlib's first
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour in (pictures.INK, pictures.BLUE, pictures.ORANGE)]
+    ink, blue, orange = ((pixels == colour).all(axis=2) for colour in colours)
     middle = pixels.shape[1] // 2
-    assert min(blue[:, :middle].sum(), blue[:, middle:].sum(), orange[:, middle:].sum()) > 20
+    assert min(ink[:, :middle].sum(), blue[:, middle:].sum(), orange[:, middle:].sum()) > 20
+    with Image.open(plot.run(rows[:1], tmp_path / "run.png")) as narrow:
+        assert narrow.size[0] < pixels.shape[1]  # no panel without accuracy
 
 
 def test_the_digits_are_learnt_at_every_trained_head_count(tmp_path: Path) -> None:
