@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BUG, INTERRUPTED = 3, 130
-_LOG_WIDTH = 160
 
 
 def run() -> NoReturn:
@@ -78,8 +77,7 @@ def _print(result: Result, as_json: bool) -> None:
         return
     from hydra_export.commands.console import Console
 
-    # A log or a file has room; rich would assume 80.
-    Console(width=None if sys.stdout.isatty() else _LOG_WIDTH).print(result.shown)
+    Console().print_result(result.shown)
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -42,8 +42,7 @@ def test_the_summary_has_every_delegate_that_takes_something(made: Path, capsys:
         assert "coreai: no known delegate accepts these artifacts." in out
 
 
-def test_the_summary_fits_a_hundred_columns(made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydra_export.cli._LOG_WIDTH", 100)
+def test_the_summary_fits_a_hundred_columns(made: Path, capsys: Capture) -> None:
     assert main(["check", str(made)]) == 0
     out, _err = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 100

@@ -430,6 +430,17 @@ def test_a_folder_that_is_no_bundle_is_bad_input(tmp_path: Path) -> None:
 # Listing, showing, drawing
 
 
+@pytest.mark.parametrize(("columns", "most"), [(None, 100), ("160", 160), ("40", 80)])
+def test_a_piped_list_is_as_wide_as_it_is_told_and_cuts_no_name(
+    columns: str | None, most: int, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS") if columns is None else monkeypatch.setenv("COLUMNS", columns)
+    shown = said("list")
+    assert max(map(len, shown.splitlines())) <= most
+    assert {line.split()[0] for line in shown.splitlines() if line.strip()} >= set(profiles.names())
+    assert "…" not in shown
+
+
 def test_every_device_is_listed(said: Said, answer: Answer) -> None:
     shown = said("list")
     assert all(name in shown for name in profiles.names())
