@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_EXTRAS = {"tflite", "coreml", "tensorflow"}
+_EXTRAS = {"tflite", "coreml", "coreai", "tensorflow"}
 _PREFIX = "INPUT_"
 
 
