@@ -108,7 +108,7 @@ def test_an_input_that_no_step_can_use_is_refused_before_anything_is_installed(
 
 @pytest.mark.parametrize(
     ("extras", "installed"),
-    [("", str(ROOT)), ("tflite", f"{ROOT}[tflite]"), ("tflite,coreml", f"{ROOT}[tflite,coreml]")],
+    [("", str(ROOT)), ("tflite", f"{ROOT}[tflite]"), ("tflite,coreml,coreai", f"{ROOT}[tflite,coreml,coreai]")],
 )
 def test_extras_may_be_empty(extras: str, installed: str, tmp_path: Path) -> None:
     """A python on PATH before ours shows what pip would be asked for, and does the rest."""
