@@ -83,18 +83,18 @@ def shown(manifest: Manifest, out: Path) -> RenderableType:
             errors = (f"{record.max_abs_error:.1e}", allowed(record))
             count = f"{k}{' (not trained)' if trained[k] is False else ''}"
             shown.add_row(artifact.kind, count, percent(top1.get(k)), fetched, *errors)
-    rounded = " (fp16: of rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
+    rounded = " (fp16: with rounded weights)" if any(a.precision == "fp16" for a in manifest.artifacts) else ""
     output = manifest.artifacts[0].outputs[0].name
-    notes = [f"Errors are of {output}, against the float64 subnetwork{rounded}, on {manifest.images}."]
+    notes = [f"Errors: largest difference of {output} from PyTorch's in float64{rounded}, on {manifest.images}."]
     counted = dict.fromkeys(a.precision for a in manifest.artifacts if a.precision in GATED)
     if counted:
-        held = "against the float32 subnetwork, and its change of top-1, or how often it agrees"
-        notes += [f"{', '.join(counted)}: {held}; judged {'; '.join(_judgements(manifest))}."]
+        compared = "compared with float32; allowed shows the change of top-1, or the agreement"
+        notes += [f"{', '.join(counted)}: {compared}; judged {'; '.join(_judgements(manifest))}."]
     quantized = {a.precision: a.quantization for a in manifest.artifacts if a.quantization is not None}
     notes += [f"{precision}: {quantization.text}" for precision, quantization in quantized.items()]
     runtimes = {name for a in manifest.artifacts for record in a.parity.values() for name in record.runtimes}
-    notes += [f"Run in {', '.join(sorted(runtimes))}.", *experimental(manifest.artifacts)]
-    return titled(f"{manifest.model.name} in {out}", shown, *notes, *map(_choice, manifest.devices))
+    notes += [f"Verified in {', '.join(sorted(runtimes))}.", *experimental(manifest.artifacts)]
+    return titled(f"{manifest.model.name} exported to {out}", shown, *notes, *map(_choice, manifest.devices))
 
 
 def _judgements(manifest: Manifest) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _choice(device: DeviceEntry) -> str:
     from hydra_export.latency import describe_fit, words
 
     if device.heads is None or device.ms is None or device.low is None or device.high is None:
-        return f"{device.id}: {device.runtime}, every k: it is not known how long they take."
+        return f"{device.id}: {device.runtime}, every k: no latency is known or can be estimated."
     time = words.time(device.ms, device.low, device.high, device.provenance)
     fits = f"within {words.milliseconds(device.budget_ms)}: {describe_fit(device.sure, device.chance or 0)}"
     return f"{device.id}: {device.runtime}, k = {device.heads}: {time}; {fits}."
