@@ -74,7 +74,7 @@ def test_the_checkpoint_says_what_it_gives() -> None:
         again = checkpoints.with_output(checkpoints.with_output(whole, output), output)
         assert again.info == info
     notes = checkpoints.with_output(whole, "tokens").notes
-    assert notes[-1] == "variant is exported without its classifier and labels: it gives patch tokens."
+    assert notes[-1] == "variant is exported without its classifier and labels: it outputs patch tokens."
     features = checkpoint(VARIANTS["distilled features"])
     assert checkpoints.with_output(features, "embedding").info == features.info
     assert not checkpoints.with_output(features, "embedding").notes
@@ -85,12 +85,12 @@ def test_a_projection_is_an_embedding_and_left_out_of_tokens(name: str) -> None:
     whole = informed(VARIANTS[name])
     embedding = checkpoints.with_output(whole, "embedding")
     assert (embedding.info, embedding.state, embedding.notes) == (whole.info, whole.state, ())
-    with pytest.raises(BadInput, match="no classifier: it gives 7 features"):
+    with pytest.raises(BadInput, match="no classifier: it outputs 7 features"):
         checkpoints.with_output(whole, "logits")
     tokens = checkpoints.with_output(whole, "tokens")
     assert tokens.info.config.projection == 0
     assert not any(name.startswith("head") for name in tokens.state)
-    assert tokens.notes == ("variant is exported without its projection: it gives patch tokens.",)
+    assert tokens.notes == ("variant is exported without its projection: it outputs patch tokens.",)
 
 
 def test_separate_classifiers_are_left_out() -> None:
@@ -104,11 +104,11 @@ def test_outputs_that_a_model_does_not_have_are_refused() -> None:
     plain, tokens = checkpoint(VARIANTS["plain"]), checkpoint(VARIANTS["patch tokens"])
     with pytest.raises(UnknownName, match="Did you mean 'tokens'"):
         checkpoints.with_output(plain, "token")
-    with pytest.raises(BadInput, match="it gives features") as refused:
+    with pytest.raises(BadInput, match="it outputs features") as refused:
         checkpoints.with_output(checkpoint(VARIANTS["distilled features"]), "logits")
     assert refused.value.field == "output"
     for output in ("logits", "embedding"):
-        with pytest.raises(BadInput, match="it gives patch tokens"):
+        with pytest.raises(BadInput, match="it outputs patch tokens"):
             checkpoints.with_output(tokens, output)
     with pytest.raises(BadInput, match="no classes that `labels` could name"):
         checkpoints.with_labels(checkpoints.with_output(plain, "embedding"), ("a",))
@@ -163,7 +163,7 @@ def test_every_variant_is_resampled_as_timm_resamples_its_full_width(name: str) 
 def test_sizes_that_are_no_whole_number_of_patches_are_refused_with_the_nearest() -> None:
     plain = checkpoint(VARIANTS["plain"])
     for size, nearest in ((18, "16 or 20"), ((18, 33), "16x32 or 20x36"), (3, "4"), ((16, 30), "16x28 or 16x32")):
-        with pytest.raises(BadCheckpoint, match=f"Give `image_size` {nearest}\\."):
+        with pytest.raises(BadCheckpoint, match=f"Pass `image_size` {nearest}\\."):
             checkpoints.with_image_size(plain, size)
 
 
@@ -222,7 +222,7 @@ def test_int8_without_classes_is_judged_by_agreement(output: Literal["embedding"
     assert (record.judged_by, record.accuracy, record.num_images) == ("agreement", None, 50)
     assert record.cosine > 0.99
     assert bundle.verify()[0].record.judged_by == "agreement"
-    with pytest.raises(BadInput, match="images of the model's own kind"):
+    with pytest.raises(BadInput, match="images like the model's training images"):
         api.export(whole, tmp_path / "other", **given)
 
 
@@ -230,7 +230,7 @@ def test_an_output_that_is_none_is_refused_with_the_nearest(tmp_path: Path, caps
     assert main(["--output", "token", "--out", str(tmp_path / "bundle")]) == 2
     assert "tokens" in capsys.readouterr().err
     assert main(["--output", "embedding", "--image-size", "30", "--out", str(tmp_path / "bundle")]) == 2
-    assert "Give --image-size 28 or 35." in " ".join(capsys.readouterr().err.split())
+    assert "Pass --image-size 28 or 35." in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_model_of_the_hub_is_resampled_too(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_the_command_verifies_archives(packed: Path, capsys: pytest.CaptureFixtu
     assert main(["verify", str(tmp_path / "none.zip")]) == 2
     (tmp_path / "text.zip").write_text("no archive")
     assert main(["verify", str(tmp_path / "text.zip")]) == 2
-    assert "is no archive" in capsys.readouterr().err
+    assert "is not an archive" in capsys.readouterr().err
 
 
 def _directory(count: int, each: bytes) -> bytes:

@@ -195,7 +195,7 @@ def change(folder: Path, edit: Callable[[Any], Any]) -> None:
         (lambda m: m["artifacts"][0].update(path="/etc/passwd", files=["/etc/passwd"]), "listed in two ways"),
         (lambda m: m["artifacts"][0]["files"].append("onnx/more.bin"), "onnx/more.bin, which .* needs, is not listed"),
         (lambda m: m["artifacts"][0].update(heads=[]), r"has heads \[\]"),
-        (lambda m: m["artifacts"][0].update(heads=[3]), r"has heads \[3\], listed are \[2, 4\]"),
+        (lambda m: m["artifacts"][0].update(heads=[3]), r"has heads \[3\], but \[2, 4\] are listed"),
         (lambda m: m["artifacts"][0]["parity"].clear(), "parity of .* is for other heads"),
         (lambda m: m["files"].append(m["files"][0]), "listed twice"),
         (lambda m: m["model"]["subnetworks"].reverse(), "do not ascend"),

@@ -153,7 +153,7 @@ def test_pruning_leaves_what_was_used_last(cache: Cache, tmp_path: Path) -> None
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(BadInput, match="holds something else"):
+    with pytest.raises(BadInput, match="exists and is not a cache"):
         Cache(tmp_path).check()
     with pytest.raises(BadInput, match="is not a folder"):
         Cache(tmp_path / "holiday.jpg").check()

@@ -39,7 +39,7 @@ _JSON = {
     "empty lists": (b"[" + b"[]," * 500_000 + b"[]]", "values; at most"),
     "a key twice": (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' twice"),
     "a key twice, once escaped": (b'{"a": 1, "\\u0061": 2}', "the key 'a' twice"),
-    "a number of 400 digits": (b'{"a": ' + b"9" * 400 + b"}", "whole number of 400 digits"),
+    "a number of 400 digits": (b'{"a": ' + b"9" * 400 + b"}", "integer of 400 digits"),
     "a number of 5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "out of range"),
     "a float beyond all": (b'{"a": 1e400}', "out of range"),
     "NaN": (b'{"a": NaN}', "malformed"),

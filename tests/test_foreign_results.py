@@ -193,7 +193,7 @@ def test_a_run_with_a_wrong_number_is_refused_by_field_with_all_of_the_file(
 def test_benchmark_model_runs_litert_and_nothing_else(results: Path, capsys: Capture) -> None:
     results.write_text(BENCHMARK_MODEL.format(name=f"{REFERENCE}-k6.tflite", more=""))
     told = refused(results, capsys, "--device", "pixel7", "--runtime", "onnxruntime")
-    assert "is of benchmark_model, which runs litert, not onnxruntime. Leave out --runtime." in told
+    assert "is from benchmark_model, which runs litert, not onnxruntime. Leave out --runtime." in told
     assert taken(results, capsys, "--device", "pixel7", "--runtime", "litert")[0]["runtime"] == "litert"
 
 
@@ -240,7 +240,7 @@ _LONG: dict[str, tuple[str, float | str]] = {
     "heads of 5,000 digits": (_RUN.replace("-k3.", f"-k{'3' * 5000}."), "is of another model"),
     "a time of 5,000 digits": (_RUN.replace("(avg): 150250", "(avg): " + "1" * 5000), "is not a number above 0"),
     "runs": (_SHORT_RUN * 20_000, "contains more than 200 runs"),
-    "AI Hub's 400 digits": (_LONG_TIME, "whole number of 400 digits"),
+    "AI Hub's 400 digits": (_LONG_TIME, "integer of 400 digits"),
     "AI Hub's 5,000 digits": (_LONG_TIME.replace("9" * 400, "9" * 5000), "is not JSON"),
     "AI Hub's depth": ('{"execution_summary": ' + "[" * 100_000, "nests too deeply"),
     "AI Hub's keys": ('{"execution_summary": {}, "execution_summary": {}}', "twice"),
@@ -309,7 +309,7 @@ def test_trtexec_gives_the_time_of_a_whole_call(results: Path, capsys: Capture, 
     (record,) = taken(results, capsys, "--device", "jetson-orin-nano")
     assert (record["k"], record["runtime"], record["unit"], record["ms"]) == (6, "tensorrt", "gpu", 7.16)
     assert (record["precision"], record["statistic"], record["source"]) == (precision, "median", "own-trtexec")
-    assert "of trtexec, which runs tensorrt, not litert" in refused(
+    assert "from trtexec, which runs tensorrt, not litert" in refused(
         results, capsys, "--device", "jetson-orin-nano", "--runtime", "litert"
     )
 
@@ -476,7 +476,7 @@ def test_litert_s_json_is_read_by_field(results: Path, capsys: Capture) -> None:
     assert (record["unit"], record["threads"]) == ("cpu", 4)
     for change, told in (
         ({"accelerators": ["TPU"]}, "accelerators: ['TPU'] lists none of NPU, GPU and CPU"),
-        ({"accelerators": 3}, "accelerators: 3 names none"),
+        ({"accelerators": 3}, "accelerators: 3 lists none"),
         ({"latency": 5}, "latency: is not a table"),
         ({"latency": {"median_ms": "6"}}, "latency.median_ms: 6 is not a number above 0"),
         ({"latency": {"median_ms": 6, "std_ms": -1}}, "latency.std_ms: -1 is not"),
@@ -526,4 +526,4 @@ def test_mnn_s_benchmark_gives_a_mean_for_each_model(
     assert [(r["ms"], r["precision"]) for r in records] == [(60.194, precision), (30.194, "int8")]
     assert {(r["k"], r["runtime"], r["unit"], r.get("threads")) for r in records} == {(6, "mnn", unit, threads)}
     results.write_text(MNN.format(asked="N/A thread=4 precision=2", name=f"{REFERENCE}-k6.mnn"))
-    assert "Forward type: N/A is none of CPU, Vulkan" in refused(results, capsys, "--device", "pixel7")
+    assert "Forward type: N/A is not one of CPU, Vulkan" in refused(results, capsys, "--device", "pixel7")

@@ -223,7 +223,7 @@ def test_the_library_has_the_same_limits(made: Made, tmp_path: Path, packed: boo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--limit-memory", "0"], "--limit-memory is 0. Give 256 MiB or more."),
+        (["--limit-memory", "0"], "--limit-memory is 0. Use 256 MiB or more."),
         (["--limit-seconds", "0"], "--limit-seconds is 0.0. Use seconds above 0."),
         (["--limit-seconds", "nan"], "--limit-seconds is nan. Use seconds above 0."),
     ],

@@ -54,7 +54,7 @@ _NASTY = {
     "an impossible name": (lambda folder: folder / "zero\0byte", "null"),
     "too long a name": (lambda folder: folder / ("x" * 300), "File name too long"),
     "a sparse terabyte": (lambda folder: _sparse(folder / "sparse", 2**40), "allowed: at most 1,000 bytes"),
-    "a byte too many": (lambda folder: _sparse(folder / "large", _LIMIT + 1), "it has 1,001 bytes, allowed"),
+    "a byte too many": (lambda folder: _sparse(folder / "large", _LIMIT + 1), "it has 1,001 bytes; allowed"),
 }
 
 

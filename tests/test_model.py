@@ -390,7 +390,7 @@ def test_an_impossible_configuration_is_refused(change: dict[str, object], said:
 
 
 def test_a_timm_argument_that_forward_would_ignore_is_refused(tiny_config: HydraConfig) -> None:
-    with pytest.raises(BadInput, match="takes no global_pool"):
+    with pytest.raises(BadInput, match="does not take global_pool"):
         HydraViT(tiny_config, global_pool="avg")
 
 

@@ -485,7 +485,7 @@ def test_the_estimates_are_drawn(kind: str, tmp_path: Path, said: Said) -> None:
         (["--device", "toaster"], "hydra-export profile list"),
         (["--device", "rpi5", "--runtime", "onyxruntime"], "Did you mean 'onnxruntime'?"),
         (["--device", "rpi5", "--precision", "int4"], "int4"),
-        (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0. Give a number above 0"),
+        (["--device", "rpi5", "--budget-ms", "0"], "--budget-ms is 0. Use a number above 0"),
         (["--device", "rpi5", "--budget-ms", "nan"], "--budget-ms is nan"),
         (["--device", "rpi5", "--max-ram-mib", "-1"], "--max-ram-mib is -1"),
         (["--device", "rpi5", "--plot", "plot.gif"], "Use .png, .svg, .pdf"),

@@ -81,7 +81,7 @@ def test_the_messages_of_other_formats_are_counted_too() -> None:
 def test_what_is_none_of_a_messages_fields_can_be_refused(content: bytes, field: int) -> None:
     descriptor = model_class().DESCRIPTOR
     protobuf.check_size(content, descriptor)
-    with pytest.raises(ValueError, match=rf"uses field {field} of \w+, which is not understood here"):
+    with pytest.raises(ValueError, match=rf"uses field {field} of \w+, which is not supported"):
         protobuf.check_size(content, descriptor, known_only=True)
 
 

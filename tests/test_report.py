@@ -799,7 +799,7 @@ def test_json_holds_every_figure(
         (["{bundle}", "--bench", "{foreign}"], 2, "is no bench file"),
         (["{bundle}", "--bench", "{other}"], 2, "it is of another model"),
         (["{bundle}", "--format", "pdf"], 2, "pdf"),
-        (["{foreign}"], 2, "is no archive"),
+        (["{foreign}"], 2, "is not an archive"),
         (["{damaged}"], 1, "is not a valid manifest"),
     ],
 )

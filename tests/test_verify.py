@@ -181,7 +181,7 @@ def test_a_missing_folder_and_one_that_is_no_bundle_are_bad_input(tmp_path: Path
     with pytest.raises(BadInput, match="is not a bundle"):
         verify(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="is no archive"):
+    with pytest.raises(BadInput, match="is not an archive"):
         verify(tmp_path / "file")
 
 
@@ -202,7 +202,7 @@ def test_another_artifact_under_its_name_is_found(folder: Path, path: str, other
     """The shared and the separate graph of one head count, too, though they compute the same."""
     shutil.copyfile(folder / f"onnx/{other}.onnx", folder / f"onnx/{path}.onnx")
     reseal(folder)
-    with pytest.raises(VerificationFailed, match=rf"{path}\.onnx says (heads '{other[-1]}'|graph '\w+') of itself"):
+    with pytest.raises(VerificationFailed, match=rf"{path}\.onnx states (heads '{other[-1]}'|graph '\w+')"):
         verify(folder)
 
 
@@ -218,14 +218,14 @@ def test_what_an_artifact_says_of_itself_is_what_the_manifest_says(folder: Path,
     )
     onnx.save(model, path)
     reseal(folder)
-    with pytest.raises(VerificationFailed, match=rf"tiny-k2\.onnx says {key} "):
+    with pytest.raises(VerificationFailed, match=rf"tiny-k2\.onnx states {key} "):
         verify(folder)
 
 
 @pytest.mark.parametrize("field", ["inputs", "outputs"])
 def test_what_an_artifact_takes_and_gives_is_what_the_manifest_says(folder: Path, field: str) -> None:
     reseal(folder, lambda manifest: manifest["artifacts"][0][field][0].update(name="picture"))
-    with pytest.raises(VerificationFailed, match=r"(takes image|gives logits) .*, and manifest.json says picture"):
+    with pytest.raises(VerificationFailed, match=r"(takes image|gives logits) .*, but manifest.json states picture"):
         verify(folder)
 
 
@@ -291,7 +291,7 @@ def test_a_graph_that_reads_outside_of_the_bundle_is_refused(folder: Path) -> No
         (lambda m: m["artifacts"][0].update(target="../onnx"), "unknown target"),
         (lambda m: m["artifacts"][0].update(heads=[4], parity={"4": m["artifacts"][0]["parity"]["2"]}), "heads 4"),
         (lambda m: m["artifacts"][0].update(input="image"), "tiny-k2"),
-        (lambda m: m["files"][0].update(bytes=m["files"][0]["bytes"] + 1), "bytes, manifest.json says"),
+        (lambda m: m["files"][0].update(bytes=m["files"][0]["bytes"] + 1), "bytes, but manifest.json states"),
         (lambda m: m["files"][0].update(sha256="0" * 64), "damaged"),
         (lambda m: m["files"].pop(0), "is not listed in manifest.json"),
         (lambda m: m["files"].append({"path": "../x", "bytes": 1, "sha256": "0" * 64}), "../x': it is outside"),
@@ -418,7 +418,7 @@ def test_a_manifest_that_says_something_else_than_the_artifact_is_found(
                 record["bound"] = None
 
     reseal(folder, relabel)
-    with pytest.raises(VerificationFailed, match=rf"onnx/tiny-.*\.onnx says {field} "):
+    with pytest.raises(VerificationFailed, match=rf"onnx/tiny-.*\.onnx states {field} "):
         verify(folder)
 
 

@@ -294,7 +294,7 @@ def test_functions_of_other_packages_are_not_run(worker: Worker, name: str) -> N
 def test_by_default_it_runs_functions_of_this_package() -> None:
     with Worker() as own:
         assert own.call("hydra_export.worker.process:_signal_name", status=-9) == "SIGKILL"
-        with pytest.raises(ValueError, match="no function"):
+        with pytest.raises(ValueError, match="not a function"):
             own.call(f"{HERE}:identify")
         with pytest.raises(CheckFailed, match="AttributeError"):
             own.call("hydra_export.files:no_such_name")

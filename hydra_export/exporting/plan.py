@@ -118,8 +118,8 @@ def _check_exportable(checkpoint: Checkpoint, listed: Sequence[Job]) -> None:
     if not _FILE_STEM.fullmatch(name) or files.unportable(name):
         raise BadInput(
             f"Checkpoint {checkpoint.path}: the model's name, {name[:80]!r}, cannot be used in file names.",
-            "Use letters, digits, '.', '_' and '-', at most 100 characters, and no name that no device of Windows "
-            "has (CON, NUL, ...).",
+            "Use letters, digits, '.', '_' and '-', at most 100 characters, and no name "
+            "of a Windows device (CON, NUL, ...).",
         )
     for job in listed:
         job.target.check(job.spec, checkpoint.info)

@@ -142,7 +142,7 @@ def _unpickle(path: Path, zipped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds {match[1]}, not only tensors" if match else "contains more than tensors, or is damaged"
+        what = f"contains {match[1]}, not only tensors" if match else "contains more than tensors, or is damaged"
         raise BadCheckpoint(
             f"Checkpoint {path} {what}; it was not read, because that could run its code.",
             "Save only its state dict, best as safetensors.",

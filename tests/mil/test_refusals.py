@@ -135,13 +135,13 @@ def _unused_nan(model: Any, block: Any) -> None:
 
 
 REFUSED: list[tuple[str, Edit]] = [
-    ("specification version 10 is not understood", lambda m, b: setattr(m, "specificationVersion", 10)),
-    ("specification version 5 is not understood", lambda m, b: setattr(m, "specificationVersion", 5)),
+    ("specification version 10 is not supported", lambda m, b: setattr(m, "specificationVersion", 10)),
+    ("specification version 5 is not supported", lambda m, b: setattr(m, "specificationVersion", 5)),
     ("not an ML Program of version 1", lambda m, b: setattr(m.mlProgram, "version", 2)),
     ("not an ML Program of version 1", lambda m, b: m.ClearField("mlProgram")),
-    ("needs iOS 18, the model says 17", lambda m, b: setattr(m, "specificationVersion", 8)),
+    ("needs iOS 18, but the model states 17", lambda m, b: setattr(m, "specificationVersion", 8)),
     ("the program has the attribute 'x'", lambda m, b: m.mlProgram.attributes.add(key="x")),
-    ("the same function comes twice", _same_function_twice),
+    ("the same function occurs twice", _same_function_twice),
     ("describes functions .'main'. and holds .'main', 'other'.", _undescribed_function),
     ("opset 'CoreML9' is not known", lambda m, b: setattr(_function(m), "opset", "CoreML9")),
     ("it has code for", _other_block),
@@ -157,7 +157,7 @@ REFUSED: list[tuple[str, Edit]] = [
     ),
     ("'x' is a fp16", lambda m, b: setattr(m.description.input[0].type.multiArrayType, "dataType", 65552)),
     ("'x' is a data type 7", lambda m, b: setattr(m.description.input[0].type.multiArrayType, "dataType", 7)),
-    ("'x' is of a kind that is not understood", lambda m, b: m.description.input[0].ClearField("type")),
+    ("'x' is of a kind that is not supported", lambda m, b: m.description.input[0].ClearField("type")),
     ("in the program fp32", _image),
     ("'result' is the predicted feature", lambda m, b: setattr(m.description, "predictedFeatureName", "result")),
     ("'no' is the predicted feature", lambda m, b: setattr(m.description, "predictedProbabilitiesName", "no")),
@@ -166,8 +166,8 @@ REFUSED: list[tuple[str, Edit]] = [
     ("operation 'sin' is not known", lambda m, b: setattr(_operation(b), "type", "sin")),
     ("operation '' is not known", lambda m, b: setattr(_operation(b), "type", "")),
     ("attribute 'mode' is not known", lambda m, b: set_value(_operation(b).attributes.add(key="mode").value, "x")),
-    ("the same attribute comes twice", lambda m, b: _operation(b).attributes.add(key="name")),
-    ("the same input comes twice", lambda m, b: _operation(b).inputs.add(key="x")),
+    ("the same attribute occurs twice", lambda m, b: _operation(b).attributes.add(key="name")),
+    ("the same input occurs twice", lambda m, b: _operation(b).inputs.add(key="x")),
     ("input 'z' is not known", lambda m, b: setattr(_operation(b).inputs[0], "key", "z")),
     ("input 'x' is missing", lambda m, b: _operation(b).inputs.__delitem__(0)),
     ("input 'x' is given 0 times", lambda m, b: _operation(b).inputs[0].value.ClearField("arguments")),
@@ -207,7 +207,7 @@ REFUSED: list[tuple[str, Edit]] = [
     ("is given as ints", lambda m, b: immediate(b).ints.values.append(1)),
     ("is given as nothing", lambda m, b: immediate(b).ClearField("floats")),
     ("is a nothing", lambda m, b: _const(b).attributes[1].value.ClearField("immediateValue")),
-    ("outside of the package", lambda m, b: _const(b).attributes[1].value.blobFileValue.SetInParent()),
+    ("outside the package", lambda m, b: _const(b).attributes[1].value.blobFileValue.SetInParent()),
 ]
 
 
@@ -260,7 +260,7 @@ def test_a_field_that_is_not_known_is_refused_wherever_it_is(tmp_path: Path) -> 
         place = _places(changed)[number]
         place.MergeFromString(bytes([0xF8, 0x3F, 1]))  # field 1023 is 1
         path = write_package(tmp_path / f"{number}.mlpackage", changed)
-        with pytest.raises(CheckFailed, match=f"field 1023 of {place.DESCRIPTOR.name}, which is not understood"):
+        with pytest.raises(CheckFailed, match=f"field 1023 of {place.DESCRIPTOR.name}, which is not supported"):
             mil.load(path)
         kinds[place.DESCRIPTOR.name] = True
     assert {"Model", "Function", "Block", "Operation", "TensorType", "ArrayFeatureType", "Value"} <= kinds.keys()

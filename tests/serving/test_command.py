@@ -66,7 +66,7 @@ def test_it_prints_its_address_serves_keeps_and_ends_at_ctrl_c(
     assert (process.returncode, out) == (130, "")
     port = url.rstrip("/").rpartition(":")[2]
     assert f"adb reverse tcp:{port} tcp:{port}" in err
-    assert "Kept 1 times of Google Pixel 7: hydra-export profile --device pixel7 --runtime onnxruntime-web" in err
+    assert "Saved 1 times of Google Pixel 7: hydra-export profile --device pixel7 --runtime onnxruntime-web" in err
     assert err.splitlines()[-1] == "error: Interrupted. The server has stopped."
     assert "Traceback" not in err
     assert [*temporary.iterdir()] == []
@@ -131,12 +131,12 @@ def test_static_writes_the_folder_and_ends(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--port", "70000"], "--port is 70000. Give a number from 0 to 65535."),
+        (["--port", "70000"], "--port is 70000. Use a number from 0 to 65535."),
         (["--https"], "--https needs a certificate. Pass --certificate FILE and --key FILE."),
         (["--key", "k.pem"], "--certificate and --key only work with --https. Add --https, or leave them out."),
         (["--static", "out", "--lan"], "--static writes files and does not serve. Leave out --lan and --https."),
         (["--static", "."], "exists and was not written by serve. Choose another --static"),
-        (["--packages", "none"], "is not there in none. Install it: hydra-export serve BUNDLE --install."),
+        (["--packages", "none"], "is missing in none. Install it: hydra-export serve BUNDLE --install."),
         (["--device", "pixl7"], "No device 'pixl7'. Did you mean 'pixel7'?"),
         (["--https", "--certificate", "c.pem", "--key", "k.pem"], "--certificate c.pem and --key k.pem cannot be used"),
     ],
@@ -179,4 +179,4 @@ def test_without_packages_the_cache_is_looked_into(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["serve", str(exported)]) == 2
-    assert f"is not there in {files.caches() / 'browser'}" in capsys.readouterr().err
+    assert f"is missing in {files.caches() / 'browser'}" in capsys.readouterr().err

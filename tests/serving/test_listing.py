@@ -68,7 +68,7 @@ def test_packages_in_another_version_are_refused_with_the_command_that_installs_
 ) -> None:
     other = Path(shutil.copytree(package_folder, tmp_path / "npm"))
     refused(
-        exported, tmp_path / "none", BadInput, "is not there in .*none. Install it: hydra-export serve BUNDLE `install`"
+        exported, tmp_path / "none", BadInput, "is missing in .*none. Install it: hydra-export serve BUNDLE `install`"
     )
     for text in ('{"version": "9.9.9"}', "[]", '{"version": 3}', "no JSON"):
         (other / "node_modules" / "onnxruntime-web" / "package.json").write_text(text)
@@ -124,5 +124,5 @@ def test_npm_runs_no_script_of_the_packages(tmp_path: Path, monkeypatch: pytest.
         serving.install()
     assert (place / "asked").is_file(), "what was there before stays"
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadInput, match="There is no npm"):
+    with pytest.raises(BadInput, match="npm, which installs"):
         serving.install()

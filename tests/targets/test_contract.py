@@ -247,7 +247,7 @@ def test_options_are_refused_where_nothing_that_is_exported_has_them(
     monkeypatch.setattr(type(targets.get(other)), "requires", lambda _self: None)
     for field in target.options.fields():
         chosen = target.options(**{field.name: _another(field)})
-        with pytest.raises(BadInput, match=f"for target '{name}', which is not exported") as refused:
+        with pytest.raises(BadInput, match=f"to target '{name}', which is not exported") as refused:
             jobs(other, options=chosen)
         assert f"{other},{name}" in refused.value.remedy
         graphs = field.about.graphs or ("separate",)

@@ -81,7 +81,7 @@ def test_it_is_exported_with_its_own_option(exported: Path, installed: Path) -> 
     assert re.search(r"─ Pickled ─.*\n│ --protocol INT  The protocol of pickle, 2 to 5. \[default: 2\]", help_)
     unused = ran(installed, exported, "-m", "hydra_export", "--protocol", "4", "--out", "none")
     assert unused.returncode == 2
-    assert "for target 'pickled', which is not exported" in unused.stderr
+    assert "to target 'pickled', which is not exported" in unused.stderr
 
 
 def test_it_is_verified_in_its_runtime(exported: Path, installed: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_command_says_what_it_did(dense: Path, tmp_path: Path, capsys: pytes
     ("changes", "message"),
     [
         ({"start": None}, "needs a dense ViT"),
-        ({"start": "packaged model"}, "universal already"),
+        ({"start": "packaged model"}, "already universal"),
         ({"override": {"labels": "ignore", "distill": ""}}, "nothing to learn"),
         ({"data": "fashion-mnist", "steps": 0, "override": {"rebase": "none"}}, "needs steps"),
     ],

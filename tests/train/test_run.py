@@ -409,7 +409,7 @@ def test_evaluate_takes_class_folders_and_counts_like_the_dataset(finished: Path
 
 def test_evaluate_refuses_images_of_other_classes_or_without_labels(finished: Path, tmp_path: Path) -> None:
     path = finished / record.CHECKPOINT
-    with pytest.raises(BadInput, match="tells 10 classes apart"):
+    with pytest.raises(BadInput, match="has 10 classes"):
         evaluate(checkpoint=path)
     with pytest.raises(UnknownName, match="Did you mean 'digits'"):
         evaluate(checkpoint=path, data="digit")

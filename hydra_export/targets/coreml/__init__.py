@@ -121,7 +121,7 @@ class CoreMLTarget(Target):
             what = "A Core ML classifier" if options.classifier else "An image input of Core ML"
             raise BadInput(f"{what} takes one image at a time, not {spec.batch}.", "Pass `batch=1`.")
         if model is not None and options.classifier and not model.config.num_classes:
-            raise BadInput(f"{model.name} has no classes.", "Export it without `coreml_classifier`.")
+            raise BadInput(f"{model.name} has no classes.", "Export it without `classifier`.")
         if model is not None and options.classifier and not model.labels:
             raise BadInput(
                 f"A classifier needs labels, and {model.name} has none.", "Pass `labels`, one class name per line."

@@ -34,10 +34,10 @@ def _linked(path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a file more": (lambda path: (path / "notes.txt").write_text("."), "it holds"),
-    "a folder more": (lambda path: (path / "more").mkdir(), "it holds"),
-    "no hash": (lambda path: (path / "main.hash").unlink(), "it holds"),
-    "no program": (lambda path: (path / "main.mlirb").unlink(), "it holds"),
+    "a file more": (lambda path: (path / "notes.txt").write_text("."), "it contains"),
+    "a folder more": (lambda path: (path / "more").mkdir(), "it contains"),
+    "no hash": (lambda path: (path / "main.hash").unlink(), "it contains"),
+    "no program": (lambda path: (path / "main.mlirb").unlink(), "it contains"),
     "another hash": (lambda path: (path / "main.hash").write_bytes(bytes(32)), "not the SHA-256"),
     "a longer hash": (lambda path: (path / "main.hash").write_bytes(bytes(33)), "33 bytes"),
     "a link": (_linked, "a link, not a file"),
@@ -110,7 +110,7 @@ def _sliced(self: Any, whole: Any, shape: tuple[int, ...]) -> Any:
     ("activation", "problem"),
     [
         (_tanh, "uses operation coreai.tanh"),
-        (_reduced, r"reduce_mean makes \[1, 17, 1\] of \[1, 17, 64\]"),
+        (_reduced, r"reduce_mean turns \[1, 17, 64\] into \[1, 17, 1\]"),
         (_rank_5, r"is f32 \[1, 1, 1, 17, 64\]"),
     ],
 )
@@ -153,5 +153,5 @@ def test_a_place_in_a_source_file_is_refused(
 
     monkeypatch.setattr(builder, "PassManager", Nothing)
     (artifact,) = case().write(make_checkpoint(), (2,), tmp_path / "out")
-    with pytest.raises(CheckFailed, match="says where it was made"):
+    with pytest.raises(CheckFailed, match="has a source location"):
         COREAI.lint(tmp_path / "out" / artifact.path)

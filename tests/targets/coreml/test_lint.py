@@ -105,7 +105,7 @@ def _random_identifiers(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: (path / "Data" / "notes.txt").write_text("x"), "it holds .*notes.txt"),
+        (lambda path: (path / "Data" / "notes.txt").write_text("x"), "it contains .*notes.txt"),
         (_random_identifiers, "does not match its model"),
         (lambda path: (path / "Manifest.json").write_bytes((path / "Manifest.json").read_bytes() + b"\n"), "Manifest"),
         (lambda path: (path / "Manifest.json").unlink(), "cannot be evaluated"),

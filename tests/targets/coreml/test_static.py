@@ -180,7 +180,7 @@ def test_integers_that_come_back_otherwise_are_named(
         (
             ExportSpec(precision="int8-static", options=CoreMLOptions(ios=16)),
             "`precision=int8-static` needs iOS 17 or newer: `ios` 16 has no quantized activations",
-            "Give `ios=17` or newer, or `precision=fp16`.",
+            "Pass `ios=17` or newer, or `precision=fp16`.",
         ),
         (
             ExportSpec(precision="int8-static", io="integer"),

@@ -85,7 +85,7 @@ def test_other_opsets_are_refused_and_nothing_is_written(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, kind: GraphKind, opset: int
 ) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(BadInput, match=f"`opset` {opset} is not supported. Give 13 to 23."):
+    with pytest.raises(BadInput, match=f"`opset` {opset} is not supported. Use 13 to 23."):
         ONNX.write(make_checkpoint(), (2,), ExportSpec(graph=kind, options=OnnxOptions(opset=opset)), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

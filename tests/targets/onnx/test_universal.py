@@ -69,7 +69,7 @@ def graph_of(path: Path) -> onnx.ModelProto:
 
 
 def extents(model: onnx.ModelProto) -> list[tuple[str, int, int]]:
-    """Location, first byte and length of all that lies outside of the graph."""
+    """Location, first byte and length of all that is outside of the graph."""
     found = []
     for graph in with_branches(model.graph):
         for tensor in graph.initializer:

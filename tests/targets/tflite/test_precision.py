@@ -225,10 +225,10 @@ def _no_scale(model: Any) -> None:
         ("int8", lambda model: _says(model, b"fp32"), "is int8 .* in a file that is fp32"),
         ("int8", lambda model: _says(model, b"fp16"), "is (int8|float32) .* in a file that is fp16"),
         ("int8", lambda model: _says(model, b"int4"), "its precision is 'int4'"),
-        ("int8", _change_scale(0.0), "has a scale that is none"),
-        ("int8", _change_scale(-1.0), "has a scale that is none"),
-        ("int8", _change_scale(1e-39), "has a scale that is none"),  # XNNPACK refuses it
-        ("int8", _change_scale(float("nan")), "has a scale that is none"),
+        ("int8", _change_scale(0.0), "has a scale that is not valid"),
+        ("int8", _change_scale(-1.0), "has a scale that is not valid"),
+        ("int8", _change_scale(1e-39), "has a scale that is not valid"),  # XNNPACK refuses it
+        ("int8", _change_scale(float("nan")), "has a scale that is not valid"),
         ("int8", _zero_point, "has an invalid zero point"),
         ("int8", _fewer_scales, "has 15 scales"),
         ("int8", _other_dimension, "QuantizationParameters .* has field 6, which these files do not have"),

@@ -184,7 +184,7 @@ def test_a_session_of_a_head_count_that_is_not_there_is_refused(
     make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     path = written_file(make_checkpoint, tmp_path, (3, 6))
-    with pytest.raises(CheckFailed, match=r"does not hold subnetwork 4: it has 3, 6"):
+    with pytest.raises(CheckFailed, match=r"does not contain subnetwork 4: it has 3, 6"):
         TFLITE.load(path, 4)
 
 
