@@ -64,7 +64,7 @@ async function tried(backend, precision) {
     const checks = await opened.model.check({});
     showChecks(backend, checks);
     if (checks.every(({ passed }) => passed)) return { backend, precision, checks, ...opened };
-    problem(`${nameOf(backend)} does not give the golden outputs here. It is neither used nor timed.`);
+    problem(`${nameOf(backend)} does not reproduce the golden outputs here. It is neither used nor timed.`);
   } catch (error) {
     verdict(backend, "failed", `Cannot be used: ${reason(error)}`);
     problem(`${nameOf(backend)}: ${reason(error)}`);
@@ -98,12 +98,12 @@ function showChecks(backend, checks) {
       "tr",
       { "data-heads": heads },
       element("th", { scope: "row" }, String(heads)),
+      element("td", { class: good ? "good" : "bad" }, good ? "passed" : "failed"),
       element("td", {}, exponent(error)),
       element("td", {}, allowed === null ? "same class" : exponent(allowed)),
-      element("td", { class: good ? "good" : "bad" }, good ? "passed" : "failed"),
     ),
   );
-  const head = ["heads", "error", "allowed", "result"].map((text) => element("th", { scope: "col" }, text));
+  const head = ["heads", "result", "error", "allowed"].map((text) => element("th", { scope: "col" }, text));
   const details = byId("backends").querySelector(`[data-backend="${backend.id}"] details`);
   details.lastChild.replaceChildren(
     element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body)),
