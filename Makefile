@@ -24,7 +24,7 @@ BROWSER ?= $(shell command -v chromium || command -v google-chrome || command -v
   pytest fuzz benchmark format clean
 
 help:
-	@echo "make demo       export the packaged model to every target, verify the bundle and time it"
+	@echo "make demo       export the packaged model to every target, verify it, and show what each size costs"
 	@echo "make oldest     verify bundles with the oldest supported onnxruntime, without PyTorch and converters"
 	@echo "make browser    the playground and reports in headless Chromium (BROWSER=/path/to/chrome); needs npm"
 	@echo "make workflows  lints the workflow files, the examples among them; needs npm"
@@ -44,7 +44,7 @@ help:
 demo: $(BIN)/.installed
 	$(BIN)/hydra-export --target $(TARGETS) --heads 3,6,12 --out $(OUT) >/dev/null
 	$(BIN)/hydra-export verify $(OUT) >/dev/null
-	@$(BIN)/hydra-export bench --bundle $(OUT)
+	@$(BIN)/python scripts/demo.py $(OUT)
 
 oldest: $(BIN)/.installed
 	@test -e $(OLDEST)/bin/.installed || { $(PYTHON) -m venv $(OLDEST) && \
