@@ -62,6 +62,7 @@ def _call(arguments: list[str], as_json: bool) -> Callable[[], None] | None:
     from hydra_export.commands.app import call
 
     result = call(arguments)
+    streams.withdraw()
     if result is not None:
         with streams.results():
             _print(result, as_json)
@@ -90,6 +91,7 @@ def _print_json(document: dict[str, Any]) -> None:
 
 @uninterrupted
 def _fail(error: BaseException, arguments: list[str]) -> int:
+    streams.withdraw()
     known, status, code = _known(error)
     if _has("--debug", arguments):
         import traceback

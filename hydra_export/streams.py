@@ -10,6 +10,9 @@ from typing import TextIO
 
 from hydra_export.errors import OutputRefused
 
+# What stands on a terminal until something else is said: its stream, as progress takes over sys.stderr, and its length.
+_announced: tuple[TextIO, int] | None = None
+
 
 def open_all() -> None:
     """Opens what is closed, else the next file would take its place, and libraries would print into that.
@@ -55,6 +58,30 @@ def results() -> Iterator[None]:
         raise OutputRefused(
             f"Cannot write to standard output: {reason}.", "Redirect it to a place with free space."
         ) from error
+
+
+def announce(line: str) -> None:
+    """Shows *line* on a terminal until it is withdrawn, such as while PyTorch is imported; a log gets nothing."""
+    global _announced
+    if sys.stderr.isatty():
+        _announced = sys.stderr, len(line)
+        _write(sys.stderr, f"{line}\r")
+
+
+def withdraw() -> None:
+    """Clears the line that was announced: something else is about to be said."""
+    global _announced
+    if _announced:
+        (stream, letters), _announced = _announced, None
+        _write(stream, f"{' ' * letters}\r")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        abandon(stream)
 
 
 def abandon(stream: TextIO) -> None:

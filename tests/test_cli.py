@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import pty
 import re
 import shutil
 import subprocess
@@ -886,6 +887,18 @@ def test_a_real_process_exports_and_verifies(tiny_checkpoint: Path, tmp_path: Pa
     failed = run("verify", out)
     assert failed.returncode == 1
     assert "onnx/tiny-k2.onnx is damaged" in failed.stderr
+
+
+def test_a_terminal_shows_that_a_command_has_started_until_it_says_something_else() -> None:
+    leader, terminal = pty.openpty()
+    command = [*console_script(), "report", "none"]
+    with os.fdopen(leader, "rb", buffering=0) as seen:
+        assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=False).returncode == 2
+        os.close(terminal)
+        lines = seen.read(4096).decode().split("\r")
+    assert lines[0] == "Starting report ..."
+    assert lines[1] == " " * len(lines[0])
+    assert "There is no folder none." in lines[2]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -191,7 +191,7 @@ def test_without_torch_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
 def test_a_time_limit_that_is_none_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--time-limit", limit]) == 2
-    assert "Give a number of seconds above 0." in capsys.readouterr().err
+    assert "Pass a number above 0." in capsys.readouterr().err
 
 
 def test_the_extras_that_it_names_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,9 @@ from hydra_export import checkpoint, checkpoint_file
 from hydra_export.architecture import HydraConfig
 from hydra_export.checkpoint_file import CheckpointInfo
 from hydra_export.commands.evaluate import evaluate
+from hydra_export.data.datasets import Split
 from hydra_export.errors import BadInput
+from hydra_export.evaluation.accuracy import accuracy
 from hydra_export.preprocess import Preprocessing
 from tests.conftest import perturbed
 
@@ -51,6 +54,19 @@ def expected(path: Path, folder: Path, classes: dict[str, int], allowed: list[in
             ranked = sorted(allowed, key=lambda c: -logits[c].item())
             right, count = right + (label in ranked[:top]), count + 1
     return round(100 * right / count, 2)
+
+
+def test_progress_tells_the_images_and_the_accuracy_so_far(imagenet_model: Path) -> None:
+    seen: list[tuple[int, Mapping[int, float]]] = []
+    model, pixels = checkpoint.load(imagenet_model).model, np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3))
+    with torch.no_grad():
+        image = torch.from_numpy(DATA.normalise(pixels.astype(np.uint8)))
+        labels = model(image, 1).argmax(1).numpy()  # all correct at k = 1
+    images = Split(pixels.astype(np.uint8), labels)
+    found = accuracy(model, DATA, images, (1, 2), batch_size=4, progress=lambda *so_far: seen.append(so_far))
+    assert [num_images for num_images, _ in seen] == [4, 6]
+    assert all(top1[1] == 100 for _, top1 in seen)
+    assert seen[-1][1] == pytest.approx({k: each.top1 for k, each in found.items()}, abs=0.01)
 
 
 def test_folders_named_by_synset_are_counted_over_their_own_classes(imagenet_model: Path, tmp_path: Path) -> None:
@@ -98,7 +114,7 @@ def test_accuracy_by_chance_is_said_to_be_that(imagenet_model: Path, capsys: pyt
     found = evaluate(checkpoint=imagenet_model, data=str(folder), heads="1,2").document
     assert (found["chance"], found["at_chance"]) == (33.33, [1, 2])
     said = " ".join(capsys.readouterr().err.split())
-    assert "Top-1 at k = 1, 2 is not clearly above chance (always the same answer would be right on 33.3%)" in said
+    assert "Top-1 at k = 1, 2 is not clearly above chance (always the same answer would be correct on 33.3%)" in said
     assert evaluate(heads="3").document["at_chance"] == []
 
 
@@ -132,8 +148,8 @@ def test_without_a_wish_nothing_is_measured() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` 0"),
-        ({"threads": -1}, "`threads` -1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"threads": -1}, "`threads` is -1"),
         ({"plot": Path("x.jpeg2")}, "not a known kind of picture"),
     ],
 )

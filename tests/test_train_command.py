@@ -42,6 +42,7 @@ def test_overrides_reach_the_run_and_its_resolved_configuration(
         ({"head_weights": "1,0,1,1,1,1"}, "positive numbers"),
         ({"start": "nowhere.pth"}, "There is no checkpoint at nowhere.pth"),
         ({"recipe": "finetune"}, "Pass `data`, a folder"),
+        ({"recipe": "fashion-mnist", "data": "digits"}, "Recipe fashion-mnist trains on fashion-mnist, not on digits."),
         ({"recipe": "imagenet-base", "data": "nowhere"}, "There is no folder or .tar file nowhere"),
     ],
 )
@@ -51,6 +52,16 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(BadInput, match=message):
         train(out=tmp_path / "run", **{"recipe": "digits", **options})  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "chosen"),
+    [(None, "digits", "digits"), (None, None, "fashion-mnist"), ("finetune", "digits", "finetune")],
+)
+def test_data_that_comes_with_a_recipe_chooses_it(recipe: str | None, data: str | None, chosen: str) -> None:
+    fields = {} if data is None else {"data": data}
+    config = request.resolve(request.TrainingRequest(recipe=recipe, fields=fields), Path("run")).config
+    assert (config.recipe, config.dataset, config.data) == (chosen, data or "fashion-mnist", "")
 
 
 def test_head_weights_hold_on_each_process_where_each_draws_its_own(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def _launch(
         json: Print exactly one JSON document on standard output.
         debug: Show Python tracebacks.
     """
-    return app(_with_command(tokens))
+    command_line = _with_command(tokens)
+    streams.announce(f"Starting {command_line[0]} ...")
+    return app(command_line)
 
 
 def with_command(arguments: list[str]) -> list[str]:

@@ -50,7 +50,8 @@ class Console(console.Console):
         return Measurement.get(self, anywhere, result).minimum
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints; talk that nobody can be told is no failure."""
+        """Prints; talk that cannot be written is not a failure."""
+        streams.withdraw()
         try:
             super().print(*objects, **options)
         except OSError:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def doctor(*, time_limit: float = 300.0) -> Result:
-    """Say what is installed, and try every target on a tiny model: export, verify, every runtime.
+    """List what is installed, and try every target on a tiny model: export, verify, every runtime.
 
-    Targets whose packages are not installed are no failure; one that is installed and does not work is.
+    A target whose packages are not installed is not a failure; one that is installed and does not work is.
 
     Args:
-        time_limit: Seconds that the trial of one target may take.
+        time_limit: Time limit in seconds for each target.
     """
     import msgspec
 
@@ -28,7 +28,7 @@ def doctor(*, time_limit: float = 300.0) -> Result:
     from hydra_export.errors import BadInput
 
     if not 0 < time_limit < float("inf"):
-        raise BadInput(f"`time_limit` is {time_limit}.", "Give a number of seconds above 0.")
+        raise BadInput(f"`time_limit` is {time_limit}.", "Pass a number above 0.")
     console = talk()
     with shown_progress(console) as progress:
         diagnosis = diagnose(progress, time_limit)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from hydra_export.commands import Flag, Result, candidates, choices, table, talk, tell, titled
 from hydra_export.commands.candidates import one_of
 from hydra_export.errors import BadInput
-from hydra_export.interruption import Held
+from hydra_export.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hydra_export.checkpoint_file import CheckpointInfo
     from hydra_export.data.datasets import Images
     from hydra_export.evaluation.accuracy import Accuracy
+
+_STEP = 32  # images between two signs of life
 
 
 def evaluate(
@@ -36,31 +38,32 @@ def evaluate(
     threads: int = 1,
     plot: Path | None = None,
 ) -> Result:
-    """Measure the accuracy of each subnetwork on labelled images, and what it costs.
+    """Measure the accuracy and the cost of each subnetwork on labelled images.
 
     Args:
-        checkpoint: The universal model: a file, a folder as the Hub has it, a Hub id, or timm:NAME; by default the
-            packaged one.
+        checkpoint: The model: a file, a folder in the Hub's layout, a Hub id, or timm:NAME; by default the packaged
+            model.
         data: packaged (1,000 test images of Fashion-MNIST), fashion-mnist or digits (the whole test set), or a
             folder with one folder of images per class, or with the idx files of Fashion-MNIST. For models of the
-            1,000 classes of ImageNet, folders may be named by synset or number, as ImageNet's variants have them.
-            Folders that are not the model's classes are refused.
-        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's own export list.
-        architecture: timm's name of a ViT whose checkpoint does not say, such as deit_tiny_patch16_224.
-        head_dim: Channels per head, for checkpoints that do not say.
-        image_size: Side of the images, or HxW; positions that are of another size are resampled.
-        preprocessing: Supplies or overrides what the checkpoint says: hydravit, imagenet, inception, or a JSON
+            1,000 classes of ImageNet, folders may be named by synset or number, as in ImageNet's variants. Folders
+            that do not match the model's classes are refused.
+        heads: Head counts, such as 3,6,12, or all; by default the checkpoint's export list.
+        architecture: The ViT's name in timm, such as deit_tiny_patch16_224, if the checkpoint does not say.
+        head_dim: Channels per head, if the checkpoint does not say.
+        image_size: Side of the images, or HxW; position embeddings of another size are resampled.
+        preprocessing: Supplies or overrides the checkpoint's preprocessing: hydravit, imagenet, inception, or a JSON
             file.
-        measure: Add throughput, peak memory and load time in PyTorch on this machine's CPU.
+        measure: Add throughput, peak memory and load time in PyTorch on this CPU.
         batch_size: Images per call while measuring throughput and memory.
         threads: CPU threads while measuring.
-        plot: Draw accuracy over GMACs and over measured throughput into this file, such as tradeoff.png.
+        plot: Plot accuracy over GMACs and over measured throughput into this file, such as tradeoff.png.
     """
     import msgspec
 
     from hydra_export import checkpoint as checkpoints
     from hydra_export import network
     from hydra_export.architecture import parse_heads
+    from hydra_export.commands.progress import shown_progress
     from hydra_export.evaluation.accuracy import accuracy
     from hydra_export.evaluation.cost import measure as cost
     from hydra_export.gate import chance
@@ -82,16 +85,30 @@ def evaluate(
     console = talk()
     notes = (*loaded.notes, *filter(None, [test_set.note]))
     tell(console, notes, checkpoints.check_trained(info, head_counts, allow_untrained=True))
-    with Held(), console.status(f"{len(images):,} images through {len(head_counts)} subnetworks"):
-        accuracies = accuracy(loaded.model, info.preprocessing, images, head_counts, classes=test_set.classes)
+    with shown_progress(console) as progress:
+        progress("evaluating", 0, len(images))
+        accuracies = accuracy(
+            loaded.model,
+            info.preprocessing,
+            images,
+            head_counts,
+            classes=test_set.classes,
+            batch_size=_STEP,
+            progress=lambda num_images, top1: progress(f"top-1 so far: {_so_far(top1)}", num_images, len(images)),
+        )
     if at_chance := _at_chance(accuracies, by_chance):
         counts = ", ".join(map(str, at_chance))
-        same = f"always the same answer would be right on {by_chance:.1%}"
+        same = f"always the same answer would be correct on {by_chance:.1%}"
         tell(console, (), f"Top-1 at k = {counts} is not clearly above chance ({same}): are the labels the model's?")
     num_images = accuracies[head_counts[0]].num_images
     if left_out := len(images) + len(unreadable) - num_images:
         such = f", such as {unreadable[0]}" if unreadable else ""
-        tell(console, (), f"{left_out} of the images cannot be read and were left out{such}.")
+        tell(console, (), f"Left out {counted(left_out, 'image')} that cannot be read{such}.")
+    costs: dict[int, dict[str, Any]] = {}
+    with shown_progress(console) as progress:
+        for step, k in enumerate(head_counts if measure or plot else ()):
+            progress(f"measuring k = {k}", step, len(head_counts))
+            costs[k] = msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads))
     subnetworks = [
         {
             "heads": k,
@@ -100,7 +117,7 @@ def evaluate(
             "top5": accuracies[k].top5,
             "params": network.num_params(info.config, k),
             "macs": network.macs(info.config, k),
-            **(msgspec.to_builtins(cost(loaded, k, batch_size=batch_size, threads=threads)) if measure or plot else {}),
+            **costs.get(k, {}),
         }
         for k in head_counts
     ]
@@ -123,9 +140,15 @@ def evaluate(
     return Result(document, subnetwork_table(subnetworks, title))
 
 
+def _so_far(top1: Mapping[int, float]) -> str:
+    """Of the smallest and the largest head count, which fit into a line."""
+    ends = dict.fromkeys((min(top1), max(top1)))
+    return ", ".join(f"k = {k} {top1[k]:.1f} %" for k in ends)
+
+
 def _check(batch_size: int, threads: int, plot: Path | None) -> None:
     if min(batch_size, threads) < 1:
-        raise BadInput(f"`batch_size` {batch_size} and `threads` {threads} cannot be.", "Give 1 or more of each.")
+        raise BadInput(f"`batch_size` is {batch_size}, `threads` is {threads}.", "Pass 1 or more for each.")
     if plot is not None:
         from hydra_export import pictures
 

@@ -46,35 +46,36 @@ def train(
     wandb: Flag = False,
     resume: Flag = False,
 ) -> Result:
-    """Train a universal model, one drawn head count per step.
+    """Train a universal model. Each step draws one head count and updates that subnetwork.
 
-    Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl, state.pt and, where
+    Writes OUT/checkpoint.safetensors, ready for export, and beside it config.json, metrics.jsonl, state.pt and, if
     matplotlib is installed, run.png. On several GPUs: torchrun ... -m -- hydra_export.train with these options.
 
     Args:
-        out: Folder of the run, new or empty, or with --resume the one to continue.
-        recipe: fashion-mnist (the default; made the packaged model), digits (downloads nothing, takes a minute),
-            elastic (any dense ViT made universal, on any images), finetune (any image folder, from any checkpoint),
+        out: Folder of the run: new or empty, or with --resume the one to continue.
+        recipe: fashion-mnist (the default; trained the packaged model), digits (downloads nothing, takes a minute),
+            elastic (makes any dense ViT universal, on any images), finetune (any image folder, from any checkpoint),
             imagenet-base (the paper's) or imagenet-small.
-        start: Checkpoint that the first weights come from, of a smaller model too: a file, a folder, a Hub id, or
-            timm:NAME. Recipe finetune takes the packaged model by default, where the images suit it: small grey ones.
-        data: Folder with one folder of images per class, a .tar file of such, a folder of WebDataset shards, or
-            hfds/PATH of a Hugging Face dataset; for recipe elastic also a folder of images without classes. Or digits
-            or fashion-mnist. For recipe fashion-mnist, the folder with its four idx files; by default those
-            of the Debian package dataset-fashion-mnist where it is installed, else they are downloaded.
-        seed: Of the first weights, the order and variation of the images, and the drawn head counts.
-        steps: Updates in all; warm-up and cosine stretch with them.
+        start: Checkpoint for the first weights, also of a smaller model: a file, a folder, a Hub id, or timm:NAME.
+            By default, recipe finetune starts from the packaged model if the images are small and grey like its own.
+        data: digits, fashion-mnist, a folder with one folder of images per class, a .tar file of such a folder, a
+            folder of WebDataset shards, or hfds/PATH for a Hugging Face dataset; with recipe elastic also a folder of
+            images without classes. For fashion-mnist also the folder with its four idx files; by default that of the
+            Debian package dataset-fashion-mnist, or a download.
+        seed: Seed of the first weights, the order and augmentation of the images, and the drawn head counts.
+        steps: Total updates; warm-up and cosine scale with them.
         batch_size: Images per step, over all processes.
         lr: Peak learning rate.
         train_heads: Head counts to draw from, such as 3,6,12, or all; the others become useless.
-        head_weights: How often to draw each of them, such as 1,1,2, instead of all equally.
-        override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json shows all.
+        head_weights: How often to draw each head count, such as 1,1,2; by default all equally.
+        override: Any other field of the run as NAME=VALUE, such as augmentation.mixup=0.8; OUT/config.json lists all.
         threads: CPU threads; by default all cores.
-        no_training: Of recipe elastic the new basis alone: the full width unchanged, narrower ones better than before.
-        keep: Keep the last so many saved checkpoints as OUT/checkpoint-step-STEP.safetensors, and the best on the
+        no_training: With recipe elastic, only change the basis: the full width stays the same, smaller ones improve.
+        keep: Keep this many of the latest checkpoints as OUT/checkpoint-step-STEP.safetensors, and the best one on the
             monitored test images as OUT/best.safetensors.
-        tensorboard: Write metrics for TensorBoard too, into OUT/tensorboard.
-        wandb: Send metrics to Weights & Biases too, as its own variables say (WANDB_PROJECT, WANDB_MODE=offline, ...).
+        tensorboard: Also write metrics for TensorBoard, into OUT/tensorboard.
+        wandb: Also send metrics to Weights & Biases, configured by its own variables (WANDB_PROJECT,
+            WANDB_MODE=offline, ...).
         resume: Continue the interrupted run in OUT from its last saved state, as if it had never stopped.
     """
     import torch
@@ -83,13 +84,13 @@ def train(
 
     if threads is not None:
         if threads < 1:
-            raise BadInput(f"`threads` {threads} is no number of threads.", "Give 1 or more.")
+            raise BadInput(f"`threads` is {threads}.", "Pass 1 or more.")
         torch.set_num_threads(threads)
     options = {"data": data, "seed": seed, "steps": steps, "batch_size": batch_size, "lr": lr, "keep": keep}
     fields = {name: value for name, value in options.items() if value is not None} | _assignments(override)
     if no_training:
         if steps:
-            raise BadInput(f"`no_training` and `steps` {steps} exclude each other.", "Give one.")
+            raise BadInput(f"`no_training` and `steps` {steps} exclude each other.", "Pass only one of them.")
         fields |= {"steps": 0, "epochs": 0}
     request = TrainingRequest(
         recipe=recipe, start=start, train_heads=train_heads, head_weights=head_weights, fields=fields
@@ -136,7 +137,7 @@ def _assignments(pairs: tuple[str, ...]) -> dict[str, str]:
     """``NAME=VALUE`` by name."""
     for pair in pairs:
         if "=" not in pair:
-            raise BadInput(f"`override` {pair} sets nothing.", "Give NAME=VALUE, such as `override=drop_path=0.1`.")
+            raise BadInput(f"`override` {pair} sets nothing.", "Pass NAME=VALUE, such as `override=drop_path=0.1`.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
@@ -230,7 +231,7 @@ def _shown_result(outcome: Outcome) -> RenderableType:
 
     from hydra_export.commands.evaluate import subnetwork_table
 
-    done = f"{outcome.config.steps:,} steps" if outcome.config.steps else "the new basis, without training,"
+    done = f"{outcome.config.steps:,} steps" if outcome.config.steps else "new basis without training"
     lines = [f"{outcome.checkpoint}: {done} in {outcome.seconds:,.0f} s"]
     if outcome.unreadable or outcome.unread_tests:
         some = ", ".join(outcome.unreadable[:3]) + (", ..." if len(outcome.unreadable) > 3 else "")

@@ -3,7 +3,7 @@
 # B batch, H height, W width, C channels, n images, K classes
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ def accuracy(
     classes: Sequence[int] | None = None,
     batch_size: int = 500,
     workers: int = 0,
+    progress: Callable[[int, Mapping[int, float]], None] = lambda _num_images, _top1: None,
 ) -> dict[int, Accuracy]:
     """Accuracy per head count on *images*; those that cannot be read are left out, as ``num_images`` shows.
 
@@ -47,6 +48,8 @@ def accuracy(
         total: adds up the counts of all processes.
         limit: at most so many images, evenly over all.
         classes: logits that may be chosen, where the images are of some of the model's classes alone.
+        progress: called after each batch with the images of this process so far, and the percent of them that are
+            correct per head count.
 
     Raises:
         BadData: none can be read.
@@ -64,6 +67,7 @@ def accuracy(
         num_images += len(labels)
         for row, k in enumerate(heads):
             counts[row] += _right(model, image_BCHW, labels_B, k, class_indices)
+        progress(num_images, dict(zip(heads, (100 * counts[:, 0] / num_images).tolist(), strict=True)))
     num_images, *right = map(int, total([num_images, *counts.ravel().tolist()]))
     if not num_images:
         raise BadData("None of the images can be read.", "Pass images that Pillow can open.")

@@ -66,7 +66,8 @@ def resolve(request: TrainingRequest, out: Path, *, resume: bool = False) -> Tra
     recipe, start = request.recipe, request.start
     if stored is not None:
         recipe, start = recipe or stored.recipe, stored.start if start is None else start
-    requested = _configuration(request, recipe or DEFAULT_RECIPE, "" if start in (None, PACKAGED) else start or "")
+    recipe = recipe or _dataset(request.fields) or DEFAULT_RECIPE
+    requested = _configuration(request, recipe, "" if start in (None, PACKAGED) else start or "")
     config = requested if stored is None else _continue_run(stored, requested, request)
     return TrainingPlan(config, resume, start_is_default=start is None)
 
@@ -75,7 +76,12 @@ def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainCo
     fields = dict(request.fields)
     head_dim = str(fields.get("model.head_dim", ""))
     config = recipes.get(recipe, start, int(head_dim) if head_dim.isdecimal() else None)
-    if config.dataset == "folder" and fields.get("data") in datasets.names() and not Path(fields["data"]).exists():
+    if dataset := _dataset(fields):
+        if dataset != config.dataset != "folder":
+            raise BadInput(
+                f"Recipe {recipe} trains on {config.dataset}, not on {dataset}.",
+                f"Set `recipe={dataset}`, or `recipe=finetune` to train on any images.",
+            )
         fields["dataset"] = fields.pop("data")
     if request.train_heads is not None:
         largest = int(fields.get("model.heads", config.model.heads))
@@ -94,6 +100,12 @@ def _configuration(request: TrainingRequest, recipe: str, start: str) -> TrainCo
         )
     sampling.get(config_with_fields)  # refuses weights that do not match
     return config_with_fields
+
+
+def _dataset(fields: Mapping[str, Any]) -> str:
+    """The dataset that comes with hydra-export and is asked for as ``data``, if one is; a recipe has its name."""
+    data = fields.get("data")
+    return data if data in datasets.names() and not Path(data).exists() else ""
 
 
 def _heads(heads: str | Sequence[int], largest: int) -> tuple[int, ...]:
