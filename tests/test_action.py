@@ -145,7 +145,7 @@ def test_no_script_has_an_expression_in_it() -> None:
 
 def test_actions_of_others_are_pinned_and_checkouts_keep_no_credentials() -> None:
     workflows = [ROOT / "action.yml", *ROOT.glob(".github/workflows/*.yml"), *ROOT.glob("examples/workflows/*.yml")]
-    assert len(workflows) == 4
+    assert len(workflows) == 5
     for path in workflows:
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):

@@ -105,13 +105,14 @@ def test_no_script_has_an_expression_in_it() -> None:
     assert not [step["run"] for step in STEPS.values() if "${{" in step["run"]]
 
 
-def test_actions_are_of_the_versions_that_ci_uses() -> None:
+@pytest.mark.parametrize("name", ["release", "docs"])
+def test_actions_are_of_the_versions_that_ci_uses(name: str) -> None:
     used = re.compile(r"uses: (\S+)@(\S+)")
     ci = dict(used.findall((WORKFLOWS / "ci.yml").read_text()))
-    release = dict(used.findall((WORKFLOWS / "release.yml").read_text()))
-    both = ci.keys() & release.keys()
+    other = dict(used.findall((WORKFLOWS / f"{name}.yml").read_text()))
+    both = ci.keys() & other.keys()
     assert both >= {"actions/checkout", "actions/setup-python"}
-    assert {name: release[name] for name in both} == {name: ci[name] for name in both}
+    assert {action: other[action] for action in both} == {action: ci[action] for action in both}
 
 
 def make(target: str, dist: Path) -> subprocess.CompletedProcess[str]:
