@@ -33,7 +33,7 @@ help:
 	@echo "make docs       the documentation site, in docs/_build/html; a warning is an error"
 	@echo "make test       formatting, lint, types, architecture and the quick tests"
 	@echo "make test-all   all of that and the slow tests, which make test-slow runs alone"
-	@echo "make lint       formatting and lint alone"
+	@echo "make lint       formatting, lint and spelling"
 	@echo "make types      type checking alone"
 	@echo "make pytest     every test, quick and slow, alone; ARGS='-k checkpoint' chooses some"
 	@echo "make fuzz       damaged files for everything that reads them; SECONDS=600 each, READER=manifest,onnx alone, SEED=7"
@@ -99,6 +99,7 @@ test-all: test test-slow
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell *.* .github Makefile benchmarks docs examples hydra_export requirements runtime scripts tests
 
 types: $(BIN)/.installed-dev
 	$(BIN)/mypy

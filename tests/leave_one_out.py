@@ -18,7 +18,7 @@ from hydra_export import profiles
 from hydra_export.device import DeviceProfile, LatencyRecord
 from hydra_export.latency.estimate import estimates
 from hydra_export.latency.evidence import (
-    ARITHMETICS,
+    ARITHMETIC_KINDS,
     OTHER_MODEL,
     REFERENCE,
     Evidence,
@@ -92,7 +92,7 @@ def cases(known: Mapping[str, ResolvedProfile], *, whole_device: bool, only: Seq
             continue
         soc = soc_name(evidence, device)
         for path in evidence.paths(device):
-            if path.arithmetic not in ARITHMETICS:
+            if path.arithmetic not in ARITHMETIC_KINDS:
                 continue
             for model, ms, blur in _networks(evidence, device, path):
                 same_soc = {name for name in known if soc_name(evidence, name) == soc}

@@ -163,7 +163,7 @@ def test_all_head_counts_are_those_of_the_model(tiny_checkpoint: Path, tmp_path:
         (["--target", ""], "--target '' contains an empty name"),
         (["--target", "onnx,,onnx"], "--target 'onnx,,onnx' contains an empty name"),
         (["--target", "onnx,onnx"], "--target 'onnx,onnx' lists a name twice"),
-        (["--graph", "seperate"], "Target 'onnx' has no graph kind 'seperate'. Did you mean 'separate'?"),
+        (["--graph", "sepparate"], "Target 'onnx' has no graph kind 'sepparate'. Did you mean 'separate'?"),
         (
             ["--graph", "whole"],
             "Target 'onnx' has no graph kind 'whole'. Pass --graph separate or shared or universal.",
@@ -197,7 +197,7 @@ def test_what_an_export_does_not_know_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["verfy", "x"], "No command 'verfy'. Did you mean 'verify'?"),
+        (["verfy", "x"], "No command 'verfy'. Did you mean 'verify'?"),  # codespell:ignore
         (["tarin"], "No command 'tarin'. Did you mean 'train'?"),
         (
             ["zzz"],

@@ -80,7 +80,7 @@ def offered(capfd: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["check", "x", "--for", "rknn,q"], ["rknn,qnn-htp"]),
         (["verify", ""], []),  # files, which the shell knows
         (["--out", ""], []),
-        (["verfy", ""], []),
+        (["verfy", ""], []),  # codespell:ignore
     ],
     ids=" ".join,
 )

@@ -89,8 +89,8 @@ def test_dir_lists_the_public_names_and_the_version() -> None:
 
 
 def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'hydra_export' has no attribute 'exprot'"):
-        hydra_export.exprot  # noqa: B018 (the access is the test)
+    with pytest.raises(AttributeError, match="module 'hydra_export' has no attribute 'exprot'"):  # codespell:ignore
+        hydra_export.exprot  # noqa: B018 (the access is the test) codespell:ignore
 
 
 def test_the_public_functions_make_and_verify_a_bundle(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import STATIC, ComputeUnit
 
 FLOAT, INT8, INT8_STATIC, W8A16 = "float", "int8", *STATIC
-ARITHMETICS = (FLOAT, INT8, INT8_STATIC, W8A16)  # of our files
+ARITHMETIC_KINDS = (FLOAT, INT8, INT8_STATIC, W8A16)  # of our files
 # What a device computes in; fp32 files run in fp16 on an NPU, and sources often say only "float".
 _ARITHMETIC = {"fp32": FLOAT, "fp16": FLOAT, "bf16": FLOAT, "unknown": FLOAT}
 _WITHOUT_CPU = ("accelerator", "microcontroller")  # or without one that runs a transformer, unless its cores are known
@@ -151,7 +151,7 @@ class Evidence:
             usable
             for name, paths in self._usable.items()
             for path, records in paths.items()
-            if path.arithmetic in ARITHMETICS and self.point(name, path) is not None
+            if path.arithmetic in ARITHMETIC_KINDS and self.point(name, path) is not None
             for usable in records
         ]
 

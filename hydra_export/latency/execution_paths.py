@@ -8,7 +8,7 @@ from hydra_export import profiles, targets
 from hydra_export.device import DeviceProfile
 from hydra_export.errors import BadInput, UnknownName
 from hydra_export.latency.estimate import Estimate, estimates
-from hydra_export.latency.evidence import ARITHMETICS, FLOAT, Evidence, ExecutionPath, Workload, arithmetic
+from hydra_export.latency.evidence import ARITHMETIC_KINDS, FLOAT, Evidence, ExecutionPath, Workload, arithmetic
 from hydra_export.target import ComputeUnit, DeviceRuntime
 
 _HANDHELD = ("phone", "tablet")
@@ -45,7 +45,7 @@ def known_paths(
     has = runtimes(evidence, device)
     if runtime and runtime not in has and not known[runtime].browser:
         raise BadInput(f"{evidence.profiles[device].name} does not run {runtime}.", f"It runs {', '.join(has)}.")
-    kinds = (arithmetic(precision),) if precision else ARITHMETICS
+    kinds = (arithmetic(precision),) if precision else ARITHMETIC_KINDS
     usual = _usual(evidence.profiles[device])
     asked = [*_paths_in(runtime, usual), *evidence.browser_paths(device)] if runtime else []
     candidates = dict.fromkeys([*usual, *evidence.paths(device), *asked])

@@ -294,7 +294,7 @@ def test_bytes_that_are_no_model_are_refused(content: bytes, tmp_path: Path) -> 
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    content = doubling()[0].SerializeToString().replace(b"result", b"resul\xff")
+    content = doubling()[0].SerializeToString().replace(b"result", b"resul\xff")  # codespell:ignore
     with pytest.raises(CheckFailed, match="not a Core ML model"):
         mil.load(write_package(tmp_path / "a.mlpackage", content))
 

@@ -74,8 +74,8 @@ def test_strategies_are_found_by_name_and_take_what_they_need_from_the_configura
         weights = (1.0,) * 6 if name == "weighted" else ()
         drawn = sampling.get(msgspec.structs.replace(base, sampling=name, weights=weights))(0)
         assert set(drawn) <= set(base.trained_heads)
-    with pytest.raises(UnknownName, match=r"strategy 'unifrom'.*'uniform'"):
-        sampling.get(msgspec.structs.replace(base, sampling="unifrom"))
+    with pytest.raises(UnknownName, match=r"strategy 'unifrom'.*'uniform'"):  # codespell:ignore
+        sampling.get(msgspec.structs.replace(base, sampling="unifrom"))  # codespell:ignore
     with pytest.raises(BadInput, match="takes no weights"):
         sampling.get(msgspec.structs.replace(base, weights=(1.0,) * 6))
 
