@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -154,6 +155,33 @@ def test_every_public_name_is_described() -> None:
     for page, module in (("docs/python.md", hydra_export), ("docs/mil.md", mil)):
         described = re.findall(r"^\.\. auto\w+:: (\w+)$", text(page), re.MULTILINE)
         assert set(described) >= set(module.__all__), page
+
+
+def test_every_column_of_numbers_is_explained() -> None:
+    from hydra_export.calibration import COLUMNS
+
+    words = {
+        "",
+        "artifact",
+        "run in",
+        "image",
+        "class",
+        "device",
+        "runtime",
+        "fits",
+        "precision",
+        "unit",
+        "date",
+        "norm",
+    }
+    shown = set(COLUMNS)
+    for command in ("export", "verify", "calibrate", "evaluate", "predict", "profile_import", "profile_fleet"):
+        tree = ast.parse((ROOT / "hydra_export" / "commands" / f"{command}.py").read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        tables = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "table"]
+        shown |= {str(node.value) for call in tables for node in call.args if isinstance(node, ast.Constant)}
+    page = text("docs/numbers.md").replace("\\|", "|")
+    assert not {column for column in shown - words if column.removesuffix(" %") not in page}
 
 
 def test_every_error_code_is_listed() -> None:
