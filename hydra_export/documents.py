@@ -40,7 +40,7 @@ def decode_json(content: bytes, kind: Any = None, most_values: int = _JSON_VALUE
     """What a JSON document says, as *kind* where one is given.
 
     Raises:
-        msgspec.DecodeError: it is no such document, says too much, nests too deeply, or gives a key twice, which
+        msgspec.DecodeError: it is not such a document, contains too much, nests too deeply, or has a key twice, which
             readers understand in different ways.
     """
     _check_count(sum(map(content.count, (b",", b":", b"[", b"{"))), most_values)
@@ -56,7 +56,7 @@ def decode_toml(content: bytes, kind: type[_Kind]) -> _Kind:
     """What a TOML document says, as *kind*.
 
     Raises:
-        msgspec.DecodeError: it is no such document, says too much, or nests too deeply.
+        msgspec.DecodeError: it is not such a document, contains too much, or nests too deeply.
     """
     if len(content) > TOML_BYTES:
         raise msgspec.DecodeError(f"it has {len(content):,} bytes; at most {TOML_BYTES:,} are allowed")

@@ -39,7 +39,7 @@ class Measured:
 def positive(value: object, name: str, path: Path) -> float:
     """The number *value*; BadInput naming *name* in *path* where it is none above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise BadInput(f"{path}: {name}: {str(value)[:80]} is not a number above 0.", "Give the file unchanged.")
+        raise BadInput(f"{path}: {name}: {str(value)[:80]} is not a number above 0.", "Pass the file unchanged.")
     return float(value)
 
 

@@ -305,17 +305,17 @@ def test_a_file_that_holds_no_times_is_not_written_over(exported: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda d: d["model"].update(checkpoint_sha256="0" * 64), "model.checkpoint_sha256: it is of another model"),
-        (lambda d: d["model"].update(name="giant"), "model.name: it is of another model, giant"),
+        (lambda d: d["model"].update(checkpoint_sha256="0" * 64), "model.checkpoint_sha256: this is another model"),
+        (lambda d: d["model"].update(name="giant"), "model.name: this is another model, giant"),
         (lambda d: d["timings"][1].update(median_ms=-1), "timings[1].median_ms: -1.0 is not a time above 0"),
         (lambda d: d["timings"][1].update(median_ms=None), "timings[1].median_ms: Expected `float`"),
         (lambda d: d["timings"][0].update(unit="tpu"), "timings[0].unit: Invalid enum value 'tpu'"),
-        (lambda d: d["timings"][0].update(heads=3), "timings[0].heads: 3 is no subnetwork"),
+        (lambda d: d["timings"][0].update(heads=3), "timings[0].heads: 3 is not in model.subnetworks"),
         (lambda d: d["timings"][0].update(runs_ms=[]), "timings[0].runs_ms"),
         (lambda d: d.update(date="yesterday"), "date: 'yesterday' is not YYYY-MM-DD"),
         (lambda d: d.pop("date"), "required field `date`"),
         (lambda d: d.pop("machine"), "required field `machine`"),
-        (lambda d: d.update(timings=[]), "timings: there is none"),
+        (lambda d: d.update(timings=[]), "timings: the list is empty"),
         (lambda d: d.update(schema_version=2), "schema_version: 2"),
         (lambda d: d.update(kind="toaster"), "kind"),
         (lambda d: [t.update(runtime="litert") for t in d["timings"]], "have no timings in common"),
@@ -335,12 +335,12 @@ def test_a_bench_file_that_cannot_be_compared_is_refused_naming_file_and_field(
 def test_a_bench_file_of_another_model_is_not_imported(exported: Path, written: Path, capsys: Capture) -> None:
     changed(written, lambda d: d["model"].update(checkpoint_sha256="0" * 64))
     assert main(["profile", "import", str(written), "--bundle", str(exported)]) == 2
-    assert "model.checkpoint_sha256: it is of another model" in " ".join(capsys.readouterr().err.split())
+    assert "model.checkpoint_sha256: this is another model" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_no_bench_file_is_refused(tmp_path: Path, capsys: Capture) -> None:
     for content in (b"", b"[]", b'{"a": 1}', b"\xff"):
         (tmp_path / "x.json").write_bytes(content)
         told = refused(capsys, "compare", str(tmp_path / "x.json"), str(tmp_path / "x.json"))
-        assert "x.json is no bench file" in told
+        assert "x.json is not a bench file" in told
     assert "cannot be read" in refused(capsys, "compare", str(tmp_path / "none.json"), str(tmp_path / "x.json"))

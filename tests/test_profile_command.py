@@ -261,8 +261,8 @@ def test_a_measurement_of_the_users_replaces_the_estimate(config: Path, said: Sa
     assert (after["heads"], after["ms"], after["provenance"]) == (6, 150.0, "measured")
     assert after["high"] < 1.06 * 150
     shown = said("--device", "rpi5")
-    assert "These times are yours and outrank all others" in shown
-    assert "outranks all of this" not in shown
+    assert "These times are your own and outrank all others" in shown
+    assert "all of this" not in shown
 
 
 def here() -> tuple[str, str]:

@@ -280,7 +280,7 @@ def test_an_archive_is_read_as_its_folder_is(packaged: Path, nobody: Path, tmp_p
 
 def test_a_model_of_unknown_accuracy_has_sizes_and_parity_and_no_chart(exported: Path, nobody: Path) -> None:
     shown = page(exported, nobody)
-    assert "Top-1 is not known: the checkpoint does not say." in shown.text
+    assert "Top-1 is unknown, as the checkpoint does not state it." in shown.text
     assert not [svg for svg in shown.named("svg") if svg.get("role") == "img"]
     assert "k = 2, 4; top-1 is not known" in cells(shown)
     assert "The checkpoint does not state one. Ask whoever trained it." in cells(shown)
@@ -295,7 +295,7 @@ def test_head_counts_of_unknown_accuracy_are_named_and_left_out_of_the_charts(
 ) -> None:
     copy = edited(packaged, tmp_path / "copy", lambda m: m["model"]["subnetworks"][1].update(accuracy=None))
     text = report.page(report.gather(copy, profile_folder=nobody))
-    assert "Not drawn, as its top-1 is not known: k = 6." in text
+    assert "Not drawn, because top-1 is unknown: k = 6." in text
     gmacs = re.search(r'<svg[^>]*aria-labelledby="gmacs-title.*?</svg>', text)
     assert gmacs is not None
     assert gmacs[0].count("<g><title>") == 1
@@ -345,7 +345,7 @@ def test_integer_activations_are_told_apart_from_int8(packaged: Path, nobody: Pa
     found = report.gather(copy, profile_folder=nobody)
     text = report.page(found)
     assert found.gated == ("int8", "int8-static")
-    assert "int8 and int8-static: that of the subnetwork, with the change that was measured" in text
+    assert "For int8 and int8-static it is the subnetwork&#x27;s top-1 plus the change measured" in text
     top1 = bundle.read(copy).model.accuracy[3] - 0.75
     title = rf"<title>onnx separate, int8-static, k = 3: [^<]*, {re.escape(words.accuracy(top1))}</title>"
     assert re.search(title, text)
@@ -366,7 +366,7 @@ def test_an_error_over_its_bound_is_said_to_be(packaged: Path, nobody: Path, tmp
 
     shown = page(edited(packaged, tmp_path / "copy", broken), nobody)
     assert "200 % (over)" in cells(shown)
-    assert "over the bound are 1 of 6 checks" in shown.text
+    assert "1 of 6 checks are over the bound" in shown.text
 
 
 def test_without_a_measurement_or_a_device_the_page_says_how_to_get_them(
@@ -525,7 +525,7 @@ def test_what_the_export_chose_for_its_devices_is_shown_and_compared(
     unknown = report.gather(none, profile_folder=nobody, against=six)
     assert {"every k", "unknown"} <= cells(Page(report.page(unknown)))
     assert unknown.changes is not None
-    assert unknown.changes.regressions == ("Board <one> (onnxruntime) has no choice any more; it was k = 6.",)
+    assert unknown.changes.regressions == ("Board <one> (onnxruntime) no longer has a choice; it was k = 6.",)
 
 
 @pytest.mark.parametrize("change", [{"budget_ms": 0.0}, {"runtime": "none"}, {"id": "nobody"}])
@@ -618,7 +618,7 @@ def test_what_changed_is_said_and_what_became_worse_is_a_regression(
         f"Top-1 at k = 3 went from {words.accuracy(now + 0.5)} to {words.accuracy(now)} (−0.50 points)" in regressions
     )
     assert "onnx/hydravit-fashion-mnist-k3.onnx takes 0.7 MB to fetch, not 0.4 MB (+100.0 %)" in regressions
-    assert "onnx/more.onnx is not there any more" in regressions
+    assert "onnx/more.onnx is gone" in regressions
     assert "onnx/hydravit-fashion-mnist-k6-int8.onnx changes top-1 by" in regressions
     assert len(found.regressions) == 4  # the nearer parity is far from its bound still
     shown, told = Page(report.page(findings)), report.markdown(findings)
@@ -628,7 +628,7 @@ def test_what_changed_is_said_and_what_became_worse_is_a_regression(
     assert f"| k = 3 | {words.accuracy(now + 0.5)} | {words.accuracy(now)} | −0.50 points |" in told
     back = report.gather(old, profile_folder=nobody, against=packaged)
     assert back.changes is not None
-    assert [each for each in back.changes.regressions if "not there" not in each] == []
+    assert [each for each in back.changes.regressions if "is gone" not in each] == []
 
 
 def test_artifacts_of_another_name_are_compared_by_what_they_are(packaged: Path, nobody: Path, tmp_path: Path) -> None:
@@ -744,7 +744,7 @@ def test_the_command_writes_a_page_and_replaces_only_its_own(
         Path("report.html").write_text(foreign)
         status, out, err = run(capsys, *given)
         assert (status, out) == (2, "")
-        assert "is not a report of ours and would be lost" in err
+        assert "is not a hydra-export report and would be overwritten" in err
         assert Path("report.html").read_text() == foreign
     assert run(capsys, *given, "--out", "a/folder/page.html")[0] == 0
     assert run(capsys, *given, "--out", "a/folder")[0] == 2
@@ -796,8 +796,8 @@ def test_json_holds_every_figure(
         (["{bundle}", "--device", "pixel7,,rpi5"], 2, "--device is 'pixel7,,rpi5'"),
         (["{bundle}", "--profiles", "{none}"], 2, "is not a folder"),
         (["{bundle}", "--bench", "{none}"], 2, "cannot be read"),
-        (["{bundle}", "--bench", "{foreign}"], 2, "is no bench file"),
-        (["{bundle}", "--bench", "{other}"], 2, "it is of another model"),
+        (["{bundle}", "--bench", "{foreign}"], 2, "is not a bench file"),
+        (["{bundle}", "--bench", "{other}"], 2, "this is another model"),
         (["{bundle}", "--format", "pdf"], 2, "pdf"),
         (["{foreign}"], 2, "is not an archive"),
         (["{damaged}"], 1, "is not a valid manifest"),

@@ -141,18 +141,18 @@ def read(path: Path) -> Report:
     Raises:
         BadInput: it is none; names the file and the field.
     """
-    return decode(files.read(path, documents.JSON_BYTES, remedy="Give what bench or a board wrote as JSON."), path)
+    return decode(files.read(path, documents.JSON_BYTES, remedy="Pass the JSON that bench or a board wrote."), path)
 
 
 def decode(content: bytes, path: Path) -> Report:
     """The report in *content*, which was read from *path*."""
-    remedy = "Give what bench or a board wrote as JSON, unchanged."
+    remedy = "Pass the JSON that bench or a board wrote, unchanged."
     try:
         report = documents.decode_json(content, Report)
     except msgspec.DecodeError as error:
         message, _, place = str(error).rpartition(" - at `$")
         said = f"{place.rstrip('`').lstrip('.')}: {message}" if message else str(error)
-        raise BadInput(f"{path} is no bench file: {said}.", remedy) from error
+        raise BadInput(f"{path} is not a bench file: {said}.", remedy) from error
     for problem in _problems(report):
         raise BadInput(f"{path}: {problem}.", remedy)
     return report
@@ -165,9 +165,9 @@ def check_model(report: Report, ours: ModelEntry | ModelFacts, path: Path, place
         given, expected = (getattr(model, field) for model in (theirs, ours))
         if given != expected:
             raise BadInput(
-                f"{path}: model.{field}: it is of another model, {theirs.name} ({given[:19]}), "
-                f"than {place}: {ours.name} ({expected[:19]}).",
-                "Give one that was made of the same model.",
+                f"{path}: model.{field}: this is another model, {theirs.name} ({given[:19]}), "
+                f"than in {place}: {ours.name} ({expected[:19]}).",
+                "Pass one of the same model.",
             )
 
 
@@ -186,7 +186,7 @@ def _problems(report: Report) -> Iterator[str]:
             yield f"model.{name}: {value} is not a number above 0"
     listed = {each.heads for each in model.subnetworks}
     if not report.timings:
-        yield "timings: there is none"
+        yield "timings: the list is empty"
     for at, timing in enumerate(report.timings):
         for name in _TIMES:
             value = getattr(timing, name)
@@ -195,8 +195,8 @@ def _problems(report: Report) -> Iterator[str]:
         if not timing.runs_ms or not all(math.isfinite(ms) and ms > 0 for ms in timing.runs_ms):
             yield f"timings[{at}].runs_ms: not all are times above 0"
         if timing.heads not in listed:
-            yield f"timings[{at}].heads: {timing.heads} is no subnetwork of model.subnetworks"
+            yield f"timings[{at}].heads: {timing.heads} is not in model.subnetworks"
         if timing.batch < 1 or timing.threads < 1:
-            yield f"timings[{at}]: batch and threads are 1 or more"
+            yield f"timings[{at}]: batch and threads must be 1 or more"
         if not timing.p10_ms <= timing.median_ms <= timing.p90_ms:
-            yield f"timings[{at}].median_ms: {timing.median_ms} does not lie between p10_ms and p90_ms"
+            yield f"timings[{at}].median_ms: {timing.median_ms} is not between p10_ms and p90_ms"

@@ -30,7 +30,7 @@ from hydra_export.latency.spread import rounded
 if TYPE_CHECKING:
     from hydra_export.bundle import Manifest
 
-_REFERENCE_ACCURACY = "Accuracy: arXiv 2605.22677, which gives it for k = 3 and 6 on ImageNet-1K."
+_REFERENCE_ACCURACY = "Accuracy on ImageNet-1K: arXiv 2605.22677, which reports k = 3 and 6."
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _of_this_machine(advice: Advice, context: Context) -> list[str]:
     in_int8 = advice.path.arithmetic in (INT8, INT8_STATIC) and advice.path.unit == "cpu"
     if not (context.recognised_by and in_int8 and board.lacks_int8(board.cpu_flags())):
         return []
-    return ["int8: this processor has no instructions for it (VNNI, AMX, dot products): it gains little here."]
+    return ["int8 gains little here: this processor has no instructions for it (VNNI, AMX, dot products)."]
 
 
 def _answer(advice: Advice) -> str:
@@ -151,7 +151,7 @@ def _origins(advice: Advice) -> list[str]:
 
 def _others(advice: Advice) -> list[str]:
     lines = [f"  {line}" for line in words.other_paths(advice)]
-    return ["Other ways here (largest k):", *lines] if lines else []
+    return ["Other runtimes here, at the largest head count:", *lines] if lines else []
 
 
 def _weights(advice: Advice, context: Context, k: int) -> int:
@@ -170,7 +170,7 @@ def _measure(advice: Advice, context: Context) -> str:
     if timer and (not runtime.timer_classes or advice.profile.device_class in runtime.timer_classes):
         return timer.format(stem=advice.stem(k))
     if advice.profile.family == "Apple" and advice.profile.device_class in ("phone", "tablet"):
-        return f"run the file for {advice.path.runtime} in an app on the device and time it there"
+        return f"run the {advice.path.runtime} file in an app on the device and time it there"
     bundle = context.bundle or "BUNDLE"
     if context.recognised_by:
         return f"hydra-export bench {bundle} --save"
@@ -181,13 +181,13 @@ def _then(advice: Advice, context: Context) -> str:
     """What becomes of it."""
     own = {(record.runtime, record.unit) for record in advice.resolved.own}
     if advice.distance == 0 and (advice.path.runtime, advice.path.unit) in own:
-        return "These times are yours and outrank all others; newer ones of the same take their place."
+        return "These times are your own and outrank all others; measuring again replaces them."
     runtime = targets.device_runtimes()[advice.path.runtime]
     if not (runtime.reads_results or runtime.browser):
-        return f"A [[latency]] table of yours in {context.folder / advice.profile.id}.toml outranks all of this."
+        return f"Your own [[latency]] table in {context.folder / advice.profile.id}.toml outranks all of this."
     if context.recognised_by:
-        return "What you measure outranks all of this."
-    return f"Then: hydra-export profile import FILE --device {advice.profile.id}; it outranks all of this."
+        return "Your own measurement outranks all of this."
+    return f"Then: hydra-export profile import FILE --device {advice.profile.id}. Your times then outrank all of this."
 
 
 # Where a budget fails

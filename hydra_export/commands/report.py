@@ -30,17 +30,17 @@ def report(
 ) -> Result:
     """Write a report of a bundle: accuracy, size, parity and latency, and what changed since another one.
 
-    The HTML page holds all it needs, and asks no other machine for anything.
+    The HTML page is self-contained and loads nothing from other machines.
 
     Args:
         bundle: Its folder, or its archive.
         out: The file to write; report.html by default. Markdown goes to standard output unless this is given.
         format: html for a page, md for a comment on a pull request.
-        against: An older bundle: say what changed, and what became worse.
-        device: Say which head count fits these devices, such as pixel7,rpi5; by default those on which you measured
-            this model.
-        profiles: The folder of your own profiles, instead of the one among your settings.
-        bench: Outputs of bench --json, or a board's bench.json, of this bundle or of the older one; may be repeated.
+        against: An older bundle to compare with: the report says what changed and what became worse.
+        device: Devices to choose head counts for, such as pixel7,rpi5. By default those on which you measured this
+            model.
+        profiles: The folder of your own profiles. By default the one among your settings.
+        bench: Outputs of bench --json, or a board's bench.json, for this bundle or the older one. May be repeated.
     """
     from hydra_export import report as reports
 
@@ -64,7 +64,7 @@ def _device_names(devices: str | None) -> list[str]:
         return []
     names = [name.strip() for name in devices.split(",")]
     if not all(names):
-        raise BadInput(f"`device` is '{devices}'.", "Give names separated by commas, such as pixel7,rpi5.")
+        raise BadInput(f"`device` is '{devices}'.", "Pass names separated by commas, such as pixel7,rpi5.")
     return names
 
 

@@ -36,20 +36,21 @@ def _confidence(found: Calibration, findings: Findings) -> Table:
         )
         for each in found.subnetworks
     ]
-    right = "its label" if found.labels else f"the answer of k = {max(findings.model.heads)}"
+    right = "the image's label" if found.labels else f"the answer of k = {max(findings.model.heads)}"
     caption = (
-        f"Fitted on {found.num_fitted:,} of {found.data}, counted on the other {found.num_reported:,}. "
-        f"Right is {right}. Calibration error: expected, in points, without and with the temperature."
+        f"Fitted on {found.num_fitted:,} of {found.data}, evaluated on the other {found.num_reported:,}. An answer is "
+        f"correct if it is {right}. The error is the expected calibration error, in points, without and with the "
+        "temperature."
     )
-    columns = ("subnetwork", "right", "95 % interval", "temperature", "error before", "after")
+    columns = ("subnetwork", "correct", "95 % interval", "temperature", "error before", "after")
     return Table("confidence", caption, columns, rows)
 
 
 def cascades_table(found: Calibration, findings: Findings) -> Table:
     rows = [each.cells(findings.model.gmacs) for each in found.cascades]
     caption = (
-        "Cascades: a head count answers where its probability reaches its threshold, else the next is asked. The gain "
-        "is over the single head count, with its 95 % interval."
+        "Cascades: a head count answers if its probability reaches its threshold; otherwise the next one runs. The "
+        "gain is over the single head count, with its 95 % interval."
     )
     return Table("cascades", caption, COLUMNS, rows, text=3)
 

@@ -42,7 +42,7 @@ def tables(changes: Changes) -> Iterator[Table]:
         yield Table("changed-accuracy", "Top-1.", ("subnetwork", "was", "is", "change"), accuracies)
     if altered := [each for each in changes.artifacts if each.status != "same"]:
         same = len(changes.artifacts) - len(altered)
-        caption = "Artifacts." + (f" {words.counted(same, 'other')} did not change by a byte." if same else "")
+        caption = "Artifacts." + (f" {words.counted(same, 'other')} did not change." if same else "")
         columns = ("artifact", "status", "to fetch", "parity, share of allowed", "int8 and its kind, top-1")
         yield Table("changed-artifacts", caption, columns, [*map(_artifact, altered)], text=2)
     yield from _latencies(changes)
@@ -61,11 +61,15 @@ def tables(changes: Changes) -> Iterator[Table]:
 def _latencies(changes: Changes) -> Iterator[Table]:
     """What is surely another time, and, folded, what may be chance."""
     columns = ("artifact", "in", "was", "is", "change", "95 % interval")
-    where = "; measured on another machine then: the ratios compare machines" if changes.other_machine else ""
+    where = (
+        "; the older times are from another machine, so that the ratios compare machines"
+        if changes.other_machine
+        else ""
+    )
     sure, rest = ([each for each in changes.latencies if each.sure is which] for which in (True, False))
     for ident, group in (("changed-latency", sure), ("same-latency", rest)):
         if group:
-            count = f"{words.counted(len(rest), 'time')} that did not surely change" if group is rest else ""
+            count = f"{words.counted(len(rest), 'time')} without a certain change" if group is rest else ""
             rows = [*map(_latency, group)]
             yield Table(ident, f"Measured latency{where}.", columns, rows, text=2, folded=count)
 

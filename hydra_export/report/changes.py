@@ -253,7 +253,7 @@ def _less_accurate(accuracies: Sequence[AccuracyChange]) -> Iterator[str]:
         if each.before is None:
             continue
         if each.after is None:
-            yield f"Top-1 at k = {each.heads} is not known any more; it was {words.accuracy(each.before)}."
+            yield f"Top-1 at k = {each.heads} is no longer known; it was {words.accuracy(each.before)}."
         elif _fell(each.before, each.after):
             fall = f"{words.accuracy(each.before)} to {words.accuracy(each.after)}"
             yield f"Top-1 at k = {each.heads} went from {fall} ({words.points(each.after - each.before)})."
@@ -266,7 +266,7 @@ def _fell(before: float, after: float) -> bool:
 def _worse_artifacts(artifacts: Sequence[ArtifactChange]) -> Iterator[str]:
     for each in artifacts:
         if each.status == "removed":
-            yield f"{each.path} is not there any more."
+            yield f"{each.path} is gone."
             continue
         if each.status != "changed":
             continue
@@ -287,7 +287,7 @@ def _smaller_choices(choices: Sequence[ChoiceChange]) -> Iterator[str]:
         if each.before is None:
             continue
         if each.after is None:
-            yield f"{each.device} has no choice any more; it was k = {each.before}."
+            yield f"{each.device} no longer has a choice; it was k = {each.before}."
         elif each.after < each.before:
             yield f"{each.device} is to run k = {each.after}, not k = {each.before}."
 

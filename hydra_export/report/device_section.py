@@ -13,8 +13,8 @@ from hydra_export.report.words import DASH, UNKNOWN
 
 _MOST_ORIGINS = 8
 _NOTE = (
-    "Bars are 80 % intervals of one image. Measured: timed on that device. Published: by others, of a model of "
-    "this shape. Estimated: from the nearest of such times, wider the farther they are."
+    "Bars are 80 % intervals for one image. Measured times come from that device, published ones from others who timed "
+    "a model of this shape. Estimates come from the nearest of these times; the farther those are, the wider the bar."
 )
 
 
@@ -40,7 +40,7 @@ def chosen(findings: Findings) -> list[Table]:
         )
         for entry in findings.chosen
     ]
-    caption = "Chosen when the bundle was exported, and what each device may run."
+    caption = "What the export chose for each device, and the files that it may run."
     columns = ("device", "in", "runs", "time", "budget", "fits", "artifacts")
     return [Table("chosen", caption, columns, rows, text=len(columns))] if rows else []
 
@@ -91,7 +91,7 @@ def _origin(ident: str, advice: Advice) -> Markup:
     sources = [(f"{key}: ", linked(text)) for key, text in advice.sources.items()]
     formula = f"Estimated: {advice.formula}." if advice.formula else ""
     others = words.other_paths(advice)
-    lists = ((formula, origins), ("Sources:", sources), ("Other ways here, largest head count:", others))
+    lists = ((formula, origins), ("Sources:", sources), ("Other runtimes here, at the largest head count:", others))
     inside = (
         (tag("p", title) if title else None, tag("ul", (tag("li", item) for item in items)))
         for title, items in lists

@@ -24,7 +24,7 @@ def check_replaceable(out: Path) -> None:
         head = file.read(_HEAD_BYTES)
     is_page = head.startswith(b"<!doctype html>\n") and as_html.MARK.encode() in head
     if not (is_page or head.startswith(as_markdown.MARK.encode())):
-        raise OutputRefused(f"{out} is not a report of ours and would be lost.", remedy)
+        raise OutputRefused(f"{out} is not a hydra-export report and would be overwritten.", remedy)
 
 
 def write(out: Path, text: str) -> None:

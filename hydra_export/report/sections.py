@@ -21,7 +21,7 @@ _GRAPHS = ("separate", "shared", "universal")
 _GRAPH_SHAPES = {f"{graph} graph": shape for graph, shape in zip(_GRAPHS, charts.SHAPES, strict=False)}
 _MOST_LABELS = 20
 _ALL_NAMED = 3
-_NO_ACCURACY = "Top-1 is not known: the checkpoint does not say. hydra-export evaluate measures it."
+_NO_ACCURACY = "Top-1 is unknown, as the checkpoint does not state it. hydra-export evaluate measures it."
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def accuracy(findings: Findings) -> Section:
         notes = ["The vertical axis is top-1 in percent; it does not begin at 0."]
         if findings.gated:
             counted = words.enumerated(findings.gated)
-            notes += [f"{counted}: that of the subnetwork, with the change that was measured on {findings.images}."]
+            notes += [f"For {counted} it is the subnetwork's top-1 plus the change measured on {findings.images}."]
         if len(levels) > _ALL_NAMED:
-            notes += ["Where head counts lie close together, not all are named."]
+            notes += ["Where head counts are close together, not all are labelled."]
         if missing := [f"{s.heads}" for s in findings.subnetworks if s.accuracy is None]:
-            notes += [f"Not drawn, as its top-1 is not known: k = {', '.join(missing)}."]
+            notes += [f"Not drawn, because top-1 is unknown: k = {', '.join(missing)}."]
         content += [tag("div", figures, class_="charts"), tag("p", " ".join(notes), class_="note")]
     return Section("accuracy", "Accuracy and what it costs", tuple(content))
 
@@ -165,7 +165,7 @@ def sizes_table(findings: Findings) -> Table:
         cells = [_first(group, entry.heads) for entry in findings.subnetworks]
         needs = ", ".join(f"{name} {version}" for name, version in group[0].needs.items())
         rows.append([kind, *(words.size(p.fetch_bytes) if p else words.DASH for p in cells), needs or words.DASH])
-    caption = "To fetch for one head count, weights that several share included."
+    caption = "What to fetch for one head count, including weights that several files share."
     return Table("sizes", caption, ["artifact", *_heads(findings), "needs at least"], rows)
 
 
@@ -188,11 +188,11 @@ def parity(findings: Findings) -> Section:
         known = [product.check(k) if product else None for product, k in of_heads]
         rows.append([kind, *(_check(check) if check else words.DASH for check in known)])
     caption = (
-        "The largest error of a logit against PyTorch in float64, as a share of what is allowed; of int8 and its kind: "
-        "how top-1 changes, and where labels are none, few or not met, on how many images it agrees."
+        "The largest error of a logit against PyTorch in float64, as a share of what is allowed. For int8 and its "
+        "kind: how top-1 changes and, where labels are missing or too few, on how many images the answer agrees."
     )
-    note = f"Measured on {findings.images}. The figures are the manifest's; "
-    verify = tag("p", note, tag("code", "hydra-export verify"), " computes them again.", class_="note")
+    note = f"Measured on {findings.images}. The figures come from the manifest; "
+    verify = tag("p", note, tag("code", "hydra-export verify"), " recomputes them.", class_="note")
     table = Table("parity-table", caption, ["artifact", *_heads(findings)], rows)
     return Section("parity", "Parity with PyTorch", (table.html(), verify, _every_check(findings).html()))
 

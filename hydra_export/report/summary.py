@@ -39,7 +39,7 @@ def _parity(findings: Findings) -> str:
         return "no artifact is held to an error bound"
     product, worst, share = max(bounded, key=lambda each: each[2])
     if failed := sum(each[2] > 1 for each in bounded):
-        return f"over the bound are {failed} of {len(bounded)} checks; the worst is {product.path} at k = {worst.heads}"
+        return f"{failed} of {len(bounded)} checks are over the bound; the worst is {product.path} at k = {worst.heads}"
     count = words.counted(len(bounded), "check")
     return f"{count} within bounds; the worst error is {words.share(share)} of what is allowed"
 
@@ -52,7 +52,7 @@ def _cost(findings: Findings, precision: Precision) -> str:
     costs = []
     if by_accuracy:
         change, worst = min(by_accuracy, key=lambda pair: pair[0])
-        fall = f"changes by {words.points(change)} at worst" if change < 0 else "falls nowhere"
+        fall = f"changes by {words.points(change)} at worst" if change < 0 else "does not fall"
         costs = [f"top-1 {fall}, on {words.counted(worst.num_images, 'labelled image')} ({findings.images})"]
     if by_agreement:
         costs += [_agreement(min(by_agreement, key=lambda check: check.top1_agreement))]
@@ -61,7 +61,7 @@ def _cost(findings: Findings, precision: Precision) -> str:
 
 def _agreement(check: ParityCheck) -> str:
     images = words.counted(check.num_images, "image")
-    judgement = f"; judged {check.judgement}" if check.judgement else "; no labels, so no accuracy"
+    judgement = f"; judged {check.judgement}" if check.judgement else "; accuracy is unknown without labels"
     return f"agrees with the model on {check.top1_agreement:.1%} of {images} at worst, k = {check.heads}{judgement}"
 
 
