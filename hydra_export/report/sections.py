@@ -187,10 +187,12 @@ def parity(findings: Findings) -> Section:
         of_heads = [(_first(group, s.heads), s.heads) for s in findings.subnetworks]
         known = [product.check(k) if product else None for product, k in of_heads]
         rows.append([kind, *(_check(check) if check else words.DASH for check in known)])
-    caption = (
-        "The largest error of a logit against PyTorch in float64, as a share of what is allowed. For int8 and its "
-        "kind: how top-1 changes and, where labels are missing or too few, on how many images the answer agrees."
-    )
+    caption = "The largest error of a logit against PyTorch in float64, as a share of what is allowed."
+    if findings.gated:
+        caption += (
+            f" For {words.enumerated(findings.gated)}: how top-1 changes and, where labels are missing or too few, on "
+            "how many images the answer agrees."
+        )
     note = f"Measured on {findings.images}. The figures come from the manifest; "
     verify = tag("p", note, tag("code", "hydra-export verify"), " recomputes them.", class_="note")
     table = Table("parity-table", caption, ["artifact", *_heads(findings)], rows)
