@@ -110,7 +110,7 @@ def test_outputs_that_a_model_does_not_have_are_refused() -> None:
     for output in ("logits", "embedding"):
         with pytest.raises(BadInput, match="it outputs patch tokens"):
             checkpoints.with_output(tokens, output)
-    with pytest.raises(BadInput, match="no classes that `labels` could name"):
+    with pytest.raises(BadInput, match="no classes to label with `labels`"):
         checkpoints.with_labels(checkpoints.with_output(plain, "embedding"), ("a",))
 
 

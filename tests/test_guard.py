@@ -115,7 +115,7 @@ def test_what_takes_too_long_is_stopped(command: list[str], made: Made, capsys: 
 def test_what_takes_too_much_memory_is_stopped(command: list[str], made: Made, capsys: Capture) -> None:
     told = refused(capsys, *command, str(made(hostile.hidden_outer_product)), "--limit-memory", "600")
     assert NAME in told
-    assert re.search("needs more than the 600 MiB|needs more memory than it may take", told), told
+    assert re.search("needs more than its limit of 600 MiB|needs more memory than it may take", told), told
     assert "--limit-memory" in told
 
 
@@ -216,7 +216,7 @@ def test_the_library_has_the_same_limits(made: Made, tmp_path: Path, packed: boo
         place = tmp_path / "bundle.zip"
     with pytest.raises(LimitExceeded) as caught:
         verify(place, limit_memory_mib=1000, limit_seconds=SOON)
-    assert caught.value.message.startswith(f"{place}/{NAME} would take 8,192 MiB")
+    assert caught.value.message.startswith(f"{place}/{NAME} needs 8,192 MiB")
     assert caught.value.resource == "memory"
 
 

@@ -375,13 +375,13 @@ def test_a_state_dict_makes_the_round_trip(tiny_model: HydraViT, tiny_config: Hy
         ({"layer_scale": float("inf")}, "LayerScale starts at inf"),
         ({"separate_classifiers": (4, 2)}, r"heads \[4, 2\]"),
         ({"separate_classifiers": (2, 5)}, r"heads \[2, 5\]"),
-        ({"separate_classifiers": (2,), "num_classes": 0}, "without classes"),
+        ({"separate_classifiers": (2,), "num_classes": 0}, "the model has no classes"),
         ({"projection": -1, "num_classes": 0}, "projection is -1"),
         ({"projection": 10**9, "num_classes": 0}, "projection is 1000000000"),
         ({"projection": 7, "num_classes": 5}, "5 classes and a projection to 7 channels"),
         ({"projection": 7, "num_classes": 0, "pooling": "none"}, "without pooling cannot have a projection"),
         ({"projection": 7, "num_classes": 0, "pooling": "token_avg"}, "token_avg, but it has no classifier"),
-        ({"projection": 7, "num_classes": 0, "separate_classifiers": (2,)}, "without classes"),
+        ({"projection": 7, "num_classes": 0, "separate_classifiers": (2,)}, "the model has no classes"),
     ],
 )
 def test_an_impossible_configuration_is_refused(change: dict[str, object], said: str) -> None:

@@ -29,7 +29,7 @@ class Choices:
     """What to export, from what, and how to judge it; each target adds its own options.
 
     Attributes:
-        target: Comma-separated formats.
+        target: Comma-separated names of formats.
         device: Instead of --target: comma-separated devices, such as pixel7,rpi5; "profile list" shows them. Each
             device gets the target of its best known runtime (or of RUNTIME, with NAME:RUNTIME) and the head count that
             fits.
@@ -72,7 +72,9 @@ class Choices:
     """
 
     target: Annotated[
-        str, some_of(candidates.targets), Parameter(help=f"Comma-separated formats: {', '.join(targets.names())}.")
+        str,
+        some_of(candidates.targets),
+        Parameter(help=f"Comma-separated names of formats: {', '.join(targets.names())}."),
     ] = targets.DEFAULT
     device: Annotated[str | None, some_of(candidates.devices)] = None
     budget_ms: float | None = None

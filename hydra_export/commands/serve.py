@@ -162,7 +162,10 @@ def _run(server: Server, kept: ExitStack, url: str, opens: bool, console: Consol
         if server.access is None:
             console.print(f"A phone on a cable: {_ADB.format(port=port)}, then {url} there.", soft_wrap=True)
         elif server.scheme == "http":
-            say(console, "note: over HTTP, browsers disable the camera, WebGPU and threads; HTTPS needs a certificate.")
+            say(
+                console,
+                "note: over HTTP, browsers disable camera and WebGPU and use one thread; HTTPS needs a certificate.",
+            )
         console.print("Press Ctrl-C to stop.")
         if opens:
             _open(url)

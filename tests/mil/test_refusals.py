@@ -142,7 +142,7 @@ REFUSED: list[tuple[str, Edit]] = [
     ("needs iOS 18, but the model states 17", lambda m, b: setattr(m, "specificationVersion", 8)),
     ("the program has the attribute 'x'", lambda m, b: m.mlProgram.attributes.add(key="x")),
     ("the same function occurs twice", _same_function_twice),
-    ("describes functions .'main'. and holds .'main', 'other'.", _undescribed_function),
+    ("describes functions .'main'. but contains .'main', 'other'.", _undescribed_function),
     ("opset 'CoreML9' is not known", lambda m, b: setattr(_function(m), "opset", "CoreML9")),
     ("it has code for", _other_block),
     ("it has code for", lambda m, b: setattr(_function(m), "opset", "CoreML7")),
@@ -152,7 +152,7 @@ REFUSED: list[tuple[str, Edit]] = [
     ("inputs ..* are described, function 'main' has .'x'.", lambda m, b: m.description.ClearField("input")),
     ("'y' is a fp32", lambda m, b: setattr(m.description.input[0], "name", "y")),
     (
-        "'x' is a fp32.2, 4., in the program",
+        "'x' is a fp32.2, 4., but in the program",
         lambda m, b: m.description.input[0].type.multiArrayType.shape.__setitem__(1, 4),
     ),
     ("'x' is a fp16", lambda m, b: setattr(m.description.input[0].type.multiArrayType, "dataType", 65552)),

@@ -237,7 +237,7 @@ def test_a_name_of_several_devices_is_not_guessed() -> None:
 
 
 def test_a_name_of_very_many_devices_lists_a_few() -> None:
-    with pytest.raises(BadInput, match=r"'laptop' could be .* or \S+\. Give one"):
+    with pytest.raises(BadInput, match=r"'laptop' could be .* or \S+\. Pass one"):
         profiles.get("laptop")
     with pytest.raises(BadInput, match=r"'galaxy' could be (\S+, ){6}\S+ or \d+ others\."):
         profiles.get("galaxy")

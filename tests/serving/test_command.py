@@ -95,7 +95,7 @@ def test_by_lan_each_address_lets_one_browser_in_and_what_http_lacks_is_said(
         url = process.stdout.readline().strip()
         assert "/?token=" in url
         said = process.stderr.readline()
-        assert "disable the camera" in said
+        assert "disable camera and WebGPU" in said
         assert "one thread" in said
         assert b"<html" in opened(url)
         with pytest.raises(urllib.error.HTTPError, match="401"):

@@ -72,9 +72,7 @@ def test_packages_in_another_version_are_refused_with_the_command_that_installs_
     )
     for text in ('{"version": "9.9.9"}', "[]", '{"version": 3}', "no JSON"):
         (other / "node_modules" / "onnxruntime-web" / "package.json").write_text(text)
-        refused(
-            exported, other, BadInput, "onnxruntime-web 1.30.0, by which browsers run artifacts, (has|is not there)"
-        )
+        refused(exported, other, BadInput, "onnxruntime-web 1.30.0, which runs artifacts in browsers, (has|is missing)")
 
 
 def test_pinned_are_the_versions_that_package_json_asks_for_and_no_host() -> None:

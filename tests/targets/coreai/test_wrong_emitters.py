@@ -125,7 +125,7 @@ def test_a_subnetwork_that_begins_elsewhere_is_not_exported(
     [
         ("eps = {eps:.8e}", "eps = 1.0e-3", "declares to add 1.0"),
         ("axes = [{axis} : si64]", "axes = [1 : si64]", "does not declare the operation"),
-        ("axes = [{axis} : si64]", "axes = [3 : si64]", "works over axis 3"),
+        ("axes = [{axis} : si64]", "axes = [3 : si64]", "declares axis 3"),
         ("scale = 1.0", "scale = 0.5", "does not declare the operation"),
         ("is_causal = false", "is_causal = true", "does not declare the operation"),
     ],

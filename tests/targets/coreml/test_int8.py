@@ -95,4 +95,4 @@ def test_rows_of_zeros_and_of_the_smallest_numbers_are_kept(write: Write) -> Non
 def test_ios_15_has_none(write: Write) -> None:
     with pytest.raises(BadInput, match="int8` needs iOS 16 or newer: `ios` 15") as refused:
         TARGET.check(ExportSpec(precision="int8", options=CoreMLOptions(ios=15)))
-    assert refused.value.remedy == "Give `ios=16` or newer, or `precision=fp16`."
+    assert refused.value.remedy == "Pass `ios=16` or newer, or `precision=fp16`."

@@ -134,7 +134,7 @@ def test_the_package_says_what_it_is_and_that_no_apple_device_has_run_it(write: 
 def test_before_ios_18_there_is_none(ios: Any) -> None:
     with pytest.raises(BadInput, match=f"universal` needs iOS 18: `ios` {ios}") as refused:
         TARGET.check(ExportSpec(graph="universal", options=CoreMLOptions(ios=ios)))
-    assert refused.value.remedy == "Give `ios=18`, or `graph=separate`."
+    assert refused.value.remedy == "Pass `ios=18`, or `graph=separate`."
 
 
 _OPENED = """

@@ -238,7 +238,7 @@ def test_an_opset_without_16_bits_is_refused(tmp_path: Path) -> None:
     source = calibrated(checkpoint(VARIANTS["plain"]), "int8-static", wide=["embed"])
     with pytest.raises(BadInput, match="`opset` 17 has no activations of 16 bits"):
         ONNX.write(source, (4,), ExportSpec(precision="int8-static", options=OnnxOptions(opset=17)), tmp_path)
-    with pytest.raises(BadInput, match="Give 21 or more"):
+    with pytest.raises(BadInput, match="Use 21 or more"):
         ONNX.check(ExportSpec(precision="w8a16", options=OnnxOptions(opset=20)))
 
 
