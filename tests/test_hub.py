@@ -43,7 +43,7 @@ def test_a_new_model_says_what_its_shapes_say(tiny_config: HydraConfig, tiny_mod
 
 
 def test_a_grey_model_must_say_how_its_images_are_normalised(scaled_config: HydraConfig, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not say how its images are normalised"):
+    with pytest.raises(BadInput, match="does not state how its images are normalised"):
         perturbed(scaled_config).save_pretrained(tmp_path)
 
 

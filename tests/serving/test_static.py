@@ -45,7 +45,7 @@ def test_a_folder_with_something_else_is_refused_and_stays(
     (tmp_path / "out" / place).parent.mkdir(exist_ok=True)
     (tmp_path / "out" / place).write_text('{"static": false, "files": ["session.json"]}')
     before = snapshot(tmp_path)
-    with pytest.raises(OutputRefused, match=r"holds .*"):
+    with pytest.raises(OutputRefused, match=r"contains .*"):
         written(listing, tmp_path / "out")
     assert snapshot(tmp_path) == before
 

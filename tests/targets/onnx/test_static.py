@@ -236,7 +236,7 @@ def test_wide_tensors_have_16_bits_and_the_others_8(tmp_path: Path) -> None:
 
 def test_an_opset_without_16_bits_is_refused(tmp_path: Path) -> None:
     source = calibrated(checkpoint(VARIANTS["plain"]), "int8-static", wide=["embed"])
-    with pytest.raises(BadInput, match="`opset` 17 has no activations of 16 bits"):
+    with pytest.raises(BadInput, match="`opset` 17 has no 16-bit activations"):
         ONNX.write(source, (4,), ExportSpec(precision="int8-static", options=OnnxOptions(opset=17)), tmp_path)
     with pytest.raises(BadInput, match="Use 21 or more"):
         ONNX.check(ExportSpec(precision="w8a16", options=OnnxOptions(opset=20)))
@@ -268,8 +268,8 @@ def damaged(path: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("an operator between floats", "blocks.0/attn/residual/Add gives .*, which is float"),
-        ("a float output", "logits/Gemm gives logits, which is float"),
+        ("an operator between floats", "blocks.0/attn/residual/Add outputs .*, which is float"),
+        ("a float output", "logits/Gemm outputs logits, which is float"),
         ("a float weight", "blocks.0.mlp.fc1.weight is float"),
         ("another precision", "it is fp32 and has integer activations"),
     ],

@@ -124,7 +124,7 @@ def test_another_image_than_the_graph_takes_is_a_failed_check(
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x1c\0\0\0TFL3" + bytes(64)])
 def test_a_file_that_is_no_model_is_a_failed_check(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tflite").write_bytes(content)
-    with pytest.raises(CheckFailed, match=r"x\.tflite is not a TFLite file of ours"):
+    with pytest.raises(CheckFailed, match=r"x\.tflite is not a TFLite file that hydra-export wrote"):
         TFLITE.load(tmp_path / "x.tflite", 1)
 
 
