@@ -1,4 +1,4 @@
-"""hydra-export: one Vision Transformer that holds many, exported to phones and boards, each file verified.
+"""hydra-export: one Vision Transformer as verified ONNX, TFLite and Core ML files, in every size that devices can run.
 
 Importing this is quick: torch and timm are loaded with the first name that needs them.
 """

@@ -40,7 +40,7 @@ def examples(*lines: str) -> str:
 
 
 def talk() -> Console:
-    """Where progress, notes and warnings go: standard error, so that standard output is results alone."""
+    """Where progress, notes and warnings go: standard error, so that standard output has only results."""
     from hydra_export.commands.console import Console
 
     return Console(stderr=True)

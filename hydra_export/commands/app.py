@@ -46,7 +46,7 @@ def _version() -> str:
 
 app = App(
     name="hydra-export",
-    help="Train one Vision Transformer that holds many, export each to phones and boards, and verify every file.",
+    help="Turn one Vision Transformer into verified ONNX, TFLite and Core ML files, in every size that devices can run.",
     help_epilogue=examples("hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"),
     version=_version,
     version_flags=_VERSION,
@@ -61,7 +61,7 @@ app = App(
 for _name, _help, *_examples in (
     (
         "export",
-        "Export a universal model and verify every artifact against PyTorch.",
+        "Export a Vision Transformer, and verify every artifact against PyTorch.",
         "hydra-export export deit.pth --heads 3,6,12 --out dist",
         "hydra-export export --device pixel7,rpi5 --budget-ms 33 --zip",
     ),
@@ -73,18 +73,18 @@ for _name, _help, *_examples in (
     ),
     (
         "check",
-        "Say which operators of each artifact a delegate or an NPU's compiler takes.",
+        "Check which operators a delegate or an NPU's compiler takes.",
         "hydra-export check hydra-bundle",
         "hydra-export check hydra-bundle --for edgetpu",
     ),
     (
         "predict",
-        "Name what is on images, with any artifact of a bundle that runs here.",
+        "Classify images with an artifact of a bundle.",
         "hydra-export predict hydra-bundle photo.jpg",
         "hydra-export predict hydra-bundle.zip *.png --heads 6 --top 1",
     ),
     ("bench", "Time a bundle's artifacts on this machine."),
-    ("profile", "Say which subnetwork fits a device, and how sure that is."),
+    ("profile", "Estimate the latency on a device, and choose the subnetwork that fits."),
     (
         "report",
         "Write a report of a bundle: one HTML page, or Markdown.",
@@ -111,19 +111,19 @@ for _name, _help, *_examples in (
     ),
     (
         "calibrate",
-        "Fit how sure a bundle's model is, and cascades of head counts.",
+        "Calibrate the confidence of a bundle's model, and its cascades of head counts.",
         "hydra-export calibrate hydra-bundle --data photos",
         "hydra-export calibrate hydra-bundle --data fashion-mnist --plot cascades.png",
     ),
     (
         "doctor",
-        "Say what is installed here, and try every target on a tiny model.",
+        "List what is installed, and try every target on a tiny model.",
         "hydra-export doctor",
         "hydra-export doctor --json",
     ),
     (
         "completion",
-        "Print the script that makes bash, zsh or fish complete all this.",
+        "Print a script that makes bash, zsh or fish complete these commands.",
         "hydra-export completion bash >> ~/.bashrc",
         "hydra-export completion fish | source",
     ),
@@ -165,7 +165,7 @@ def with_command(arguments: list[str]) -> list[str]:
 
 
 def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """Options alone, or a model, mean export; another first word that is no command is refused with the nearest."""
+    """Options or a model without a command mean export; another first word is refused with the nearest command."""
     if not tokens:
         return ("export",)
     first = tokens[0]
@@ -173,14 +173,14 @@ def _with_command(tokens: tuple[str, ...]) -> tuple[str, ...]:
     if first in _ABOUT_ALL or first in commands:
         return tokens
     if first == "bundle":
-        raise BadInput("There is no command 'bundle' any more.", "Type: hydra-export export --zip.", field="command")
+        raise BadInput("The command 'bundle' was removed.", "Run: hydra-export export --zip.", field="command")
     if first.startswith("-") or _is_model(first):
         return ("export", *tokens)
     raise UnknownName("command", first, commands)
 
 
 def _is_model(word: str) -> bool:
-    """Whether *word*, which is no command, names a checkpoint: a file or a folder, a Hub id or timm:NAME."""
+    """Whether *word* is a checkpoint instead of a command: a file or a folder, a Hub id or timm:NAME."""
     return word.startswith("timm:") or "/" in word or word.endswith(_MODEL_ENDINGS) or os.path.lexists(word)
 
 

@@ -83,4 +83,4 @@ def _one(child: object) -> str:
             return escaped(child)
         case Iterable():
             return joined(child)
-    raise AssertionError(f"{child!r} is no text")
+    raise AssertionError(f"{child!r} is not text")
