@@ -1,4 +1,4 @@
-"""hydra-export: one Vision Transformer as verified ONNX, TFLite and Core ML files, in every size that devices can run.
+"""hydra-export: one Vision Transformer as verified ONNX, TFLite and Core ML files of every size that devices can run.
 
 Importing this is quick: torch and timm are loaded with the first name that needs them.
 """

@@ -15,7 +15,7 @@ from tests.test_docs import INCLUDED, PAGES, ROOT, text
 
 INSTEAD = {
     r"proven": "verified",
-    r"such that there (is|are) none|that (is|are) none": "without",
+    r"such that there (is|are) none|that (is|are) (?-i:none)": "without",
     r"speaks? (of|for)": "describe, mean",
     r"says? how sure|how sure (it|that|this) is": "confidence",
     r"(?<!there )is no (?!better|longer|more)\w+": "is not a",
@@ -43,14 +43,14 @@ def refused(prose: str) -> Iterator[str]:
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Those of a module that may be shown, by line; docstrings are for developers, but in commands, whose help they are."""
+    """Those of a module that may be shown, by line. Docstrings are for developers, but commands show theirs as help."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if node.value not in docstrings or path.parent.name == "commands":
-                yield node.lineno, node.value
+        match node:
+            case ast.Constant(value=str(shown)) if path.parent.name == "commands" or shown not in docstrings:
+                yield node.lineno, shown
 
 
 @pytest.mark.parametrize("page", [*PAGES, *INCLUDED])
