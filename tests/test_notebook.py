@@ -15,7 +15,8 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "hydra_export.ipyn
 
 
 def opened() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 def test_it_is_stored_without_outputs() -> None:
