@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "hydra_export.ipyn
 
 
 def opened() -> nbformat.NotebookNode:
-    notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
     return notebook
 
 
