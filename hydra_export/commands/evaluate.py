@@ -166,7 +166,7 @@ def subnetwork_table(subnetworks: Sequence[dict[str, Any]], title: str) -> Rende
     }
     columns |= {"images/s": "images_per_second", "peak MiB": "peak_mib", "load ms": "load_ms"}
     there = {title: field for title, field in columns.items() if field in subnetworks[0]}
-    shown = table("heads", *there)
+    shown = table("k", *there)
     for row in subnetworks:
         untrained = " (not trained)" if row["trained"] is False else ""
         shown.add_row(f"{row['heads']}{untrained}", *(_render(field, row[field]) for field in there.values()))
