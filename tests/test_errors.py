@@ -85,7 +85,8 @@ def test_the_command_line_names_its_options_and_leaves_alone_what_the_command_do
 
 
 # The command line itself, programs that have one of their own or call npm, the record of a command line in a
-# checkpoint, and what targets say of programs of others: documentation, their timers and what those print.
+# checkpoint, pages that tell people what to type, and what targets say of programs of others: documentation, their
+# timers and what those print.
 _PROGRAMS = {
     "serving/packages.py install",
     "board.py",
@@ -93,6 +94,7 @@ _PROGRAMS = {
     "commands",
     "data/snippets",
     "card/readme.py",
+    "report/as_html.py _absent",
     "train/command.py command",
 }
 _OF_TARGETS = {"card.py", "devices.py", "printed.py"}
