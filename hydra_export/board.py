@@ -299,7 +299,7 @@ _ALLOCATION_FAILED = re.compile("(failed to|unable to|cannot) allocate|bad_alloc
 def _told(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or _ALLOCATION_FAILED.search(told):
-        return f"it needs more memory than it may take; --limit-memory allows more: {told}"
+        return f"it needs more memory than its limit; --limit-memory allows more: {told}"
     return told
 
 
@@ -545,13 +545,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cores, known = usable_cores(), runners(SOURCES)
     parser = argparse.ArgumentParser(description="Times the artifacts in this folder on this machine.")
     parser.add_argument(
-        "--threads", default=f"1,{cores}" if cores > 1 else "1", help="such as 1,4; by default 1 and all"
+        "--threads", default=f"1,{cores}" if cores > 1 else "1", help="threads, such as 1,4; by default 1 and all cores"
     )
-    parser.add_argument("--runs", type=int, default=50, help="timed calls of each (default 50)")
-    parser.add_argument("--runtime", default="", help=f"only these of {', '.join(known)}")
-    parser.add_argument("--limit-memory", type=int, help="MiB that each artifact may take (default: by its size)")
-    parser.add_argument("--limit-seconds", type=float, help="seconds that it may take to load, and for a first call")
-    parser.add_argument("--out", default=RESULT, help=f"where the result goes (default {RESULT})")
+    parser.add_argument("--runs", type=int, default=50, help="timed calls of each artifact (default 50)")
+    parser.add_argument("--runtime", default="", help=f"comma-separated runtimes from {', '.join(known)}")
+    parser.add_argument("--limit-memory", type=int, help="memory limit of each artifact in MiB (default: by its size)")
+    parser.add_argument("--limit-seconds", type=float, help="time limit in seconds to load one, and for a first call")
+    parser.add_argument("--out", default=RESULT, help=f"file for the result (default {RESULT})")
     asked = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parent
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -568,25 +568,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not runtimes:
         parser.error(f"{', '.join(wanted)} is not installed here; what is: {', '.join(here)}")
     if asked.limit_memory is not None and asked.limit_memory < LEAST_MIB:
-        parser.error(f"--limit-memory is {asked.limit_memory}; give {LEAST_MIB} or more")
+        parser.error(f"--limit-memory is {asked.limit_memory}; use {LEAST_MIB} or more")
     if asked.limit_seconds is not None and not 0 < asked.limit_seconds < float("inf"):
-        parser.error(f"--limit-seconds is {asked.limit_seconds}; give more than 0")
+        parser.error(f"--limit-seconds is {asked.limit_seconds}; use more than 0")
     if asked.runs < 1:
-        parser.error(f"--runs is {asked.runs}; give 1 or more")
+        parser.error(f"--runs is {asked.runs}; use 1 or more")
     if not all(count.strip().isdigit() and int(count) >= 1 for count in counts):
-        parser.error(f"--threads is {asked.threads}; give 1 or more, or several: --threads 1,4")
+        parser.error(f"--threads is {asked.threads}; use 1 or more, or several: --threads 1,4")
     threads = [int(count) for count in counts]
     out = Path(asked.out)
     if out.is_dir() or not os.access(str(out if out.exists() else out.resolve().parent), os.W_OK):
-        parser.error(
-            f"--out {out} cannot be written: it is a folder, or is in none that is there and may be written to"
-        )
+        parser.error(f"--out {out} cannot be written: it is a folder, or its folder is missing or read-only")
     limits = {"memory_mib": asked.limit_memory, "seconds": asked.limit_seconds}
     result = measure(folder, plan, asked.runs, threads, runtimes, _steps, **limits)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     _progress("")
     sys.stdout.write("\n".join(_table(result)) + "\n\n")
-    sys.stdout.write(f"Take {out} back:  hydra-export profile import {out.name}\n")
+    sys.stdout.write(f"Copy {out} back, then:  hydra-export profile import {out.name}\n")
     return 1 if not result["timings"] else 0
 
 

@@ -206,9 +206,9 @@ def test_a_board_times_it_and_the_answer_comes_from_its_times(
     [
         (["--out", "nodir/x.json"], "--out nodir/x.json cannot be written"),
         (["--out", "onnx"], "--out onnx cannot be written"),
-        (["--runs", "0"], "--runs is 0; give 1 or more"),
-        (["--threads", "0"], "--threads is 0; give 1 or more"),
-        (["--threads", "two"], "--threads is two; give 1 or more"),
+        (["--runs", "0"], "--runs is 0; use 1 or more"),
+        (["--threads", "0"], "--threads is 0; use 1 or more"),
+        (["--threads", "two"], "--threads is two; use 1 or more"),
         (["--runtime", "onnxruntme"], "--runtime: no 'onnxruntme'; known: onnxruntime,"),
         (["--runtime", "onnxruntime-cuda"], "onnxruntime-cuda is not installed here; what is: onnxruntime"),
     ],

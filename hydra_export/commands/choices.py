@@ -57,13 +57,14 @@ class Choices:
         verify_with: Comma-separated runtimes that verify in addition to each target's own; doctor lists them.
         labels: A text file with one class name per line, in the order of the logits; empty lines are ignored, and names
             may repeat.
-        architecture: timm's name of the ViT, such as deit_tiny_patch16_224, if the checkpoint does not state it.
+        architecture: The ViT's name in timm, such as deit_tiny_patch16_224, if the checkpoint does not state it.
         head_dim: Channels per head, if the checkpoint does not state it.
-        image_size: Image side, or HxW; position embeddings of another size are resampled.
+        image_size: Side of the images, or HxW; position embeddings of another size are resampled.
         drop: Comma-separated name prefixes of parameters that inference does not use, such as head_dist.
         reference: A .npz file with image (the model's input) and logits, as hydra_export.save_reference writes it. If
             the full model does not reproduce the logits, the exit status is 1.
-        preprocessing: Preprocessing, instead of the checkpoint's: hydravit, imagenet, inception, or a JSON file.
+        preprocessing: Supplies or overrides the checkpoint's preprocessing: hydravit, imagenet, inception, or a JSON
+            file.
         allow_untrained: Export head counts that were not trained.
         max_drop: Quantized artifacts: largest loss of top-1 at any head count, in percentage points, on labelled
             images.

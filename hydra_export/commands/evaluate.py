@@ -48,8 +48,8 @@ def evaluate(
             1,000 classes of ImageNet, folders may be named by synset or number, as in ImageNet's variants. Folders
             that do not match the model's classes are refused.
         heads: Head counts, such as 3,6,12, or all; by default the checkpoint's export list.
-        architecture: The ViT's name in timm, such as deit_tiny_patch16_224, if the checkpoint does not say.
-        head_dim: Channels per head, if the checkpoint does not say.
+        architecture: The ViT's name in timm, such as deit_tiny_patch16_224, if the checkpoint does not state it.
+        head_dim: Channels per head, if the checkpoint does not state it.
         image_size: Side of the images, or HxW; position embeddings of another size are resampled.
         preprocessing: Supplies or overrides the checkpoint's preprocessing: hydravit, imagenet, inception, or a JSON
             file.
