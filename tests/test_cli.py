@@ -489,7 +489,7 @@ def test_results_go_to_stdout_and_talk_to_stderr(tiny_checkpoint: Path, tmp_path
     checkpoint_file.write(tiny_checkpoint, loaded.model.state_dict(), info)
     assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "new")]) == 0
     out, err = capsys.readouterr()
-    assert "tiny in " in out
+    assert "tiny exported to " in out
     assert "warning" not in out
     assert err == "warning: tiny does not state which head counts were trained. Check their accuracy yourself.\n"
 
