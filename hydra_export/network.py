@@ -23,18 +23,18 @@ _ALL = slice(None)
 
 
 class Operations(Protocol[V]):
-    """What a subnetwork is made of, on values *V* of whatever kind.
+    """The operations of a subnetwork, on values *V* of any kind.
 
-    A *place* such as ``blocks.3/attn/q`` says where in the network an operation is. With dots for slashes it is the
-    name of the operation's weights in the normalised form (``normalised.weights``).
+    A *place* such as ``blocks.3/attn/q`` is an operation's place in the network. With dots for slashes, it is the name
+    of the operation's weights in the normalised form (``normalised.weights``).
     """
 
     def block(self, run: Callable[[V], V], x: V) -> V:
-        """What the block *run* makes of *x*; training may forget and repeat it."""
+        """The output of the block *run* for *x*; training may discard and recompute it."""
         return run(x)
 
     def embed(self, image: V) -> V:
-        """The tokens of an image: prefix tokens, then embedded patches, and positions added where they are learned."""
+        """The tokens of an image: prefix tokens, then embedded patches, with positions added if they are learned."""
 
     def norm(self, x: V, place: str) -> V:
         """LayerNorm or RMSNorm over the channels."""
@@ -55,31 +55,31 @@ class Operations(Protocol[V]):
         """
 
     def attention(self, qkv: tuple[V, V, V], place: str, num_queries: int) -> V:
-        """What the heads attend to, side by side again; the normalised form's q carries the scale already."""
+        """The attention output of all heads, side by side; q of the normalised form already includes the scale."""
 
     def activation(self, x: V, place: str) -> V:
-        """The configuration's."""
+        """The configuration's activation."""
 
     def product(self, x: V, y: V, place: str) -> V:
-        """*x* times *y*, of one shape."""
+        """*x* times *y*, of the same shape."""
 
     def residual(self, x: V, y: V, place: str) -> V:
-        """*x* plus *y*, which the branch at *place* made of it."""
+        """*x* plus *y*, the output of the branch at *place* for *x*."""
 
     def select(self, x: V, span: Span, place: str) -> V:
         """The tokens of each image from one up to another."""
 
     def pool(self, x: V, kind: str, place: str) -> V:
-        """One token of all: their mean (``avg``), maximum (``max``), or half of both (``avgmax``)."""
+        """One token from all: their mean (``avg``), maximum (``max``), or half the sum of both (``avgmax``)."""
 
     def latent(self, x: V, place: str) -> V:
         """The learned query of attention pooling, a token for each image of *x*."""
 
     def features(self, x: V, place: str) -> V:
-        """The one token that is left, [B, D]."""
+        """The one remaining token, [B, D]."""
 
     def classifier(self, features: Sequence[tuple[V, str]]) -> V:
-        """Logits or projection: of each of the features [B, D] a Linear, by the name of its weights, and their sum."""
+        """Logits or projection: a Linear for each of the features [B, D], by the name of its weights, and their sum."""
 
     def patch_tokens(self, x: V) -> V:
         """The output of a model that does not pool, [B, N, D]."""
