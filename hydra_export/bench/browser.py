@@ -20,7 +20,7 @@ from hydra_export.errors import BadInput
 from hydra_export.latency import Workload
 from hydra_export.profiles import ResolvedProfile
 from hydra_export.target import ComputeUnit, Precision
-from hydra_export.text import kept
+from hydra_export.text import counted, kept
 
 KIND = "hydra-export browser times"
 SOURCE = "own-browser"
@@ -258,7 +258,7 @@ def _device(browser: BrowserFacts, folder: Path | None) -> DeviceProfile:
         found = profiles.match(says, folder)
         return found[0].profile if found else _new(model, "phone" if browser.mobile else "tablet", says, folder)
     system = " ".join(filter(None, map(_plain, (browser.platform, browser.architecture)))) or "Unknown device"
-    name = f"{system}, {browser.cores} cores, known by its browser"
+    name = f"{system}, {counted(browser.cores, 'core')}, known by its browser"
     before = [each.profile for each in profiles.resolve(folder).values() if each.own and each.profile.name == name]
     return before[0] if before else _new(name, "phone" if browser.mobile else "desktop", Match(), folder)
 

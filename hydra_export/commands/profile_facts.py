@@ -14,6 +14,7 @@ from hydra_export.device import Cluster
 from hydra_export.latency import words
 from hydra_export.latency.spread import rounded
 from hydra_export.profiles import ResolvedProfile
+from hydra_export.text import counted
 
 
 def summary(resolved: ResolvedProfile) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def list_devices(devices: Mapping[str, ResolvedProfile]) -> Result:
         known = {"times": num, "own_times": len(resolved.own), "budget_ms": budget}
         rows.append({**about, **known, "profile": msgspec.to_builtins(profile)})
     note = "times: measured or published for Vision Transformers; a device without any is estimated from other devices"
-    return Result({"devices": rows}, titled(f"{len(rows)} devices", shown, note))
+    return Result({"devices": rows}, titled(counted(len(rows), "device"), shown, note))
 
 
 def shown_device(resolved: ResolvedProfile) -> Result:

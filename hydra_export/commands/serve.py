@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra_export.commands import Flag, Result, candidates, say, size, talk, titled
 from hydra_export.commands.candidates import one_of
+from hydra_export.text import counted
 
 if TYPE_CHECKING:
     import ssl
@@ -148,8 +149,9 @@ def _taker(listing: Listing, device: str, folder: Path | None, console: Console)
         except OutputRefused as error:
             say(console, f"warning: {error.message} {error.__cause__}")
             raise
-        told = f"{answer['records']} times of {answer['name']}: hydra-export profile --device {answer['device']}"
-        console.print(f"Saved {told} --runtime {answer['runtime']}", soft_wrap=True)
+        saved = f"Saved {counted(answer['records'], 'time')} of {answer['name']}"
+        then = f"hydra-export profile --device {answer['device']} --runtime {answer['runtime']}"
+        console.print(f"{saved}: {then}", soft_wrap=True)
         return answer
 
     return taken

@@ -66,7 +66,7 @@ def test_it_prints_its_address_serves_keeps_and_ends_at_ctrl_c(
     assert (process.returncode, out) == (130, "")
     port = url.rstrip("/").rpartition(":")[2]
     assert f"adb reverse tcp:{port} tcp:{port}" in err
-    assert "Saved 1 times of Google Pixel 7: hydra-export profile --device pixel7 --runtime onnxruntime-web" in err
+    assert "Saved 1 time of Google Pixel 7: hydra-export profile --device pixel7 --runtime onnxruntime-web" in err
     assert err.splitlines()[-1] == "error: Interrupted. The server has stopped."
     assert "Traceback" not in err
     assert [*temporary.iterdir()] == []
