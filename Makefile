@@ -94,7 +94,8 @@ test: lint types architecture
 test-slow: $(BIN)/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal --durations 15 -m slow $(ARGS)
 
-test-all: test test-slow
+# Quick and slow tests together: one start of the workers, and no wait for the last quick test.
+test-all: lint types architecture pytest
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .
