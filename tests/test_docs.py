@@ -28,6 +28,7 @@ FENCE = re.compile(
     r"(?:\n\n```(?:text)?\n(?P<shown>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
+WIDEST = 103  # columns of a block on the site, in a window of 1280 pixels: docs/_static/tables.css
 NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
 STARTS_WITH = re.compile(r"^<!-- starts with: (.+?) of README\.md -->$", re.MULTILINE)
 COMMANDS = (
@@ -119,6 +120,18 @@ def test_every_block_is_run_or_says_why_not() -> None:
         fences = re.findall(r"^ *```(?:sh|bash|shell|console|python|py)\b", text(page), re.MULTILINE)
         assert len(blocks(page)) == len(fences), f"{page}: a block is fenced in a way that this test does not read"
     assert all(block.why for page in INCLUDED for block in blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_wider_than_the_site_or_has_comments_beside_its_commands(page: str) -> None:
+    shown = re.sub(r"^<!-- .*?-->$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", shown, re.MULTILINE | re.DOTALL):
+        if language in ("", "text", "eval"):  # a table of the terminal scrolls
+            continue
+        for line in block.splitlines():
+            assert len(line) <= WIDEST, f"{page}: {line}"
+            beside = re.search(r"\S  +# ", line)
+            assert language != "sh" or not beside or line[: beside.end()].count("'") % 2, f"{page}: {line}"
 
 
 def test_every_option_of_a_command_that_is_not_run_exists(capsys: pytest.CaptureFixture[str]) -> None:
