@@ -63,7 +63,7 @@ def _entry(advice: Advice) -> DeviceEntry:
         fits=advice.heads is not None,
         sure=choice is not None and choice.sure,
         chance=choice.chance if choice else None,
-        why=f"{choice.why}{counted}" if choice else f"no number: {advice.why_unknown}; {unknown}",
+        why=f"{choice.why}{counted}" if choice else f"no estimate: {advice.why_unknown}; {unknown}",
         budget_ms=advice.budget.ms,
         ms=estimate.ms if estimate else None,
         low=estimate.low if estimate else None,

@@ -115,7 +115,7 @@ def test_a_device_of_which_nothing_is_known_gets_every_head_count_and_says_so(
     entry = exported_for(out, tiny_checkpoint, "--device", "rpi5:hailort")["rpi5"]
     assert (entry.heads, entry.fits, entry.ms) == (None, False, None)
     assert entry.artifacts == ("onnx/tiny-k2.onnx", "onnx/tiny-k4.onnx")
-    assert "no number" in capsys.readouterr().err
+    assert "no estimate" in capsys.readouterr().err
 
 
 def test_a_budget_cannot_be_judged_where_nothing_is_known(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_budget_cannot_be_judged_where_nothing_is_known(tiny_checkpoint: Path,
     info = checkpoint.load(tiny_checkpoint).info
     (entry,) = fitting.fit(["rpi5:hailort"], fitting.workload(info, (2, 4)), 100, tmp_path / "none")
     assert (entry.heads, entry.fits, entry.chance) == (None, False, None)
-    assert "known to have been timed in this way on Raspberry Pi 5 or one like it" in entry.why
+    assert "timed in this way on Raspberry Pi 5 or a similar device" in entry.why
     assert entry.why.endswith("; whether it meets 100 ms is unknown")
 
 
@@ -203,7 +203,7 @@ def test_a_fleet_is_covered_by_few_head_counts_and_knows_its_bytes(
     assert "3 of 4 devices are covered by 2 head counts: k = 2, 4." in shown
     shown = " ".join(shown.split())
     reason = next(row["why"] for row in document["devices"] if row["device"] == "rpi5")
-    assert f"rpi5: no number, as {reason}. hydra-export profile --device rpi5 shows" in shown
+    assert f"rpi5: no estimate, as {reason}. hydra-export profile --device rpi5 shows" in shown
     assert "lite: the bundle has no file for lite:litert. To export it: hydra-export --device lite:litert" in shown
     published = sizes["onnx/tiny-k4.onnx"] + sizes["onnx/tiny-k2.onnx"]
     assert commands.size(published) in next(line for line in shown.splitlines() if "all together" in line)

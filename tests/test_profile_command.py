@@ -180,7 +180,7 @@ def test_where_nothing_fits_what_comes_nearest_is_named(answer: Answer) -> None:
 
 def test_no_evidence_means_no_number_but_the_command_that_measures(said: Said, answer: Answer) -> None:
     shown = said("--device", "hailo-8", "--precision", "fp32")
-    assert "No number" in shown
+    assert "No estimate" in shown
     assert "hailort, int8-static, NPU: 35.1 ms" in shown, "the other way is named"
     assert "Measure it: hailortcli benchmark" in shown
     document = answer("--device", "hailo-8", "--precision", "fp32")
@@ -212,9 +212,9 @@ def test_what_memory_excludes_has_no_chance(said: Said, answer: Answer) -> None:
 def test_int8_with_float_activations_is_for_no_npu(said: Said, answer: Answer) -> None:
     reason = "NPUs do not multiply int8 weights by floats; int8-static and w8a16 have integer activations"
     shown = " ".join(said("--device", "galaxy-s24", "--precision", "int8").split())
-    assert f"Hexagon, NPU: no number: {reason}" in shown
+    assert f"Hexagon, NPU: no estimate: {reason}" in shown
     assert answer("--device", "galaxy-s24", "--precision", "int8")["way"]["unit"] == "cpu"
-    assert f"No number: {reason}." in " ".join(said("--device", "hailo-8", "--precision", "int8").split())
+    assert f"No estimate: {reason}." in " ".join(said("--device", "hailo-8", "--precision", "int8").split())
     assert reason not in " ".join(said("--device", "galaxy-s24").split())
     assert reason not in " ".join(said("--device", "rpi5", "--precision", "int8").split())
 

@@ -431,7 +431,7 @@ def test_a_device_of_which_nothing_is_known_gets_no_number(packaged: Path, nobod
     (advice,) = findings.devices
     assert (advice.estimates, advice.choice) == ({}, None)
     text = report.page(findings)
-    assert "No number: no vision transformer is known to have been timed in this way on A Card or one like it" in text
+    assert "No estimate: no known Vision Transformer was timed in this way on A Card or a similar device" in text
     assert "device-0-chart" not in text
 
 

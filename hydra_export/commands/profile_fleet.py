@@ -156,7 +156,7 @@ def _uncovered(members: list[_Member]) -> Iterator[str]:
     uncovered = [member for member in members if member.advice.heads is None]
     for member in uncovered[:_MOST_REASONS]:
         choice = member.advice.choice
-        yield f"{member.name}: {choice.why if choice else f'no number, as {member.advice.why_unknown}'}."
+        yield f"{member.name}: {choice.why if choice else f'no estimate, as {member.advice.why_unknown}'}."
     if more := uncovered[_MOST_REASONS:]:
         yield f"Not covered either: {', '.join(member.name for member in more)}."
     if uncovered:

@@ -62,7 +62,7 @@ def shown(advice: Advice, context: Context) -> RenderableType:
     title, where = f"{model.name} ({about})", f"on {advice.profile.name}{recognised}: {advice.path}"
     if choice is None:
         settle = [f"Measure it: {_measure(advice, context)}", _then(advice, context)]
-        answer = f"{advice.profile.name}: no number for {advice.path}"
+        answer = f"{advice.profile.name}: no estimate for {advice.path}"
         return titled(answer, titled(title, titled(where, "", *words.choice(advice), *_others(advice), *settle)))
     rows = table(
         "k", "top-1 %", "weights", "ms", "80 % interval", "evidence", f"within {words.milliseconds(advice.budget.ms)}"

@@ -117,7 +117,7 @@ class Advice:
             return f"this model was not timed in a browser on {self.profile.name}"
         if self.path.unit == "npu" and self.path.arithmetic == INT8:
             return INT8_ON_NPUS
-        return f"no vision transformer is known to have been timed in this way on {self.profile.name} or one like it"
+        return f"no known Vision Transformer was timed in this way on {self.profile.name} or a similar device"
 
     @property
     def distance(self) -> int:

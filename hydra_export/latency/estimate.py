@@ -118,7 +118,7 @@ def estimates(evidence: Evidence, device: str, path: ExecutionPath, model: Workl
         if as_timed := timed[k]:
             found[k] = as_timed
         else:
-            formula = f"all {len(evidence.all)} records, weighed by what device, path and size have in common"
+            formula = f"all {len(evidence.all)} records, weighted by similarity of device, path and size"
             formula += curve.bounds(gmacs)
             found[k] = Estimate(k, curve.at(gmacs), "estimated", distance, anchors[k], formula)
     return found

@@ -41,7 +41,7 @@ def choice(advice: Advice) -> list[str]:
     """What to run, or why that is not known; a sentence each."""
     choice = advice.choice
     if choice is None:
-        return [f"No number: {advice.why_unknown}."]
+        return [f"No estimate: {advice.why_unknown}."]
     owner = f"{advice.profile.id}'s own: " if advice.profile.budget else "the usual: "
     owner = owner if advice.constraints.budget_ms is None else ""
     budget = f"{milliseconds(advice.budget.ms)} ({owner}{advice.budget.reason})"
@@ -92,8 +92,8 @@ def _silent(advice: Advice) -> list[str]:
     lines = []
     if facts.npu and not facts.npu.value.startswith("none") and "npu" not in told:
         why = INT8_ON_NPUS if advice.constraints.precision == "int8" else facts.npu.note or _NEVER_TIMED
-        lines += [f"{facts.npu.value}, NPU: no number: {why}"]
+        lines += [f"{facts.npu.value}, NPU: no estimate: {why}"]
     if facts.gpu and "gpu" not in told:
         why = _PHONE_GPUS if advice.profile.device_class in ("phone", "tablet") else _NEVER_TIMED
-        lines += [f"{facts.gpu.value}, GPU: no number: {why}"]
+        lines += [f"{facts.gpu.value}, GPU: no estimate: {why}"]
     return lines

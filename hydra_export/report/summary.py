@@ -103,6 +103,6 @@ def _devices(findings: Findings) -> str:
     chosen = {entry.id for entry in findings.chosen}
     for advice in findings.devices:
         if advice.profile.id not in chosen:
-            without = "nothing is known to fit" if advice.choice else "no number"
+            without = "nothing is known to fit" if advice.choice else "no estimate"
             choices.append(f"{advice.profile.name}: {f'k = {advice.heads}' if advice.heads else without}")
     return "; ".join(choices)
