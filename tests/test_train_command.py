@@ -64,6 +64,12 @@ def test_data_that_comes_with_a_recipe_chooses_it(recipe: str | None, data: str 
     assert (config.recipe, config.dataset, config.data) == (chosen, data or "fashion-mnist", "")
 
 
+def test_a_folder_of_images_is_not_the_dataset_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    assert main(["train", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "run")]) == 2
+    assert "Set --recipe finetune to train on a folder of images." in capsys.readouterr().err
+
+
 def test_head_weights_hold_on_each_process_where_each_draws_its_own(tmp_path: Path) -> None:
     weights = (1, 1, 1, 1, 1, 1, 1, 1, 1, 5)
     for sampling, fields in (("per-rank", {}), ("weighted", {"sampling": "weighted"})):

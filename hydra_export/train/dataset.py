@@ -12,7 +12,7 @@ from hydra_export.checkpoint import Checkpoint
 from hydra_export.data import datasets, sources
 from hydra_export.data.classes import named
 from hydra_export.data.datasets import Dataset, Images
-from hydra_export.errors import BadInput
+from hydra_export.errors import BadData, BadInput
 from hydra_export.train.config import TrainConfig
 from hydra_export.train.distributed import World
 
@@ -86,6 +86,9 @@ def load(config: TrainConfig, folder: Path | None) -> Dataset[Images]:
     """
     if config.dataset == "folder":
         return sources.load(config.data, config.held_out, labelled=config.labels == "use")
+    if config.data and (place := Path(config.data)).is_dir() and not [*place.glob("*-ubyte*")]:
+        message = f"Recipe {config.recipe} trains on {config.dataset}, and {place} is another folder."
+        raise BadData(message, "Set `recipe=finetune` to train on a folder of images.")
     return datasets.load(config.dataset, folder or (Path(config.data) if config.data else None))
 
 
