@@ -131,7 +131,7 @@ def sixteen_bits(folder: Path) -> None:
     [
         (no_folder, "There is no folder"),
         (no_images, "contains no images"),
-        (beside_and_inside, "both beside and inside"),
+        (beside_and_inside, "both next to and inside"),
         (cut_off, r"a\.png cannot be decoded"),
         (text_as_image, r"a\.jpg cannot be decoded"),
         (sixteen_bits, r"a\.png has more than 8 bits"),
