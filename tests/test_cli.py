@@ -738,7 +738,7 @@ def test_an_option_has_one_type_and_one_group_in_all_commands() -> None:
         (["profile", "--fleet", "x.txt"], "Type: hydra-export profile fleet FILE."),
         (["bench", "--compare", "x.json"], "Type: hydra-export bench compare OLD NEW."),
         (["bench", "--standalone", "x"], "Type: hydra-export bench standalone BUNDLE FOLDER."),
-        (["bundle", "--out", "x"], "Type: hydra-export export --zip."),
+        (["bundle", "--out", "x"], "Run: hydra-export export --zip."),
     ],
 )
 def test_an_earlier_spelling_is_answered_with_todays(

@@ -305,7 +305,7 @@ def _wrapped() -> Iterator[Case]:
     swa = _prefixed(module, "module.") | {"n_averaged": torch.tensor(7)}
     yield Case("AveragedModel", pickled(module, swa), "equal")
     twice = _prefixed(module, "model.") | _prefixed(average, "net.")
-    yield Case("two models in one", pickled(module, twice), "refused", "it holds 2 models")
+    yield Case("two models in one", pickled(module, twice), "refused", "it contains 2 models")
     masked = module.state_dict() | {"mask_token": torch.randn(1, 192)}
     yield Case("mask token", pickled(module, masked), "equal")
     tied = module.state_dict() | {"head_dist.weight": torch.randn(5, 192)}
