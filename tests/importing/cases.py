@@ -314,7 +314,7 @@ def _wrapped() -> Iterator[Case]:
     distilled = vit(25, VisionTransformerDistilled)
     tokens = ["dist_token", "head_dist"]
     yield Case("distilled, --drop", bare(distilled, drop=tokens), "refused", "not a square")
-    yield Case("--drop of nothing", bare(module, drop=["mask"]), "refused", "no parameters mask")
+    yield Case("--drop of nothing", bare(module, drop=["mask"]), "refused", "no parameters that start with mask")
 
 
 def _timm_configs() -> Iterator[Case]:
