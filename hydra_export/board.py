@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # Python 3.8 does not know these forms
 
 KIND = "hydra-export bench"
 PLAN, RESULT = "plan.json", "bench.json"
+_LEFT = (0, 2, 9)  # columns of text
 SOURCES: dict[str, str] = {}  # by target, the text of what runs its artifacts: a copy for a board has it here
 # Warm is what no longer gets faster: the fastest of so many calls is not faster than all before by so much.
 _WARM_CALLS, _WARM_GAIN, _WARM_SECONDS = 4, 0.02, 10.0
@@ -600,23 +601,17 @@ def _progress(line: str) -> None:
 
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
-    widest = max([len(one["path"]) for one in result["timings"]] or [8])
-    yield f"{'artifact':{widest}}   k  runtime           threads       ms      p90  load ms  peak MiB  error"
+    rows = [["artifact", "k", "runtime", "threads", "ms", "p90", "load ms", "MiB", "error", ""]]
     for one in result["timings"]:
         wrong = one["bound"] is not None and one["compute"] == "fp32" and one["max_abs_error"] > one["bound"]
         marks = [*one["noise"], *(["WRONG RESULT"] if wrong else [])]
-        cells = (
-            f"{one['path']:{widest}}",
-            f"{one['heads']:2}",
-            f"{one['runtime']:16}",
-            f"{one['threads']:6}",
-            f"{_ms(one['median_ms']):>7}",
-            f"{_ms(one['p90_ms']):>7}",
-            f"{one['load_ms']:7.0f}",
-            f"{one['peak_mib'] or 0:8.0f}",
-            f"{one['max_abs_error']:.0e}",
-            ", ".join(marks),
-        )
+        counts = (str(one["heads"]), one["runtime"], str(one["threads"]))
+        times = (_ms(one["median_ms"]), _ms(one["p90_ms"]), f"{one['load_ms']:.0f}")
+        measured = (f"{one['peak_mib'] or 0:.0f}", f"{one['max_abs_error']:.0e}")
+        rows.append([one["path"], *counts, *times, *measured, ", ".join(marks)])
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        cells = (row[at].ljust(width) if at in _LEFT else row[at].rjust(width) for at, width in enumerate(widths))
         yield "  ".join(cells).rstrip()
     for one in result["failed"]:
         yield f"{one['path']}: {one['runtime']} does not run it: {one['why']}"

@@ -151,6 +151,15 @@ def test_every_file_that_a_page_links_to_exists(page: str) -> None:
         assert ((ROOT / page).parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", [README, *INCLUDED])
+def test_every_heading_that_a_page_outside_the_site_links_to_exists(page: str) -> None:
+    """Sphinx checks the links within the site."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)", text(page)):
+        place = (Path(page).parent / target).as_posix() if target else page
+        headings = re.findall(r"^#+ (.+)$", text(place), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
 @pytest.mark.parametrize("page", [*PAGES, *INCLUDED])
 def test_no_page_has_a_placeholder(page: str) -> None:
     assert not re.findall(r"^[A-Z]{4,}$|TODO|FIXME", text(page), flags=re.MULTILINE)
