@@ -32,7 +32,7 @@ def inputs() -> dict[str, str]:
     }
     for name, value in found.items():
         if name != "options" and not (value.isprintable() or not value):
-            raise BadInput(f"{name} is {value!r}: it has more than one line, or control characters. Give one line.")
+            raise BadInput(f"{name} is {value!r}: it has more than one line, or control characters. Use one line.")
     return found
 
 
@@ -55,11 +55,11 @@ def check(given: dict[str, str]) -> None:
     options(given["options"])
     for extra in given["extras"].split(",") if given["extras"] else []:
         if extra.strip() not in _EXTRAS:
-            raise BadInput(f"extras has {extra!r}. Give some of {','.join(sorted(_EXTRAS))}, or nothing.")
+            raise BadInput(f"extras has {extra!r}. Choose from {','.join(sorted(_EXTRAS))}, or leave it empty.")
     if given["bench"] not in ("true", "false"):
-        raise BadInput(f"bench is {given['bench']!r}. Give true or false.")
+        raise BadInput(f"bench is {given['bench']!r}. Use true or false.")
     if not given["out"]:
-        raise BadInput("out is empty. Give the bundle's folder.")
+        raise BadInput("out is empty. Set the bundle's folder.")
 
 
 def bundle(given: dict[str, str]) -> int:

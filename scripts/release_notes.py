@@ -26,6 +26,6 @@ def notes(tag: str, version: str, changelog: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"{len(sys.argv) - 1} arguments are given. Give one, the tag: v0.1.0")
+        sys.exit(f"{len(sys.argv) - 1} arguments were passed. Pass one, the tag: v0.1.0")
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     print(notes(sys.argv[1], project["version"], Path("CHANGELOG.md").read_text(encoding="utf-8")))
