@@ -147,7 +147,7 @@ def test_schemes_differ_in_spread(tiny_config: HydraConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth": 3}, "depth 2, the model to train has 3"),
+        ({"depth": 3}, "depth 2, but the model to train has 3"),
         ({"patch_size": 8}, "patch_size 4"),
         ({"mlp_ratio": 2.0}, "mlp_ratio"),
         ({"layer_scale": 0.1}, "LayerScale"),

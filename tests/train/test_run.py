@@ -381,7 +381,7 @@ def test_the_command_trains_and_returns_a_table_and_a_document(
         ({"steps": 0}, "steps"),
         ({"lr": -1.0}, "`lr` of a training run is -1"),
         ({"train_heads": "13"}, "13 is out of range"),
-        ({"threads": 0}, "`threads` 0"),
+        ({"threads": 0}, "`threads` is 0"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(
