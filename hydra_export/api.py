@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from hydra_export import archive, fitting, verification
+from hydra_export import archive, fitting, text, verification
 from hydra_export import bundle as bundles
 from hydra_export import targets as registry
 from hydra_export.architecture import check_heads, parse_heads
@@ -130,7 +130,8 @@ class Bundle:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Bundle {self.path}: {len(self.manifest.artifacts)} artifacts of {self.manifest.model.name}>"
+        artifacts = text.counted(len(self.manifest.artifacts), "artifact")
+        return f"<Bundle {self.path}: {artifacts} of {self.manifest.model.name}>"
 
 
 @dataclass(frozen=True, repr=False)
