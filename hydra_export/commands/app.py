@@ -46,7 +46,7 @@ def _version() -> str:
 
 app = App(
     name="hydra-export",
-    help="Turn one Vision Transformer into verified ONNX, TFLite and Core ML files of every size that devices can run.",
+    help="Turn one Vision Transformer into verified files in every size that phones and boards can run.",
     help_epilogue=examples("hydra-export deit.pth --heads 3,6,12", "hydra-export profile --device pixel7"),
     version=_version,
     version_flags=_VERSION,
