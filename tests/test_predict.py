@@ -104,7 +104,7 @@ def test_what_has_no_classes_is_shown_by_its_shape_and_written(
     assert document["output"] == {"embedding": "features", "tokens": "patch_tokens"}[output]
     other = tmp_path / "other.npy"
     other.write_text("notes")
-    for path, said in ((other, "something else"), (tmp_path / "given.txt", "does not end in .npy")):
+    for path, said in ((other, "is not an array"), (tmp_path / "given.txt", "does not end in .npy")):
         assert main([*command[:-1], str(path)]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
     assert other.read_text() == "notes"
