@@ -118,7 +118,9 @@ def made(work: Path, shown: ImageSet, heads: Sequence[int], precisions: Sequence
             chosen = [each for each in listed if graph == "separate" or each in ("int8-static", "w8a16")]
             if chosen:
                 out = work / f"{target}-{graph}"
-                how = {"calibrate": shown, "calibration_images": len(shown)} if set(chosen) - {"fp32", "int8"} else {}
+                how: dict[str, Any] = {"max_drop": 5.0}  # measured here, not refused
+                if set(chosen) - {"fp32", "int8"}:
+                    how |= {"calibrate": shown, "calibration_images": len(shown)}
                 bundles.append(
                     hydra_export.export(
                         None, out, targets=target, graphs=graph, precisions=chosen, heads=list(heads), **how
