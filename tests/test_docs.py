@@ -77,6 +77,7 @@ def words(output: str) -> list[str]:
 def run(page: str, folder: Path) -> None:
     """Runs every block of *page* in *folder*; the user's own settings and caches are out of reach."""
     here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    here |= {"COLUMNS": "100"}  # as the pages show what commands print
     here |= {f"XDG_{kind}_HOME": str(folder.parent / kind.lower()) for kind in ("CONFIG", "CACHE")}
     programs = {"sh": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
     for block in runnable(page):
