@@ -67,7 +67,7 @@ def test_webgpu_gives_the_golden_outputs_on_a_graphics_processor_in_software(
 def test_each_head_count_is_checked_and_the_errors_are_listed(playground: Page) -> None:
     rows = playground.locator("[data-backend=ort-wasm] tbody tr").all_text_contents()
     assert [row.startswith(f"{k}passed") for k, row in zip(HEADS, rows, strict=True)] == [True] * 3
-    assert "no graphics processor" in playground.inner_text("#verdict-ort-webgpu")
+    assert "found no GPU for WebGPU" in playground.inner_text("#verdict-ort-webgpu")
     assert playground.is_disabled("#use-ort-webgpu")
 
 

@@ -154,9 +154,7 @@ def test_a_batch_that_is_chosen_at_run_time_is_of_one_image(
     }"""
     found = in_runtime(runtime)(tiny["dynamic"], program, GIVEN)
     if runtime == "litert":
-        assert found.startswith(
-            "tflite/tiny-universal.tflite takes a batch that is chosen at run time, LiteRT.js does not"
-        )
+        assert found.startswith("tflite/tiny-universal.tflite has a dynamic batch, which LiteRT.js does not support.")
     else:
         assert found == said_by_pytorch(tiny["dynamic"])[4].argmax()
 
@@ -464,7 +462,7 @@ def test_litert_that_would_run_on_something_else_is_refused(tiny: dict[str, Path
     [
         ("loaded({ heads: 3 })", "The bundle has no artifacts for k = 3. It has onnx/tiny-k2.onnx (k = 2), "),
         ("loaded({ target: 'tflite', graph: 'shared' })", "The bundle has no artifacts for tflite, shared."),
-        ("loaded({ ort: undefined })", "Give ort, the module of onnxruntime-web or -node, or litert, the module of"),
+        ("loaded({ ort: undefined })", "Pass ort, the module of onnxruntime-web or -node, or litert, the module of"),
         ("loaded({ ort: undefined, target: 'onnx' })", "None of the runtimes passed runs these artifacts. Pass ort,"),
         ("model.run(photo, { heads: 3 })", "There is no head count 3 here. Choose from 2, 4."),
         ("model.runFitted(new Uint8Array(768), 5)", "There is no head count 5 here."),
