@@ -395,7 +395,7 @@ def test_a_small_model_is_answered_from_its_own_times(
     assert found["estimates"][1]["least_ram_mib"] == pytest.approx(90e6 / 2**20)
     first, second = said("--device", "box", "--bundle", str(small_bundle)).splitlines()[:2]
     assert first == "The Box: k = 4, 0.5 ms (0.476 to 0.526 ms, measured); within 100 ms: yes (more than 99 %)"
-    assert second == f"{model.name} (of {small_bundle})"
+    assert second == f"{model.name} (bundle {small_bundle})"
 
 
 def test_a_smaller_head_count_than_the_bundle_holds_is_named_where_it_would_fit(

@@ -57,7 +57,7 @@ class Context:
 def shown(advice: Advice, context: Context) -> RenderableType:
     """The answer, the table per head count, and below it the reasons and what would settle it."""
     model, choice = advice.model, advice.choice
-    about = f"of {context.bundle}" if context.bundle else "the reference model; pass --bundle DIR for yours"
+    about = f"bundle {context.bundle}" if context.bundle else "the reference model; pass --bundle DIR for yours"
     recognised = f", recognised by {context.recognised_by}" if context.recognised_by else ""
     title, where = f"{model.name} ({about})", f"on {advice.profile.name}{recognised}: {advice.path}"
     if choice is None:
